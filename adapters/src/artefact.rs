@@ -1,0 +1,176 @@
+//! Files as this project writes and reads them: whole or not at all.
+
+use crate::error::{Error, Result};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+
+/// Writes `path` by way of a temporary sibling, synced and renamed, so that a
+/// reader sees the old file or the new one, never a part.
+///
+/// # Errors
+/// When the directory cannot be written to or is full; nothing is left behind.
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
+    let directory = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let attempt = || -> std::io::Result<()> {
+        std::fs::create_dir_all(directory)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(".reptune-")
+            .suffix(".tmp")
+            .tempfile_in(directory)?;
+        let mut buffered = std::io::BufWriter::new(temporary);
+        fill(&mut buffered)?;
+        let temporary = buffered.into_inner().map_err(|e| e.into_error())?;
+        temporary.as_file().sync_all()?;
+        let file = temporary.persist(path).map_err(|e| e.error)?;
+        readable_by_all(&file)
+    };
+    attempt().map_err(|e| Error::io(path, e))
+}
+
+/// Temporary files are private to their owner; what they become is an ordinary file.
+fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    }
+    let _ = file;
+    Ok(())
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io(path, e))
+}
+
+/// SHA-256 of `parts`, one after the other, in hex.
+pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().iter().fold(String::new(), |mut hex, b| {
+        let _ = write!(hex, "{b:02x}");
+        hex
+    })
+}
+
+/// An f32 tensor with its shape, as it stands in a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Data, row-major.
+    pub data: Vec<f32>,
+}
+
+/// Writes f32 tensors and metadata as safetensors, atomically.
+///
+/// # Errors
+/// When a shape and its data differ, or the file cannot be written.
+pub fn write_tables(
+    path: &Path,
+    tables: &BTreeMap<String, Table>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let bytes: Vec<(&String, &Table, Vec<u8>)> = tables
+        .iter()
+        .map(|(name, t)| {
+            (
+                name,
+                t,
+                t.data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            )
+        })
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, t, b)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::F32, t.shape.clone(), b)?,
+            ))
+        })
+        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(|e| broken(path, &e))?;
+    let mut file = safetensors::serialize(views, Some(metadata)).map_err(|e| broken(path, &e))?;
+    sort_metadata(&mut file);
+    write_atomically(path, |w| w.write_all(&file))
+}
+
+/// Reads all tensors (f32 only) and the metadata of a safetensors file.
+///
+/// # Errors
+/// When it is not safetensors, truncated, or holds another dtype.
+pub fn read_tables(path: &Path) -> Result<(BTreeMap<String, Table>, HashMap<String, String>)> {
+    let bytes = read(path)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(path, &e))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(path, &e))?;
+    let mut tables = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(Error::content(
+                path,
+                format!("tensor `{name}`"),
+                "dtype F32",
+                format!("{:?}", view.dtype()),
+                "convert the file to float32",
+            ));
+        }
+        let (words, _) = view.data().as_chunks::<4>();
+        let data = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+        tables.insert(
+            name,
+            Table {
+                shape: view.shape().to_vec(),
+                data,
+            },
+        );
+    }
+    Ok((tables, metadata))
+}
+
+/// A safetensors file that cannot be parsed, as an [`Error::Content`].
+pub fn broken(path: &Path, source: &safetensors::SafeTensorError) -> Error {
+    Error::content(
+        path,
+        "header",
+        "a complete safetensors file",
+        source.to_string(),
+        "the file may be truncated; fetch or write it again",
+    )
+}
+
+/// safetensors writes metadata in the order of a hash map; sorting the keys in
+/// place makes the bytes the same from run to run.
+pub fn sort_metadata(file: &mut [u8]) {
+    let Some((length, rest)) = file.split_first_chunk_mut::<8>() else {
+        return;
+    };
+    let header = &mut rest[..u64::from_le_bytes(*length) as usize];
+    let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(header) else {
+        return;
+    };
+    if let Some(metadata) = json.get_mut("__metadata__").and_then(|m| m.as_object_mut()) {
+        metadata.sort_keys();
+    }
+    let mut sorted = json.to_string().into_bytes();
+    if sorted.len() <= header.len() {
+        sorted.resize(header.len(), b' ');
+        header.copy_from_slice(&sorted);
+    }
+}

@@ -1,0 +1,137 @@
+//! What a runtime must offer: run a forest, hand out the residual stream, let it
+//! be changed, and carry low-rank updates.
+
+use crate::error::{Error, Result};
+use crate::forest::Forest;
+use crate::intervention::Intervention;
+use crate::low_rank::LowRankUpdate;
+use candle_core::{Device, Tensor};
+use candle_nn::kv_cache::KvCache;
+use std::collections::BTreeMap;
+
+/// Sizes and identity of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// How the user names it: a directory or a hub id.
+    pub name: String,
+    /// Hash of configuration and tokenizer: the same for a model and for its
+    /// tuned, merged and quantized descendants.
+    pub fingerprint: String,
+    /// Number of blocks, L.
+    pub layers: usize,
+    /// Width of the residual stream, H.
+    pub hidden: usize,
+    /// Width inside the MLP.
+    pub intermediate: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Vocabulary size, V.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+}
+
+impl ModelSpec {
+    /// Checks that every layer exists.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn check_layers(&self, layers: &[usize]) -> Result<()> {
+        match layers.iter().find(|&&l| l >= self.layers) {
+            None => Ok(()),
+            Some(l) => Err(Error::value(
+                "layers",
+                format!("layers 0 to {}", self.layers - 1),
+                format!("layer {l}"),
+                format!("{} has {} blocks, counted from 0", self.name, self.layers),
+            )),
+        }
+    }
+}
+
+/// Keys and values of the rows computed so far.
+#[derive(Debug, Default)]
+pub struct Cache {
+    rows: usize,
+    layers: Vec<KvCache>,
+}
+
+impl Cache {
+    /// A cache that remembers nothing: every forward computes the whole forest.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A cache for `layers` blocks with room for `rows` rows (it grows).
+    pub fn keeping(layers: usize, rows: usize) -> Self {
+        Self {
+            rows: 0,
+            layers: vec![KvCache::new(0, rows.max(1)); layers],
+        }
+    }
+
+    /// Rows that need not be computed again.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds keys and values of the new rows of `layer`; returns those of all rows.
+    ///
+    /// # Errors
+    /// When the shapes differ from earlier ones.
+    pub fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        match self.layers.get_mut(layer) {
+            Some(cache) => Ok(cache.append(&k.contiguous()?, &v.contiguous()?)?),
+            None => Ok((k, v)),
+        }
+    }
+
+    /// Says that the forward which appended to all layers is complete.
+    pub fn advance(&mut self, rows: usize) {
+        if !self.layers.is_empty() {
+            self.rows = rows;
+        }
+    }
+}
+
+/// What a forward should do besides running.
+#[derive(Default, Clone, Copy)]
+pub struct Request<'a> {
+    /// Applied in order; bit i of a row's marks says where intervention i acts.
+    pub interventions: &'a [Intervention],
+    /// Layers whose outputs are handed back.
+    pub capture: &'a [usize],
+    /// Rows whose logits are computed; without any the forward stops at the last
+    /// captured layer.
+    pub logits: &'a [u32],
+    /// Added to the frozen weights; gradients reach its factors.
+    pub low_rank: Option<&'a LowRankUpdate>,
+}
+
+/// What a forward gave.
+pub struct Pass {
+    /// Residual rows (new rows, H) at the output of each captured layer, after
+    /// interventions there.
+    pub residuals: BTreeMap<usize, Tensor>,
+    /// Logits (requested rows, V), if any were requested.
+    pub logits: Option<Tensor>,
+}
+
+/// A runtime with a model in it.
+pub trait Host {
+    /// Sizes and identity.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Where it computes.
+    fn device(&self) -> &Device;
+
+    /// Runs the rows of `forest` that `cache` does not hold yet.
+    ///
+    /// # Errors
+    /// When a request does not fit the model, or a tensor operation fails.
+    fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass>;
+}

@@ -1,0 +1,32 @@
+//! What can be done to a residual stream or to a weight.
+//!
+//! The nouns of reptune, without any runtime: the [`Forest`] that packs prompts
+//! into one table of rows, the differentiable [`ops`] over it, [`Intervention`]s
+//! on its residual rows, [`DirectionSet`]s, low-rank updates ([`LowRank`]) and
+//! the losses that tune them. What a runtime must offer stands in [`host`].
+//!
+//! Layer convention, everywhere: the residual stream at layer `i` is the OUTPUT
+//! of decoder block `i`, counted from 0.
+//!
+//! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
+//! features, V vocabulary, T tokens of one sequence.
+
+pub mod artefact;
+pub mod direction;
+mod error;
+pub mod forest;
+pub mod host;
+pub mod intervention;
+pub mod loss;
+pub mod low_rank;
+pub mod ops;
+pub mod peft;
+pub mod rows;
+
+pub use direction::{Direction, DirectionSet};
+pub use error::{Error, Result};
+pub use forest::Forest;
+pub use host::{Cache, Host, ModelSpec, Pass, Request};
+pub use intervention::{Intervention, Operator, Point};
+pub use low_rank::{LowRank, LowRankUpdate, Site};
+pub use rows::RowRule;

@@ -1,0 +1,222 @@
+//! Low-rank updates on named weights: `W + scale * B A`.
+
+use crate::error::{Error, Result};
+use crate::host::ModelSpec;
+use candle_core::{Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A linear layer of a Llama block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Projection {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl Projection {
+    /// All, in the order of a UQFF file.
+    pub const ALL: [Self; 7] = [
+        Self::QProj,
+        Self::KProj,
+        Self::VProj,
+        Self::OProj,
+        Self::GateProj,
+        Self::UpProj,
+        Self::DownProj,
+    ];
+
+    /// Path below `model.layers.{i}`.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::OProj => "self_attn.o_proj",
+            Self::GateProj => "mlp.gate_proj",
+            Self::UpProj => "mlp.up_proj",
+            Self::DownProj => "mlp.down_proj",
+        }
+    }
+
+    /// Shape (O, I) of its weight.
+    pub fn shape(self, m: &ModelSpec) -> (usize, usize) {
+        match self {
+            Self::QProj => (m.heads * m.head_dim, m.hidden),
+            Self::KProj | Self::VProj => (m.kv_heads * m.head_dim, m.hidden),
+            Self::OProj => (m.hidden, m.heads * m.head_dim),
+            Self::GateProj | Self::UpProj => (m.intermediate, m.hidden),
+            Self::DownProj => (m.hidden, m.intermediate),
+        }
+    }
+}
+
+/// A weight of a block, such as `model.layers.7.self_attn.o_proj`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site {
+    /// 0-based block.
+    pub layer: usize,
+    /// Which of its weights.
+    pub projection: Projection,
+}
+
+impl Site {
+    /// Parses a module path such as `model.layers.7.self_attn.o_proj`.
+    pub fn parse(path: &str) -> Option<Self> {
+        let (layer, rest) = path.strip_prefix("model.layers.")?.split_once('.')?;
+        let projection = Projection::ALL.into_iter().find(|p| p.path() == rest)?;
+        Some(Self {
+            layer: layer.parse().ok()?,
+            projection,
+        })
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "model.layers.{}.{}", self.layer, self.projection.path())
+    }
+}
+
+/// Factors of one update: `delta = scale * B A`.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// A (R, I).
+    pub a: Tensor,
+    /// B (O, R).
+    pub b: Tensor,
+    /// `alpha / rank`, or `alpha / sqrt(rank)` for a rank-stabilised adapter.
+    pub scale: f64,
+}
+
+impl LowRank {
+    /// `scale * (x A^T) B^T`. Shapes: `x` (N, I), result (N, O).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok((x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale)?)
+    }
+
+    /// `scale * B A` (O, I).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn delta(&self) -> Result<Tensor> {
+        Ok((self.b.matmul(&self.a)? * self.scale)?)
+    }
+
+    /// R.
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+}
+
+/// Low-rank updates on some sites of a model.
+#[derive(Debug, Clone, Default)]
+pub struct LowRankUpdate {
+    /// By site.
+    pub sites: BTreeMap<Site, LowRank>,
+}
+
+impl LowRankUpdate {
+    /// New factors for training: A uniform in +-1/sqrt(I) (Kaiming with a =
+    /// sqrt 5, as PEFT does), B zero, so that the first step starts from the base.
+    ///
+    /// # Errors
+    /// When rank is 0 or above a weight's size, a layer is missing, or alpha is not finite.
+    pub fn init(
+        spec: &ModelSpec,
+        layers: &[usize],
+        projections: &[Projection],
+        rank: usize,
+        alpha: f64,
+        seed: u64,
+    ) -> Result<Self> {
+        spec.check_layers(layers)?;
+        if !alpha.is_finite() || alpha <= 0. {
+            return Err(Error::value(
+                "alpha",
+                "a positive number",
+                alpha.to_string(),
+                "twice the rank is usual",
+            ));
+        }
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut sites = BTreeMap::new();
+        for &layer in layers {
+            for &projection in projections {
+                let (o, i) = projection.shape(spec);
+                if rank == 0 || rank > o.min(i) {
+                    return Err(Error::value(
+                        "rank",
+                        format!("1 to {}", o.min(i)),
+                        rank.to_string(),
+                        format!("{} is ({o}, {i})", Site { layer, projection }),
+                    ));
+                }
+                let bound = 1. / (i as f32).sqrt();
+                let a: Vec<f32> = (0..rank * i)
+                    .map(|_| rng.random_range(-bound..bound))
+                    .collect();
+                let low_rank = LowRank {
+                    a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
+                    b: Tensor::zeros((o, rank), candle_core::DType::F32, &Device::Cpu)?,
+                    scale: alpha / rank as f64,
+                };
+                sites.insert(Site { layer, projection }, low_rank);
+            }
+        }
+        Ok(Self { sites })
+    }
+
+    /// Makes all factors trainable on `device`; returns their variables in a fixed order.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn trainable(&mut self, device: &Device) -> Result<Vec<Var>> {
+        let mut vars = Vec::new();
+        for low_rank in self.sites.values_mut() {
+            for factor in [&mut low_rank.a, &mut low_rank.b] {
+                let var = Var::from_tensor(&factor.to_device(device)?)?;
+                *factor = var.as_tensor().clone();
+                vars.push(var);
+            }
+        }
+        Ok(vars)
+    }
+
+    /// A copy that records no gradients and no longer follows the variables.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn snapshot(&self) -> Result<Self> {
+        let sites = self.sites.iter().map(|(site, l)| {
+            let (a, b) = (l.a.copy()?.detach(), l.b.copy()?.detach());
+            Ok((
+                *site,
+                LowRank {
+                    a,
+                    b,
+                    scale: l.scale,
+                },
+            ))
+        });
+        Ok(Self {
+            sites: sites.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The update of a weight.
+    pub fn at(&self, layer: usize, projection: Projection) -> Option<&LowRank> {
+        self.sites.get(&Site { layer, projection })
+    }
+}

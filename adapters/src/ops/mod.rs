@@ -1,0 +1,21 @@
+//! Differentiable operations of a Llama over a table of rows.
+//!
+//! On the CPU each is one fused op with a hand-written backward, parallel over
+//! rows or heads with a fixed order of summation (so results do not depend on
+//! the number of threads). On other devices each is composed of candle ops; the
+//! composed form is also the plain reference that the tests compare with.
+
+mod attention;
+mod frozen_linear;
+mod rms_norm;
+mod rotary;
+mod slice;
+mod swiglu;
+mod target_loss;
+
+pub use attention::{attention, attention_composed};
+pub use frozen_linear::{FrozenMatrix, frozen_linear};
+pub use rms_norm::{rms_norm, rms_norm_composed};
+pub use rotary::{Rotation, rotary, rotary_composed};
+pub use swiglu::{swiglu, swiglu_composed};
+pub use target_loss::{Target, target_loss, target_loss_composed};

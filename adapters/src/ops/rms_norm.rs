@@ -1,0 +1,109 @@
+//! Root-mean-square normalisation with a backward.
+
+use super::slice::{contiguous, dot, with_data};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Normalises every row and scales its columns.
+///
+/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`
+///
+/// Shapes: `x` (N, H), `weight` (H,), result (N, H).
+///
+/// # Errors
+/// When the shapes do not fit, or on the CPU when the dtype is not f32.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.contiguous()?
+            .apply_op2(&weight.contiguous()?, RmsNorm(eps as f32))
+    } else {
+        rms_norm_composed(x, weight, eps)
+    }
+}
+
+/// [`rms_norm`] from candle ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + eps)?.sqrt()?)?
+        .broadcast_mul(weight)
+}
+
+struct RmsNorm(f32);
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (
+            contiguous("rms_norm", s1, l1)?,
+            contiguous("rms_norm", s2, l2)?,
+        );
+        let h = w.len();
+        let mut out = vec![0f32; x.len()];
+        out.par_chunks_mut(h)
+            .zip(x.par_chunks(h))
+            .with_min_len(16)
+            .for_each(|(y, x)| {
+                let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * r * w;
+                }
+            });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let h = w.elem_count();
+        let (gx, gw) = with_data(x, |x| {
+            with_data(w, |w| {
+                with_data(grad, |g| {
+                    // gx = r (g w - x (g w . x) r^2 / H), r = 1 / rms
+                    let mut gx = vec![0f32; x.len()];
+                    gx.par_chunks_mut(h)
+                        .zip(x.par_chunks(h).zip(g.par_chunks(h)))
+                        .with_min_len(16)
+                        .for_each(|(gx, (x, g))| {
+                            let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
+                            for ((gx, g), w) in gx.iter_mut().zip(g).zip(w) {
+                                *gx = g * w;
+                            }
+                            let c = dot(gx, x) * r * r / h as f32;
+                            for (gx, x) in gx.iter_mut().zip(x) {
+                                *gx = r * (*gx - x * c);
+                            }
+                        });
+                    // gw = sum over rows of g x r
+                    let mut gw = vec![0f32; h];
+                    for (x, g) in x.chunks_exact(h).zip(g.chunks_exact(h)) {
+                        let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
+                        for ((gw, x), g) in gw.iter_mut().zip(x).zip(g) {
+                            *gw += g * x * r;
+                        }
+                    }
+                    Ok((gx, gw))
+                })
+            })
+        })?;
+        Ok((
+            Some(Tensor::from_vec(gx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(gw, w.shape(), w.device())?),
+        ))
+    }
+}

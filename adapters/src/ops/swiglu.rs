@@ -1,0 +1,98 @@
+//! The gated activation of a Llama MLP with a backward.
+
+use super::slice::{contiguous, with_data};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Gates `up` with the SiLU of `gate`.
+///
+/// `y = gate * sigmoid(gate) * up`
+///
+/// Shapes: all (N, I).
+///
+/// # Errors
+/// When the shapes differ, or on the CPU when the dtype is not f32.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.device().is_cpu() {
+        gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+    } else {
+        swiglu_composed(gate, up)
+    }
+}
+
+/// [`swiglu`] from candle ops.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn swiglu_composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+struct SwiGlu;
+
+const CHUNK: usize = 4096;
+
+fn sigmoid(x: f32) -> f32 {
+    1. / (1. + (-x).exp())
+}
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (g, u) = (contiguous("swiglu", s1, l1)?, contiguous("swiglu", s2, l2)?);
+        let mut out = vec![0f32; g.len()];
+        out.par_chunks_mut(CHUNK)
+            .zip(g.par_chunks(CHUNK).zip(u.par_chunks(CHUNK)))
+            .for_each(|(y, (g, u))| {
+                for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
+                    *y = g * sigmoid(*g) * u;
+                }
+            });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let n = gate.elem_count();
+        let (mut gg, mut gu) = (vec![0f32; n], vec![0f32; n]);
+        with_data(gate, |g| {
+            with_data(up, |u| {
+                with_data(grad, |d| {
+                    gg.par_chunks_mut(CHUNK)
+                        .zip(gu.par_chunks_mut(CHUNK))
+                        .zip(
+                            g.par_chunks(CHUNK)
+                                .zip(u.par_chunks(CHUNK))
+                                .zip(d.par_chunks(CHUNK)),
+                        )
+                        .for_each(|((gg, gu), ((g, u), d))| {
+                            for i in 0..g.len() {
+                                let s = sigmoid(g[i]);
+                                gg[i] = d[i] * u[i] * s * (1. + g[i] * (1. - s));
+                                gu[i] = d[i] * g[i] * s;
+                            }
+                        });
+                    Ok(())
+                })
+            })
+        })?;
+        Ok((
+            Some(Tensor::from_vec(gg, gate.shape(), gate.device())?),
+            Some(Tensor::from_vec(gu, up.shape(), up.device())?),
+        ))
+    }
+}
