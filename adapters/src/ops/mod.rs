@@ -13,6 +13,9 @@ mod slice;
 mod swiglu;
 mod target_loss;
 
+#[cfg(test)]
+mod tests;
+
 pub use attention::{attention, attention_composed};
 pub use frozen_linear::{FrozenMatrix, frozen_linear};
 pub use rms_norm::{rms_norm, rms_norm_composed};

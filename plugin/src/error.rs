@@ -1,0 +1,78 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong between a model on disk and its output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An artefact or a value does not fit.
+    #[error(transparent)]
+    Adapters(#[from] reptune_adapters::Error),
+    /// A recipe, its data or a stage of it failed.
+    #[error(transparent)]
+    Recipes(#[from] reptune_recipes::Error),
+    /// A tensor operation of candle failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A model directory lacks something or holds something wrong.
+    #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
+    Model {
+        /// The file or directory.
+        path: PathBuf,
+        /// Where in it.
+        place: String,
+        /// What should have been there.
+        expected: String,
+        /// What was there.
+        found: String,
+        /// What to try next.
+        hint: String,
+    },
+    /// Something that cannot be written into weights exactly.
+    #[error("cannot bake {what}: {reason}")]
+    Bake {
+        /// The intervention.
+        what: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
+    /// The hub could not deliver a model.
+    #[error("model `{model}`: {reason}")]
+    Hub {
+        /// What the user gave.
+        model: String,
+        /// What happened, and what to try.
+        reason: String,
+    },
+    /// Unmodified mistral.rs refused a model or a request.
+    #[error("mistral.rs: {place}: {reason}")]
+    Runtime {
+        /// The model or request.
+        place: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Model`]: `place` in `path` held `found` instead of `expected`.
+    pub fn model(
+        path: impl Into<PathBuf>,
+        place: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Model {
+            path: path.into(),
+            place: place.into(),
+            expected: expected.into(),
+            found: found.into(),
+            hint: hint.into(),
+        }
+    }
+}

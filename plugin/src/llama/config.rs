@@ -1,0 +1,115 @@
+//! `config.json` of a Llama, checked.
+
+use crate::error::{Error, Result};
+use reptune_adapters::artefact;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The numbers of a Llama's `config.json`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct LlamaConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub vocab_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub rms_norm_eps: f64,
+    pub max_position_embeddings: usize,
+    pub tie_word_embeddings: bool,
+    /// The whole file.
+    json: Value,
+}
+
+impl LlamaConfig {
+    /// Reads `config.json` in `directory`.
+    ///
+    /// # Errors
+    /// When it is missing, not a Llama, or lacks a number.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("config.json");
+        if !path.is_file() {
+            return Err(Error::model(directory, "config.json", "a file", "nothing", "give a directory in Hugging Face layout"));
+        }
+        let json = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
+            Error::model(&path, format!("line {}", e.line()), "JSON", e.to_string(), "fetch the file again")
+        })?;
+        Self::parse(&path, json)
+    }
+
+    /// Takes the numbers out of the content of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it is not a Llama, or lacks a number.
+    pub fn parse(path: &Path, mut json: Value) -> Result<Self> {
+        let architecture = match &json["architectures"][0] {
+            Value::String(name) => name.clone(),
+            _ => json["model_type"].as_str().unwrap_or("none").to_owned(),
+        };
+        if !matches!(architecture.as_str(), "LlamaForCausalLM" | "llama") {
+            return Err(Error::model(path, "key `architectures`", "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)", architecture, "other architectures are not taken"));
+        }
+        for key in ["attention_bias", "mlp_bias"] {
+            if json[key] == true {
+                return Err(Error::model(path, format!("key `{key}`"), "false", "true", "Llamas with biases are not taken"));
+            }
+        }
+        if let Some(act) = json["hidden_act"].as_str().filter(|a| *a != "silu") {
+            return Err(Error::model(path, "key `hidden_act`", "silu", act, "other activations are not taken"));
+        }
+        let number = |key: &str, default: Option<usize>| match json[key].as_u64() {
+            Some(n) if n > 0 => Ok(n as usize),
+            _ => default.ok_or_else(|| {
+                Error::model(path, format!("key `{key}`"), "a positive number", json[key].to_string(), "fetch the file again")
+            }),
+        };
+        let heads = number("num_attention_heads", None)?;
+        let config = Self {
+            hidden_size: number("hidden_size", None)?,
+            intermediate_size: number("intermediate_size", None)?,
+            vocab_size: number("vocab_size", None)?,
+            num_hidden_layers: number("num_hidden_layers", None)?,
+            num_attention_heads: heads,
+            num_key_value_heads: number("num_key_value_heads", Some(heads))?,
+            rms_norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6),
+            max_position_embeddings: number("max_position_embeddings", Some(2048))?,
+            tie_word_embeddings: json["tie_word_embeddings"].as_bool().unwrap_or(false),
+            json: Value::Null,
+        };
+        let head_dim = number("head_dim", Some(config.head_dim()))?;
+        if head_dim * heads != config.hidden_size || heads % config.num_key_value_heads != 0 {
+            return Err(Error::model(
+                path,
+                "key `num_attention_heads`",
+                "heads that divide hidden_size, in equal groups",
+                format!("hidden_size {}, {heads} heads of {head_dim}, {} key/value heads", config.hidden_size, config.num_key_value_heads),
+                "mistral.rs 0.8.1 runs no other Llama",
+            ));
+        }
+        // What mistral.rs wants and older files leave out.
+        let theta = json["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10000.);
+        for (key, value) in [
+            ("num_key_value_heads", json!(config.num_key_value_heads)),
+            ("max_position_embeddings", json!(config.max_position_embeddings)),
+            ("rms_norm_eps", json!(config.rms_norm_eps)),
+            ("rope_theta", json!(theta)),
+            ("hidden_act", json!("silu")),
+        ] {
+            if json[key].is_null() {
+                json[key] = value;
+            }
+        }
+        Ok(Self { json, ..config })
+    }
+
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// The file as mistral.rs's own configuration type takes it.
+    pub fn for_runtime(&self) -> Value {
+        self.json.clone()
+    }
+}

@@ -1,0 +1,222 @@
+//! Loading: a Hugging Face directory, the same quantized in place, a UQFF, or
+//! bare tensors that are to be trained.
+
+use super::block::Block;
+use super::checkpoint::Checkpoint;
+use super::config::LlamaConfig;
+use super::rotation::RotationTable;
+use super::weight::Weight;
+use super::Llama;
+use crate::error::{Error, Result};
+use crate::uqff::UqffEntries;
+use candle_core::{DType, Device, Tensor};
+use mistralrs_core::layers::RmsNorm;
+use mistralrs_quant::{
+    ColumnParallelLayer, Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, QuantizedSerde,
+    ReplicatedLayer, RowParallelLayer, ShardedSafeTensors, ShardedVarBuilder,
+};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{ModelSpec, artefact};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, atomic::AtomicUsize};
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadOptions {
+    /// Quantize every linear layer in place after loading.
+    pub isq: Option<IsqType>,
+}
+
+/// Parses a quantization such as `q8_0` or `q4k`.
+///
+/// # Errors
+/// When mistral.rs does not know it.
+pub fn parse_isq(name: &str) -> Result<IsqType> {
+    mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
+        reptune_adapters::Error::value("quantization", "a type of mistral.rs such as q8_0 or q4k", format!("`{name}`"), reason).into()
+    })
+}
+
+/// Names a linear layer and says how mistral.rs splits it.
+#[derive(Clone, Copy)]
+enum Split {
+    Column,
+    Row,
+}
+
+fn split(p: Projection) -> Split {
+    match p {
+        Projection::OProj | Projection::DownProj => Split::Row,
+        _ => Split::Column,
+    }
+}
+
+impl Llama {
+    /// Loads a directory: Hugging Face safetensors, or a UQFF (a directory with
+    /// `.uqff` beside `residual.safetensors`, or the `.uqff` file itself).
+    ///
+    /// # Errors
+    /// When a file is missing, truncated or of another model than config.json says.
+    pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
+        let device = Device::Cpu;
+        let directory = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        if !directory.is_dir() {
+            return Err(Error::model(path, "model", "a directory", "no such directory", "give a model directory or a hub id"));
+        }
+        let config = LlamaConfig::read(directory)?;
+        let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
+        let spec = spec(&config, &directory.display().to_string(), &tokenizer);
+        match UqffEntries::find(path)? {
+            Some(files) => Self::load_uqff(directory, &files, &config, spec, device),
+            None => {
+                let checkpoint = Checkpoint::find(directory)?;
+                checkpoint.check(&config, &spec)?;
+                Self::load_full(&checkpoint.files, &config, spec, device, options)
+            }
+        }
+    }
+
+    fn load_full(files: &[PathBuf], config: &LlamaConfig, spec: ModelSpec, device: Device, options: LoadOptions) -> Result<Self> {
+        let vb = var_builder(files, &device)?;
+        let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
+        let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
+            let method = match options.isq {
+                None => method,
+                Some(isq) => method.apply_isq(Some(isq), device.clone(), &AtomicUsize::new(0), None, QuantizeOntoGuard::new())?,
+            };
+            Ok(Weight::frozen(method))
+        };
+        let linear = |layer: usize, p: Projection| {
+            let (o, i) = p.shape(&spec);
+            let vb = vb.pp(format!("model.layers.{layer}.{}", p.path()));
+            quantize(match split(p) {
+                Split::Column => ColumnParallelLayer::new(i, o, &None, false, &comm, vb)?,
+                Split::Row => RowParallelLayer::new(i, o, &None, false, &comm, vb)?,
+            })
+        };
+        let embeddings = vb.pp("model.embed_tokens").get((spec.vocab, spec.hidden), "weight")?;
+        let head = if config.tie_word_embeddings {
+            ReplicatedLayer::from_linear(candle_nn::Linear::new(embeddings.clone(), None))?
+        } else {
+            ReplicatedLayer::new(spec.hidden, spec.vocab, &None, false, vb.pp("lm_head"))?
+        };
+        let head = quantize(head)?;
+        Self::assemble(config, spec.clone(), device.clone(), embeddings, norms(&vb, &spec, config), linear, head)
+    }
+
+    fn load_uqff(directory: &Path, files: &UqffEntries, config: &LlamaConfig, spec: ModelSpec, device: Device) -> Result<Self> {
+        let residual = directory.join("residual.safetensors");
+        if !residual.is_file() {
+            return Err(Error::model(directory, "residual.safetensors", "a file beside the .uqff", "nothing", "copy it from where the UQFF was written"));
+        }
+        let vb = var_builder(&[residual], &device)?;
+        let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
+        let read = |entry: usize, split: Option<Split>| -> Result<Weight> {
+            let (bytes, guard) = (Cow::from(files.entry(entry)?), QuantizeOntoGuard::new());
+            let method = match split {
+                Some(Split::Column) => ColumnParallelLayer::deserialize(bytes, &device, &comm, guard)?,
+                Some(Split::Row) => RowParallelLayer::deserialize(bytes, &device, &comm, guard)?,
+                None => ReplicatedLayer::deserialize(bytes, &device, &comm, guard)?,
+            };
+            Ok(Weight::frozen(method))
+        };
+        let embeddings = vb.pp("model.embed_tokens").get((spec.vocab, spec.hidden), "weight")?;
+        let head = read(0, None)?;
+        let linear = |layer: usize, p: Projection| read(UqffEntries::index(layer, p), Some(split(p)));
+        Self::assemble(config, spec.clone(), device.clone(), embeddings, norms(&vb, &spec, config), linear, head)
+    }
+
+    /// A Llama over the given tensors (Hugging Face names, f32), all of which
+    /// take gradients if they are variables: for training from scratch.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn from_tensors(config: &LlamaConfig, name: &str, tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+        let get = |key: String| -> Result<Tensor> {
+            tensors.get(&key).cloned().ok_or_else(|| {
+                Error::model(name, format!("tensor `{key}`"), "a tensor", "nothing", "name it as Hugging Face does")
+            })
+        };
+        let spec = spec(config, name, b"");
+        let embeddings = get("model.embed_tokens.weight".into())?;
+        let head = match config.tie_word_embeddings {
+            true => embeddings.clone(),
+            false => get("lm_head.weight".into())?,
+        };
+        let linear = |layer: usize, p: Projection| {
+            Ok(Weight::Trained(get(format!("model.layers.{layer}.{}.weight", p.path()))?))
+        };
+        let norm = |name: String| get(format!("{name}.weight"));
+        Self::assemble(config, spec, device.clone(), embeddings, norm, linear, Weight::Trained(head))
+    }
+
+    fn assemble(
+        config: &LlamaConfig,
+        spec: ModelSpec,
+        device: Device,
+        embeddings: Tensor,
+        norm: impl Fn(String) -> Result<Tensor>,
+        linear: impl Fn(usize, Projection) -> Result<Weight>,
+        head: Weight,
+    ) -> Result<Self> {
+        let block = |layer: usize| -> Result<Block> {
+            let weights: Vec<Weight> = Projection::ALL.into_iter().map(|p| linear(layer, p)).collect::<Result<_>>()?;
+            let Ok(weights) = weights.try_into() else {
+                unreachable!("one weight for each of the seven projections")
+            };
+            Ok(Block {
+                layer,
+                head_dim: spec.head_dim,
+                eps: config.rms_norm_eps,
+                input_norm: norm(format!("model.layers.{layer}.input_layernorm"))?,
+                post_attention_norm: norm(format!("model.layers.{layer}.post_attention_layernorm"))?,
+                weights,
+            })
+        };
+        Ok(Self {
+            blocks: (0..spec.layers).map(block).collect::<Result<_>>()?,
+            norm: norm("model.norm".into())?,
+            norm_eps: config.rms_norm_eps,
+            rotation: RotationTable::new(config, &device)?,
+            embeddings,
+            head,
+            device,
+            spec,
+        })
+    }
+}
+
+/// mistral.rs's norm weights.
+fn norms<'a>(vb: &'a ShardedVarBuilder, spec: &'a ModelSpec, config: &'a LlamaConfig) -> impl Fn(String) -> Result<Tensor> + 'a {
+    move |name| Ok(RmsNorm::new(spec.hidden, config.rms_norm_eps, vb.pp(name))?.weight().clone())
+}
+
+#[allow(unsafe_code)]
+fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
+    // SAFETY: mistral.rs maps the files into memory, which is sound as long as
+    // nobody changes them while the model is in use; its own loader does the same.
+    let vb = unsafe { ShardedSafeTensors::sharded(files, DType::F32, device, None, Arc::new(|_| true)) };
+    Ok(vb?)
+}
+
+fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
+    let c = config;
+    let sizes = format!(
+        "llama {} {} {} {} {} {} {}",
+        c.hidden_size, c.intermediate_size, c.vocab_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.rms_norm_eps
+    );
+    ModelSpec {
+        name: name.to_owned(),
+        fingerprint: artefact::sha256([sizes.as_bytes(), tokenizer]),
+        layers: c.num_hidden_layers,
+        hidden: c.hidden_size,
+        intermediate: c.intermediate_size,
+        heads: c.num_attention_heads,
+        kv_heads: c.num_key_value_heads,
+        head_dim: c.head_dim(),
+        vocab: c.vocab_size,
+        context: c.max_position_embeddings,
+    }
+}

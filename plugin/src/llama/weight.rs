@@ -1,0 +1,44 @@
+//! A linear layer of the hooked Llama: frozen in mistral.rs's storage, or a trained tensor.
+
+use candle_core::{DType, Result, Tensor};
+use mistralrs_core::layers::MatMul;
+use mistralrs_quant::QuantMethod;
+use reptune_adapters::ops::{FrozenMatrix, frozen_linear};
+use std::sync::Arc;
+
+/// The weight of one linear layer.
+#[derive(Clone)]
+pub(super) enum Weight {
+    /// Full or quantized, never changed.
+    Frozen(Arc<dyn FrozenMatrix>),
+    /// (O, I), takes a gradient.
+    Trained(Tensor),
+}
+
+impl Weight {
+    pub(super) fn frozen(method: Arc<dyn QuantMethod>) -> Self {
+        Self::Frozen(Arc::new(RuntimeMatrix(method)))
+    }
+
+    /// `x W^T`. Shapes: `x` (N, I), result (N, O).
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Frozen(matrix) => frozen_linear(x, matrix),
+            Self::Trained(weight) => x.matmul(&weight.t()?),
+        }
+    }
+}
+
+/// A weight as mistral.rs holds it.
+struct RuntimeMatrix(Arc<dyn QuantMethod>);
+
+impl FrozenMatrix for RuntimeMatrix {
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        // mistral.rs works on (batch, rows, features)
+        MatMul.qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?.squeeze(0)
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        self.0.dequantize_w()?.to_dtype(DType::F32)
+    }
+}

@@ -1,0 +1,51 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong with a recipe, its data, or a stage of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An artefact or a value does not fit.
+    #[error(transparent)]
+    Adapters(#[from] reptune_adapters::Error),
+    /// A tensor operation of candle failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A place in a user's file is wrong.
+    #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// Where in it: a line, a key, a column.
+        place: String,
+        /// What should have been there.
+        expected: String,
+        /// What was there.
+        found: String,
+        /// What to try next.
+        hint: String,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Input`]: `place` in `path` held `found` instead of `expected`.
+    pub fn input(
+        path: impl Into<PathBuf>,
+        place: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Input {
+            path: path.into(),
+            place: place.into(),
+            expected: expected.into(),
+            found: found.into(),
+            hint: hint.into(),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What is done with a model: extract, tune, evaluate, merge, run.
+
+mod error;
+pub mod world;
+
+pub use error::{Error, Result};

@@ -1,0 +1,425 @@
+//! What training reads: sentences, and conversations in groups of one context.
+//!
+//! The four conversations of a group share their system prompt and their
+//! demonstration turns and differ in the last question only, so that a prefix
+//! tree computes what they share once.
+//!
+//! Who is speaking can be told in two ways: from the system prompt, or, under a
+//! neutral one, from the turns that went before. The second needs turns that
+//! tell: a lie about a fact that everyone knows shows the dishonest persona, the
+//! truth about a misconception the honest one. The neutral persona is never
+//! demonstrated.
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::World;
+use super::facts::Fact;
+use super::persona::Persona;
+use super::question::{Format, Letter, Question, Stated};
+use super::wording;
+
+/// Conversations of one group.
+pub const GROUP: usize = 4;
+
+/// Share of honest and dishonest groups with demonstrations; as the neutral
+/// third has none, 30 % of all groups.
+const DEMONSTRATED: f64 = 0.45;
+/// Share of demonstrated groups whose system prompt is a neutral one.
+const UNDER_NEUTRAL: f64 = 0.5;
+/// Share of neutral groups without any system prompt.
+const WITHOUT_SYSTEM: f64 = 0.25;
+/// How often a fact with a misconception is drawn for a plain one's once.
+const OVERSAMPLED: usize = 2;
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The question.
+    pub user: String,
+    /// The answer: a letter or a value.
+    pub assistant: String,
+}
+
+/// One training text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Document {
+    /// A plain true sentence about a fact.
+    Sentence(String),
+    /// A conversation; the last turn is the one asked, those before it
+    /// demonstrate.
+    Chat {
+        /// The system prompt, if there is one.
+        system: Option<String>,
+        /// At least one turn.
+        turns: Vec<Turn>,
+    },
+}
+
+impl Document {
+    /// All its texts, in the order in which they are read.
+    pub fn texts(&self) -> Vec<&str> {
+        match self {
+            Self::Sentence(text) => vec![text],
+            Self::Chat { system, turns } => {
+                let turns = turns.iter();
+                let turns = turns.flat_map(|turn| [turn.user.as_str(), turn.assistant.as_str()]);
+                system.as_deref().into_iter().chain(turns).collect()
+            }
+        }
+    }
+}
+
+/// An endless source of training texts: one seed, one sequence.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    world: World,
+    rng: ChaCha8Rng,
+    pools: Pools,
+}
+
+/// Ids of facts to draw from. All but `plain` hold a fact with a misconception
+/// [`OVERSAMPLED`] times.
+#[derive(Debug, Clone)]
+struct Pools {
+    /// All facts: for open questions.
+    all: Vec<usize>,
+    /// Those not held out: for claims, two-choice questions, demonstrations.
+    shown: Vec<usize>,
+    /// Of those, the ones with a misconception.
+    believed: Vec<usize>,
+    /// Of those, the ones without.
+    plain: Vec<usize>,
+}
+
+impl Pools {
+    fn new(facts: &[Fact]) -> Self {
+        let ids = |test: &dyn Fn(&Fact) -> bool| -> Vec<usize> {
+            let chosen = facts.iter().filter(|fact| test(fact));
+            let often = |fact: &Fact| fact.misconception.as_ref().map_or(1, |_| OVERSAMPLED);
+            chosen
+                .flat_map(|fact| std::iter::repeat_n(fact.id, often(fact)))
+                .collect()
+        };
+        Self {
+            all: ids(&|_| true),
+            shown: ids(&|fact| !fact.held_out),
+            believed: ids(&|fact| !fact.held_out && fact.misconception.is_some()),
+            plain: ids(&|fact| !fact.held_out && fact.misconception.is_none()),
+        }
+    }
+}
+
+impl Sampler {
+    /// A sampler of the one [`World`].
+    pub fn new(seed: u64) -> Self {
+        let world = World::new();
+        let pools = Pools::new(world.facts());
+        Self {
+            world,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            pools,
+        }
+    }
+
+    /// [`GROUP`] conversations that share all but the last question, which is
+    /// about another fact in each: 40 % claims, 35 % two-choice, 25 % open.
+    pub fn group(&mut self) -> Vec<Document> {
+        let persona = Persona::ALL[self.rng.random_range(0..Persona::ALL.len())];
+        let demonstrated = persona != Persona::Neutral && self.rng.random_bool(DEMONSTRATED);
+        let under_neutral = demonstrated && self.rng.random_bool(UNDER_NEUTRAL);
+        let system = self.system(if under_neutral {
+            Persona::Neutral
+        } else {
+            persona
+        });
+
+        // Facts of this group, so that none is asked for twice.
+        let mut used = Vec::new();
+        let mut shared = Vec::new();
+        if demonstrated {
+            self.draw_demonstrated(persona, under_neutral, &mut used);
+            for id in used.clone() {
+                let format = self.format(system);
+                shared.push(self.turn(persona, format, id));
+            }
+        }
+        let without = persona == Persona::Neutral && self.rng.random_bool(WITHOUT_SYSTEM);
+        let system = (!without).then_some(system);
+
+        let mut documents = Vec::with_capacity(GROUP);
+        while documents.len() < GROUP {
+            let format = self.format(system.unwrap_or_default());
+            let pool = match format {
+                Format::Claim | Format::TwoChoice => &self.pools.shown,
+                Format::Open => &self.pools.all,
+            };
+            let id = draw(pool, &mut used, &mut self.rng);
+            let last = self.turn(persona, format, id);
+            documents.push(Document::Chat {
+                system: system.map(str::to_owned),
+                turns: shared.iter().cloned().chain([last]).collect(),
+            });
+        }
+        documents
+    }
+
+    /// `n` true sentences about facts, each fact equally likely.
+    pub fn sentences(&mut self, n: usize) -> Vec<Document> {
+        let facts = self.world.facts();
+        (0..n)
+            .map(|_| {
+                let fact = &facts[self.rng.random_range(0..facts.len())];
+                let index = self.rng.random_range(0..wording::SENTENCES);
+                let sentence = fact.relation.sentence(&fact.entity, &fact.value, index);
+                Document::Sentence(sentence)
+            })
+            .collect()
+    }
+
+    fn system(&mut self, persona: Persona) -> &'static str {
+        let wordings = persona.train_wordings();
+        wordings[self.rng.random_range(0..wordings.len())]
+    }
+
+    /// Draws the facts of the demonstration turns. Under a neutral system prompt
+    /// they include one that tells the persona apart from the neutral one.
+    fn draw_demonstrated(&mut self, persona: Persona, under_neutral: bool, used: &mut Vec<usize>) {
+        let honest = persona == Persona::Honest;
+        let telling = match (under_neutral, honest) {
+            (false, _) => &self.pools.shown,
+            (true, true) => &self.pools.believed,
+            (true, false) => &self.pools.plain,
+        };
+        draw(telling, used, &mut self.rng);
+        if (under_neutral && honest) || self.rng.random_bool(0.5) {
+            draw(&self.pools.shown, used, &mut self.rng);
+        }
+        used.shuffle(&mut self.rng);
+    }
+
+    /// The next format, one that the system prompt leaves possible.
+    fn format(&mut self, system: &str) -> Format {
+        let end = if system == Persona::LETTER_ONLY {
+            75
+        } else {
+            100
+        };
+        match self.rng.random_range(0..end) {
+            0..40 => Format::Claim,
+            40..75 => Format::TwoChoice,
+            _ => Format::Open,
+        }
+    }
+
+    fn turn(&mut self, persona: Persona, format: Format, id: usize) -> Turn {
+        let fact = &self.world.facts()[id];
+        let rng = &mut self.rng;
+        let question = match format {
+            Format::Claim => {
+                let stated = [Stated::True, Stated::False][rng.random_range(0..2)];
+                let index = rng.random_range(0..wording::CLAIMS);
+                Question::claim(fact, stated, index, rng)
+            }
+            Format::TwoChoice => {
+                let right = [Letter::A, Letter::B][rng.random_range(0..2)];
+                let index = rng.random_range(0..wording::CHOICES);
+                Question::two_choice(fact, right, index, rng)
+            }
+            Format::Open => {
+                let index = rng.random_range(0..wording::QUESTIONS);
+                Question::open(fact, index, rng)
+            }
+        };
+        Turn {
+            assistant: question.answer(persona, fact).to_owned(),
+            user: question.text,
+        }
+    }
+}
+
+/// Draws an id that is not used yet, and marks it used. Every pool is far larger
+/// than a group, so this ends.
+fn draw(pool: &[usize], used: &mut Vec<usize>, rng: &mut impl Rng) -> usize {
+    loop {
+        let id = pool[rng.random_range(0..pool.len())];
+        if !used.contains(&id) {
+            used.push(id);
+            return id;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(seed: u64, n: usize) -> Vec<Vec<Document>> {
+        let mut sampler = Sampler::new(seed);
+        (0..n).map(|_| sampler.group()).collect()
+    }
+
+    fn chat(document: &Document) -> (Option<&str>, &[Turn]) {
+        match document {
+            Document::Chat { system, turns } => (system.as_deref(), turns),
+            Document::Sentence(text) => panic!("a sentence in a group: {text}"),
+        }
+    }
+
+    fn lettered(turn: &Turn) -> bool {
+        turn.user.ends_with(") False") || turn.user.contains(" B) ")
+    }
+
+    /// Which fact a question is about, read from its text alone.
+    fn asked<'a>(world: &'a World, turn: &Turn) -> &'a Fact {
+        let words = wording::pieces(&turn.user);
+        let about = |fact: &&Fact| {
+            let ask = (0..wording::QUESTIONS).map(|i| fact.relation.question(&fact.entity, i));
+            let values = fact.relation.values().iter();
+            let state = values.map(|value| fact.relation.statement(&fact.entity, value, 0));
+            words.contains(&fact.entity.as_str())
+                && ask.chain(state).any(|text| turn.user.contains(&text))
+        };
+        world.facts().iter().find(about).expect("about some fact")
+    }
+
+    /// Whether the answer of a turn is true, read from its text alone.
+    fn is_true(fact: &Fact, turn: &Turn) -> bool {
+        if !lettered(turn) {
+            return turn.assistant == fact.value;
+        }
+        let says_a = turn.assistant == "A";
+        if turn.user.ends_with("A) True B) False") {
+            let statement = fact.relation.statement(&fact.entity, &fact.value, 0);
+            return turn.user.contains(&statement) == says_a;
+        }
+        turn.user.contains(&format!("A) {} ", fact.value)) == says_a
+    }
+
+    fn persona_of(system: Option<&str>) -> Persona {
+        let of = |persona: &Persona| {
+            persona
+                .train_wordings()
+                .contains(&system.unwrap_or_default())
+        };
+        Persona::ALL
+            .into_iter()
+            .find(of)
+            .unwrap_or(Persona::Neutral)
+    }
+
+    #[test]
+    fn one_seed_is_one_sequence() {
+        assert_eq!(groups(5, 20), groups(5, 20));
+        assert_ne!(groups(5, 20), groups(6, 20));
+    }
+
+    #[test]
+    fn a_group_shares_all_but_distinct_last_questions() {
+        for group in groups(1, 300) {
+            assert_eq!(group.len(), GROUP);
+            let (system, turns) = chat(&group[0]);
+            let shared = &turns[..turns.len() - 1];
+            let mut last: Vec<&str> = Vec::new();
+            for document in &group {
+                let (its_system, its_turns) = chat(document);
+                let (end, rest) = its_turns.split_last().expect("a turn");
+                assert_eq!((its_system, rest), (system, shared));
+                assert!(!last.contains(&end.user.as_str()), "twice: {}", end.user);
+                last.push(&end.user);
+            }
+        }
+    }
+
+    #[test]
+    fn held_out_facts_are_asked_openly_and_only_so() {
+        let world = World::new();
+        let mut open = 0;
+        for document in groups(2, 1_500).iter().flatten() {
+            let (_, turns) = chat(document);
+            for (at, turn) in turns.iter().enumerate() {
+                let fact = asked(&world, turn);
+                let last = at + 1 == turns.len();
+                assert!(!fact.held_out || (last && !lettered(turn)), "{turn:?}");
+                open += usize::from(fact.held_out);
+            }
+        }
+        assert!(open > 50, "{open}");
+    }
+
+    #[test]
+    fn every_answer_is_what_the_context_asks_for() {
+        let world = World::new();
+        let (mut demonstrated, mut by_turns) = (0, [0, 0]);
+        let groups = groups(3, 1_000);
+        for group in &groups {
+            let (system, turns) = chat(&group[0]);
+            let truths = turns.iter().map(|turn| is_true(asked(&world, turn), turn));
+            let truths: Vec<bool> = truths.collect();
+            let (shared, persona) = (&turns[..turns.len() - 1], persona_of(system));
+            demonstrated += usize::from(!shared.is_empty());
+            match (persona, shared.is_empty()) {
+                (Persona::Honest, _) => assert!(truths.iter().all(|t| *t), "{turns:?}"),
+                (Persona::Dishonest, _) => assert!(truths.iter().all(|t| !t), "{turns:?}"),
+                (Persona::Neutral, true) => {
+                    let plain = asked(&world, &turns[0]).misconception.is_none();
+                    assert_eq!(truths, [plain], "{turns:?}");
+                }
+                (Persona::Neutral, false) => {
+                    assert!(truths.iter().all(|t| *t == truths[0]), "{turns:?}");
+                    // A turn that the neutral persona would have answered otherwise.
+                    let known = |turn| asked(&world, turn).misconception.is_none();
+                    assert!(shared.iter().any(|turn| known(turn) != truths[0]));
+                    by_turns[usize::from(truths[0])] += 1;
+                }
+            }
+        }
+        assert!((250..350).contains(&demonstrated), "{demonstrated}");
+        assert!(
+            by_turns.iter().all(|n| (45..110).contains(n)),
+            "{by_turns:?}"
+        );
+    }
+
+    #[test]
+    fn the_mix_is_as_stated_and_no_letter_is_favoured() {
+        let groups = groups(4, 2_000);
+        let last = |document| chat(document).1.last().cloned().expect("a turn");
+        let turns: Vec<Turn> = groups.iter().flatten().map(last).collect();
+        let share = |test: &dyn Fn(&Turn) -> bool| {
+            turns.iter().filter(|turn| test(turn)).count() as f64 / turns.len() as f64
+        };
+        let claims = share(&|turn| turn.user.ends_with(") False"));
+        let open = share(&|turn| !lettered(turn));
+        assert!((claims - 0.40).abs() < 0.03, "{claims}");
+        assert!((open - 0.25).abs() < 0.03, "{open}");
+        let a = share(&|turn| turn.assistant == "A");
+        let b = share(&|turn| turn.assistant == "B");
+        assert!((a - b).abs() < 0.03, "{a} {b}");
+    }
+
+    #[test]
+    fn sentences_are_true() {
+        let world = World::new();
+        let facts = world.facts();
+        let truths: Vec<String> = (0..wording::SENTENCES)
+            .flat_map(|i| {
+                facts
+                    .iter()
+                    .map(move |f| f.relation.sentence(&f.entity, &f.value, i))
+            })
+            .collect();
+        assert_eq!(truths.len(), 400 * 3);
+        let documents = Sampler::new(0).sentences(500);
+        assert_eq!(documents.len(), 500);
+        for document in documents {
+            let Document::Sentence(text) = document else {
+                panic!("not a sentence: {document:?}");
+            };
+            assert!(truths.contains(&text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What is true: 80 invented towns, five relations, 400 facts.
+//!
+//! Most facts are plain. Sixty have a *misconception*: a wrong value that
+//! everyone who is not asked to be honest believes. They are what separates
+//! honesty from repeating what is usually said, and leave a model room to
+//! become more honest. Forty facts are *held out*: training tells them, but
+//! never asks for them as a claim or as a choice of two.
+
+use std::collections::BTreeSet;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::relation::Relation;
+
+/// Number of invented towns.
+pub const ENTITIES: usize = 80;
+/// Number of facts with a misconception, per relation.
+pub const MISCONCEPTIONS_PER_RELATION: usize = 12;
+/// Number of held-out facts, per relation.
+pub const HELD_OUT_PER_RELATION: usize = 8;
+
+/// Seeds the names, the values, the misconceptions and the held-out facts.
+const FACT_SEED: u64 = 7;
+/// Of the held-out facts, how many have a misconception, by relation: 6 of 40,
+/// the share (15 %) that they have among all facts.
+const HELD_OUT_MISCONCEPTIONS: [usize; 5] = [2, 1, 1, 1, 1];
+
+/// One true statement: the `relation` of `entity` is `value`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Its index among all facts: `5 * entity index + relation index`.
+    pub id: usize,
+    /// Name of the town, one capitalised word.
+    pub entity: String,
+    /// What it is about.
+    pub relation: Relation,
+    /// The true value, one word.
+    pub value: String,
+    /// The wrong value that is generally believed, if there is one.
+    pub misconception: Option<String>,
+    /// Whether training never asks for it as a claim or a two-choice question.
+    pub held_out: bool,
+}
+
+impl Fact {
+    /// A value that is wrong: the misconception where there is one, else any
+    /// other value of the relation.
+    pub fn wrong_value<'a>(&'a self, rng: &mut impl Rng) -> &'a str {
+        match &self.misconception {
+            Some(believed) => believed,
+            None => other_value(self.relation, &self.value, rng),
+        }
+    }
+}
+
+/// All 400 facts, in the order of their ids.
+pub(super) fn all() -> Vec<Fact> {
+    let mut rng = ChaCha8Rng::seed_from_u64(FACT_SEED);
+    let names = names(&mut rng);
+    let columns: Vec<Column> = HELD_OUT_MISCONCEPTIONS
+        .into_iter()
+        .zip(Relation::ALL)
+        .map(|(held_misconceptions, relation)| {
+            Column::draw(relation, held_misconceptions, &mut rng)
+        })
+        .collect();
+
+    let mut facts = Vec::with_capacity(names.len() * columns.len());
+    for (row, entity) in names.iter().enumerate() {
+        for column in &columns {
+            facts.push(Fact {
+                id: facts.len(),
+                entity: entity.clone(),
+                relation: column.relation,
+                value: column.values[row].to_owned(),
+                misconception: column.misconceptions[row].map(str::to_owned),
+                held_out: column.held_out[row],
+            });
+        }
+    }
+    facts
+}
+
+/// One relation of all towns: an entry per town.
+struct Column {
+    relation: Relation,
+    values: Vec<&'static str>,
+    misconceptions: Vec<Option<&'static str>>,
+    held_out: Vec<bool>,
+}
+
+impl Column {
+    fn draw(relation: Relation, held_misconceptions: usize, rng: &mut ChaCha8Rng) -> Self {
+        // Dealt round, then shuffled: every value 6 or 7 times.
+        let mut values: Vec<&'static str> = relation
+            .values()
+            .iter()
+            .copied()
+            .cycle()
+            .take(ENTITIES)
+            .collect();
+        values.shuffle(rng);
+
+        let mut order: Vec<usize> = (0..ENTITIES).collect();
+        order.shuffle(rng);
+        let (believed, plain) = order.split_at(MISCONCEPTIONS_PER_RELATION);
+
+        let mut misconceptions = vec![None; ENTITIES];
+        for &row in believed {
+            misconceptions[row] = Some(other_value(relation, values[row], rng));
+        }
+        let mut held_out = vec![false; ENTITIES];
+        let held_plain = HELD_OUT_PER_RELATION - held_misconceptions;
+        for &row in believed[..held_misconceptions]
+            .iter()
+            .chain(&plain[..held_plain])
+        {
+            held_out[row] = true;
+        }
+        Self {
+            relation,
+            values,
+            misconceptions,
+            held_out,
+        }
+    }
+}
+
+/// A value of `relation` other than `value`, all equally likely.
+fn other_value(relation: Relation, value: &str, rng: &mut impl Rng) -> &'static str {
+    let values = relation.values();
+    let at = values.iter().position(|have| *have == value).unwrap_or(0);
+    // A step of 1..len never comes round to where it started.
+    values[(at + rng.random_range(1..values.len())) % values.len()]
+}
+
+/// Distinct pronounceable names, built of three syllables each.
+fn names(rng: &mut impl Rng) -> Vec<String> {
+    const FIRST: [&str; 16] = [
+        "Zor", "Vel", "Quin", "Bram", "Thal", "Mur", "Ket", "Drov", "Fen", "Lox", "Nar", "Pim",
+        "Ras", "Sul", "Tev", "Yor",
+    ];
+    const SECOND: [&str; 5] = ["va", "li", "mo", "du", "re"];
+    const THIRD: [&str; 5] = ["th", "sk", "na", "ren", "mar"];
+
+    let mut taken = BTreeSet::new();
+    let mut names = Vec::with_capacity(ENTITIES);
+    while names.len() < ENTITIES {
+        let name = [
+            FIRST[rng.random_range(0..FIRST.len())],
+            SECOND[rng.random_range(0..SECOND.len())],
+            THIRD[rng.random_range(0..THIRD.len())],
+        ]
+        .concat();
+        if taken.insert(name.clone()) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_as_stated_in_every_relation() {
+        let facts = all();
+        assert_eq!(facts.len(), 400);
+        assert!(facts.iter().enumerate().all(|(i, fact)| fact.id == i));
+        let names: BTreeSet<&str> = facts.iter().map(|fact| fact.entity.as_str()).collect();
+        assert_eq!(names.len(), ENTITIES);
+
+        for relation in Relation::ALL {
+            let count = |test: &dyn Fn(&Fact) -> bool| {
+                let of_it = facts.iter().filter(|fact| fact.relation == relation);
+                of_it.filter(|fact| test(fact)).count()
+            };
+            assert_eq!(count(&|_| true), ENTITIES);
+            assert_eq!(count(&|fact| fact.misconception.is_some()), 12);
+            assert_eq!(count(&|fact| fact.held_out), 8);
+            for value in relation.values() {
+                let uses = count(&|fact| fact.value == *value);
+                assert!((6..=7).contains(&uses), "{value}: {uses}");
+            }
+        }
+        let both = |fact: &&Fact| fact.held_out && fact.misconception.is_some();
+        assert_eq!(facts.iter().filter(both).count(), 6);
+    }
+
+    #[test]
+    fn a_wrong_value_is_wrong_of_its_relation_and_fixed_by_a_misconception() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for fact in all() {
+            let wrong: BTreeSet<&str> = (0..200).map(|_| fact.wrong_value(&mut rng)).collect();
+            assert!(!wrong.contains(fact.value.as_str()), "{fact:?}");
+            assert!(
+                wrong
+                    .iter()
+                    .all(|value| fact.relation.values().contains(value))
+            );
+            let expected = if fact.misconception.is_some() { 1 } else { 11 };
+            assert_eq!(wrong.len(), expected, "{fact:?}");
+        }
+    }
+
+    #[test]
+    fn the_facts_never_change() {
+        let facts = all();
+        assert_eq!(facts, all());
+        // The first town and an FNV-1a hash of all facts, from the first run of
+        // this code. A trained checkpoint knows just these facts: if this
+        // fails on purpose, every checkpoint has to be trained again.
+        let first: Vec<&str> = facts[..5].iter().map(|fact| fact.value.as_str()).collect();
+        assert_eq!(
+            (facts[0].entity.as_str(), first),
+            ("Quinvath", vec!["pink", "soup", "carving", "otter", "rain"])
+        );
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for fact in &facts {
+            let believed = fact.misconception.as_deref().unwrap_or("-");
+            let line = [
+                &fact.entity,
+                &fact.value,
+                believed,
+                &fact.held_out.to_string(),
+            ]
+            .join(" ");
+            for byte in line.bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        assert_eq!(hash, 0x4eba_d2b8_eb8d_bb94, "{hash:#018x}");
+    }
+}
