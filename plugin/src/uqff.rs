@@ -27,7 +27,8 @@ impl UqffEntries {
         let files = match path.extension() {
             Some(e) if e == "uqff" && path.is_file() => vec![path.to_owned()],
             _ => {
-                let listing = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::io(path, e))?;
+                let listing =
+                    std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::io(path, e))?;
                 let mut files: Vec<PathBuf> = listing
                     .filter_map(|f| Some(f.ok()?.path()))
                     .filter(|f| f.extension().is_some_and(|e| e == "uqff"))
@@ -36,10 +37,17 @@ impl UqffEntries {
                 files
             }
         };
-        let families: std::collections::BTreeSet<String> = files.iter().map(|f| family(f)).collect();
+        let families: std::collections::BTreeSet<String> =
+            files.iter().map(|f| family(f)).collect();
         if families.len() > 1 {
             let names = families.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(Error::model(path, "*.uqff", "one model", names, "name the .uqff file itself"));
+            return Err(Error::model(
+                path,
+                "*.uqff",
+                "one model",
+                names,
+                "name the .uqff file itself",
+            ));
         }
         if files.is_empty() {
             return Ok(None);
@@ -47,15 +55,25 @@ impl UqffEntries {
         let mut entries = BTreeMap::new();
         for file in &files {
             let bytes = artefact::read(file)?;
-            let tensors = SafeTensors::deserialize(&bytes).map_err(|e| artefact::broken(file, &e))?;
+            let tensors =
+                SafeTensors::deserialize(&bytes).map_err(|e| artefact::broken(file, &e))?;
             for (name, view) in tensors.tensors() {
                 let index = name.parse().map_err(|_| {
-                    Error::model(file, format!("tensor `{name}`"), "an index", format!("`{name}`"), "this is not a UQFF of mistral.rs")
+                    Error::model(
+                        file,
+                        format!("tensor `{name}`"),
+                        "an index",
+                        format!("`{name}`"),
+                        "this is not a UQFF of mistral.rs",
+                    )
                 })?;
                 entries.insert(index, view.data().to_vec());
             }
         }
-        Ok(Some(Self { path: files[0].clone(), entries }))
+        Ok(Some(Self {
+            path: files[0].clone(),
+            entries,
+        }))
     }
 
     /// Index of a linear layer.
@@ -70,14 +88,23 @@ impl UqffEntries {
     pub fn entry(&self, index: usize) -> Result<&[u8]> {
         match self.entries.get(&index) {
             Some(bytes) => Ok(bytes),
-            None => Err(Error::model(&self.path, format!("tensor `{index}`"), "an entry", "nothing", "the UQFF has fewer layers than config.json says")),
+            None => Err(Error::model(
+                &self.path,
+                format!("tensor `{index}`"),
+                "an entry",
+                "nothing",
+                "the UQFF has fewer layers than config.json says",
+            )),
         }
     }
 }
 
 /// The name without extension and shard number.
 fn family(file: &Path) -> String {
-    let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = file
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default();
     match stem.rsplit_once('-') {
         Some((name, number)) if number.parse::<usize>().is_ok() => name.to_owned(),
         _ => stem,

@@ -14,13 +14,18 @@ fn random(seed: u64, shape: &[usize]) -> Tensor {
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().and_then(|t| t.to_vec1()).expect("f32 on the CPU")
+    t.flatten_all()
+        .and_then(|t| t.to_vec1())
+        .expect("f32 on the CPU")
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let (a, b) = (flat(a), flat(b));
-    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0., f32::max)
+    a.iter()
+        .zip(&b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0., f32::max)
 }
 
 /// Checks that `fused` and `composed` give the same result and gradients, and that
@@ -39,12 +44,18 @@ fn check(
     let (ours, theirs) = (gradients(&y)?, gradients(&reference)?);
     let value = |args: &[Tensor]| -> Result<f64> {
         let y = flat(&fused(args)?);
-        Ok(y.iter().zip(flat(&weighting)).map(|(y, w)| f64::from(y * w)).sum())
+        Ok(y.iter()
+            .zip(flat(&weighting))
+            .map(|(y, w)| f64::from(y * w))
+            .sum())
     };
     for (i, var) in vars.iter().enumerate() {
         let ours = ours.get(var).expect("a gradient of the fused op");
         let theirs = theirs.get(var).expect("a gradient of the composed op");
-        assert!(largest_difference(ours, theirs) < 2e-5, "gradient {i} differs from the composed op");
+        assert!(
+            largest_difference(ours, theirs) < 2e-5,
+            "gradient {i} differs from the composed op"
+        );
         let ours = flat(ours);
         let plain = flat(&inputs[i]);
         for at in (0..plain.len()).step_by(plain.len() / 7 + 1) {
@@ -57,7 +68,11 @@ fn check(
             };
             let step = 1e-2;
             let numeric = (nudged(step)? - nudged(-step)?) / f64::from(2. * step);
-            assert!((numeric - f64::from(ours[at])).abs() < 2e-3 * (1. + numeric.abs()), "gradient {i}[{at}]: {numeric} by differences, {} by backward", ours[at]);
+            assert!(
+                (numeric - f64::from(ours[at])).abs() < 2e-3 * (1. + numeric.abs()),
+                "gradient {i}[{at}]: {numeric} by differences, {} by backward",
+                ours[at]
+            );
         }
     }
     Ok(())
@@ -66,41 +81,74 @@ fn check(
 #[test]
 fn rms_norm_has_its_gradient() -> Result<()> {
     let inputs = [random(1, &[5, 12]), random(2, &[12])];
-    check(&inputs, &|x| rms_norm(&x[0], &x[1], 1e-5), &|x| rms_norm_composed(&x[0], &x[1], 1e-5))
+    check(&inputs, &|x| rms_norm(&x[0], &x[1], 1e-5), &|x| {
+        rms_norm_composed(&x[0], &x[1], 1e-5)
+    })
 }
 
 #[test]
 fn rotary_has_its_gradient() -> Result<()> {
     let angles = flat(&random(3, &[5 * 4]));
-    let rotation = Rotation::new(angles.iter().map(|a| a.cos()).collect(), angles.iter().map(|a| a.sin()).collect(), 4);
-    check(&[random(4, &[5, 24])], &|x| rotary(&x[0], &rotation), &|x| rotary_composed(&x[0], &rotation))
+    let rotation = Rotation::new(
+        angles.iter().map(|a| a.cos()).collect(),
+        angles.iter().map(|a| a.sin()).collect(),
+        4,
+    );
+    check(
+        &[random(4, &[5, 24])],
+        &|x| rotary(&x[0], &rotation),
+        &|x| rotary_composed(&x[0], &rotation),
+    )
 }
 
 #[test]
 fn swiglu_has_its_gradient() -> Result<()> {
     let inputs = [random(5, &[5, 12]), random(6, &[5, 12])];
-    check(&inputs, &|x| swiglu(&x[0], &x[1]), &|x| swiglu_composed(&x[0], &x[1]))
+    check(&inputs, &|x| swiglu(&x[0], &x[1]), &|x| {
+        swiglu_composed(&x[0], &x[1])
+    })
 }
 
 #[test]
 fn attention_on_a_forest_has_its_gradient() -> Result<()> {
-    let (forest, _) = Forest::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1], vec![1, 2, 3, 7]]);
+    let (forest, _) = Forest::pack(&[
+        vec![1, 2, 3, 4],
+        vec![1, 2, 5],
+        vec![6, 1],
+        vec![1, 2, 3, 7],
+    ]);
     let n = forest.len();
     let ancestry = Arc::new(forest.ancestry(0..n));
-    let inputs = [random(7, &[n, 4 * 8]), random(8, &[n, 2 * 8]), random(9, &[n, 2 * 8])];
-    check(&inputs, &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8), &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8))
+    let inputs = [
+        random(7, &[n, 4 * 8]),
+        random(8, &[n, 2 * 8]),
+        random(9, &[n, 2 * 8]),
+    ];
+    check(
+        &inputs,
+        &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8),
+        &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+    )
 }
 
 #[test]
 fn target_loss_has_its_gradient() -> Result<()> {
     let target = |row, token, weight| Target { row, token, weight };
     let targets = [target(0, 3, 0.5), target(0, 1, 0.5), target(3, 6, 2.)];
-    check(&[random(10, &[4, 7])], &|x| target_loss(&x[0], &targets), &|x| target_loss_composed(&x[0], &targets))
+    check(
+        &[random(10, &[4, 7])],
+        &|x| target_loss(&x[0], &targets),
+        &|x| target_loss_composed(&x[0], &targets),
+    )
 }
 
 #[test]
 fn frozen_linear_has_its_gradient() -> Result<()> {
     let weight = random(11, &[6, 12]);
     let frozen: Arc<dyn FrozenMatrix> = Arc::new(weight.clone());
-    check(&[random(12, &[5, 12])], &|x| frozen_linear(&x[0], &frozen), &|x| x[0].matmul(&weight.t()?))
+    check(
+        &[random(12, &[5, 12])],
+        &|x| frozen_linear(&x[0], &frozen),
+        &|x| x[0].matmul(&weight.t()?),
+    )
 }

@@ -44,7 +44,10 @@ impl Block {
         let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
         let x = (x + linear(Projection::OProj, &y)?)?;
         let h = rms_norm(&x, &self.post_attention_norm, self.eps)?;
-        let y = swiglu(&linear(Projection::GateProj, &h)?, &linear(Projection::UpProj, &h)?)?;
+        let y = swiglu(
+            &linear(Projection::GateProj, &h)?,
+            &linear(Projection::UpProj, &h)?,
+        )?;
         Ok((&x + linear(Projection::DownProj, &y)?)?)
     }
 }

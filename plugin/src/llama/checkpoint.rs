@@ -30,19 +30,48 @@ impl Checkpoint {
             if file.is_file() {
                 return Ok(Self { files: vec![file] });
             }
-            return Err(Error::model(directory, "weights", format!("model.safetensors or {INDEX}"), "neither", "give a directory in Hugging Face layout with safetensors weights"));
+            return Err(Error::model(
+                directory,
+                "weights",
+                format!("model.safetensors or {INDEX}"),
+                "neither",
+                "give a directory in Hugging Face layout with safetensors weights",
+            ));
         }
-        let json: serde_json::Value = serde_json::from_slice(&artefact::read(&index)?).map_err(|e| {
-            Error::model(&index, format!("line {}", e.line()), "JSON", e.to_string(), "fetch the file again")
-        })?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&artefact::read(&index)?).map_err(|e| {
+                Error::model(
+                    &index,
+                    format!("line {}", e.line()),
+                    "JSON",
+                    e.to_string(),
+                    "fetch the file again",
+                )
+            })?;
         let Some(map) = json["weight_map"].as_object() else {
-            return Err(Error::model(&index, "key `weight_map`", "an object", json["weight_map"].to_string(), "fetch the file again"));
+            return Err(Error::model(
+                &index,
+                "key `weight_map`",
+                "an object",
+                json["weight_map"].to_string(),
+                "fetch the file again",
+            ));
         };
-        let mut files: Vec<PathBuf> = map.values().filter_map(|f| f.as_str()).map(|f| directory.join(f)).collect();
+        let mut files: Vec<PathBuf> = map
+            .values()
+            .filter_map(|f| f.as_str())
+            .map(|f| directory.join(f))
+            .collect();
         files.sort();
         files.dedup();
         match files.iter().find(|f| !f.is_file()) {
-            Some(missing) => Err(Error::model(&index, "key `weight_map`", format!("shard {}", missing.display()), "no such file", "fetch the missing shard")),
+            Some(missing) => Err(Error::model(
+                &index,
+                "key `weight_map`",
+                format!("shard {}", missing.display()),
+                "no such file",
+                "fetch the missing shard",
+            )),
             None => Ok(Self { files }),
         }
     }
@@ -61,14 +90,35 @@ impl Checkpoint {
         }
         for (name, shape) in expected(config, spec) {
             let Some((file, actual, dtype)) = found.get(&name) else {
-                let place = self.files.first().map_or_else(PathBuf::new, |f| f.with_file_name(""));
-                return Err(Error::model(place, format!("tensor `{name}`"), format!("shape {shape:?}"), "nothing", "the checkpoint is not complete; fetch it again"));
+                let place = self
+                    .files
+                    .first()
+                    .map_or_else(PathBuf::new, |f| f.with_file_name(""));
+                return Err(Error::model(
+                    place,
+                    format!("tensor `{name}`"),
+                    format!("shape {shape:?}"),
+                    "nothing",
+                    "the checkpoint is not complete; fetch it again",
+                ));
             };
             if *actual != shape {
-                return Err(Error::model(*file, format!("tensor `{name}`"), format!("shape {shape:?}"), format!("{actual:?}"), "config.json and weights belong to different models"));
+                return Err(Error::model(
+                    *file,
+                    format!("tensor `{name}`"),
+                    format!("shape {shape:?}"),
+                    format!("{actual:?}"),
+                    "config.json and weights belong to different models",
+                ));
             }
             if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                return Err(Error::model(*file, format!("tensor `{name}`"), "dtype F32, F16 or BF16", format!("{dtype:?}"), "convert the checkpoint first"));
+                return Err(Error::model(
+                    *file,
+                    format!("tensor `{name}`"),
+                    "dtype F32, F16 or BF16",
+                    format!("{dtype:?}"),
+                    "convert the checkpoint first",
+                ));
             }
         }
         Ok(())
@@ -102,12 +152,21 @@ fn header(path: &Path) -> Result<Vec<(String, Vec<usize>, Dtype)>> {
     let length = file.metadata().map_err(io)?.len();
     let mut size = [0u8; 8];
     let truncated = |found: String| {
-        Error::model(path, "file", "a complete safetensors file", found, "it may be truncated; fetch it again")
+        Error::model(
+            path,
+            "file",
+            "a complete safetensors file",
+            found,
+            "it may be truncated; fetch it again",
+        )
     };
-    file.read_exact(&mut size).map_err(|_| truncated(format!("{length} bytes")))?;
+    file.read_exact(&mut size)
+        .map_err(|_| truncated(format!("{length} bytes")))?;
     let header_length = u64::from_le_bytes(size);
     if header_length > length.saturating_sub(8) {
-        return Err(truncated(format!("{length} bytes for a header of {header_length}")));
+        return Err(truncated(format!(
+            "{length} bytes for a header of {header_length}"
+        )));
     }
     let mut bytes = size.to_vec();
     bytes.resize(8 + header_length as usize, 0);
@@ -121,13 +180,21 @@ fn header(path: &Path) -> Result<Vec<(String, Vec<usize>, Dtype)>> {
         .map_err(|e| truncated(e.to_string()))?;
     let needed = 8 + header_length + metadata.data_len() as u64;
     if needed != length {
-        return Err(truncated(format!("{length} bytes where the header tells of {needed}")));
+        return Err(truncated(format!(
+            "{length} bytes where the header tells of {needed}"
+        )));
     }
     let tensors = metadata.tensors();
-    Ok(tensors.into_iter().map(|(name, info)| (name, info.shape.clone(), info.dtype)).collect())
+    Ok(tensors
+        .into_iter()
+        .map(|(name, info)| (name, info.shape.clone(), info.dtype))
+        .collect())
 }
 
-fn parse_header(json: &[u8]) -> std::result::Result<(usize, safetensors::tensor::Metadata), safetensors::SafeTensorError> {
-    let metadata = serde_json::from_slice(json).map_err(safetensors::SafeTensorError::InvalidHeaderDeserialization)?;
+fn parse_header(
+    json: &[u8],
+) -> std::result::Result<(usize, safetensors::tensor::Metadata), safetensors::SafeTensorError> {
+    let metadata = serde_json::from_slice(json)
+        .map_err(safetensors::SafeTensorError::InvalidHeaderDeserialization)?;
     Ok((json.len(), metadata))
 }

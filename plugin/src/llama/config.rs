@@ -30,10 +30,22 @@ impl LlamaConfig {
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         if !path.is_file() {
-            return Err(Error::model(directory, "config.json", "a file", "nothing", "give a directory in Hugging Face layout"));
+            return Err(Error::model(
+                directory,
+                "config.json",
+                "a file",
+                "nothing",
+                "give a directory in Hugging Face layout",
+            ));
         }
         let json = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
-            Error::model(&path, format!("line {}", e.line()), "JSON", e.to_string(), "fetch the file again")
+            Error::model(
+                &path,
+                format!("line {}", e.line()),
+                "JSON",
+                e.to_string(),
+                "fetch the file again",
+            )
         })?;
         Self::parse(&path, json)
     }
@@ -48,20 +60,44 @@ impl LlamaConfig {
             _ => json["model_type"].as_str().unwrap_or("none").to_owned(),
         };
         if !matches!(architecture.as_str(), "LlamaForCausalLM" | "llama") {
-            return Err(Error::model(path, "key `architectures`", "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)", architecture, "other architectures are not taken"));
+            return Err(Error::model(
+                path,
+                "key `architectures`",
+                "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)",
+                architecture,
+                "other architectures are not taken",
+            ));
         }
         for key in ["attention_bias", "mlp_bias"] {
             if json[key] == true {
-                return Err(Error::model(path, format!("key `{key}`"), "false", "true", "Llamas with biases are not taken"));
+                return Err(Error::model(
+                    path,
+                    format!("key `{key}`"),
+                    "false",
+                    "true",
+                    "Llamas with biases are not taken",
+                ));
             }
         }
         if let Some(act) = json["hidden_act"].as_str().filter(|a| *a != "silu") {
-            return Err(Error::model(path, "key `hidden_act`", "silu", act, "other activations are not taken"));
+            return Err(Error::model(
+                path,
+                "key `hidden_act`",
+                "silu",
+                act,
+                "other activations are not taken",
+            ));
         }
         let number = |key: &str, default: Option<usize>| match json[key].as_u64() {
             Some(n) if n > 0 => Ok(n as usize),
             _ => default.ok_or_else(|| {
-                Error::model(path, format!("key `{key}`"), "a positive number", json[key].to_string(), "fetch the file again")
+                Error::model(
+                    path,
+                    format!("key `{key}`"),
+                    "a positive number",
+                    json[key].to_string(),
+                    "fetch the file again",
+                )
             }),
         };
         let heads = number("num_attention_heads", None)?;
@@ -83,15 +119,23 @@ impl LlamaConfig {
                 path,
                 "key `num_attention_heads`",
                 "heads that divide hidden_size, in equal groups",
-                format!("hidden_size {}, {heads} heads of {head_dim}, {} key/value heads", config.hidden_size, config.num_key_value_heads),
+                format!(
+                    "hidden_size {}, {heads} heads of {head_dim}, {} key/value heads",
+                    config.hidden_size, config.num_key_value_heads
+                ),
                 "mistral.rs 0.8.1 runs no other Llama",
             ));
         }
         // What mistral.rs wants and older files leave out.
-        let theta = json["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10000.);
+        let theta = json["rope_parameters"]["rope_theta"]
+            .as_f64()
+            .unwrap_or(10000.);
         for (key, value) in [
             ("num_key_value_heads", json!(config.num_key_value_heads)),
-            ("max_position_embeddings", json!(config.max_position_embeddings)),
+            (
+                "max_position_embeddings",
+                json!(config.max_position_embeddings),
+            ),
             ("rms_norm_eps", json!(config.rms_norm_eps)),
             ("rope_theta", json!(theta)),
             ("hidden_act", json!("silu")),

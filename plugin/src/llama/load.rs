@@ -1,12 +1,12 @@
 //! Loading: a Hugging Face directory, the same quantized in place, a UQFF, or
 //! bare tensors that are to be trained.
 
+use super::Llama;
 use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
 use super::rotation::RotationTable;
 use super::weight::Weight;
-use super::Llama;
 use crate::error::{Error, Result};
 use crate::uqff::UqffEntries;
 use candle_core::{DType, Device, Tensor};
@@ -35,7 +35,13 @@ pub struct LoadOptions {
 /// When mistral.rs does not know it.
 pub fn parse_isq(name: &str) -> Result<IsqType> {
     mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
-        reptune_adapters::Error::value("quantization", "a type of mistral.rs such as q8_0 or q4k", format!("`{name}`"), reason).into()
+        reptune_adapters::Error::value(
+            "quantization",
+            "a type of mistral.rs such as q8_0 or q4k",
+            format!("`{name}`"),
+            reason,
+        )
+        .into()
     })
 }
 
@@ -61,9 +67,19 @@ impl Llama {
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
         let device = Device::Cpu;
-        let directory = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        let directory = if path.is_file() {
+            path.parent().unwrap_or(path)
+        } else {
+            path
+        };
         if !directory.is_dir() {
-            return Err(Error::model(path, "model", "a directory", "no such directory", "give a model directory or a hub id"));
+            return Err(Error::model(
+                path,
+                "model",
+                "a directory",
+                "no such directory",
+                "give a model directory or a hub id",
+            ));
         }
         let config = LlamaConfig::read(directory)?;
         let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
@@ -78,13 +94,25 @@ impl Llama {
         }
     }
 
-    fn load_full(files: &[PathBuf], config: &LlamaConfig, spec: ModelSpec, device: Device, options: LoadOptions) -> Result<Self> {
+    fn load_full(
+        files: &[PathBuf],
+        config: &LlamaConfig,
+        spec: ModelSpec,
+        device: Device,
+        options: LoadOptions,
+    ) -> Result<Self> {
         let vb = var_builder(files, &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
             let method = match options.isq {
                 None => method,
-                Some(isq) => method.apply_isq(Some(isq), device.clone(), &AtomicUsize::new(0), None, QuantizeOntoGuard::new())?,
+                Some(isq) => method.apply_isq(
+                    Some(isq),
+                    device.clone(),
+                    &AtomicUsize::new(0),
+                    None,
+                    QuantizeOntoGuard::new(),
+                )?,
             };
             Ok(Weight::frozen(method))
         };
@@ -96,36 +124,71 @@ impl Llama {
                 Split::Row => RowParallelLayer::new(i, o, &None, false, &comm, vb)?,
             })
         };
-        let embeddings = vb.pp("model.embed_tokens").get((spec.vocab, spec.hidden), "weight")?;
+        let embeddings = vb
+            .pp("model.embed_tokens")
+            .get((spec.vocab, spec.hidden), "weight")?;
         let head = if config.tie_word_embeddings {
             ReplicatedLayer::from_linear(candle_nn::Linear::new(embeddings.clone(), None))?
         } else {
             ReplicatedLayer::new(spec.hidden, spec.vocab, &None, false, vb.pp("lm_head"))?
         };
         let head = quantize(head)?;
-        Self::assemble(config, spec.clone(), device.clone(), embeddings, norms(&vb, &spec, config), linear, head)
+        Self::assemble(
+            config,
+            spec.clone(),
+            device.clone(),
+            embeddings,
+            norms(&vb, &spec, config),
+            linear,
+            head,
+        )
     }
 
-    fn load_uqff(directory: &Path, files: &UqffEntries, config: &LlamaConfig, spec: ModelSpec, device: Device) -> Result<Self> {
+    fn load_uqff(
+        directory: &Path,
+        files: &UqffEntries,
+        config: &LlamaConfig,
+        spec: ModelSpec,
+        device: Device,
+    ) -> Result<Self> {
         let residual = directory.join("residual.safetensors");
         if !residual.is_file() {
-            return Err(Error::model(directory, "residual.safetensors", "a file beside the .uqff", "nothing", "copy it from where the UQFF was written"));
+            return Err(Error::model(
+                directory,
+                "residual.safetensors",
+                "a file beside the .uqff",
+                "nothing",
+                "copy it from where the UQFF was written",
+            ));
         }
         let vb = var_builder(&[residual], &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let read = |entry: usize, split: Option<Split>| -> Result<Weight> {
             let (bytes, guard) = (Cow::from(files.entry(entry)?), QuantizeOntoGuard::new());
             let method = match split {
-                Some(Split::Column) => ColumnParallelLayer::deserialize(bytes, &device, &comm, guard)?,
+                Some(Split::Column) => {
+                    ColumnParallelLayer::deserialize(bytes, &device, &comm, guard)?
+                }
                 Some(Split::Row) => RowParallelLayer::deserialize(bytes, &device, &comm, guard)?,
                 None => ReplicatedLayer::deserialize(bytes, &device, &comm, guard)?,
             };
             Ok(Weight::frozen(method))
         };
-        let embeddings = vb.pp("model.embed_tokens").get((spec.vocab, spec.hidden), "weight")?;
+        let embeddings = vb
+            .pp("model.embed_tokens")
+            .get((spec.vocab, spec.hidden), "weight")?;
         let head = read(0, None)?;
-        let linear = |layer: usize, p: Projection| read(UqffEntries::index(layer, p), Some(split(p)));
-        Self::assemble(config, spec.clone(), device.clone(), embeddings, norms(&vb, &spec, config), linear, head)
+        let linear =
+            |layer: usize, p: Projection| read(UqffEntries::index(layer, p), Some(split(p)));
+        Self::assemble(
+            config,
+            spec.clone(),
+            device.clone(),
+            embeddings,
+            norms(&vb, &spec, config),
+            linear,
+            head,
+        )
     }
 
     /// A Llama over the given tensors (Hugging Face names, f32), all of which
@@ -133,10 +196,21 @@ impl Llama {
     ///
     /// # Errors
     /// When one is missing.
-    pub fn from_tensors(config: &LlamaConfig, name: &str, tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+    pub fn from_tensors(
+        config: &LlamaConfig,
+        name: &str,
+        tensors: &HashMap<String, Tensor>,
+        device: &Device,
+    ) -> Result<Self> {
         let get = |key: String| -> Result<Tensor> {
             tensors.get(&key).cloned().ok_or_else(|| {
-                Error::model(name, format!("tensor `{key}`"), "a tensor", "nothing", "name it as Hugging Face does")
+                Error::model(
+                    name,
+                    format!("tensor `{key}`"),
+                    "a tensor",
+                    "nothing",
+                    "name it as Hugging Face does",
+                )
             })
         };
         let spec = spec(config, name, b"");
@@ -146,10 +220,21 @@ impl Llama {
             false => get("lm_head.weight".into())?,
         };
         let linear = |layer: usize, p: Projection| {
-            Ok(Weight::Trained(get(format!("model.layers.{layer}.{}.weight", p.path()))?))
+            Ok(Weight::Trained(get(format!(
+                "model.layers.{layer}.{}.weight",
+                p.path()
+            ))?))
         };
         let norm = |name: String| get(format!("{name}.weight"));
-        Self::assemble(config, spec, device.clone(), embeddings, norm, linear, Weight::Trained(head))
+        Self::assemble(
+            config,
+            spec,
+            device.clone(),
+            embeddings,
+            norm,
+            linear,
+            Weight::Trained(head),
+        )
     }
 
     fn assemble(
@@ -162,7 +247,10 @@ impl Llama {
         head: Weight,
     ) -> Result<Self> {
         let block = |layer: usize| -> Result<Block> {
-            let weights: Vec<Weight> = Projection::ALL.into_iter().map(|p| linear(layer, p)).collect::<Result<_>>()?;
+            let weights: Vec<Weight> = Projection::ALL
+                .into_iter()
+                .map(|p| linear(layer, p))
+                .collect::<Result<_>>()?;
             let Ok(weights) = weights.try_into() else {
                 unreachable!("one weight for each of the seven projections")
             };
@@ -171,7 +259,9 @@ impl Llama {
                 head_dim: spec.head_dim,
                 eps: config.rms_norm_eps,
                 input_norm: norm(format!("model.layers.{layer}.input_layernorm"))?,
-                post_attention_norm: norm(format!("model.layers.{layer}.post_attention_layernorm"))?,
+                post_attention_norm: norm(format!(
+                    "model.layers.{layer}.post_attention_layernorm"
+                ))?,
                 weights,
             })
         };
@@ -189,15 +279,24 @@ impl Llama {
 }
 
 /// mistral.rs's norm weights.
-fn norms<'a>(vb: &'a ShardedVarBuilder, spec: &'a ModelSpec, config: &'a LlamaConfig) -> impl Fn(String) -> Result<Tensor> + 'a {
-    move |name| Ok(RmsNorm::new(spec.hidden, config.rms_norm_eps, vb.pp(name))?.weight().clone())
+fn norms<'a>(
+    vb: &'a ShardedVarBuilder,
+    spec: &'a ModelSpec,
+    config: &'a LlamaConfig,
+) -> impl Fn(String) -> Result<Tensor> + 'a {
+    move |name| {
+        Ok(RmsNorm::new(spec.hidden, config.rms_norm_eps, vb.pp(name))?
+            .weight()
+            .clone())
+    }
 }
 
 #[allow(unsafe_code)]
 fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
     // SAFETY: mistral.rs maps the files into memory, which is sound as long as
     // nobody changes them while the model is in use; its own loader does the same.
-    let vb = unsafe { ShardedSafeTensors::sharded(files, DType::F32, device, None, Arc::new(|_| true)) };
+    let vb =
+        unsafe { ShardedSafeTensors::sharded(files, DType::F32, device, None, Arc::new(|_| true)) };
     Ok(vb?)
 }
 
@@ -205,7 +304,13 @@ fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
     let c = config;
     let sizes = format!(
         "llama {} {} {} {} {} {} {}",
-        c.hidden_size, c.intermediate_size, c.vocab_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.rms_norm_eps
+        c.hidden_size,
+        c.intermediate_size,
+        c.vocab_size,
+        c.num_hidden_layers,
+        c.num_attention_heads,
+        c.num_key_value_heads,
+        c.rms_norm_eps
     );
     ModelSpec {
         name: name.to_owned(),

@@ -42,7 +42,8 @@ impl Llama {
     fn check(&self, forest: &Forest, request: &Request) -> Result<()> {
         self.spec.check_layers(request.capture)?;
         for intervention in request.interventions {
-            self.spec.check_layers(&intervention.layers().collect::<Vec<_>>())?;
+            self.spec
+                .check_layers(&intervention.layers().collect::<Vec<_>>())?;
         }
         if request.interventions.len() > Marks::BITS as usize {
             return Err(Error::value(
@@ -52,11 +53,18 @@ impl Llama {
                 "add up directions that act on the same rows",
             ));
         }
-        let longest = forest.positions().iter().max().map_or(0, |p| *p as usize + 1);
+        let longest = forest
+            .positions()
+            .iter()
+            .max()
+            .map_or(0, |p| *p as usize + 1);
         if longest > self.spec.context {
             return Err(Error::value(
                 "prompt",
-                format!("at most {} tokens, the context of {}", self.spec.context, self.spec.name),
+                format!(
+                    "at most {} tokens, the context of {}",
+                    self.spec.context, self.spec.name
+                ),
                 format!("{longest} tokens"),
                 "shorten the prompt or generate fewer tokens",
             ));

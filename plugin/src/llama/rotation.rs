@@ -25,7 +25,12 @@ impl RotationTable {
         let runtime_config =
             serde_json::from_value(config.for_runtime()).map_err(candle_core::Error::wrap)?;
         Ok(Self {
-            embedding: Llama3RotaryEmbedding::new_llama3(DType::F32, &runtime_config, device, true)?,
+            embedding: Llama3RotaryEmbedding::new_llama3(
+                DType::F32,
+                &runtime_config,
+                device,
+                true,
+            )?,
             half: config.head_dim() / 2,
             context: config.max_position_embeddings,
             device: device.clone(),
@@ -45,7 +50,8 @@ impl RotationTable {
         }
         let pick = |table: &[f32]| {
             let rows = positions.iter().map(|p| *p as usize * self.half);
-            rows.flat_map(|at| table[at..at + self.half].iter().copied()).collect()
+            rows.flat_map(|at| table[at..at + self.half].iter().copied())
+                .collect()
         };
         Ok(Rotation::new(pick(&known.0), pick(&known.1), self.half))
     }
@@ -55,7 +61,12 @@ impl RotationTable {
         let ones = Tensor::ones(halves, DType::F32, &self.device)?;
         let unit = Tensor::cat(&[&ones, &ones.zeros_like()?], 3)?; // (1, 1, length, D)
         let (rotated, _) = self.embedding.forward(&unit, &unit, &[0])?;
-        let half = |from: usize| rotated.narrow(3, from, self.half)?.flatten_all()?.to_vec1::<f32>();
+        let half = |from: usize| {
+            rotated
+                .narrow(3, from, self.half)?
+                .flatten_all()?
+                .to_vec1::<f32>()
+        };
         Ok((half(0)?, half(self.half)?))
     }
 }

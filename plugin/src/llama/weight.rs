@@ -35,7 +35,9 @@ struct RuntimeMatrix(Arc<dyn QuantMethod>);
 impl FrozenMatrix for RuntimeMatrix {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         // mistral.rs works on (batch, rows, features)
-        MatMul.qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?.squeeze(0)
+        MatMul
+            .qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?
+            .squeeze(0)
     }
 
     fn weight(&self) -> Result<Tensor> {
