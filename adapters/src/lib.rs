@@ -22,6 +22,8 @@ pub mod low_rank;
 pub mod ops;
 pub mod peft;
 pub mod rows;
+pub mod staging;
+pub mod tensor_file;
 
 pub use direction::{Direction, DirectionSet};
 pub use error::{Error, Result};

@@ -37,7 +37,7 @@ struct Arguments {
     #[arg(long, default_value_t = 6000)]
     steps: usize,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 5e-4)]
     lr: f64,
     /// Groups of four chats in a batch.
     #[arg(long, default_value_t = 12)]

@@ -1,1 +1,281 @@
-//! wip
+//! What the integration tests share: fixtures, the oracle's tensors, a comparison
+//! that names the place, and the dual loss of a batch of labelled prompts.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use rand::{Rng, SeedableRng};
+use reptune::{Llama, LoadOptions};
+use reptune_adapters::direction::{Direction, Provenance};
+use reptune_adapters::intervention::marks;
+use reptune_adapters::loss::{LabelRow, Mode, representation_loss, token_loss};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{
+    Cache, DirectionSet, Forest, Host, Intervention, LowRankUpdate, ModelSpec, Pass, Request,
+};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A file or directory of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}
+
+/// A model of `tests/fixtures`.
+pub fn llama(name: &str) -> Result<Llama> {
+    Ok(Llama::load(&fixture(name), LoadOptions::default())?)
+}
+
+/// What torch says: the tensors of `tests/oracle/make_fixtures.py`.
+pub struct Oracle(HashMap<String, Tensor>);
+
+impl Oracle {
+    /// Reads a file of `tests/fixtures`.
+    pub fn read(file: &str) -> Result<Self> {
+        let path = fixture(file);
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+            .with_context(|| path.display().to_string())?;
+        Ok(Self(tensors))
+    }
+
+    /// A tensor.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0.get(name).with_context(|| format!("oracle: {name}"))
+    }
+
+    /// Token ids.
+    pub fn tokens(&self, name: &str) -> Result<Vec<u32>> {
+        Ok(self.get(name)?.to_dtype(DType::U32)?.to_vec1()?)
+    }
+
+    /// The token ids of the three prompts.
+    pub fn prompts(&self) -> Result<Vec<Vec<u32>>> {
+        (0..3)
+            .map(|i| self.tokens(&format!("prompt.{i}.ids")))
+            .collect()
+    }
+
+    /// The unit directions of the four layers.
+    pub fn directions(&self) -> Result<DirectionSet> {
+        let layer = |l: usize| {
+            let unit = self.get(&format!("direction.{l}"))?.to_vec1()?;
+            Ok((l, Direction { unit, norm: 1. }))
+        };
+        Ok(DirectionSet {
+            layers: (0..4).map(layer).collect::<Result<_>>()?,
+            provenance: Provenance::default(),
+        })
+    }
+}
+
+/// Largest difference allowed, as a share of the largest value of the expected tensor.
+pub fn tolerance(dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 => 1e-4,
+        other => panic!("no host computes in {other:?} yet: measure, then add a line here"),
+    }
+}
+
+/// What rounding alone may do, as a share of the largest value: the matrix product
+/// blocks its sums by the number of rows, so a row's last bits depend on how many
+/// rows it is computed with.
+pub const ROUNDING: f32 = 5e-6;
+
+/// The values of a tensor, row-major.
+pub fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all()
+        .and_then(|t| t.to_vec1())
+        .expect("f32 on the CPU")
+}
+
+/// The bits of a tensor's values, for "bit for bit".
+pub fn bits(t: &Tensor) -> Vec<u32> {
+    flat(t).into_iter().map(f32::to_bits).collect()
+}
+
+/// Compares tensors in the order of the computation and stops at the first place that differs.
+pub struct Walk {
+    allowed: f32,
+    worst: f32,
+    at: String,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self::within(tolerance(DType::F32))
+    }
+}
+
+impl Walk {
+    /// With another tolerance than that of the table.
+    pub fn within(allowed: f32) -> Self {
+        Self {
+            allowed,
+            worst: 0.,
+            at: "everywhere".into(),
+        }
+    }
+
+    /// Panics with `place` and the element that is furthest off, if it is too far.
+    pub fn check(&mut self, place: &str, ours: &Tensor, expected: &Tensor) {
+        assert_eq!(ours.dims(), expected.dims(), "{place}: shape");
+        let (ours, theirs) = (flat(ours), flat(expected));
+        let scale = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+            let off = (a - b).abs() / scale.max(f32::MIN_POSITIVE);
+            // not `>`: NaN must fail
+            assert!(
+                off <= self.allowed,
+                "{place} is the first place that differs: element {i} of {:?} is {a}, expected {b}; \
+                 {off:.2e} of the largest value {scale}, allowed {:.0e}",
+                expected.dims(),
+                self.allowed
+            );
+            if off > self.worst {
+                (self.worst, self.at) = (off, place.to_owned());
+            }
+        }
+    }
+
+    /// Prints how far off the furthest place was (seen with `--nocapture`).
+    pub fn finish(self, what: &str) {
+        println!(
+            "{what}: largest difference {:.1e} ({})",
+            self.worst, self.at
+        );
+    }
+}
+
+/// All layers and all logits of one forward of `forest`.
+pub fn whole(host: &dyn Host, forest: &Forest, request: Request) -> Result<Pass> {
+    let layers: Vec<usize> = (0..host.spec().layers).collect();
+    let rows: Vec<u32> = (0..forest.len() as u32).collect();
+    let request = Request {
+        capture: &layers,
+        logits: &rows,
+        ..request
+    };
+    Ok(host.forward(forest, &mut Cache::none(), &request)?)
+}
+
+/// The logits of a pass that was asked for them.
+pub fn logits(pass: &Pass) -> &Tensor {
+    pass.logits.as_ref().expect("logits were requested")
+}
+
+/// Rows `rows` of a table.
+pub fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    Ok(table.index_select(&Tensor::new(rows, table.device())?, 0)?)
+}
+
+/// A forest whose rows are marked for `interventions`, and the rows of every prompt.
+pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (Forest, Vec<Vec<u32>>) {
+    let mut forest = Forest::new();
+    let rows = prompts
+        .iter()
+        .map(|p| forest.insert(None, p, |i| marks(interventions, i, p.len())))
+        .collect();
+    (forest, rows)
+}
+
+/// An update whose A and B are both random: B = 0 would hide half of the gradients.
+pub fn random_update(
+    spec: &ModelSpec,
+    layers: &[usize],
+    projections: &[Projection],
+    seed: u64,
+) -> Result<LowRankUpdate> {
+    let mut update = LowRankUpdate::init(spec, layers, projections, 4, 8., seed)?;
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed + 1);
+    for low_rank in update.sites.values_mut() {
+        let dims = low_rank.b.dims2()?;
+        let b: Vec<f32> = (0..dims.0 * dims.1)
+            .map(|_| rng.random_range(-0.2..0.2))
+            .collect();
+        low_rank.b = Tensor::from_vec(b, dims, &Device::Cpu)?;
+    }
+    Ok(update)
+}
+
+/// The dual loss as the oracle has it.
+pub struct Objective<'a> {
+    /// Which losses.
+    pub mode: Mode,
+    /// Towards or away from what.
+    pub directions: &'a DirectionSet,
+    /// Applied in the forward.
+    pub interventions: &'a [Intervention],
+}
+
+/// Layers of the representation loss.
+pub const LAYERS: [usize; 2] = [1, 2];
+/// Its row, counted back from the last prompt token.
+pub const OFFSET: usize = 2;
+
+/// What the losses of a batch are functions of.
+pub struct Measured {
+    /// By layer of [`LAYERS`]: the row of every prompt (P, H) and the direction (H,).
+    pub rows: Vec<(Tensor, Tensor)>,
+    /// At the last token of every prompt (P, V).
+    pub logits: Tensor,
+}
+
+impl Objective<'_> {
+    /// Runs all prompts in one forest.
+    pub fn measure(
+        &self,
+        host: &dyn Host,
+        prompts: &[Vec<u32>],
+        low_rank: Option<&LowRankUpdate>,
+    ) -> Result<Measured> {
+        let (forest, rows) = marked(prompts, self.interventions);
+        let back = |n: usize| -> Vec<u32> { rows.iter().map(|r| r[r.len() - 1 - n]).collect() };
+        let (last, chosen) = (back(0), back(OFFSET));
+        let request = Request {
+            interventions: self.interventions,
+            capture: &LAYERS,
+            logits: &last,
+            low_rank,
+        };
+        let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+        let at = |layer: usize| {
+            let d = Tensor::new(self.directions.layer(layer)?.unit.as_slice(), host.device())?;
+            Ok((pick(&pass.residuals[&layer], &chosen)?, d))
+        };
+        Ok(Measured {
+            rows: LAYERS.into_iter().map(at).collect::<Result<_>>()?,
+            logits: logits(&pass).clone(),
+        })
+    }
+
+    /// Representation loss, mean over layers and prompts, plus the weighted token loss.
+    pub fn loss(
+        &self,
+        host: &dyn Host,
+        prompts: &[Vec<u32>],
+        labels: &[u32],
+        low_rank: Option<&LowRankUpdate>,
+    ) -> Result<Tensor> {
+        let measured = self.measure(host, prompts, low_rank)?;
+        let token = token_loss(&measured.logits, &label_rows(labels), self.mode.label())?;
+        let mut loss = (token * self.mode.token_weight())?;
+        if let Some(kind) = self.mode.representation() {
+            for (h, d) in &measured.rows {
+                let share = 1. / LAYERS.len() as f64;
+                loss = (loss + (representation_loss(h, d, kind, 1.)? * share)?)?;
+            }
+        }
+        Ok(loss)
+    }
+}
+
+/// The labels of a batch whose letters are A (65) and B (66).
+pub fn label_rows(labels: &[u32]) -> Vec<LabelRow> {
+    let row = |(i, &right): (usize, &u32)| LabelRow {
+        row: i as u32,
+        right,
+        wrong: 131 - right,
+    };
+    labels.iter().enumerate().map(row).collect()
+}

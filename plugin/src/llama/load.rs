@@ -82,8 +82,7 @@ impl Llama {
             ));
         }
         let config = LlamaConfig::read(directory)?;
-        let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
-        let spec = spec(&config, &directory.display().to_string(), &tokenizer);
+        let spec = model_spec(&config, directory)?;
         match UqffEntries::find(path)? {
             Some(files) => Self::load_uqff(directory, &files, &config, spec, device),
             None => {
@@ -292,12 +291,21 @@ fn norms<'a>(
 }
 
 #[allow(unsafe_code)]
-fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
+pub(crate) fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
     // SAFETY: mistral.rs maps the files into memory, which is sound as long as
     // nobody changes them while the model is in use; its own loader does the same.
     let vb =
         unsafe { ShardedSafeTensors::sharded(files, DType::F32, device, None, Arc::new(|_| true)) };
     Ok(vb?)
+}
+
+/// Sizes and identity of the model in `directory`, without its weights.
+///
+/// # Errors
+/// When the tokenizer is missing.
+pub fn model_spec(config: &LlamaConfig, directory: &Path) -> Result<ModelSpec> {
+    let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
+    Ok(spec(config, &directory.display().to_string(), &tokenizer))
 }
 
 fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {

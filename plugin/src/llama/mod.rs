@@ -15,7 +15,8 @@ mod weight;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
-pub use load::{LoadOptions, parse_isq};
+pub(crate) use load::var_builder;
+pub use load::{LoadOptions, model_spec, parse_isq};
 
 use block::Block;
 use candle_core::{DType, Device, Tensor};

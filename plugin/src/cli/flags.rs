@@ -1,0 +1,256 @@
+//! What can be typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reptune_adapters::RowRule;
+use reptune_adapters::loss::Mode;
+use std::path::PathBuf;
+
+/// Find the direction of a behaviour in a Llama, steer with it, tune it into the
+/// weights, and hand the result to mistral.rs.
+///
+/// Layers are counted from 0: layer i is the output of decoder block i.
+#[derive(Parser)]
+#[command(name = "reptune", version, max_term_width = 90)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Do everything a recipe says: extract, tune, merge, bake, evaluate
+    #[command(after_help = "Examples:\n  reptune run recipes/honesty-mini.toml\n  reptune run recipes/honesty-llama2-13b-chat.toml --model /models/Llama-2-13b-chat-hf --out runs/13b\n\nStages whose inputs have not changed are skipped; after Ctrl-C run it again.")]
+    Run(Recipe),
+    /// Find the direction alone
+    #[command(after_help = "Example:\n  reptune extract recipes/honesty-mini.toml --out runs/direction")]
+    Extract(Recipe),
+    /// Tune the recipe's modes alone (extracts the direction first if need be)
+    #[command(after_help = "Examples:\n  reptune tune recipes/honesty-mini.toml\n  reptune tune recipes/honesty-mini.toml --mode \"in+ & truth\" --adapter-init runs/honesty-mini/tuned/truth --out runs/second")]
+    Tune(Tune),
+    /// Ask a model the recipe's test questions
+    #[command(after_help = "Examples:\n  reptune evaluate recipes/honesty-mini.toml\n  reptune evaluate recipes/honesty-mini.toml --adapter runs/honesty-mini/tuned/in_minus_lie --json")]
+    Evaluate(Evaluate),
+    /// Write the residual stream of prompts to a file
+    #[command(after_help = "Example:\n  reptune capture --model DIR --prompts prompts.jsonl --layers 1-3 --logits --out capture.safetensors\n\nLines {\"prompt\": \"..\"} are raw text; {\"messages\": [{\"role\": \"user\", \"content\": \"..\"}]} go through the\nchat template. Tensors: prompt.{i}.ids U32 (T,), prompt.{i}.layer.{l} F32 (T, H), prompt.{i}.logits F32 (T, V).")]
+    Capture(Capture),
+    /// Generate text, plain, steered or tuned
+    #[command(after_help = "Examples:\n  reptune generate --model DIR --prompt \"The colour of Quinvath is\"\n  reptune generate --model DIR --prompts prompts.jsonl --directions directions.safetensors --layers 1-2 --coeff -40\n  reptune generate --model DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json")]
+    Generate(Generate),
+    /// Fold an adapter into a full checkpoint
+    #[command(after_help = "Example:\n  reptune merge --model DIR --adapter runs/honesty-mini/tuned/in_minus_lie --out merged")]
+    Merge(Merge),
+    /// Write steering into a UQFF that unmodified mistral.rs serves
+    #[command(after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve --from-uqff baked.uqff -m baked")]
+    Bake(Bake),
+}
+
+#[derive(Args)]
+pub struct Recipe {
+    /// Recipe file (.toml)
+    pub recipe: PathBuf,
+    /// Model directory or hub id, instead of the recipe's
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Directory of the run; runs/<recipe name> if not given
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Quantize the model in place, such as q8_0 or q4k
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Tune {
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// Tune this mode only: truth, lie, in+, in-, "in+ & truth", "in- & lie", out
+    #[arg(long, value_parser = mode)]
+    pub mode: Option<Mode>,
+    /// Start from this PEFT adapter instead of zero
+    #[arg(long, value_name = "DIR")]
+    pub adapter_init: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Evaluate {
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// PEFT adapter to apply
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub steering: Steering,
+    /// System prompt instead of the recipe's
+    #[arg(long)]
+    pub system: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Capture {
+    /// Model directory, .uqff file or hub id
+    #[arg(long)]
+    pub model: String,
+    /// Quantize the model in place, such as q8_0 or q4k
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<String>,
+    /// Prompts, one JSON object a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: PathBuf,
+    /// File to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Layers such as 1-3,5 (all if not given)
+    #[arg(long)]
+    pub layers: Option<String>,
+    /// Write logits too
+    #[arg(long)]
+    pub logits: bool,
+}
+
+/// Steering on the command line.
+#[derive(Args)]
+pub struct Steering {
+    /// Direction file
+    #[arg(long, value_name = "FILE", requires = "layers")]
+    pub directions: Option<PathBuf>,
+    /// Layers such as 1-2 or 1,3
+    #[arg(long, requires = "directions")]
+    pub layers: Option<String>,
+    /// Signed multiplier of the unit direction, divided by the number of layers
+    #[arg(long, allow_negative_numbers = true, requires = "directions")]
+    pub coeff: Option<f64>,
+    /// What is done to the rows
+    #[arg(long, default_value = "add")]
+    pub operator: Operator,
+    /// Where in the block
+    #[arg(long, default_value = "output")]
+    pub site: Site,
+    /// Rows: all, prompt, generated, last:K, positions:P,Q,..
+    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    pub rows: RowRule,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Operator {
+    Add,
+    Ablate,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Site {
+    Output,
+    Input,
+}
+
+#[derive(Args)]
+pub struct Generate {
+    /// Model directory, .uqff file or hub id
+    #[arg(long)]
+    pub model: String,
+    /// Quantize the model in place, such as q8_0 or q4k
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<String>,
+    /// Raw text to continue
+    #[arg(long, conflicts_with = "prompts", required_unless_present = "prompts")]
+    pub prompt: Option<String>,
+    /// Prompts, one JSON object a line: {"prompt": ..} or {"messages": [..]}
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: Option<PathBuf>,
+    /// PEFT adapter to apply
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub steering: Steering,
+    /// Most tokens of a continuation
+    #[arg(long, default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Sample at this temperature; greedy if not given
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Seed of sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// One JSON object a prompt: prompt, text, tokens
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Merge {
+    /// Model directory or hub id (full weights)
+    #[arg(long)]
+    pub model: String,
+    /// PEFT adapter
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Directory to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Bake {
+    /// Model directory or hub id (full weights)
+    #[arg(long)]
+    pub model: String,
+    #[command(flatten)]
+    pub steering: Steering,
+    /// GGML type of the weights, such as q8_0 or q4k; f32 if not given
+    #[arg(long, value_name = "TYPE")]
+    pub quantize: Option<String>,
+    /// Directory to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let names: Vec<&str> = Mode::ALL.iter().map(|m| m.name()).collect();
+    let found = Mode::ALL.into_iter().find(|m| m.name() == text);
+    found.ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+/// Parses layers such as `1-3,5`; `all` are those below `count`.
+pub fn layers(text: &str, count: usize) -> anyhow::Result<Vec<usize>> {
+    if text == "all" {
+        return Ok((0..count).collect());
+    }
+    let wrong = || anyhow::anyhow!("--layers: expected layers such as 1-3,5 or all, found `{text}`; this model has layers 0 to {}", count - 1);
+    let mut layers = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let number = |s: &str| s.trim().parse::<usize>().ok().filter(|l| *l < count).ok_or_else(wrong);
+        let (from, to) = (number(from)?, number(to)?);
+        if from > to {
+            return Err(wrong());
+        }
+        layers.extend(from..=to);
+    }
+    layers.sort_unstable();
+    layers.dedup();
+    Ok(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_ranges_and_lists() {
+        assert_eq!(layers("1-3,5", 6).expect("valid"), [1, 2, 3, 5]);
+        assert_eq!(layers("2", 6).expect("valid"), [2]);
+        assert_eq!(layers("all", 3).expect("valid"), [0, 1, 2]);
+        for text in ["6", "3-1", "", "x", "1-", "-1"] {
+            let message = layers(text, 6).expect_err(text).to_string();
+            assert!(message.contains("0 to 5"), "{message}");
+        }
+    }
+}

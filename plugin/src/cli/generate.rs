@@ -1,0 +1,75 @@
+//! `reptune generate`: continuations, plain, steered or tuned.
+
+use super::{bar, flags};
+use crate::llama::{Llama, LoadOptions, parse_isq};
+use crate::{hub, prompts};
+use anyhow::{Result, bail};
+use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, peft};
+use reptune_recipes::Chat;
+use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
+use serde_json::json;
+use std::path::Path;
+
+/// The intervention that was typed, checked against the model.
+pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Intervention>> {
+    let (Some(file), Some(layers)) = (&a.directions, &a.layers) else {
+        return Ok(None);
+    };
+    let set = DirectionSet::load(file)?;
+    set.check_model(file, spec)?;
+    let layers = flags::layers(layers, spec.layers)?;
+    let (operator, coeff) = match (a.operator, a.coeff) {
+        (flags::Operator::Add, Some(coeff)) => (Operator::Add, coeff),
+        (flags::Operator::Add, None) => bail!("--coeff: expected a number for --operator add, found none; for example --coeff 19"),
+        (flags::Operator::Ablate, None) => (Operator::Ablate, 0.),
+        (flags::Operator::Ablate, Some(_)) => bail!("--coeff: --operator ablate takes none; leave it out"),
+    };
+    let point = match a.site {
+        flags::Site::Output => Point::Output,
+        flags::Site::Input => Point::Input,
+    };
+    Ok(Some(Intervention::new(&set, &layers, coeff, operator)?.at(point).on(a.rows.clone())))
+}
+
+/// The adapter that was typed, checked against the model.
+pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<LowRankUpdate>> {
+    Ok(directory.map(|d| peft::load(d, spec)).transpose()?)
+}
+
+pub fn generate(a: &flags::Generate) -> Result<()> {
+    let directory = hub::resolve(&a.model)?;
+    let isq = a.isq.as_deref().map(parse_isq).transpose()?;
+    let prompts = match (&a.prompt, &a.prompts) {
+        (Some(text), _) => vec![prompts::Prompt::Text(text.clone())],
+        (None, Some(file)) => prompts::read(file)?,
+        (None, None) => bail!("--prompt or --prompts: expected one of them, found neither"),
+    };
+    let llama = Llama::load(&directory, LoadOptions { isq })?;
+    let chat = Chat::load(&directory)?;
+    let interventions: Vec<Intervention> = steering(&a.steering, llama.spec())?.into_iter().collect();
+    let low_rank = adapter(a.adapter.as_deref(), llama.spec())?;
+    let sampling = match a.temperature {
+        None => Sampling::Greedy,
+        Some(temperature) => Sampling::Temperature { temperature, seed: a.seed },
+    };
+    let how = Generation {
+        interventions: &interventions,
+        low_rank: low_rank.as_ref(),
+        max_new_tokens: a.max_new_tokens,
+        stop: &chat.stop,
+        sampling,
+    };
+    let ids = prompts.iter().map(|p| p.ids(&chat)).collect::<reptune_recipes::Result<Vec<_>>>()?;
+    let bar = bar(ids.len(), "generate");
+    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    for (prompt, tokens) in prompts.iter().zip(&tokens) {
+        let text = chat.decode(tokens)?;
+        if a.json {
+            println!("{}", json!({"prompt": prompt.json(), "text": text, "tokens": tokens}));
+        } else {
+            println!("{text}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Prompt files: one JSON object a line.
+
+use reptune_adapters::artefact;
+use reptune_recipes::{Chat, Error, Message, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// One prompt.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Prompt {
+    /// `{"messages": [{"role": "user", "content": ".."}]}`, for the chat template.
+    Chat {
+        /// The conversation so far.
+        messages: Vec<Message>,
+    },
+    /// `{"prompt": ".."}`, raw.
+    Raw {
+        /// The text.
+        prompt: String,
+    },
+    /// A bare text, raw.
+    Text(String),
+}
+
+impl Prompt {
+    /// Its token ids.
+    ///
+    /// # Errors
+    /// When the template or the tokenizer fails.
+    pub fn ids(&self, chat: &Chat) -> Result<Vec<u32>> {
+        match self {
+            Self::Chat { messages } => chat.prompt(messages),
+            Self::Raw { prompt: text } | Self::Text(text) => chat.encode(text),
+        }
+    }
+
+    /// What the user gave: a text or messages.
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Chat { messages } => json!(messages),
+            Self::Raw { prompt: text } | Self::Text(text) => json!(text),
+        }
+    }
+}
+
+/// Reads a `.jsonl` file of prompts; empty lines are skipped.
+///
+/// # Errors
+/// Names the line that is not a prompt.
+pub fn read(path: &Path) -> Result<Vec<Prompt>> {
+    let bytes = artefact::read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
+    let prompts = lines
+        .map(|(i, line)| {
+            serde_json::from_str(line).map_err(|_| {
+                Error::input(
+                    path,
+                    format!("line {}", i + 1),
+                    "{\"prompt\": \"..\"} or {\"messages\": [..]}",
+                    format!("`{line}`"),
+                    "write one JSON object a line",
+                )
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if prompts.is_empty() {
+        return Err(Error::input(
+            path,
+            "file",
+            "at least one prompt",
+            "none",
+            "write one JSON object a line",
+        ));
+    }
+    Ok(prompts)
+}

@@ -1,0 +1,244 @@
+//! A recipe with its model loaded and its items read: what every stage starts from.
+
+use crate::error::Result;
+use crate::hub;
+use crate::llama::{Llama, LoadOptions};
+use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator, artefact};
+use reptune_recipes::data::{Items, Question, claim_question};
+use reptune_recipes::evaluate::{Answerer, Own, Tally, ask};
+use reptune_recipes::generate::Generation;
+use reptune_recipes::report::Row;
+use reptune_recipes::{Chat, Recipe};
+use std::path::{Path, PathBuf};
+
+/// A recipe, its model and its items.
+pub struct Session {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Directory of the model.
+    pub directory: PathBuf,
+    /// The model.
+    pub llama: Llama,
+    /// Its tokenizer and template.
+    pub chat: Chat,
+    /// Claims and questions.
+    pub items: Items,
+}
+
+impl Session {
+    /// Reads the recipe at `path` and loads its model, or `model` instead of it.
+    ///
+    /// # Errors
+    /// When the recipe, the data or the model is wrong.
+    pub fn open(path: &Path, model: Option<&str>, options: LoadOptions) -> Result<Self> {
+        let recipe = Recipe::read(path)?;
+        let items = Items::read(&recipe)?;
+        let directory = hub::resolve(model.unwrap_or(&recipe.model))?;
+        Ok(Self {
+            llama: Llama::load(&directory, options)?,
+            chat: Chat::load(&directory)?,
+            recipe,
+            directory,
+            items,
+        })
+    }
+
+    /// Test claims as questions.
+    pub fn claim_questions(&self) -> Vec<Question> {
+        self.items
+            .test
+            .iter()
+            .map(|c| claim_question(&self.recipe, c))
+            .collect()
+    }
+
+    /// The system prompt without a persona.
+    pub fn plain(&self) -> Vec<String> {
+        vec![self.recipe.prompt.system.clone()]
+    }
+
+    /// Our own forward under `interventions` and `low_rank`.
+    pub fn own<'a>(
+        &'a self,
+        interventions: &'a [Intervention],
+        low_rank: Option<&'a LowRankUpdate>,
+    ) -> Own<'a> {
+        let how = Generation {
+            interventions,
+            low_rank,
+            ..Generation::default()
+        };
+        Own {
+            host: &self.llama,
+            chat: &self.chat,
+            how,
+        }
+    }
+
+    /// Asks all test questions and makes a row of the report.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn row(
+        &self,
+        model: &str,
+        answerer: &dyn Answerer,
+        systems: &[String],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Row> {
+        let claims = self.claim_questions();
+        let (texts, verdicts) = ask(
+            answerer,
+            &self.chat,
+            &self.recipe,
+            systems,
+            &claims,
+            progress,
+        )?;
+        let choices = match self.items.choices.as_slice() {
+            [] => None,
+            choices => Some(Tally::of(
+                &ask(
+                    answerer,
+                    &self.chat,
+                    &self.recipe,
+                    systems,
+                    choices,
+                    progress,
+                )?
+                .1,
+            )),
+        };
+        Ok(Row {
+            model: model.to_owned(),
+            claims: Tally::of(&verdicts),
+            choices,
+            sample: texts
+                .first()
+                .map(|t| t.trim().to_owned())
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The recipe's steering with `coeff`, by `operator`.
+    ///
+    /// # Errors
+    /// When the directions lack a layer.
+    pub fn steering(
+        &self,
+        directions: &DirectionSet,
+        coeff: f64,
+        operator: Operator,
+    ) -> Result<Intervention> {
+        let s = &self.recipe.steering;
+        Ok(Intervention::new(directions, &s.layers, coeff, operator)?.on(s.rows.clone()))
+    }
+
+    /// The coeffs for the positive and the negative direction: the recipe's own, or
+    /// of its fractions those under which most validation claims are answered
+    /// honestly and least.
+    ///
+    /// # Errors
+    /// When the model fails, or the directions have no reference norms.
+    pub fn coeffs(
+        &self,
+        directions: &DirectionSet,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Coeffs> {
+        let s = &self.recipe.steering;
+        if let Some(coeff) = s.coeff {
+            return Ok(Coeffs {
+                positive: coeff,
+                negative: -coeff,
+                tried: Vec::new(),
+            });
+        }
+        let questions: Vec<Question> = self
+            .items
+            .validation
+            .iter()
+            .map(|c| claim_question(&self.recipe, c))
+            .collect();
+        let mut tried = Vec::new();
+        for sign in [1., -1.] {
+            for fraction in &s.fractions {
+                let coeff =
+                    directions.natural_coeff(&s.layers, sign * fraction)? * s.layers.len() as f64;
+                let steering = [self.steering(directions, coeff, Operator::Add)?];
+                let own = self.own(&steering, None);
+                let (_, verdicts) = ask(
+                    &own,
+                    &self.chat,
+                    &self.recipe,
+                    &self.plain(),
+                    &questions,
+                    progress,
+                )?;
+                tried.push(Tried {
+                    coeff,
+                    fraction: sign * fraction,
+                    tally: Tally::of(&verdicts),
+                });
+            }
+        }
+        // Of equal effects the smallest dose.
+        let best = |sign: f64, score: &dyn Fn(&Tried) -> usize| {
+            let side = tried.iter().filter(|t| t.fraction * sign > 0.);
+            side.max_by(|a, b| {
+                score(a)
+                    .cmp(&score(b))
+                    .then(b.coeff.abs().total_cmp(&a.coeff.abs()))
+            })
+            .map_or(0., |t| t.coeff)
+        };
+        Ok(Coeffs {
+            positive: best(1., &|t| t.tally.honest),
+            negative: best(-1., &|t| t.tally.lie),
+            tried,
+        })
+    }
+}
+
+/// A coeff that was tried on the validation claims.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Tried {
+    /// The coeff.
+    pub coeff: f64,
+    /// It as a fraction of the mean residual norm, per layer.
+    pub fraction: f64,
+    /// What was answered.
+    pub tally: Tally,
+}
+
+/// The coeffs of a run.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Coeffs {
+    /// Above 0.
+    pub positive: f64,
+    /// Below 0.
+    pub negative: f64,
+    /// What was tried, if the recipe left it open.
+    pub tried: Vec<Tried>,
+}
+
+/// Names what a model directory holds, without reading its weights: a hash of the
+/// configuration and of every file's name, length and time of change.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn model_key(directory: &Path) -> Result<String> {
+    let io = |e| reptune_adapters::Error::io(directory, e);
+    let mut parts = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let metadata = std::fs::metadata(entry.path()).map_err(io)?;
+        parts.push(format!(
+            "{:?} {} {:?}",
+            entry.file_name(),
+            metadata.len(),
+            metadata.modified().ok()
+        ));
+    }
+    parts.sort();
+    Ok(artefact::sha256(parts.iter().map(String::as_bytes)))
+}

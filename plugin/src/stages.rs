@@ -1,0 +1,147 @@
+//! Stages of a run that are skipped while their inputs are the same.
+
+use crate::error::{Error, Result};
+use reptune_adapters::artefact;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The directory of a run, with the input hash of every finished stage in
+/// `stages.json`. Cut off at any point, the next run does what is not finished.
+pub struct Stages {
+    out: PathBuf,
+    done: BTreeMap<String, String>,
+}
+
+const FILE: &str = "stages.json";
+
+impl Stages {
+    /// Opens the run in `out`, or starts one there.
+    ///
+    /// # Errors
+    /// When `out` holds something else.
+    pub fn open(out: &Path) -> Result<Self> {
+        let io = |e| reptune_adapters::Error::io(out, e);
+        let file = out.join(FILE);
+        if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
+            return Err(Error::model(
+                out,
+                "output directory",
+                "an empty directory, or that of an earlier run",
+                "other files",
+                "name another with --out",
+            ));
+        }
+        std::fs::create_dir_all(out).map_err(io)?;
+        let done = match file.is_file() {
+            true => serde_json::from_slice(&artefact::read(&file)?).unwrap_or_default(),
+            false => BTreeMap::new(),
+        };
+        // What an interrupted run was writing.
+        for entry in std::fs::read_dir(out).map_err(io)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".reptune-") {
+                remove(&entry.path())?;
+            }
+        }
+        let stages = Self {
+            out: out.to_owned(),
+            done,
+        };
+        stages.save()?;
+        Ok(stages)
+    }
+
+    /// A path in the run's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    /// Runs `work` for the artefact `name` unless it is there and was made from the
+    /// same `inputs`. What an earlier run left at that path is removed first.
+    /// Returns the hash of the inputs, an input of later stages.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn run(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        work: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<String> {
+        let version = env!("CARGO_PKG_VERSION");
+        let parts = inputs
+            .iter()
+            .chain([&name, &version])
+            .flat_map(|s| [s.as_bytes(), b"\n"]);
+        let key = artefact::sha256(parts);
+        let path = self.path(name);
+        if self.done.get(name) == Some(&key) && path.exists() {
+            return Ok(key);
+        }
+        self.done.remove(name);
+        self.save()?;
+        remove(&path)?;
+        work(&path)?;
+        self.done.insert(name.to_owned(), key.clone());
+        self.save()?;
+        Ok(key)
+    }
+
+    fn save(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.done).unwrap_or_default();
+        Ok(artefact::write_atomically(&self.out.join(FILE), |w| {
+            writeln!(w, "{text}")
+        })?)
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false if path.exists() => std::fs::remove_file(path),
+        false => Ok(()),
+    };
+    removed.map_err(|e| reptune_adapters::Error::io(path, e).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_runs_again_only_when_its_inputs_change() -> Result<()> {
+        let directory = tempfile::tempdir().map_err(|e| reptune_adapters::Error::io("temp", e))?;
+        let out = directory.path().join("run");
+        let mut count = 0;
+        let mut once = |inputs: &[&str]| -> Result<()> {
+            let mut stages = Stages::open(&out)?;
+            stages.run("a.txt", inputs, |path| {
+                count += 1;
+                Ok(artefact::write_atomically(path, |w| w.write_all(b"x"))?)
+            })?;
+            Ok(())
+        };
+        once(&["1"])?;
+        once(&["1"])?;
+        once(&["2"])?;
+        std::fs::remove_file(out.join("a.txt"))
+            .map_err(|e| reptune_adapters::Error::io("a.txt", e))?;
+        once(&["2"])?;
+        assert_eq!(count, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_with_other_files_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("thesis.txt"), "x").expect("writable");
+        let error = Stages::open(directory.path())
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default();
+        assert!(
+            error.contains("other files") && error.contains("--out"),
+            "{error}"
+        );
+        assert!(!directory.path().join(FILE).exists());
+    }
+}

@@ -1,0 +1,264 @@
+//! From text to token ids: the tokenizer and chat template of a model directory.
+
+use crate::error::{Error, Result};
+use minijinja::{Environment, context};
+use reptune_adapters::artefact;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tokenizers::Tokenizer;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+}
+
+impl Message {
+    /// A user message, after a system message unless `system` is empty.
+    pub fn conversation(system: &str, user: &str) -> Vec<Self> {
+        let message = |role: &str, content: &str| Self {
+            role: role.into(),
+            content: content.into(),
+        };
+        let mut messages = Vec::new();
+        if !system.is_empty() {
+            messages.push(message("system", system));
+        }
+        messages.push(message("user", user));
+        messages
+    }
+}
+
+/// A tokenizer with a chat template.
+pub struct Chat {
+    directory: PathBuf,
+    tokenizer: Tokenizer,
+    template: Option<String>,
+    bos: String,
+    eos: String,
+    /// Tokens that end a generation.
+    pub stop: Vec<u32>,
+}
+
+impl Chat {
+    /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, or that of
+    /// `tokenizer_config.json`) and the end-of-text tokens of a model directory.
+    ///
+    /// # Errors
+    /// When a file is missing or broken.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let directory = if directory.is_file() {
+            directory.parent().unwrap_or(directory)
+        } else {
+            directory
+        };
+        let path = directory.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_bytes(artefact::read(&path)?).map_err(|e| {
+            Error::input(
+                &path,
+                "file",
+                "a tokenizer of Hugging Face tokenizers",
+                e.to_string(),
+                "fetch it again",
+            )
+        })?;
+        let json = |name: &str| -> Result<Value> {
+            let path = directory.join(name);
+            if !path.is_file() {
+                return Ok(Value::Null);
+            }
+            serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
+                Error::input(
+                    &path,
+                    format!("line {}", e.line()),
+                    "JSON",
+                    e.to_string(),
+                    "fetch it again",
+                )
+            })
+        };
+        let config = json("tokenizer_config.json")?;
+        let token = |key: &str| match &config[key] {
+            Value::String(s) => s.clone(),
+            other => other["content"].as_str().unwrap_or_default().to_owned(),
+        };
+        let jinja = directory.join("chat_template.jinja");
+        let template = if jinja.is_file() {
+            Some(String::from_utf8_lossy(&artefact::read(&jinja)?).into_owned())
+        } else {
+            match &config["chat_template"] {
+                Value::String(s) => Some(s.clone()),
+                Value::Array(named) => named
+                    .iter()
+                    .find(|t| t["name"] == "default")
+                    .and_then(|t| t["template"].as_str())
+                    .map(str::to_owned),
+                _ => None,
+            }
+        };
+        let eos = token("eos_token");
+        let mut stop: Vec<u32> = Vec::new();
+        for file in ["generation_config.json", "config.json"] {
+            match &json(file)?["eos_token_id"] {
+                Value::Array(ids) => {
+                    stop.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32))
+                }
+                id => stop.extend(id.as_u64().map(|id| id as u32)),
+            }
+        }
+        stop.extend(tokenizer.token_to_id(&eos));
+        stop.sort_unstable();
+        stop.dedup();
+        Ok(Self {
+            directory: directory.to_owned(),
+            tokenizer,
+            template,
+            bos: token("bos_token"),
+            eos,
+            stop,
+        })
+    }
+
+    /// Renders a conversation up to where the assistant would answer.
+    ///
+    /// # Errors
+    /// When there is no template, it fails, or it drops the last message.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        let text = self.fill(messages, "generation")?;
+        if let Some(last) = messages.last().filter(|m| !text.contains(m.content.trim())) {
+            return Err(Error::input(
+                &self.directory,
+                "chat template",
+                format!("the message `{}` in the rendered text", last.content),
+                format!("`{text}`"),
+                "the template drops the prompt; check the roles or the template",
+            ));
+        }
+        Ok(text)
+    }
+
+    fn fill(&self, messages: &[Message], purpose: &str) -> Result<String> {
+        let failed = |found: String| {
+            Error::input(
+                &self.directory,
+                "chat template",
+                "a template that renders",
+                found,
+                "give raw prompts, or mend the template",
+            )
+        };
+        let template = self
+            .template
+            .as_deref()
+            .ok_or_else(|| failed("none".into()))?;
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(
+                    minijinja::ErrorKind::InvalidOperation,
+                    message,
+                ))
+            },
+        );
+        // Templates that print today's date would make prompts differ from day to day.
+        environment.add_function("strftime_now", |_format: String| {
+            String::from("26 Jul 2024")
+        });
+        let context = context! {
+            messages => messages,
+            add_generation_prompt => purpose == "generation",
+            bos_token => self.bos,
+            eos_token => self.eos,
+        };
+        environment
+            .render_str(template, context)
+            .map_err(|e| failed(format!("{e:#}")))
+    }
+
+    /// Token ids of raw text, with the special tokens its tokenizer adds.
+    ///
+    /// # Errors
+    /// When the tokenizer fails, or the text is empty.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let add_special = self.bos.is_empty() || !text.starts_with(&self.bos);
+        let encoding = self.tokenizer.encode_fast(text, add_special).map_err(|e| {
+            Error::input(
+                &self.directory,
+                "tokenizer",
+                "a text it can encode",
+                e.to_string(),
+                format!("the text was `{text}`"),
+            )
+        })?;
+        if encoding.get_ids().is_empty() {
+            return Err(Error::input(
+                &self.directory,
+                "prompt",
+                "at least one token",
+                "an empty prompt",
+                "give a prompt",
+            ));
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a conversation up to where the assistant would answer. A
+    /// begin-of-text token is there once, whether the template or the tokenizer gives it.
+    ///
+    /// # Errors
+    /// As [`Chat::render`] and [`Chat::encode`].
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.encode(&self.render(messages)?)
+    }
+
+    /// Text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| {
+            Error::input(
+                &self.directory,
+                "tokenizer",
+                "tokens it can decode",
+                e.to_string(),
+                "the model's vocabulary may be larger than its tokenizer's",
+            )
+        })
+    }
+
+    /// The one token with which the assistant's answer `label` starts after `messages`.
+    ///
+    /// # Errors
+    /// When the label is more than one token there.
+    pub fn label_token(&self, messages: &[Message], label: &str) -> Result<u32> {
+        let prompt = self.prompt(messages)?;
+        let mut answered = messages.to_vec();
+        answered.push(Message {
+            role: "assistant".into(),
+            content: label.into(),
+        });
+        let full = self.encode(&self.fill(&answered, "training")?)?;
+        let rest = full.strip_prefix(prompt.as_slice()).unwrap_or_default();
+        let first = self.decode(rest.get(..1).unwrap_or_default())?;
+        if first.trim() != label {
+            return Err(Error::input(
+                &self.directory,
+                format!("label `{label}`"),
+                "a single token",
+                format!("`{first}` as the first of {} tokens", rest.len()),
+                "choose labels that the tokenizer knows as one token, such as A and B",
+            ));
+        }
+        Ok(rest[0])
+    }
+}

@@ -1,0 +1,191 @@
+//! Generation over a forest: all prompts grow together, and keys and values are kept.
+
+use crate::error::Result;
+use candle_core::{D, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use reptune_adapters::intervention::marks;
+use reptune_adapters::{Cache, Error, Forest, Host, Intervention, LowRankUpdate, Request};
+
+/// Prompt rows computed in one forward; more are done in turns.
+const ROWS: usize = 4096;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Sampling {
+    /// The likeliest; of equals the first.
+    #[default]
+    Greedy,
+    /// At random from `softmax(logits / temperature)`.
+    Temperature {
+        /// Above 0.
+        temperature: f64,
+        /// Prompt i draws from a stream of its own, seeded by this and i.
+        seed: u64,
+    },
+}
+
+/// What is generated, and under which changes to the model.
+#[derive(Clone, Copy, Default)]
+pub struct Generation<'a> {
+    /// Interventions on the residual stream.
+    pub interventions: &'a [Intervention],
+    /// Low-rank updates.
+    pub low_rank: Option<&'a LowRankUpdate>,
+    /// Most tokens a prompt gets.
+    pub max_new_tokens: usize,
+    /// Tokens that end a sequence; they are not part of what is returned.
+    pub stop: &'a [u32],
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// One growing sequence.
+struct Sequence {
+    index: usize,
+    prompt: usize,
+    last: u32,
+    ids: Vec<u32>,
+    rng: ChaCha8Rng,
+}
+
+/// Generates a continuation of every prompt. `progress` is called after each
+/// group of prompts with the number done.
+///
+/// # Errors
+/// When a prompt is empty or does not fit the context.
+pub fn generate(
+    host: &dyn Host,
+    prompts: &[Vec<u32>],
+    how: &Generation,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<u32>>> {
+    let mut generated = vec![Vec::new(); prompts.len()];
+    let mut from = 0;
+    while from < prompts.len() {
+        let mut rows = 0;
+        let fits = |p: &&Vec<u32>| {
+            rows += p.len();
+            rows <= ROWS
+        };
+        let many = prompts[from..].iter().take_while(fits).count().max(1);
+        grow(host, prompts, from..from + many, how, &mut generated)?;
+        from += many;
+        progress(from);
+    }
+    Ok(generated)
+}
+
+fn grow(
+    host: &dyn Host,
+    prompts: &[Vec<u32>],
+    range: std::ops::Range<usize>,
+    how: &Generation,
+    generated: &mut [Vec<u32>],
+) -> Result<()> {
+    let (seed, temperature) = match how.sampling {
+        Sampling::Greedy => (0, None),
+        Sampling::Temperature { temperature, seed }
+            if temperature > 0. && temperature.is_finite() =>
+        {
+            (seed, Some(temperature))
+        }
+        Sampling::Temperature { temperature, .. } => {
+            return Err(Error::value(
+                "temperature",
+                "a positive number",
+                temperature.to_string(),
+                "leave it out for greedy decoding",
+            )
+            .into());
+        }
+    };
+    let mut forest = Forest::new();
+    let mut active = Vec::new();
+    for index in range {
+        let ids = &prompts[index];
+        let rows = forest.insert(None, ids, |i| marks(how.interventions, i, ids.len()));
+        let Some(&last) = rows.last() else {
+            return Err(Error::value(
+                format!("prompt {index}"),
+                "at least one token",
+                "none",
+                "give a prompt",
+            )
+            .into());
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index as u64);
+        active.push(Sequence {
+            index,
+            prompt: ids.len(),
+            last,
+            ids: Vec::new(),
+            rng,
+        });
+    }
+    let mut cache = Cache::keeping(
+        host.spec().layers,
+        forest.len() + active.len() * how.max_new_tokens,
+    );
+    for step in 0..how.max_new_tokens {
+        // Rows of this forward that are read: on shared prompts, once.
+        let mut rows: Vec<u32> = active.iter().map(|s| s.last).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let request = Request {
+            interventions: how.interventions,
+            logits: &rows,
+            low_rank: how.low_rank,
+            ..Request::default()
+        };
+        let Some(logits) = host.forward(&forest, &mut cache, &request)?.logits else {
+            break;
+        };
+        let logits = logits.detach();
+        let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+        let mut kept = Vec::new();
+        for mut sequence in active {
+            let at = rows.partition_point(|r| *r < sequence.last);
+            let token = match temperature {
+                None => best[at],
+                Some(t) => draw(&logits.get(at)?, t, &mut sequence.rng)?,
+            };
+            if how.stop.contains(&token) {
+                generated[sequence.index] = sequence.ids;
+                continue;
+            }
+            sequence.ids.push(token);
+            if sequence.ids.len() == how.max_new_tokens {
+                generated[sequence.index] = sequence.ids;
+                continue;
+            }
+            let mark = marks(how.interventions, sequence.prompt + step, sequence.prompt);
+            sequence.last = forest.insert(Some(sequence.last), &[token], |_| mark)[0];
+            kept.push(sequence);
+        }
+        active = kept;
+        if active.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A token drawn from `softmax(logits / temperature)`. Shapes: `logits` (V,).
+fn draw(logits: &Tensor, temperature: f64, rng: &mut ChaCha8Rng) -> Result<u32> {
+    let logits: Vec<f32> = logits.to_vec1()?;
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits
+        .iter()
+        .map(|l| (f64::from(l - max) / temperature).exp())
+        .collect();
+    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
+    for (token, weight) in weights.iter().enumerate() {
+        left -= weight;
+        if left < 0. {
+            return Ok(token as u32);
+        }
+    }
+    Ok(weights.len() as u32 - 1)
+}

@@ -1,0 +1,57 @@
+//! A real PEFT computes what we compute with an adapter that we wrote.
+
+use anyhow::{Result, ensure};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{Forest, Host, Request, peft};
+use reptune_tests::{Oracle, Walk, fixture, llama, logits, random_update, whole};
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
+    let Some(python) = std::env::var_os("REPTUNE_PYTHON") else {
+        println!("skipped: set REPTUNE_PYTHON to a python with torch, transformers and peft");
+        return Ok(());
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle/check_adapter.py");
+    for name in ["llama2", "llama32"] {
+        let prompts = Oracle::read(&format!("oracle-{name}.safetensors"))?.prompts()?;
+        let host = llama(&format!("tiny-{name}"))?;
+        let update = random_update(host.spec(), &[0, 3], &Projection::ALL, 13)?;
+        let directory = tempfile::tempdir()?;
+        let adapter = directory.path().join("adapter");
+        peft::save(&adapter, &update, name)?;
+        let (ids, out) = (
+            directory.path().join("ids.json"),
+            directory.path().join("out.safetensors"),
+        );
+        std::fs::write(&ids, serde_json::to_string(&prompts)?)?;
+        let run = Command::new(&python)
+            .arg(&script)
+            .arg(fixture(&format!("tiny-{name}")))
+            .args([&adapter, &ids, &out])
+            .output()?;
+        ensure!(
+            run.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        let theirs = candle_core::safetensors::load(&out, host.device())?;
+        let mut walk = Walk::default();
+        for (i, prompt) in prompts.iter().enumerate() {
+            let (forest, _) = Forest::pack(&[prompt]);
+            let request = Request {
+                low_rank: Some(&update),
+                ..Request::default()
+            };
+            let place = format!("prompt.{i}.logits");
+            walk.check(
+                &place,
+                logits(&whole(&host, &forest, request)?),
+                &theirs[&place],
+            );
+        }
+        walk.finish(&format!("{name}: PEFT with our adapter"));
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! A model quantized in place: it runs, stays close to f32, and lets gradients through.
+//!
+//! K-quants want rows of a multiple of 256, which the fixtures lack, so a random
+//! Llama is written for the occasion.
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use reptune::{Llama, LoadOptions, llama::parse_isq};
+use reptune_adapters::loss::{Label, token_loss};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{Cache, Forest, Host, LowRankUpdate, Request};
+use reptune_tests::{fixture, flat, label_rows, logits, random_update, whole};
+use std::collections::HashMap;
+use std::path::Path;
+
+const PROMPTS: [&[u32]; 3] = [
+    &[256, 73, 115, 32, 97],
+    &[256, 73, 115, 32, 105, 116, 32, 116, 114, 117, 101, 63],
+    &[256, 258, 32, 65, 32, 259],
+];
+
+fn write_random_llama(directory: &Path) -> Result<()> {
+    let (hidden, intermediate, vocab, layers) = (256, 512, 272, 2);
+    let text = std::fs::read_to_string(fixture("tiny-llama2").join("config.json"))?;
+    let mut config: serde_json::Value = serde_json::from_str(&text)?;
+    config["hidden_size"] = hidden.into();
+    config["intermediate_size"] = intermediate.into();
+    config["num_hidden_layers"] = layers.into();
+    std::fs::write(directory.join("config.json"), config.to_string())?;
+    let tokenizer = fixture("tiny-llama2").join("tokenizer.json");
+    std::fs::copy(tokenizer, directory.join("tokenizer.json"))?;
+
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let mut matrix = |o: usize, i: usize| -> Result<Tensor> {
+        let bound = (3. / i as f32).sqrt(); // outputs of variance 1
+        let data: Vec<f32> = (0..o * i)
+            .map(|_| rng.random_range(-bound..bound))
+            .collect();
+        Ok(Tensor::from_vec(data, (o, i), &Device::Cpu)?)
+    };
+    let norm = Tensor::ones(hidden, candle_core::DType::F32, &Device::Cpu)?;
+    let mut tensors = HashMap::from([
+        (
+            "model.embed_tokens.weight".to_owned(),
+            matrix(vocab, hidden)?,
+        ),
+        ("lm_head.weight".to_owned(), matrix(vocab, hidden)?),
+        ("model.norm.weight".to_owned(), norm.clone()),
+    ]);
+    for layer in 0..layers {
+        let at = |name: &str| format!("model.layers.{layer}.{name}.weight");
+        tensors.insert(at("input_layernorm"), norm.clone());
+        tensors.insert(at("post_attention_layernorm"), norm.clone());
+        for p in Projection::ALL {
+            let (o, i) = match p {
+                Projection::QProj | Projection::OProj => (hidden, hidden),
+                Projection::KProj | Projection::VProj => (hidden / 2, hidden),
+                Projection::GateProj | Projection::UpProj => (intermediate, hidden),
+                Projection::DownProj => (hidden, intermediate),
+            };
+            tensors.insert(at(p.path()), matrix(o, i)?);
+        }
+    }
+    candle_core::safetensors::save(&tensors, directory.join("model.safetensors"))?;
+    Ok(())
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Gradients of a token loss, by site and letter.
+fn gradients(host: &Llama, update: &LowRankUpdate) -> Result<Vec<(String, Vec<f32>)>> {
+    let (forest, rows) = Forest::pack(&PROMPTS);
+    let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+    let request = Request {
+        logits: &last,
+        low_rank: Some(update),
+        ..Request::default()
+    };
+    let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+    let loss = token_loss(logits(&pass), &label_rows(&[65, 66, 65]), Label::Right)?;
+    let found = loss.backward()?;
+    let mut all = Vec::new();
+    for (site, l) in &update.sites {
+        for (letter, factor) in [("A", &l.a), ("B", &l.b)] {
+            let place = format!("{site}.lora_{letter}");
+            let g = flat(
+                found
+                    .get(factor)
+                    .with_context(|| format!("{place}: no gradient"))?,
+            );
+            all.push((place, g));
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    write_random_llama(directory.path())?;
+    let full = Llama::load(directory.path(), LoadOptions::default())?;
+    let mut update = random_update(full.spec(), &[0, 1], &Projection::ALL, 9)?;
+    update.trainable(&Device::Cpu)?;
+    let (forest, _) = Forest::pack(&PROMPTS);
+    let expected = flat(logits(&whole(&full, &forest, Request::default())?));
+    let full_gradients = gradients(&full, &update)?;
+    for (name, least, least_gradient) in [("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9)] {
+        let isq = Some(parse_isq(name)?);
+        let host = Llama::load(directory.path(), LoadOptions { isq })?;
+        assert_eq!(
+            host.spec().fingerprint,
+            full.spec().fingerprint,
+            "{name}: same model"
+        );
+        let ours = flat(logits(&whole(&host, &forest, Request::default())?));
+        let close = cosine(&ours, &expected);
+        assert!(close > least, "{name}: cosine of logits {close}");
+        assert_ne!(ours, expected, "{name}: not quantized at all");
+        let mut closest = (1f64, String::new());
+        for ((place, g), (_, full)) in gradients(&host, &update)?.iter().zip(&full_gradients) {
+            assert!(g.iter().all(|x| x.is_finite()), "{name}: {place} is finite");
+            assert!(g.iter().any(|x| *x != 0.), "{name}: {place} is not zero");
+            let close = cosine(g, full);
+            assert!(
+                close > least_gradient,
+                "{name}: gradient of {place} has cosine {close}"
+            );
+            if close < closest.0 {
+                closest = (close, place.clone());
+            }
+        }
+        println!(
+            "{name}: cosine of logits {close:.5}, of gradients at least {:.5} ({})",
+            closest.0, closest.1
+        );
+    }
+    Ok(())
+}
