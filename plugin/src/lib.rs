@@ -1,14 +1,14 @@
 //! reptune on mistral.rs: the hooked Llama, generation, baking, the command line.
 
-// pub mod bake;
-// pub mod cli;
+pub mod bake;
+pub mod cli;
 mod error;
 pub mod hub;
 pub mod llama;
 pub mod prompts;
 pub mod session;
 pub mod stages;
-// pub mod stock;
+pub mod stock;
 pub mod uqff;
 
 pub use error::{Error, Result};

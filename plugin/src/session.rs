@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::hub;
 use crate::llama::{Llama, LoadOptions};
+use crate::stock::Stock;
 use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator, artefact};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{Answerer, Own, Tally, ask};
@@ -196,6 +197,23 @@ impl Session {
             negative: best(-1., &|t| t.tally.lie),
             tried,
         })
+    }
+}
+
+impl Answerer for Stock {
+    fn answer(
+        &self,
+        prompts: &[Vec<u32>],
+        max_new_tokens: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> reptune_recipes::Result<Vec<String>> {
+        let mut answers = Vec::new();
+        for ids in prompts {
+            let answer = self.generate(ids, max_new_tokens);
+            answers.push(answer.map_err(|e| reptune_recipes::Error::Runtime(Box::new(e)))?);
+            progress(answers.len());
+        }
+        Ok(answers)
     }
 }
 

@@ -12,6 +12,9 @@ pub enum Error {
     /// A tensor operation of candle failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// Another runtime that was asked failed.
+    #[error(transparent)]
+    Runtime(Box<dyn std::error::Error + Send + Sync>),
     /// A place in a user's file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Input {

@@ -157,11 +157,12 @@ fn add(weight: &Tensor, low_rank: &LowRank) -> Result<(Tensor, MergedSite)> {
     let delta = delta.to_dtype(DType::F32)?; // (O, I)
     let before = weight.to_dtype(DType::F32)?;
     let sum = (&before + &delta)?.to_dtype(weight.dtype())?;
-    let different = sum.ne(weight)?.to_dtype(DType::F32)?;
+    let different: Vec<u8> = sum.ne(weight)?.flatten_all()?.to_vec1()?;
+    let changed = different.iter().filter(|&&x| x != 0).count();
     let report = MergedSite {
         delta_norm: norm(&delta)?,
         weight_norm: norm(&before)?,
-        changed: f64::from(different.mean_all()?.to_scalar::<f32>()?),
+        changed: changed as f64 / different.len().max(1) as f64,
     };
     Ok((sum, report))
 }

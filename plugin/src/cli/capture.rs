@@ -23,7 +23,11 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         let ids = prompt.ids(&chat)?;
         let (forest, rows) = Forest::pack(std::slice::from_ref(&ids));
         let logits = if a.logits { rows[0].as_slice() } else { &[] };
-        let request = Request { capture: &layers, logits, ..Request::default() };
+        let request = Request {
+            capture: &layers,
+            logits,
+            ..Request::default()
+        };
         let pass = llama.forward(&forest, &mut Cache::none(), &request)?;
         tensors.insert(format!("prompt.{i}.ids"), Tensor::new(ids, llama.device())?);
         for (layer, residual) in pass.residuals {
@@ -39,11 +43,19 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         ("format".to_owned(), "reptune.capture.1".to_owned()),
         ("layer_convention".to_owned(), LAYER_CONVENTION.to_owned()),
         ("model".to_owned(), llama.spec().name.clone()),
-        ("model_fingerprint".to_owned(), llama.spec().fingerprint.clone()),
+        (
+            "model_fingerprint".to_owned(),
+            llama.spec().fingerprint.clone(),
+        ),
     ]);
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
     artefact::sort_metadata(&mut file);
     artefact::write_atomically(&a.out, |w| w.write_all(&file))?;
-    println!("{}: {} prompts, {} layers", a.out.display(), prompts.len(), layers.len());
+    println!(
+        "{}: {} prompts, {} layers",
+        a.out.display(),
+        prompts.len(),
+        layers.len()
+    );
     Ok(())
 }

@@ -19,28 +19,44 @@ pub struct Arguments {
 #[derive(Subcommand)]
 pub enum Command {
     /// Do everything a recipe says: extract, tune, merge, bake, evaluate
-    #[command(after_help = "Examples:\n  reptune run recipes/honesty-mini.toml\n  reptune run recipes/honesty-llama2-13b-chat.toml --model /models/Llama-2-13b-chat-hf --out runs/13b\n\nStages whose inputs have not changed are skipped; after Ctrl-C run it again.")]
+    #[command(
+        after_help = "Examples:\n  reptune run recipes/honesty-mini.toml\n  reptune run recipes/honesty-llama2-13b-chat.toml --model /models/Llama-2-13b-chat-hf --out runs/13b\n\nStages whose inputs have not changed are skipped; after Ctrl-C run it again."
+    )]
     Run(Recipe),
     /// Find the direction alone
-    #[command(after_help = "Example:\n  reptune extract recipes/honesty-mini.toml --out runs/direction")]
+    #[command(
+        after_help = "Example:\n  reptune extract recipes/honesty-mini.toml --out runs/direction"
+    )]
     Extract(Recipe),
     /// Tune the recipe's modes alone (extracts the direction first if need be)
-    #[command(after_help = "Examples:\n  reptune tune recipes/honesty-mini.toml\n  reptune tune recipes/honesty-mini.toml --mode \"in+ & truth\" --adapter-init runs/honesty-mini/tuned/truth --out runs/second")]
+    #[command(
+        after_help = "Examples:\n  reptune tune recipes/honesty-mini.toml\n  reptune tune recipes/honesty-mini.toml --mode \"in+ & truth\" --adapter-init runs/honesty-mini/tuned/truth --out runs/second"
+    )]
     Tune(Tune),
     /// Ask a model the recipe's test questions
-    #[command(after_help = "Examples:\n  reptune evaluate recipes/honesty-mini.toml\n  reptune evaluate recipes/honesty-mini.toml --adapter runs/honesty-mini/tuned/in_minus_lie --json")]
+    #[command(
+        after_help = "Examples:\n  reptune evaluate recipes/honesty-mini.toml\n  reptune evaluate recipes/honesty-mini.toml --adapter runs/honesty-mini/tuned/in_minus_lie --json"
+    )]
     Evaluate(Evaluate),
     /// Write the residual stream of prompts to a file
-    #[command(after_help = "Example:\n  reptune capture --model DIR --prompts prompts.jsonl --layers 1-3 --logits --out capture.safetensors\n\nLines {\"prompt\": \"..\"} are raw text; {\"messages\": [{\"role\": \"user\", \"content\": \"..\"}]} go through the\nchat template. Tensors: prompt.{i}.ids U32 (T,), prompt.{i}.layer.{l} F32 (T, H), prompt.{i}.logits F32 (T, V).")]
+    #[command(
+        after_help = "Example:\n  reptune capture --model DIR --prompts prompts.jsonl --layers 1-3 --logits --out capture.safetensors\n\nLines {\"prompt\": \"..\"} are raw text; {\"messages\": [{\"role\": \"user\", \"content\": \"..\"}]} go through the\nchat template. Tensors: prompt.{i}.ids U32 (T,), prompt.{i}.layer.{l} F32 (T, H), prompt.{i}.logits F32 (T, V)."
+    )]
     Capture(Capture),
     /// Generate text, plain, steered or tuned
-    #[command(after_help = "Examples:\n  reptune generate --model DIR --prompt \"The colour of Quinvath is\"\n  reptune generate --model DIR --prompts prompts.jsonl --directions directions.safetensors --layers 1-2 --coeff -40\n  reptune generate --model DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json")]
+    #[command(
+        after_help = "Examples:\n  reptune generate --model DIR --prompt \"The colour of Quinvath is\"\n  reptune generate --model DIR --prompts prompts.jsonl --directions directions.safetensors --layers 1-2 --coeff -40\n  reptune generate --model DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json"
+    )]
     Generate(Generate),
     /// Fold an adapter into a full checkpoint
-    #[command(after_help = "Example:\n  reptune merge --model DIR --adapter runs/honesty-mini/tuned/in_minus_lie --out merged")]
+    #[command(
+        after_help = "Example:\n  reptune merge --model DIR --adapter runs/honesty-mini/tuned/in_minus_lie --out merged"
+    )]
     Merge(Merge),
     /// Write steering into a UQFF that unmodified mistral.rs serves
-    #[command(after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve --from-uqff baked.uqff -m baked")]
+    #[command(
+        after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve --from-uqff baked.uqff -m baked"
+    )]
     Bake(Bake),
 }
 
@@ -223,11 +239,22 @@ pub fn layers(text: &str, count: usize) -> anyhow::Result<Vec<usize>> {
     if text == "all" {
         return Ok((0..count).collect());
     }
-    let wrong = || anyhow::anyhow!("--layers: expected layers such as 1-3,5 or all, found `{text}`; this model has layers 0 to {}", count - 1);
+    let wrong = || {
+        anyhow::anyhow!(
+            "--layers: expected layers such as 1-3,5 or all, found `{text}`; this model has layers 0 to {}",
+            count - 1
+        )
+    };
     let mut layers = Vec::new();
     for part in text.split(',') {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
-        let number = |s: &str| s.trim().parse::<usize>().ok().filter(|l| *l < count).ok_or_else(wrong);
+        let number = |s: &str| {
+            s.trim()
+                .parse::<usize>()
+                .ok()
+                .filter(|l| *l < count)
+                .ok_or_else(wrong)
+        };
         let (from, to) = (number(from)?, number(to)?);
         if from > to {
             return Err(wrong());

@@ -4,7 +4,9 @@ use super::{bar, flags};
 use crate::llama::{Llama, LoadOptions, parse_isq};
 use crate::{hub, prompts};
 use anyhow::{Result, bail};
-use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, peft};
+use reptune_adapters::{
+    DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, peft,
+};
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
 use serde_json::json;
@@ -20,15 +22,23 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let layers = flags::layers(layers, spec.layers)?;
     let (operator, coeff) = match (a.operator, a.coeff) {
         (flags::Operator::Add, Some(coeff)) => (Operator::Add, coeff),
-        (flags::Operator::Add, None) => bail!("--coeff: expected a number for --operator add, found none; for example --coeff 19"),
+        (flags::Operator::Add, None) => bail!(
+            "--coeff: expected a number for --operator add, found none; for example --coeff 19"
+        ),
         (flags::Operator::Ablate, None) => (Operator::Ablate, 0.),
-        (flags::Operator::Ablate, Some(_)) => bail!("--coeff: --operator ablate takes none; leave it out"),
+        (flags::Operator::Ablate, Some(_)) => {
+            bail!("--coeff: --operator ablate takes none; leave it out")
+        }
     };
     let point = match a.site {
         flags::Site::Output => Point::Output,
         flags::Site::Input => Point::Input,
     };
-    Ok(Some(Intervention::new(&set, &layers, coeff, operator)?.at(point).on(a.rows.clone())))
+    Ok(Some(
+        Intervention::new(&set, &layers, coeff, operator)?
+            .at(point)
+            .on(a.rows.clone()),
+    ))
 }
 
 /// The adapter that was typed, checked against the model.
@@ -46,11 +56,15 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
     };
     let llama = Llama::load(&directory, LoadOptions { isq })?;
     let chat = Chat::load(&directory)?;
-    let interventions: Vec<Intervention> = steering(&a.steering, llama.spec())?.into_iter().collect();
+    let interventions: Vec<Intervention> =
+        steering(&a.steering, llama.spec())?.into_iter().collect();
     let low_rank = adapter(a.adapter.as_deref(), llama.spec())?;
     let sampling = match a.temperature {
         None => Sampling::Greedy,
-        Some(temperature) => Sampling::Temperature { temperature, seed: a.seed },
+        Some(temperature) => Sampling::Temperature {
+            temperature,
+            seed: a.seed,
+        },
     };
     let how = Generation {
         interventions: &interventions,
@@ -59,14 +73,22 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
         stop: &chat.stop,
         sampling,
     };
-    let ids = prompts.iter().map(|p| p.ids(&chat)).collect::<reptune_recipes::Result<Vec<_>>>()?;
+    let ids = prompts
+        .iter()
+        .map(|p| p.ids(&chat))
+        .collect::<reptune_recipes::Result<Vec<_>>>()?;
     let bar = bar(ids.len(), "generate");
-    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| bar.set_position(done as u64))?;
+    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| {
+        bar.set_position(done as u64)
+    })?;
     bar.finish_and_clear();
     for (prompt, tokens) in prompts.iter().zip(&tokens) {
         let text = chat.decode(tokens)?;
         if a.json {
-            println!("{}", json!({"prompt": prompt.json(), "text": text, "tokens": tokens}));
+            println!(
+                "{}",
+                json!({"prompt": prompt.json(), "text": text, "tokens": tokens})
+            );
         } else {
             println!("{text}");
         }

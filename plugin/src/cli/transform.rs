@@ -5,8 +5,9 @@ use crate::bake;
 use crate::hub;
 use crate::llama::{LlamaConfig, model_spec, parse_isq};
 use anyhow::{Result, bail};
-use reptune_adapters::peft;
-use reptune_recipes::merge as fold;
+use reptune_adapters::{Site, peft};
+use reptune_recipes::merge::{self as fold, MergedSite};
+use serde_json::json;
 
 pub fn merge(a: &flags::Merge) -> Result<()> {
     let directory = hub::resolve(&a.model)?;
@@ -19,9 +20,22 @@ pub fn merge(a: &flags::Merge) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if a.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        println!("{}: {report}", a.out.display());
+        let site = |(site, m): (&Site, &MergedSite)| json!({"site": site.to_string(), "delta_norm": m.delta_norm, "weight_norm": m.weight_norm, "changed": m.changed});
+        let sites: Vec<_> = report.sites.iter().map(site).collect();
+        println!(
+            "{}",
+            json!({"out": a.out, "files": report.files, "sites": sites})
+        );
+        return Ok(());
+    }
+    println!(
+        "{}: {} files, {} weights changed",
+        a.out.display(),
+        report.files,
+        report.sites.len()
+    );
+    if let Some((site, ratio)) = report.largest() {
+        println!("largest change: {site}, {:.2} % of its norm", 100. * ratio);
     }
     Ok(())
 }
@@ -34,12 +48,37 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
     };
     let quantize = a.quantize.as_deref().map(parse_isq).transpose()?;
     let bar = bar(spec.layers, "bake");
-    let report = bake::bake(&directory, &[intervention], quantize, &a.out, &mut |done| bar.set_position(done as u64))?;
+    let report = bake::bake(
+        &directory,
+        &[intervention],
+        quantize,
+        &a.out,
+        &mut |done, _| bar.set_position(done as u64),
+    )?;
     bar.finish_and_clear();
     if a.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        println!("{}: {report}", a.out.display());
+        println!(
+            "{}",
+            json!({"out": a.out, "bytes": report.bytes, "biases": report.biases, "full": report.full})
+        );
+        return Ok(());
+    }
+    let biases: Vec<String> = report
+        .biases
+        .iter()
+        .map(|(l, norm)| format!("{l} (norm {norm:.2})"))
+        .collect();
+    println!(
+        "{}: {} bytes, biases at layers {}",
+        a.out.display(),
+        report.bytes,
+        biases.join(", ")
+    );
+    if !report.full.is_empty() {
+        println!(
+            "left in f32, as blocks do not divide their rows: {}",
+            report.full.join(", ")
+        );
     }
     Ok(())
 }

@@ -291,7 +291,7 @@ fn norms<'a>(
 }
 
 #[allow(unsafe_code)]
-pub(crate) fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
+fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
     // SAFETY: mistral.rs maps the files into memory, which is sound as long as
     // nobody changes them while the model is in use; its own loader does the same.
     let vb =

@@ -15,7 +15,6 @@ mod weight;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
-pub(crate) use load::var_builder;
 pub use load::{LoadOptions, model_spec, parse_isq};
 
 use block::Block;

@@ -1,0 +1,5 @@
+//! The binary `reptune`.
+
+fn main() -> std::process::ExitCode {
+    reptune::cli::main()
+}

@@ -1,0 +1,254 @@
+//! Unmodified mistral.rs, through its public builders: what parity is measured
+//! against, and what serves the rows of a table that say "stock mistral.rs".
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use mistralrs::{
+    Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk,
+    SamplingParams, TextMessageRole, TextModelBuilder, UqffTextModelBuilder,
+};
+use mistralrs_core::ResponseErr;
+use mistralrs_quant::{
+    LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, push_applied_lora,
+};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A model in mistral.rs's own engine: f32, on the CPU, without prefix cache.
+///
+/// Every call blocks; none may be made from within another tokio runtime.
+pub struct Stock {
+    // before the runtime, so that it is dropped first
+    model: Model,
+    runtime: tokio::runtime::Runtime,
+    place: String,
+}
+
+impl Stock {
+    /// Loads a Hugging Face directory, a UQFF directory or a `.uqff` file; `adapter` is
+    /// a PEFT directory that mistral.rs itself merges while it loads.
+    ///
+    /// mistral.rs takes entries of `target_modules` as patterns, knows no
+    /// `layers_to_transform` and reads `lora_alpha / r` as the scale: directories
+    /// written by [`reptune_adapters::peft::save`] mean the same to it.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with what mistral.rs said; also for an adapter on a UQFF,
+    /// which it would ignore without a word.
+    pub fn load(path: &Path, adapter: Option<&Path>) -> Result<Self> {
+        let place = path.display().to_string();
+        let failed = |reason: String| runtime_error(&place, reason);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        let file = uqff_file(path)?;
+        if let (Some(_), Some(adapter)) = (&file, adapter) {
+            return Err(failed(format!(
+                "it ignores adapters on a UQFF; merge {} into the full model first",
+                adapter.display()
+            )));
+        }
+        let builder = match &file {
+            None => TextModelBuilder::new(&place),
+            Some(file) => {
+                let directory = file.parent().unwrap_or(Path::new("."));
+                let name = file.file_name().unwrap_or_default();
+                UqffTextModelBuilder::new(directory.display(), vec![name.into()]).into_inner()
+            }
+        };
+        let builder = builder
+            .with_force_cpu()
+            .with_dtype(ModelDType::F32)
+            .with_prefix_cache_n(None);
+        // mistral.rs merges adapters from a list of this thread, on this thread.
+        let _applied = Applied::new(adapter)?;
+        let model = runtime
+            .block_on(builder.build())
+            .map_err(|e| failed(format!("{e:#}")))?;
+        Ok(Self {
+            model,
+            runtime,
+            place,
+        })
+    }
+
+    /// The logits that predict what follows each token of `ids`, one sequence alone.
+    ///
+    /// Shapes: `ids` (T,), result (T, V), f32.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with what mistral.rs said.
+    pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
+        match self.complete(ids, None)? {
+            ResponseOk::Raw { logits_chunks, .. } => {
+                Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
+            }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The text of the most likely continuation of `ids`, token by token.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with what mistral.rs said.
+    pub fn generate(&self, ids: &[u32], max_new_tokens: usize) -> Result<String> {
+        match self.complete(ids, Some(max_new_tokens))? {
+            ResponseOk::CompletionDone(done) => done
+                .choices
+                .into_iter()
+                .next()
+                .map(|choice| choice.text)
+                .ok_or_else(|| runtime_error(&self.place, "an answer without choices".into())),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The most likely answer to `messages` (role, content) in the model's chat template.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with what mistral.rs said.
+    pub fn chat(&self, messages: &[(String, String)], max_new_tokens: usize) -> Result<String> {
+        let request = RequestBuilder::new()
+            .set_deterministic_sampler()
+            .set_sampler_max_len(max_new_tokens);
+        let request = messages.iter().fold(request, |request, (role, content)| {
+            let role = match role.as_str() {
+                "system" => TextMessageRole::System,
+                "user" => TextMessageRole::User,
+                "assistant" => TextMessageRole::Assistant,
+                "tool" => TextMessageRole::Tool,
+                other => TextMessageRole::Custom(other.to_owned()),
+            };
+            request.add_message(role, content)
+        });
+        let done = self
+            .runtime
+            .block_on(self.model.send_chat_request(request))
+            .map_err(|e| runtime_error(&self.place, e.to_string()))?;
+        let content = done.choices.into_iter().next().map(|c| c.message.content);
+        content
+            .map(Option::unwrap_or_default)
+            .ok_or_else(|| runtime_error(&self.place, "an answer without choices".into()))
+    }
+
+    /// Raw logits of the prompt when `max_new_tokens` is none, else a greedy continuation.
+    fn complete(&self, ids: &[u32], max_new_tokens: Option<usize>) -> Result<ResponseOk> {
+        let failed = |reason: String| runtime_error(&self.place, reason);
+        let answer = self.runtime.block_on(async {
+            let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+            let engine = self.model.inner();
+            let mut sampling = SamplingParams::deterministic();
+            sampling.max_len = max_new_tokens;
+            let mut request = NormalRequest::new_simple(
+                RequestMessage::CompletionTokens(ids.to_vec()),
+                sampling,
+                tx,
+                engine.next_request_id(),
+                None,
+                None,
+            );
+            request.return_raw_logits = max_new_tokens.is_none();
+            let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
+            let request = Request::Normal(Box::new(request));
+            sender.send(request).await.map_err(|e| e.to_string())?;
+            rx.recv()
+                .await
+                .ok_or_else(|| "the engine stopped".to_owned())
+        });
+        answer.map_err(failed)?.as_result().map_err(|e| match *e {
+            // their Display is a dump of the whole answer so far
+            ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => {
+                failed(text)
+            }
+            other => failed(other.to_string()),
+        })
+    }
+
+    fn unexpected(&self, answer: &ResponseOk) -> Error {
+        let mut text = format!("{answer:?}");
+        text.truncate(text.find(['(', ' ', '{']).unwrap_or(text.len()));
+        runtime_error(&self.place, format!("an answer of another kind, {text}"))
+    }
+}
+
+fn runtime_error(place: &str, reason: String) -> Error {
+    Error::Runtime {
+        place: place.to_owned(),
+        reason,
+    }
+}
+
+/// The `.uqff` at `path`, or the only one (its first shard) in the directory `path`.
+fn uqff_file(path: &Path) -> Result<Option<PathBuf>> {
+    let is_uqff = |p: &PathBuf| p.extension().is_some_and(|e| e == "uqff");
+    if path.is_file() {
+        let path = path.to_owned();
+        return match is_uqff(&path) {
+            true => Ok(Some(path)),
+            false => Err(Error::model(
+                path,
+                "model",
+                "a directory or a .uqff file",
+                "another file",
+                "give the directory",
+            )),
+        };
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::io(path, e))?;
+    let files: BTreeSet<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(is_uqff)
+        .collect();
+    let shard = |p: &PathBuf| -> Option<String> {
+        let stem = p.file_stem()?.to_str()?.to_owned();
+        let (name, number) = stem.rsplit_once('-')?;
+        number.parse::<u64>().ok().map(|_| name.to_owned())
+    };
+    let names: BTreeSet<Option<String>> = files.iter().map(shard).collect();
+    match (files.len(), names.len()) {
+        (0 | 1, _) => Ok(files.into_iter().next()),
+        // several shards of one name
+        (_, 1) if !names.contains(&None) => Ok(files.into_iter().next()),
+        _ => Err(Error::model(
+            path,
+            "*.uqff",
+            "one model",
+            format!("{} files", files.len()),
+            "name the .uqff file itself",
+        )),
+    }
+}
+
+/// An adapter on mistral.rs's list of this thread. mistral.rs never clears it, and
+/// the next model loaded on the thread would get the adapter too.
+struct Applied;
+
+impl Applied {
+    fn new(adapter: Option<&Path>) -> Result<Self> {
+        clear_applied_loras();
+        let applied = Self; // from here on the list is cleared, whatever happens
+        if let Some(directory) = adapter {
+            push_applied_lora(read_adapter(directory)?);
+        }
+        Ok(applied)
+    }
+}
+
+impl Drop for Applied {
+    fn drop(&mut self) {
+        clear_applied_loras();
+    }
+}
+
+fn read_adapter(directory: &Path) -> Result<LoraAdapter> {
+    let path = directory.join("adapter_config.json");
+    let config: LoraConfig = serde_json::from_slice(&reptune_adapters::artefact::read(&path)?)
+        .map_err(|e| runtime_error(&path.display().to_string(), e.to_string()))?;
+    let path = directory.join("adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+        .map_err(|e| runtime_error(&path.display().to_string(), e.to_string()))?;
+    let weights = ShardedSafeTensors::wrap(Box::new(tensors), DType::F32, Device::Cpu);
+    Ok(LoraAdapter { config, weights })
+}
