@@ -7,7 +7,7 @@
 //! That is all a bias can say: one vector, for every token.
 
 use crate::error::{Error, Result};
-use crate::llama::{Checkpoint, LlamaConfig};
+use crate::llama::{Checkpoint, LlamaConfig, model_spec};
 use crate::uqff::UqffEntries;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
@@ -128,7 +128,7 @@ pub fn bake(
 ) -> Result<BakeReport> {
     let dtype = quantize.map(ggml).transpose()?;
     let config = LlamaConfig::read(model)?;
-    let spec = spec(&config, model);
+    let spec = model_spec(&config, model)?;
     let checkpoint = Checkpoint::find(model)?;
     checkpoint.check(&config, &spec)?;
     let biases = additions(&spec, interventions)?;
@@ -216,7 +216,7 @@ fn ggml(isq: IsqType) -> Result<GgmlDType> {
         other => {
             return Err(refused(
                 format!("into {other}"),
-                "biases are tried in q4_0, q4_1, q5_0, q5_1, q8_0, q2k, q3k, q4k, q5k and q6k; \
+                "biases are known to work in q4_0, q4_1, q5_0, q5_1, q8_0, q2k, q3k, q4k, q5k and q6k; \
                  use one of these, or none",
             ));
         }
@@ -331,19 +331,4 @@ fn companions(model: &Path) -> Result<Vec<std::path::PathBuf>> {
         ));
     }
     Ok(files)
-}
-
-fn spec(config: &LlamaConfig, model: &Path) -> ModelSpec {
-    ModelSpec {
-        name: model.display().to_string(),
-        fingerprint: String::new(),
-        layers: config.num_hidden_layers,
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        heads: config.num_attention_heads,
-        kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim(),
-        vocab: config.vocab_size,
-        context: config.max_position_embeddings,
-    }
 }

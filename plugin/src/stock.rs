@@ -107,6 +107,10 @@ impl Stock {
 
     /// The most likely answer to `messages` (role, content) in the model's chat template.
     ///
+    /// mistral.rs lets the tokenizer add its special tokens to what the template wrote,
+    /// so a model whose template and tokenizer both write `<s>` reads it twice. Where
+    /// that matters, apply the template oneself and use [`Stock::generate`].
+    ///
     /// # Errors
     /// [`Error::Runtime`] with what mistral.rs said.
     pub fn chat(&self, messages: &[(String, String)], max_new_tokens: usize) -> Result<String> {
@@ -174,9 +178,11 @@ impl Stock {
 }
 
 fn runtime_error(place: &str, reason: String) -> Error {
+    // With RUST_BACKTRACE set, candle's messages end in a backtrace.
+    let first = reason.split("\n   0: ").next().unwrap_or_default();
     Error::Runtime {
         place: place.to_owned(),
-        reason,
+        reason: first.to_owned(),
     }
 }
 
