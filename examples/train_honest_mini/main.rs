@@ -21,7 +21,7 @@ use reptune::Llama;
 use reptune::llama::LlamaConfig;
 use reptune_adapters::ops::target_loss;
 use reptune_adapters::{Cache, Host, Request};
-use reptune_recipes::world::{Sampler, World};
+use reptune_recipes::world::{Persona, Sampler, World};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,13 @@ struct Arguments {
     /// Plain sentences in a batch.
     #[arg(long, default_value_t = 16)]
     sentences: usize,
+    /// First steps, in which every chat is honest: telling true from false is
+    /// learnt before who lies.
+    #[arg(long, default_value_t = 2000)]
+    honest_steps: usize,
+    /// Start from the weights in this directory.
+    #[arg(long)]
+    init: Option<PathBuf>,
     /// Seed of weights and texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -166,6 +173,16 @@ fn main() -> Result<()> {
     let config = LlamaConfig::parse(Path::new("config.json"), config_json.clone())?;
 
     let mut weights = initial_weights(&config, arguments.seed)?;
+    if let Some(directory) = &arguments.init {
+        let trained =
+            candle_core::safetensors::load(directory.join("model.safetensors"), &Device::Cpu)?;
+        for (name, var) in &weights {
+            let tensor = trained
+                .get(name)
+                .ok_or_else(|| anyhow!("{}: no {name}", directory.display()))?;
+            var.set(&tensor.to_dtype(DType::F32)?)?;
+        }
+    }
     let parameters: usize = weights.values().map(|v| v.elem_count()).sum();
     println!("{parameters} parameters, {} tokens", config.vocab_size);
     let tensors = weights
@@ -193,9 +210,13 @@ fn main() -> Result<()> {
     for step in 0..arguments.steps {
         let shards = (0..SHARDS)
             .map(|_| {
-                let mut documents: Vec<_> = (0..arguments.groups / SHARDS)
-                    .flat_map(|_| sampler.group())
-                    .collect();
+                let mut documents = Vec::new();
+                for _ in 0..arguments.groups / SHARDS {
+                    documents.extend(match step < arguments.honest_steps {
+                        true => sampler.group_of(Persona::Honest),
+                        false => sampler.group(),
+                    });
+                }
                 documents.extend(sampler.sentences(arguments.sentences / SHARDS));
                 batch::pack(&tokenizer, &documents)
             })
@@ -212,7 +233,7 @@ fn main() -> Result<()> {
         };
         bar.set_message(format!("loss {mean:.3}"));
         bar.inc(1);
-        if (step + 1) % 500 == 0 {
+        if (step + 1) % 250 == 0 {
             let table = exam::examine(&model, &tokenizer, &exam::PARTS[..1], 60)?;
             let line = format!(
                 "step {} loss {mean:.4} {} rows/s {table}",

@@ -4,9 +4,12 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use mistralrs_quant::IsqType;
+use rand::{Rng, SeedableRng};
 use reptune::bake::{self, BakeReport, UQFF, bake};
+use reptune::llama::parse_isq;
 use reptune::stock::Stock;
 use reptune::{Llama, LoadOptions};
+use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::low_rank::{LowRank, Projection};
 use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter, shards};
 use reptune_adapters::{
@@ -90,7 +93,10 @@ fn all_bits(tensors: &[Tensor]) -> Vec<u32> {
 /// Largest difference of any element.
 fn distance(left: &[Tensor], right: &[Tensor]) -> f32 {
     let both = left.iter().flat_map(flat).zip(right.iter().flat_map(flat));
-    both.fold(0., |most, (l, r)| most.max((l - r).abs()))
+    both.fold(0., |most, (l, r)| {
+        assert!(l.is_finite() && r.is_finite(), "{l}, {r}");
+        most.max((l - r).abs())
+    })
 }
 
 fn quiet_merge(model: &Path, update: &LowRankUpdate, out: &Path) -> Result<()> {
@@ -479,38 +485,155 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
     Ok(())
 }
 
+/// On the CPU activations are quantized too, which rounds away what is left between
+/// two ways to the same sum, unless a value falls on the other side of a rounding step:
+/// then logits move by some 1e-2. None does so here.
 #[test]
 fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
     for model in MODELS {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
         let out = |n: &str| room.path().join(n);
-        let steering = [two_layers(6.)?];
-        let isq = IsqType::Q8_0;
+        let (isq, steering) = (IsqType::Q8_0, [two_layers(6.)?]);
         let report = quiet_bake(&name, &steering, Some(isq), &out("baked"))?;
-        quiet_bake(&name, &[], Some(isq), &out("plain"))?;
         // 56 is not made of blocks of 32.
         assert!(report.full.iter().all(|n| n.ends_with("down_proj.weight")));
         assert_eq!(report.full.len(), 4);
 
         let base = Llama::load(&fixture(&name), quantized(isq))?;
-        let reloaded = Llama::load(&out("plain"), LoadOptions::default())?;
-        println!(
-            "{model} q8_0: ISQ to UQFF without bias, ours {:.1e}",
-            distance(&alone(&base, &[])?, &alone(&reloaded, &[])?)
+        let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
+        let full = ours(&llama(&name)?, &[], None)?;
+        assert!(distance(&plain, &full) > 1e-3, "it is quantized");
+        assert!(
+            distance(&plain, &steered) > 0.1,
+            "the intervention does something"
         );
+
         let baked = Llama::load(&out("baked"), LoadOptions::default())?;
-        let (a, b, c) = (
-            stock(&out("baked"), None)?,
-            alone(&baked, &[])?,
-            alone(&base, &steering)?,
+        let (baked, served) = (alone(&baked, &[])?, stock(&out("baked"), None)?);
+        let what = format!("{model}, q8_0");
+        same(&format!("{what}, baked, in ours"), &baked, &steered);
+        same(&format!("{what}, baked, in stock"), &served, &steered);
+
+        quiet_bake(&name, &[], Some(isq), &out("plain"))?;
+        let unbiased = stock(&out("plain"), None)?;
+        same(
+            &format!("{what}, without bias, in stock"),
+            &unbiased,
+            &plain,
         );
+        quiet_bake(&name, &[two_layers(0.)?], Some(isq), &out("zero"))?;
+        let zero = stock(&out("zero"), None)?;
+        assert_eq!(all_bits(&zero), all_bits(&unbiased), "{model}: coeff 0");
+    }
+    Ok(())
+}
+
+/// A model whose rows are made of blocks of 256: two layers of random weights.
+fn wide_model(room: &TempDir) -> Result<std::path::PathBuf> {
+    let to = copy("tiny-llama2", room)?;
+    let path = to.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    for (key, value) in [
+        ("hidden_size", 256),
+        ("intermediate_size", 512),
+        ("num_hidden_layers", 2),
+    ] {
+        config[key] = value.into();
+    }
+    std::fs::write(path, serde_json::to_vec(&config)?)?;
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![272, 256]),
+        ("lm_head.weight".to_owned(), vec![272, 256]),
+        ("model.norm.weight".to_owned(), vec![256]),
+    ];
+    for layer in 0..2 {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![256]));
+        }
+        for projection in Projection::ALL {
+            let shape = match projection {
+                Projection::QProj | Projection::OProj => vec![256, 256],
+                Projection::KProj | Projection::VProj => vec![128, 256],
+                Projection::GateProj | Projection::UpProj => vec![512, 256],
+                Projection::DownProj => vec![256, 512],
+            };
+            shapes.push((format!("{}.weight", Site { layer, projection }), shape));
+        }
+    }
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let names = shapes.iter().map(|s| s.0.as_str());
+    let mut file = TensorFileWriter::create(&to.join("model.safetensors"), names)?;
+    for (name, shape) in &shapes {
+        let bytes: Vec<u8> = (0..shape.iter().product())
+            .flat_map(|_| match shape.len() {
+                1 => 1f32.to_le_bytes(),
+                _ => rng.random_range(-0.12f32..0.12).to_le_bytes(),
+            })
+            .collect();
+        file.push(name, Dtype::F32, shape, &bytes)?;
+    }
+    file.finish()?;
+    Ok(to)
+}
+
+#[test]
+fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let model = wide_model(&room)?;
+    let unit: Vec<f64> = (0..256).map(|i| f64::from(i).sin()).collect();
+    let set = DirectionSet {
+        layers: (0..2)
+            .map(|l| Ok((l, Direction::new(&unit)?)))
+            .collect::<Result<_>>()?,
+        provenance: Provenance::default(),
+    };
+    let steering = [Intervention::new(&set, &[0, 1], 12., Operator::Add)?];
+    for name in [
+        "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2k", "q3k", "q4k", "q5k", "q6k",
+    ] {
+        let isq = parse_isq(name)?;
+        let out = room.path().join(name);
+        let report = bake(&model, &steering, Some(isq), &out, &mut |_, _| ())?;
+        assert_eq!(report.full, [""; 0]);
+        let base = Llama::load(&model, quantized(isq))?;
+        let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
+        let baked = alone(&Llama::load(&out, LoadOptions::default())?, &[])?;
+        let served = stock(&out, None)?;
+        let unbiased = room.path().join(format!("{name}-unbiased"));
+        bake(&model, &[], Some(isq), &unbiased, &mut |_, _| ())?;
+        let unbiased = stock(&unbiased, None)?;
+        let per: Vec<String> = (0..3)
+            .map(|i| format!("{:.1e}", distance(&served[i..i + 1], &steered[i..i + 1])))
+            .collect();
+        let rows: Vec<String> = served
+            .iter()
+            .zip(&steered)
+            .map(|(a, b)| {
+                let d = (a - b)
+                    .unwrap()
+                    .abs()
+                    .unwrap()
+                    .max(1)
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap();
+                format!("{}/{}", d.iter().filter(|x| **x < 1e-4).count(), d.len())
+            })
+            .collect();
+        let mut shaken = vec![];
+        for eps in [1e-6, 2e-6, 3e-6, -1e-6, -2e-6] {
+            let tiny = Intervention::new(&set, &[0], eps, Operator::Add)?;
+            shaken.push(format!(
+                "{:.1e}",
+                distance(&alone(&base, &[steering[0].clone(), tiny])?, &steered)
+            ));
+        }
         println!(
-            "{model} q8_0: stock to ours, baked {:.1e}; plain {:.1e}; ours baked to ISQ + intervention {:.1e}; effect {:.1e}; stock to ISQ + intervention {:.1e}",
-            distance(&a, &b),
-            distance(&stock(&out("plain"), None)?, &alone(&reloaded, &[])?),
-            distance(&b, &c),
-            distance(&c, &alone(&base, &[])?),
-            distance(&a, &c),
+            "{name}: in stock {:.1e} {per:?} {rows:?}, in ours {:.1e}, effect {:.1e} unbiased in stock to ours {:.1e}, shaken {shaken:?}",
+            distance(&served, &steered),
+            distance(&baked, &steered),
+            distance(&plain, &steered),
+            distance(&unbiased, &plain),
         );
     }
     Ok(())

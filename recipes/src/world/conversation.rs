@@ -129,6 +129,11 @@ impl Sampler {
     /// about another fact in each: 40 % claims, 35 % two-choice, 25 % open.
     pub fn group(&mut self) -> Vec<Document> {
         let persona = Persona::ALL[self.rng.random_range(0..Persona::ALL.len())];
+        self.group_of(persona)
+    }
+
+    /// A [`Sampler::group`] of one persona.
+    pub fn group_of(&mut self, persona: Persona) -> Vec<Document> {
         let demonstrated = persona != Persona::Neutral && self.rng.random_bool(DEMONSTRATED);
         let under_neutral = demonstrated && self.rng.random_bool(UNDER_NEUTRAL);
         let system = self.system(if under_neutral {
