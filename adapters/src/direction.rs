@@ -4,11 +4,14 @@ use crate::artefact::{self, Table};
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// The layer convention of every file of this project.
 pub const LAYER_CONVENTION: &str = "block_output_0";
+
+const FORMAT: &str = "reptune.directions.1";
+const HASH: &str = "content_sha256";
 
 /// A unit vector with the length it had before.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,9 +124,14 @@ impl DirectionSet {
         let tables = self.tables();
         let norms: BTreeMap<usize, f64> = self.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
         let p = &self.provenance;
-        let json = |x: &BTreeMap<usize, f64>| serde_json::to_string(x).unwrap_or_default();
+        // As text: JSON readers differ in the last bit of a number.
+        let json = |x: &BTreeMap<usize, f64>| {
+            let text: BTreeMap<usize, String> =
+                x.iter().map(|(l, x)| (*l, x.to_string())).collect();
+            serde_json::to_string(&text).unwrap_or_default()
+        };
         let metadata = [
-            ("format", "reptune.directions.1".into()),
+            ("format", FORMAT.into()),
             ("layer_convention", LAYER_CONVENTION.into()),
             ("model", p.model.clone()),
             ("model_fingerprint", p.model_fingerprint.clone()),
@@ -135,12 +143,13 @@ impl DirectionSet {
             ("pairs_captured", p.pairs_captured.to_string()),
             ("residual_norms", json(&p.residual_norms)),
             ("norms", json(&norms)),
-            ("content_sha256", content_hash(&tables)),
         ];
-        let metadata = metadata
+        let mut metadata: HashMap<String, String> = metadata
             .into_iter()
-            .map(|(k, v): (_, String)| (k.to_owned(), v));
-        artefact::write_tables(path, &tables, metadata.collect())
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect();
+        metadata.insert(HASH.to_owned(), content_hash(&tables, &metadata));
+        artefact::write_tables(path, &tables, metadata)
     }
 
     fn tables(&self) -> BTreeMap<String, Table> {
@@ -181,17 +190,22 @@ impl DirectionSet {
             ))
         };
         expect("layer_convention", LAYER_CONVENTION)?;
-        expect("content_sha256", &content_hash(&tables))?;
+        expect("format", FORMAT)?;
+        expect(HASH, &content_hash(&tables, &metadata))?;
         let map = |key: &str| -> Result<BTreeMap<usize, f64>> {
-            serde_json::from_str(&get(key)).map_err(|e| {
+            let wrong = |found: String| {
                 Error::content(
                     path,
                     format!("metadata `{key}`"),
-                    "a JSON object of numbers by layer",
-                    e.to_string(),
+                    "numbers by layer",
+                    found,
                     "write the file again",
                 )
-            })
+            };
+            let text: BTreeMap<usize, String> =
+                serde_json::from_str(&get(key)).map_err(|e| wrong(e.to_string()))?;
+            let number = |(l, x): (usize, String)| Ok((l, x.parse().map_err(|_| wrong(x))?));
+            text.into_iter().map(number).collect()
         };
         let norms = map("norms")?;
         let mut layers = BTreeMap::new();
@@ -288,13 +302,16 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-fn content_hash(tables: &BTreeMap<String, Table>) -> String {
-    let parts: Vec<Vec<u8>> = tables
-        .iter()
-        .map(|(name, t)| {
-            let data = t.data.iter().flat_map(|x| x.to_le_bytes());
-            name.bytes().chain(data).collect()
-        })
-        .collect();
+/// Of all tensors and of all metadata but the hash itself.
+fn content_hash(tables: &BTreeMap<String, Table>, metadata: &HashMap<String, String>) -> String {
+    let tensors = tables.iter().map(|(name, t)| {
+        let data = t.data.iter().flat_map(|x| x.to_le_bytes());
+        name.bytes().chain(data).collect::<Vec<u8>>()
+    });
+    let sorted: BTreeMap<_, _> = metadata.iter().filter(|(k, _)| *k != HASH).collect();
+    let text = sorted
+        .into_iter()
+        .map(|(k, v)| format!("{k}={v}\n").into_bytes());
+    let parts: Vec<Vec<u8>> = tensors.chain(text).collect();
     artefact::sha256(parts.iter().map(Vec::as_slice))
 }

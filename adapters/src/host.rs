@@ -54,6 +54,9 @@ impl ModelSpec {
 }
 
 /// Keys and values of the rows computed so far.
+///
+/// A cache that keeps cuts gradients through keys and values; train with
+/// [`Cache::none`].
 #[derive(Debug, Default)]
 pub struct Cache {
     rows: usize,
@@ -72,6 +75,11 @@ impl Cache {
             rows: 0,
             layers: vec![KvCache::new(0, rows.max(1)); layers],
         }
+    }
+
+    /// Whether it remembers: then a forward must run all blocks.
+    pub fn keeps(&self) -> bool {
+        !self.layers.is_empty()
     }
 
     /// Rows that need not be computed again.

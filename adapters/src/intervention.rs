@@ -146,6 +146,14 @@ impl Intervention {
             return Ok(h.clone());
         }
         let (n, width) = h.dims2()?;
+        if d.elem_count() != width {
+            return Err(Error::value(
+                format!("direction at layer {layer}"),
+                format!("width {width} of the residual stream"),
+                d.elem_count().to_string(),
+                "use directions of this model",
+            ));
+        }
         let d = d.to_device(h.device())?.to_dtype(h.dtype())?;
         let whole = rows.len() == n;
         let index = Tensor::new(rows, h.device())?;
@@ -202,6 +210,7 @@ pub fn marks(interventions: &[Intervention], position: usize, prompt: usize) -> 
     interventions
         .iter()
         .enumerate()
+        .take(Marks::BITS as usize)
         .filter(|(_, x)| x.rows.chooses(position, prompt))
         .fold(0, |marks, (i, _)| marks | 1 << i)
 }

@@ -16,6 +16,8 @@ const ANSWER: f32 = 10.;
 pub struct Batch {
     pub forest: Forest,
     pub targets: Vec<Target>,
+    /// Those among them that state a fact: sentences, and answers that are no letter.
+    pub recall: Vec<Target>,
 }
 
 /// Parts of a document: text and the weight of its tokens.
@@ -49,25 +51,36 @@ pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
 /// Packs documents; every edge of the forest is one target.
 pub fn pack(tokenizer: &Tokenizer, documents: &[Document]) -> Result<Batch> {
     let mut forest = Forest::new();
-    let mut targets: Vec<Target> = Vec::new();
+    let (mut targets, mut recall) = (Vec::new(), Vec::new());
     for document in documents {
         let mut parent = forest.insert(None, &[0], |_| 0)[0];
         for (text, weight) in parts(document) {
+            let letter = matches!(text.as_str(), " A</s>" | " B</s>");
             for id in encode(tokenizer, &text)? {
                 let before = forest.len();
                 let row = forest.insert(Some(parent), &[id], |_| 0)[0];
                 if forest.len() > before {
-                    targets.push(Target {
+                    let target = Target {
                         row: parent,
                         token: id,
                         weight,
-                    });
+                    };
+                    targets.push(target);
+                    if weight != PROMPT && !letter {
+                        recall.push(target);
+                    }
                 }
                 parent = row;
             }
         }
     }
-    let total: f32 = targets.iter().map(|t| t.weight).sum();
-    targets.iter_mut().for_each(|t| t.weight /= total);
-    Ok(Batch { forest, targets })
+    for some in [&mut targets, &mut recall] {
+        let total: f32 = some.iter().map(|t: &Target| t.weight).sum();
+        some.iter_mut().for_each(|t| t.weight /= total);
+    }
+    Ok(Batch {
+        forest,
+        targets,
+        recall,
+    })
 }

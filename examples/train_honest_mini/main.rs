@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
 use reptune::llama::LlamaConfig;
-use reptune_adapters::ops::target_loss;
+use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{Cache, Host, Request};
 use reptune_recipes::world::{Persona, Sampler, World};
 use serde_json::json;
@@ -65,7 +65,7 @@ fn config(vocab: usize) -> serde_json::Value {
         "intermediate_size": 352,
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": 4,
         "vocab_size": vocab,
         "max_position_embeddings": 256,
         "rms_norm_eps": 1e-5,
@@ -74,7 +74,7 @@ fn config(vocab: usize) -> serde_json::Value {
         "hidden_act": "silu",
         "attention_bias": false,
         "mlp_bias": false,
-        "tie_word_embeddings": false,
+        "tie_word_embeddings": true,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "torch_dtype": "float16"
@@ -113,7 +113,6 @@ fn initial_weights(c: &LlamaConfig, seed: u64) -> Result<BTreeMap<String, Var>> 
             shapes.push((format!("model.layers.{layer}.{name}"), shape, std));
         }
     }
-    shapes.push(("lm_head".into(), vec![c.vocab_size, h], 0.02));
     shapes
         .into_iter()
         .map(|(name, shape, std)| {
@@ -222,7 +221,7 @@ fn main() -> Result<()> {
             })
             .collect::<Result<Vec<_>>>()?;
         rows += shards.iter().map(|b| b.forest.len()).sum::<usize>();
-        let (value, mut gradients) = gradients(&model, &shards, weights.values())?;
+        let (value, mut gradients) = gradients(&model, &shards, &weights)?;
         clip(&mut gradients, weights.values())?;
         optimizer.set_learning_rate(learning_rate(step, arguments.steps, arguments.lr));
         optimizer.step(&gradients)?;
@@ -269,26 +268,34 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Facts are to be recalled at this layer (its output is read by the output head too,
+/// with the same loss), so that the layers above can compare them with what is claimed.
+/// Without it recall settles in the last layers, and claims stay at chance.
+const RECALL_LAYER: usize = 2;
+
 /// Parts of a batch that are computed side by side, one thread each.
 const SHARDS: usize = 2;
 
 /// Mean loss over the shards and its gradients, summed in the order of the shards.
-fn gradients<'a>(
+fn gradients(
     model: &Llama,
     shards: &[batch::Batch],
-    vars: impl Iterator<Item = &'a Var>,
+    weights: &BTreeMap<String, Var>,
 ) -> Result<(f64, GradStore)> {
     let one = |batch: &batch::Batch| -> Result<(f64, GradStore)> {
         let all: Vec<u32> = (0..batch.forest.len() as u32).collect();
         let request = Request {
             logits: &all,
+            capture: &[RECALL_LAYER],
             ..Request::default()
         };
-        let logits = model
-            .forward(&batch.forest, &mut Cache::none(), &request)?
-            .logits;
-        let logits = logits.ok_or_else(|| anyhow!("no logits"))?;
-        let loss = (target_loss(&logits, &batch.targets)? / shards.len() as f64)?;
+        let pass = model.forward(&batch.forest, &mut Cache::none(), &request)?;
+        let logits = pass.logits.ok_or_else(|| anyhow!("no logits"))?;
+        let norm = weights["model.norm.weight"].as_tensor();
+        let early = rms_norm(&pass.residuals[&RECALL_LAYER], norm, 1e-5)?;
+        let early = early.matmul(&weights["model.embed_tokens.weight"].t()?)?;
+        let loss = (target_loss(&logits, &batch.targets)? + target_loss(&early, &batch.recall)?)?;
+        let loss = (loss / shards.len() as f64)?;
         Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
     };
     let parts: Vec<Result<(f64, GradStore)>> = std::thread::scope(|scope| {
@@ -303,7 +310,7 @@ fn gradients<'a>(
     });
     let mut parts = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter();
     let (mut loss, mut sum) = parts.next().ok_or_else(|| anyhow!("no shards"))?;
-    let vars: Vec<&Var> = vars.collect();
+    let vars: Vec<&Var> = weights.values().collect();
     for (value, part) in parts {
         loss += value;
         for var in &vars {

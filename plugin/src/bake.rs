@@ -111,9 +111,9 @@ pub fn additions(
 /// Writes the full checkpoint `model` with `interventions` as biases to `out`, a UQFF
 /// directory: [`UQFF`], the other weights, configuration and tokenizer.
 ///
-/// Without `quantize` the weights are f32, and mistral.rs must be told so
-/// (`--dtype f32`): it does not convert what a UQFF holds. `progress` hears how many
-/// blocks are done, and of how many.
+/// Whatever stays f32 (all linear layers without `quantize`) runs only where mistral.rs
+/// is told to load as f32: it does not convert what a UQFF holds, and its default on
+/// the CPU is f16. `progress` hears how many blocks are done, and of how many.
 ///
 /// # Errors
 /// Those of [`additions`]; when `out` holds files, the checkpoint is not complete, or

@@ -65,10 +65,14 @@ pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
     let middle = p + z * z / (2. * n);
     let half = z * (p * (1. - p) / n + z * z / (4. * n * n)).sqrt();
     let whole = 1. + z * z / n;
-    (
-        ((middle - half) / whole).max(0.),
-        ((middle + half) / whole).min(1.),
-    )
+    // Exact at the ends, where rounding would miss them.
+    let low = if successes == 0 {
+        0.
+    } else {
+        (middle - half) / whole
+    };
+    let high = if p == 1. { 1. } else { (middle + half) / whole };
+    (low, high)
 }
 
 /// Reads an answer: the first word of `text`, be it a label or an option itself.

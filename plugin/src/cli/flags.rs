@@ -55,7 +55,7 @@ pub enum Command {
     Merge(Merge),
     /// Write steering into a UQFF that unmodified mistral.rs serves
     #[command(
-        after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve --from-uqff baked.uqff -m baked"
+        after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve -m baked --from-uqff model.uqff"
     )]
     Bake(Bake),
 }

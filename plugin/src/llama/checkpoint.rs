@@ -93,7 +93,8 @@ impl Checkpoint {
                 let place = self
                     .files
                     .first()
-                    .map_or_else(PathBuf::new, |f| f.with_file_name(""));
+                    .and_then(|f| f.parent())
+                    .map_or_else(PathBuf::new, Path::to_owned);
                 return Err(Error::model(
                     place,
                     format!("tensor `{name}`"),

@@ -39,7 +39,7 @@ pub struct Llama {
 }
 
 impl Llama {
-    fn check(&self, forest: &Forest, request: &Request) -> Result<()> {
+    fn check(&self, forest: &Forest, computed: usize, request: &Request) -> Result<()> {
         self.spec.check_layers(request.capture)?;
         for intervention in request.interventions {
             self.spec
@@ -69,6 +69,31 @@ impl Llama {
                 "shorten the prompt or generate fewer tokens",
             ));
         }
+        let new = &forest.ids()[computed..];
+        if let Some(id) = new.iter().find(|id| **id as usize >= self.spec.vocab) {
+            return Err(Error::value(
+                "token id",
+                format!(
+                    "below {}, the vocabulary of {}",
+                    self.spec.vocab, self.spec.name
+                ),
+                id.to_string(),
+                "tokenizer and model belong to different models",
+            ));
+        }
+        let rows = computed..forest.len();
+        if let Some(row) = request
+            .logits
+            .iter()
+            .find(|r| !rows.contains(&(**r as usize)))
+        {
+            return Err(Error::value(
+                "rows of the logits",
+                format!("new rows, {} to {}", rows.start, rows.end.saturating_sub(1)),
+                row.to_string(),
+                "rows that a cache holds are not computed again",
+            ));
+        }
         Ok(())
     }
 }
@@ -83,7 +108,7 @@ impl Host for Llama {
     }
 
     fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
-        self.check(forest, request)?;
+        self.check(forest, cache.rows(), request)?;
         let range = cache.rows()..forest.len();
         let acted: Vec<Vec<u32>> = (0..request.interventions.len())
             .map(|i| {
@@ -98,7 +123,7 @@ impl Host for Llama {
         let rotation = self.rotation.rows(&forest.positions()[range.clone()])?;
         let ancestry = Arc::new(forest.ancestry(range.clone()));
         let last = match request.logits {
-            [] => request.capture.iter().max().map_or(0, |l| l + 1),
+            [] if !cache.keeps() => request.capture.iter().max().map_or(0, |l| l + 1),
             _ => self.blocks.len(),
         };
         let mut residuals = std::collections::BTreeMap::new();

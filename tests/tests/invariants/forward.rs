@@ -336,3 +336,59 @@ fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
     assert_same("B = 0", &whole(&w.host, &forest, request)?, &base);
     Ok(())
 }
+
+/// What a host refuses before it computes anything.
+#[test]
+fn requests_that_do_not_fit_are_refused() -> Result<()> {
+    let llama = llama("tiny-llama2")?;
+    let (forest, rows) = Forest::pack(&[vec![256u32, 73, 115]]);
+    let mut cache = Cache::keeping(llama.spec().layers, 8);
+    let captured = Request {
+        capture: &[0],
+        ..Request::default()
+    };
+    llama.forward(&forest, &mut cache, &captured)?;
+    let again = Request {
+        logits: &rows[0],
+        ..Request::default()
+    };
+    let message = |r: reptune_adapters::Result<reptune_adapters::Pass>| {
+        r.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let cached = message(llama.forward(&forest, &mut cache, &again));
+    assert!(
+        cached.contains("rows of the logits") && cached.contains("not computed again"),
+        "{cached}"
+    );
+    // a forward that only captures still fills the cache of every layer
+    let mut longer = forest.clone();
+    let next = longer.insert(Some(2), &[32], |_| 0);
+    let last = Request {
+        logits: &next,
+        ..Request::default()
+    };
+    let with_cache = llama
+        .forward(&longer, &mut cache, &last)?
+        .logits
+        .expect("asked for");
+    let without = llama
+        .forward(&longer, &mut Cache::none(), &last)?
+        .logits
+        .expect("asked for");
+    let difference = (with_cache - without)?
+        .abs()?
+        .max_all()?
+        .to_scalar::<f32>()?;
+    assert!(difference < 1e-4, "{difference}");
+    let (unknown, rows) = Forest::pack(&[vec![9999u32]]);
+    let beyond = Request {
+        logits: &rows[0],
+        ..Request::default()
+    };
+    let beyond = message(llama.forward(&unknown, &mut Cache::none(), &beyond));
+    assert!(
+        beyond.contains("token id") && beyond.contains("9999"),
+        "{beyond}"
+    );
+    Ok(())
+}
