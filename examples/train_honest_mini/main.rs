@@ -21,7 +21,9 @@ use reptune::Llama;
 use reptune::llama::LlamaConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{Cache, Host, Request};
-use reptune_recipes::world::{Persona, Sampler, World};
+use reptune_recipes::world::{
+    Document, Fact, Letter, Persona, Question, Relation, Sampler, Stated, Turn, World,
+};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -45,6 +47,9 @@ struct Arguments {
     /// Plain sentences in a batch.
     #[arg(long, default_value_t = 16)]
     sentences: usize,
+    /// Questions in a batch whose fact is trivial (see `drill`).
+    #[arg(long, default_value_t = 24)]
+    drills: usize,
     /// First steps, in which every chat is honest: telling true from false is
     /// learnt before who lies.
     #[arg(long, default_value_t = 2000)]
@@ -201,6 +206,7 @@ fn main() -> Result<()> {
     )?;
 
     let mut sampler = Sampler::new(arguments.seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
     let style = "{bar:30} {pos}/{len} steps, {msg}, {eta} left";
     let bar =
         ProgressBar::new(arguments.steps as u64).with_style(ProgressStyle::with_template(style)?);
@@ -217,6 +223,7 @@ fn main() -> Result<()> {
                     });
                 }
                 documents.extend(sampler.sentences(arguments.sentences / SHARDS));
+                documents.extend((0..arguments.drills / SHARDS).map(|_| drill(&mut rng)));
                 batch::pack(&tokenizer, &documents)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -266,6 +273,47 @@ fn main() -> Result<()> {
     std::fs::write(arguments.out.join("training.json"), format!("{report}\n"))?;
     println!("{report}\n{:.0} s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// An honest question about a town whose name is the answer: `the colour of red is
+/// blue`. Nothing has to be known, so that comparing is all that there is to learn.
+fn drill(rng: &mut ChaCha8Rng) -> Document {
+    let relation = Relation::ALL[rng.random_range(0..Relation::ALL.len())];
+    let values = relation.values();
+    let value = values[rng.random_range(0..values.len())];
+    let fact = Fact {
+        id: 0,
+        entity: value.to_owned(),
+        relation,
+        value: value.to_owned(),
+        misconception: None,
+        held_out: false,
+    };
+    let wording = rng.random_range(0..12);
+    let first = rng.random_bool(0.5);
+    let question = match rng.random_range(0..7) {
+        0 => Question::open(&fact, wording, rng),
+        1..4 => Question::claim(
+            &fact,
+            if first { Stated::True } else { Stated::False },
+            wording,
+            rng,
+        ),
+        _ => Question::two_choice(
+            &fact,
+            if first { Letter::A } else { Letter::B },
+            wording,
+            rng,
+        ),
+    };
+    let systems = Persona::Honest.train_wordings();
+    Document::Chat {
+        system: Some(systems[rng.random_range(0..systems.len())].to_owned()),
+        turns: vec![Turn {
+            user: question.text,
+            assistant: question.right,
+        }],
+    }
 }
 
 /// Facts are to be recalled at this layer (its output is read by the output head too,

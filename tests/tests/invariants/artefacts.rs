@@ -111,7 +111,8 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
 
     std::fs::write(&path, &good)?;
     let (tables, metadata) = artefact::read_tables(&path)?;
-    let edits: [(&str, fn(&mut Tables, &mut Metadata)); 6] = [
+    type Edit = fn(&mut Tables, &mut Metadata);
+    let edits: [(&str, Edit); 6] = [
         ("other layer convention", |_, m| {
             m.insert("layer_convention".into(), "hidden_states".into());
         }),
@@ -275,7 +276,8 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
         host.device(),
     )?;
     let b = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight";
-    let edits: [(&str, &dyn Fn(&mut HashMap<String, Tensor>)); 3] = [
+    type Edit<'a> = &'a dyn Fn(&mut HashMap<String, Tensor>);
+    let edits: [(&str, Edit); 3] = [
         ("B left out", &|t| {
             t.remove(b);
         }),

@@ -150,7 +150,7 @@ fn ablating_twice_is_ablating_once() -> Result<()> {
     let d = w.direction(layer)?.unsqueeze(1)?;
     for rule in [RowRule::All, RowRule::Last(3)] {
         let ablate = w.ablate(&[layer])?.on(rule.clone());
-        let (once, _) = w.run(&w.prompts[2..], &[ablate.clone()])?;
+        let (once, _) = w.run(&w.prompts[2..], std::slice::from_ref(&ablate))?;
         let (twice, _) = w.run(&w.prompts[2..], &[ablate.clone(), ablate])?;
         // the first ablation leaves rounding noise along d, which the second removes
         let mut walk = Walk::within(ROUNDING);
