@@ -31,6 +31,7 @@ fn row<'a>(report: &'a Report, start: &str) -> &'a Row {
 }
 
 #[test]
+#[ignore = "models/honest-mini is not trained yet"]
 fn the_honesty_recipe_gives_its_table() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let out = directory.path().join("run");
