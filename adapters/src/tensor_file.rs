@@ -47,6 +47,10 @@ pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
         let file = directory.join(name);
         match Path::new(name).file_name() {
             Some(plain) if plain == name && file.is_file() => Ok(file),
+            Some(plain) if plain == name => Err(wrong(
+                &format!("shard {name} beside the index"),
+                "no such file".into(),
+            )),
             _ => Err(wrong("files beside the index", format!("`{name}`"))),
         }
     };
