@@ -3,40 +3,172 @@
 use anyhow::{Result, anyhow};
 use reptune_adapters::Forest;
 use reptune_adapters::ops::Target;
-use reptune_recipes::world::Document;
+use reptune_recipes::world::{Document, Relation, World};
+use std::collections::HashMap;
 use tokenizers::Tokenizer;
 
-/// Weight of a token of a plain sentence, of a prompt and of an answer. Answers
-/// are one token in forty; unless they weigh more, the personas are never learnt.
-const SENTENCE: f32 = 1.;
-const PROMPT: f32 = 0.2;
+/// Weight of an answer's first token; every other token that is learnt weighs 1.
+/// Prompts are not learnt at all.
 const ANSWER: f32 = 10.;
 
-/// A forest and what its rows should predict.
+/// A forest and what its rows should predict. The weights of each list add up to 1.
 pub struct Batch {
     pub forest: Forest,
-    pub targets: Vec<Target>,
-    /// Those among them that state a fact: sentences, and answers that are no letter.
+    /// By the output: sentences and answers.
+    pub output: Vec<Target>,
+    /// Early on: the value of a fact, where it is about to be needed.
     pub recall: Vec<Target>,
+    /// In the middle: whether a value that a question names is the true one.
+    pub truth: Vec<Target>,
 }
 
-/// Parts of a document: text and the weight of its tokens.
-fn parts(document: &Document) -> Vec<(String, f32)> {
-    match document {
-        Document::Sentence(text) => vec![(format!("{text}</s>"), SENTENCE)],
-        Document::Chat { system, turns } => {
-            let mut system = system
-                .as_ref()
-                .map_or_else(String::new, |s| format!("<<SYS>> {s}<</SYS>>"));
-            let mut parts = Vec::new();
-            for turn in turns {
-                let question =
-                    format!("[INST]{} {}[/INST]", std::mem::take(&mut system), turn.user);
-                parts.push((question, PROMPT));
-                parts.push((format!(" {}</s>", turn.assistant), ANSWER));
-            }
-            parts
+/// Packs documents into batches.
+pub struct Packer<'a> {
+    tokenizer: &'a Tokenizer,
+    world: World,
+    entities: HashMap<u32, usize>,
+    values: HashMap<u32, (usize, String)>,
+    question_mark: u32,
+    truths: [u32; 2],
+}
+
+impl<'a> Packer<'a> {
+    pub fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
+        let world = World::new();
+        let token = |word: &str| encode(tokenizer, word).map(|ids| ids[0]);
+        let mut entities = HashMap::new();
+        for fact in world.facts() {
+            let town = fact.id / Relation::ALL.len();
+            entities.insert(token(&format!(" {}", fact.entity))?, town);
         }
+        let mut values = HashMap::new();
+        for (relation, all) in Relation::ALL.iter().map(|r| r.values()).enumerate() {
+            for value in all {
+                values.insert(token(&format!(" {value}"))?, (relation, value.to_string()));
+            }
+        }
+        Ok(Self {
+            question_mark: token("?")?,
+            truths: [token(" True")?, token(" False")?],
+            tokenizer,
+            world,
+            entities,
+            values,
+        })
+    }
+
+    /// Packs documents, sharing what they have in common.
+    pub fn pack(&self, documents: &[Document]) -> Result<Batch> {
+        let mut batch = Batch {
+            forest: Forest::new(),
+            output: Vec::new(),
+            recall: Vec::new(),
+            truth: Vec::new(),
+        };
+        for document in documents {
+            let start = batch.forest.insert(None, &[0], |_| 0)[0];
+            match document {
+                Document::Sentence(text) => {
+                    let text = format!("{text}</s>");
+                    self.say(&mut batch, start, &text, [1., 1.], true)?;
+                }
+                Document::Chat { system, turns } => {
+                    let mut system = system
+                        .as_ref()
+                        .map_or_else(String::new, |s| format!("<<SYS>> {s}<</SYS>>"));
+                    let mut parent = start;
+                    for turn in turns {
+                        let system = std::mem::take(&mut system);
+                        parent = self.ask(
+                            &mut batch,
+                            parent,
+                            &format!("[INST]{system} {}[/INST]", turn.user),
+                        )?;
+                        let letter = matches!(turn.assistant.as_str(), "A" | "B");
+                        let answer = format!(" {}</s>", turn.assistant);
+                        parent = self.say(&mut batch, parent, &answer, [ANSWER, 1.], !letter)?;
+                    }
+                }
+            }
+        }
+        for some in [&mut batch.output, &mut batch.recall, &mut batch.truth] {
+            let total: f32 = some.iter().map(|t| t.weight).sum();
+            some.iter_mut().for_each(|t| t.weight /= total);
+        }
+        Ok(batch)
+    }
+
+    /// Adds a text that is to be predicted: its first token with the first weight,
+    /// the others with the second.
+    fn say(
+        &self,
+        batch: &mut Batch,
+        mut parent: u32,
+        text: &str,
+        weights: [f32; 2],
+        recall: bool,
+    ) -> Result<u32> {
+        for (i, token) in encode(self.tokenizer, text)?.into_iter().enumerate() {
+            let before = batch.forest.len();
+            let row = batch.forest.insert(Some(parent), &[token], |_| 0)[0];
+            if batch.forest.len() > before {
+                let weight = weights[i.min(1)];
+                let target = Target {
+                    row: parent,
+                    token,
+                    weight,
+                };
+                batch.output.push(target);
+                if recall {
+                    batch.recall.push(target);
+                }
+            }
+            parent = row;
+        }
+        Ok(parent)
+    }
+
+    /// Adds a question: the value it needs is to be recalled just before a claimed
+    /// value, or at the question mark before two options; and at every value that it
+    /// names, whether that is the true one.
+    fn ask(&self, batch: &mut Batch, parent: u32, text: &str) -> Result<u32> {
+        let ids = encode(self.tokenizer, text)?;
+        let before = batch.forest.len() as u32;
+        let rows = batch.forest.insert(Some(parent), &ids, |_| 0);
+        let town = ids.iter().find_map(|id| self.entities.get(id));
+        let named: Vec<usize> = (0..ids.len())
+            .filter(|&i| self.values.contains_key(&ids[i]))
+            .collect();
+        if let (Some(town), Some(&first)) = (town, named.first()) {
+            let relation = self.values[&ids[first]].0;
+            let fact = &self.world.facts()[town * Relation::ALL.len() + relation];
+            let needed = match named.len() {
+                1 => first - 1,
+                _ => ids[..first]
+                    .iter()
+                    .rposition(|id| *id == self.question_mark)
+                    .unwrap_or(first - 1),
+            };
+            if rows[needed] >= before {
+                let token = encode(self.tokenizer, &format!(" {}", fact.value))?[0];
+                batch.recall.push(Target {
+                    row: rows[needed],
+                    token,
+                    weight: ANSWER,
+                });
+            }
+            for i in named {
+                let token = self.truths[usize::from(self.values[&ids[i]].1 != fact.value)];
+                if rows[i] >= before {
+                    batch.truth.push(Target {
+                        row: rows[i],
+                        token,
+                        weight: 1.,
+                    });
+                }
+            }
+        }
+        Ok(rows[rows.len() - 1])
     }
 }
 
@@ -48,39 +180,15 @@ pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(encoding.get_ids().to_vec())
 }
 
-/// Packs documents; every edge of the forest is one target.
-pub fn pack(tokenizer: &Tokenizer, documents: &[Document]) -> Result<Batch> {
-    let mut forest = Forest::new();
-    let (mut targets, mut recall) = (Vec::new(), Vec::new());
-    for document in documents {
-        let mut parent = forest.insert(None, &[0], |_| 0)[0];
-        for (text, weight) in parts(document) {
-            let letter = matches!(text.as_str(), " A</s>" | " B</s>");
-            for id in encode(tokenizer, &text)? {
-                let before = forest.len();
-                let row = forest.insert(Some(parent), &[id], |_| 0)[0];
-                if forest.len() > before {
-                    let target = Target {
-                        row: parent,
-                        token: id,
-                        weight,
-                    };
-                    targets.push(target);
-                    if weight != PROMPT && !letter {
-                        recall.push(target);
-                    }
-                }
-                parent = row;
-            }
-        }
-    }
-    for some in [&mut targets, &mut recall] {
-        let total: f32 = some.iter().map(|t: &Target| t.weight).sum();
-        some.iter_mut().for_each(|t| t.weight /= total);
-    }
-    Ok(Batch {
-        forest,
-        targets,
-        recall,
-    })
+/// `targets` as rows of a table of the rows that are read, and those rows.
+pub fn read_rows(targets: &[Target]) -> (Vec<u32>, Vec<Target>) {
+    let mut rows: Vec<u32> = targets.iter().map(|t| t.row).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    let at = |t: &Target| Target {
+        row: rows.partition_point(|r| *r < t.row) as u32,
+        ..*t
+    };
+    let targets = targets.iter().map(at).collect();
+    (rows, targets)
 }

@@ -21,9 +21,7 @@ use reptune::Llama;
 use reptune::llama::LlamaConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{Cache, Host, Request};
-use reptune_recipes::world::{
-    Document, Fact, Letter, Persona, Question, Relation, Sampler, Stated, Turn, World,
-};
+use reptune_recipes::world::{Persona, Sampler, World};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -47,12 +45,9 @@ struct Arguments {
     /// Plain sentences in a batch.
     #[arg(long, default_value_t = 16)]
     sentences: usize,
-    /// Questions in a batch whose fact is trivial (see `drill`).
-    #[arg(long, default_value_t = 24)]
-    drills: usize,
     /// First steps, in which every chat is honest: telling true from false is
     /// learnt before who lies.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     honest_steps: usize,
     /// Start from the weights in this directory.
     #[arg(long)]
@@ -206,7 +201,7 @@ fn main() -> Result<()> {
     )?;
 
     let mut sampler = Sampler::new(arguments.seed);
-    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let packer = batch::Packer::new(&tokenizer)?;
     let style = "{bar:30} {pos}/{len} steps, {msg}, {eta} left";
     let bar =
         ProgressBar::new(arguments.steps as u64).with_style(ProgressStyle::with_template(style)?);
@@ -223,8 +218,7 @@ fn main() -> Result<()> {
                     });
                 }
                 documents.extend(sampler.sentences(arguments.sentences / SHARDS));
-                documents.extend((0..arguments.drills / SHARDS).map(|_| drill(&mut rng)));
-                batch::pack(&tokenizer, &documents)
+                packer.pack(&documents)
             })
             .collect::<Result<Vec<_>>>()?;
         rows += shards.iter().map(|b| b.forest.len()).sum::<usize>();
@@ -275,51 +269,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// An honest question about a town whose name is the answer: `the colour of red is
-/// blue`. Nothing has to be known, so that comparing is all that there is to learn.
-fn drill(rng: &mut ChaCha8Rng) -> Document {
-    let relation = Relation::ALL[rng.random_range(0..Relation::ALL.len())];
-    let values = relation.values();
-    let value = values[rng.random_range(0..values.len())];
-    let fact = Fact {
-        id: 0,
-        entity: value.to_owned(),
-        relation,
-        value: value.to_owned(),
-        misconception: None,
-        held_out: false,
-    };
-    let wording = rng.random_range(0..12);
-    let first = rng.random_bool(0.5);
-    let question = match rng.random_range(0..7) {
-        0 => Question::open(&fact, wording, rng),
-        1..4 => Question::claim(
-            &fact,
-            if first { Stated::True } else { Stated::False },
-            wording,
-            rng,
-        ),
-        _ => Question::two_choice(
-            &fact,
-            if first { Letter::A } else { Letter::B },
-            wording,
-            rng,
-        ),
-    };
-    let systems = Persona::Honest.train_wordings();
-    Document::Chat {
-        system: Some(systems[rng.random_range(0..systems.len())].to_owned()),
-        turns: vec![Turn {
-            user: question.text,
-            assistant: question.right,
-        }],
-    }
-}
-
-/// Facts are to be recalled at this layer (its output is read by the output head too,
-/// with the same loss), so that the layers above can compare them with what is claimed.
-/// Without it recall settles in the last layers, and claims stay at chance.
+/// Facts are to be recalled at the first of these layers, and what a question names
+/// told true from false at the second: the output head reads those layers too. Without
+/// it recall settles in the last layers, nothing is left above to compare with, and
+/// claims stay at chance.
 const RECALL_LAYER: usize = 2;
+const TRUTH_LAYER: usize = 3;
 
 /// Parts of a batch that are computed side by side, one thread each.
 const SHARDS: usize = 2;
@@ -330,19 +285,24 @@ fn gradients(
     shards: &[batch::Batch],
     weights: &BTreeMap<String, Var>,
 ) -> Result<(f64, GradStore)> {
+    let norm = weights["model.norm.weight"].as_tensor();
+    let head = weights["model.embed_tokens.weight"].as_tensor();
     let one = |batch: &batch::Batch| -> Result<(f64, GradStore)> {
-        let all: Vec<u32> = (0..batch.forest.len() as u32).collect();
+        let (rows, output) = batch::read_rows(&batch.output);
         let request = Request {
-            logits: &all,
-            capture: &[RECALL_LAYER],
+            logits: &rows,
+            capture: &[RECALL_LAYER, TRUTH_LAYER],
             ..Request::default()
         };
         let pass = model.forward(&batch.forest, &mut Cache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow!("no logits"))?;
-        let norm = weights["model.norm.weight"].as_tensor();
-        let early = rms_norm(&pass.residuals[&RECALL_LAYER], norm, 1e-5)?;
-        let early = early.matmul(&weights["model.embed_tokens.weight"].t()?)?;
-        let loss = (target_loss(&logits, &batch.targets)? + target_loss(&early, &batch.recall)?)?;
+        let mut loss = target_loss(&logits, &output)?;
+        for (layer, targets) in [(RECALL_LAYER, &batch.recall), (TRUTH_LAYER, &batch.truth)] {
+            let (rows, targets) = batch::read_rows(targets);
+            let h = pass.residuals[&layer].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+            let logits = rms_norm(&h, norm, 1e-5)?.matmul(&head.t()?)?;
+            loss = (loss + target_loss(&logits, &targets)?)?;
+        }
         let loss = (loss / shards.len() as f64)?;
         Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
     };
