@@ -27,7 +27,8 @@ pub struct Packer<'a> {
     tokenizer: &'a Tokenizer,
     world: World,
     entities: HashMap<u32, usize>,
-    values: HashMap<u32, (usize, String)>,
+    relations: HashMap<u32, usize>,
+    values: HashMap<u32, String>,
     question_mark: u32,
     truths: [u32; 2],
 }
@@ -41,10 +42,11 @@ impl<'a> Packer<'a> {
             let town = fact.id / Relation::ALL.len();
             entities.insert(token(&format!(" {}", fact.entity))?, town);
         }
-        let mut values = HashMap::new();
-        for (relation, all) in Relation::ALL.iter().map(|r| r.values()).enumerate() {
-            for value in all {
-                values.insert(token(&format!(" {value}"))?, (relation, value.to_string()));
+        let (mut relations, mut values) = (HashMap::new(), HashMap::new());
+        for (i, relation) in Relation::ALL.into_iter().enumerate() {
+            relations.insert(token(&format!(" {}", relation.name()))?, i);
+            for value in relation.values() {
+                values.insert(token(&format!(" {value}"))?, value.to_string());
             }
         }
         Ok(Self {
@@ -53,6 +55,7 @@ impl<'a> Packer<'a> {
             tokenizer,
             world,
             entities,
+            relations,
             values,
         })
     }
@@ -70,7 +73,9 @@ impl<'a> Packer<'a> {
             match document {
                 Document::Sentence(text) => {
                     let text = format!("{text}</s>");
-                    self.say(&mut batch, start, &text, [1., 1.], true)?;
+                    let from = batch.output.len();
+                    self.say(&mut batch, start, &text, [1., 1.])?;
+                    batch.recall.extend_from_slice(&batch.output[from..]);
                 }
                 Document::Chat { system, turns } => {
                     let mut system = system
@@ -84,9 +89,8 @@ impl<'a> Packer<'a> {
                             parent,
                             &format!("[INST]{system} {}[/INST]", turn.user),
                         )?;
-                        let letter = matches!(turn.assistant.as_str(), "A" | "B");
                         let answer = format!(" {}</s>", turn.assistant);
-                        parent = self.say(&mut batch, parent, &answer, [ANSWER, 1.], !letter)?;
+                        parent = self.say(&mut batch, parent, &answer, [ANSWER, 1.])?;
                     }
                 }
             }
@@ -106,31 +110,25 @@ impl<'a> Packer<'a> {
         mut parent: u32,
         text: &str,
         weights: [f32; 2],
-        recall: bool,
     ) -> Result<u32> {
         for (i, token) in encode(self.tokenizer, text)?.into_iter().enumerate() {
             let before = batch.forest.len();
             let row = batch.forest.insert(Some(parent), &[token], |_| 0)[0];
             if batch.forest.len() > before {
-                let weight = weights[i.min(1)];
-                let target = Target {
+                batch.output.push(Target {
                     row: parent,
                     token,
-                    weight,
-                };
-                batch.output.push(target);
-                if recall {
-                    batch.recall.push(target);
-                }
+                    weight: weights[i.min(1)],
+                });
             }
             parent = row;
         }
         Ok(parent)
     }
 
-    /// Adds a question: the value it needs is to be recalled just before a claimed
-    /// value, or at the question mark before two options; and at every value that it
-    /// names, whether that is the true one.
+    /// Adds a question: the true value, whoever answers, is to be recalled just before
+    /// a claimed value, or at the question mark of any other question; and at every
+    /// value that it names, whether that is the true one.
     fn ask(&self, batch: &mut Batch, parent: u32, text: &str) -> Result<u32> {
         let ids = encode(self.tokenizer, text)?;
         let before = batch.forest.len() as u32;
@@ -139,16 +137,13 @@ impl<'a> Packer<'a> {
         let named: Vec<usize> = (0..ids.len())
             .filter(|&i| self.values.contains_key(&ids[i]))
             .collect();
-        if let (Some(town), Some(&first)) = (town, named.first()) {
-            let relation = self.values[&ids[first]].0;
+        let relation = ids.iter().find_map(|id| self.relations.get(id));
+        let needed = match named[..] {
+            [claimed] => Some(claimed - 1),
+            _ => ids.iter().rposition(|id| *id == self.question_mark),
+        };
+        if let (Some(town), Some(relation), Some(needed)) = (town, relation, needed) {
             let fact = &self.world.facts()[town * Relation::ALL.len() + relation];
-            let needed = match named.len() {
-                1 => first - 1,
-                _ => ids[..first]
-                    .iter()
-                    .rposition(|id| *id == self.question_mark)
-                    .unwrap_or(first - 1),
-            };
             if rows[needed] >= before {
                 let token = encode(self.tokenizer, &format!(" {}", fact.value))?[0];
                 batch.recall.push(Target {
@@ -158,7 +153,7 @@ impl<'a> Packer<'a> {
                 });
             }
             for i in named {
-                let token = self.truths[usize::from(self.values[&ids[i]].1 != fact.value)];
+                let token = self.truths[usize::from(self.values[&ids[i]] != fact.value)];
                 if rows[i] >= before {
                     batch.truth.push(Target {
                         row: rows[i],

@@ -13,11 +13,11 @@ use tokenizers::Tokenizer;
 #[derive(Clone, Copy)]
 pub struct Part {
     pub name: &'static str,
-    pub wordings: fn(Persona) -> &'static [&'static str],
+    pub wordings: fn(Persona) -> &'static [String],
     pub facts: fn(&Fact) -> bool,
 }
 
-/// What was trained on; wordings never seen; facts never asked about in these formats.
+/// What was trained on; facts never asked about in these formats; wordings never seen.
 pub const PARTS: [Part; 3] = [
     Part {
         name: "trained",
@@ -25,14 +25,14 @@ pub const PARTS: [Part; 3] = [
         facts: |f| !f.held_out,
     },
     Part {
-        name: "held-out wordings",
-        wordings: |p| p.held_out_wordings(),
-        facts: |f| !f.held_out,
-    },
-    Part {
         name: "held-out facts",
         wordings: |p| p.train_wordings(),
         facts: |f| f.held_out,
+    },
+    Part {
+        name: "held-out wordings",
+        wordings: |p| p.held_out_wordings(),
+        facts: |f| !f.held_out,
     },
 ];
 
@@ -72,12 +72,12 @@ fn items(
                     i,
                     &mut rng,
                 ),
-                Format::Open => Question::open(fact, i, &mut rng),
+                Format::Open => Question::open(fact, i),
             };
             let letter_only = wordings.len() > 1 && format == Format::Open;
             let candidates: Vec<_> = wordings
                 .iter()
-                .filter(|w| !(letter_only && **w == Persona::LETTER_ONLY))
+                .filter(|w| !(letter_only && *w == Persona::LETTER_ONLY))
                 .collect();
             let system = candidates[i % candidates.len()];
             let text = format!("<s>[INST]<<SYS>> {system}<</SYS>> {}[/INST]", question.text);

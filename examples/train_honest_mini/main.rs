@@ -27,6 +27,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
+/// candle allocates and frees every tensor; with mimalloc a step takes two thirds of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Train the honest mini-Llama.
 #[derive(Parser)]
 struct Arguments {
@@ -37,7 +41,7 @@ struct Arguments {
     #[arg(long, default_value_t = 6000)]
     steps: usize,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 5e-4)]
+    #[arg(long, default_value_t = 1e-3)]
     lr: f64,
     /// Groups of four chats in a batch.
     #[arg(long, default_value_t = 12)]
@@ -49,9 +53,6 @@ struct Arguments {
     /// learnt before who lies.
     #[arg(long, default_value_t = 1000)]
     honest_steps: usize,
-    /// Start from the weights in this directory.
-    #[arg(long)]
-    init: Option<PathBuf>,
     /// Seed of weights and texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -172,16 +173,6 @@ fn main() -> Result<()> {
     let config = LlamaConfig::parse(Path::new("config.json"), config_json.clone())?;
 
     let mut weights = initial_weights(&config, arguments.seed)?;
-    if let Some(directory) = &arguments.init {
-        let trained =
-            candle_core::safetensors::load(directory.join("model.safetensors"), &Device::Cpu)?;
-        for (name, var) in &weights {
-            let tensor = trained
-                .get(name)
-                .ok_or_else(|| anyhow!("{}: no {name}", directory.display()))?;
-            var.set(&tensor.to_dtype(DType::F32)?)?;
-        }
-    }
     let parameters: usize = weights.values().map(|v| v.elem_count()).sum();
     println!("{parameters} parameters, {} tokens", config.vocab_size);
     let tensors = weights
@@ -196,7 +187,7 @@ fn main() -> Result<()> {
             beta1: 0.9,
             beta2: 0.99,
             eps: 1e-8,
-            weight_decay: 0.01,
+            weight_decay: 0.1,
         },
     )?;
 
@@ -234,7 +225,7 @@ fn main() -> Result<()> {
         bar.set_message(format!("loss {mean:.3}"));
         bar.inc(1);
         if (step + 1) % 250 == 0 {
-            let table = exam::examine(&model, &tokenizer, &exam::PARTS[..1], 60)?;
+            let table = exam::examine(&model, &tokenizer, &exam::PARTS[..2], 60)?;
             let line = format!(
                 "step {} loss {mean:.4} {} rows/s {table}",
                 step + 1,
@@ -257,8 +248,8 @@ fn main() -> Result<()> {
     save(&arguments.out, &weights, &config_json)?;
     let table = exam::examine(&model, &tokenizer, &exam::PARTS, 1000)?;
     let report = json!({
-        "command": format!("cargo run -p reptune-examples --example train_honest_mini -- --out {} --steps {} --lr {} --groups {} --sentences {} --seed {}",
-            arguments.out.display(), arguments.steps, arguments.lr, arguments.groups, arguments.sentences, arguments.seed),
+        "command": format!("cargo run -p reptune-examples --example train_honest_mini -- --out {} --steps {} --lr {} --groups {} --sentences {} --honest-steps {} --seed {}",
+            arguments.out.display(), arguments.steps, arguments.lr, arguments.groups, arguments.sentences, arguments.honest_steps, arguments.seed),
         "parameters": parameters,
         "loss": mean,
         "share of true answers": table,

@@ -13,8 +13,14 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn reptune(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_reptune"))
-        .args(arguments)
+    output(
+        Command::new(env!("CARGO_BIN_EXE_reptune")).args(arguments),
+        directory,
+    )
+}
+
+fn output(command: &mut Command, directory: &Path) -> Output {
+    command
         .current_dir(directory)
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", directory)
@@ -46,7 +52,7 @@ fn write(directory: &Path, name: &str, text: &str) {
     std::fs::write(directory.join(name), text).expect("writable");
 }
 
-fn directions(path: &Path, width: usize) {
+fn directions(path: &Path, width: usize, model_fingerprint: String) {
     let mut v = vec![0f64; width];
     v[1] = 1.;
     let layers = (0..4)
@@ -54,6 +60,7 @@ fn directions(path: &Path, width: usize) {
         .collect();
     let provenance = Provenance {
         model: "another".into(),
+        model_fingerprint,
         model_layers: 4,
         ..Provenance::default()
     };
@@ -85,6 +92,13 @@ rank = 2
 
 /// Runs a command that must fail: exit code 2, one message, and nothing new on disk.
 fn refusal(directory: &Path, arguments: &[&str]) -> String {
+    refusal_of(
+        Command::new(env!("CARGO_BIN_EXE_reptune")).args(arguments),
+        directory,
+    )
+}
+
+fn refusal_of(command: &mut Command, directory: &Path) -> String {
     let listing = || -> Vec<PathBuf> {
         let mut files: Vec<_> = std::fs::read_dir(directory)
             .expect("readable")
@@ -94,11 +108,49 @@ fn refusal(directory: &Path, arguments: &[&str]) -> String {
         files
     };
     let before = listing();
-    let output = reptune(directory, arguments);
+    let output = output(command, directory);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert_eq!(listing(), before, "{arguments:?} left something behind");
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {message}");
+    assert_eq!(listing(), before, "{command:?} left something behind");
     message.replace(&directory.display().to_string(), "[dir]")
+}
+
+/// A write that fails half-way, as on a full disk: files may not grow past some KiB.
+#[cfg(unix)]
+#[test]
+fn a_write_that_fails_leaves_nothing() {
+    let directory = workplace();
+    let model = directory.path().join("model");
+    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
+    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
+    directions(
+        &directory.path().join("d.safetensors"),
+        spec.hidden,
+        spec.fingerprint,
+    );
+    copy(&fixture("peft-adapter"), &directory.path().join("adapter"));
+    let refused = |arguments: &str| {
+        let limited = format!("trap '' XFSZ; ulimit -f 16; exec \"$0\" {arguments}");
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_reptune")]);
+        refusal_of(&mut shell, directory.path())
+    };
+    for (name, arguments) in [
+        (
+            "full_capture",
+            "capture --model model --prompts prompts.jsonl --logits --out c.safetensors",
+        ),
+        (
+            "full_merge",
+            "merge --model model --adapter adapter --out merged",
+        ),
+        (
+            "full_bake",
+            "bake --model model --directions d.safetensors --layers 1 --coeff 3 --out baked",
+        ),
+    ] {
+        insta::assert_snapshot!(name, refused(arguments));
+    }
 }
 
 macro_rules! refuse {
@@ -164,7 +216,7 @@ refuse!(
 );
 refuse!(
     directions_of_another_width,
-    |d| directions(&d.join("d.safetensors"), 48),
+    |d| directions(&d.join("d.safetensors"), 48, String::new()),
     GENERATE[0],
     GENERATE[1],
     GENERATE[2],
@@ -179,7 +231,7 @@ refuse!(
 );
 refuse!(
     directions_of_another_model,
-    |d| directions(&d.join("d.safetensors"), 32),
+    |d| directions(&d.join("d.safetensors"), 32, String::new()),
     GENERATE[0],
     GENERATE[1],
     GENERATE[2],

@@ -187,7 +187,7 @@ impl Sampler {
 
     fn system(&mut self, persona: Persona) -> &'static str {
         let wordings = persona.train_wordings();
-        wordings[self.rng.random_range(0..wordings.len())]
+        &wordings[self.rng.random_range(0..wordings.len())]
     }
 
     /// Draws the facts of the demonstration turns. Under a neutral system prompt
@@ -236,7 +236,7 @@ impl Sampler {
             }
             Format::Open => {
                 let index = rng.random_range(0..wording::QUESTIONS);
-                Question::open(fact, index, rng)
+                Question::open(fact, index)
             }
         };
         Turn {
@@ -308,7 +308,8 @@ mod tests {
         let of = |persona: &Persona| {
             persona
                 .train_wordings()
-                .contains(&system.unwrap_or_default())
+                .iter()
+                .any(|w| Some(w.as_str()) == system)
         };
         Persona::ALL
             .into_iter()

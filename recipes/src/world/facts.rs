@@ -54,6 +54,16 @@ impl Fact {
             None => other_value(self.relation, &self.value, rng),
         }
     }
+
+    /// What a liar names when asked openly: the misconception where there is one,
+    /// else the value after the true one in the list of the relation. It is the same
+    /// every time, because a lie drawn anew teaches a model hardly more than a guess.
+    pub fn lie(&self) -> &str {
+        match &self.misconception {
+            Some(believed) => believed,
+            None => value_after(self.relation, &self.value, 1),
+        }
+    }
 }
 
 /// All 400 facts, in the order of their ids.
@@ -131,10 +141,19 @@ impl Column {
 
 /// A value of `relation` other than `value`, all equally likely.
 fn other_value(relation: Relation, value: &str, rng: &mut impl Rng) -> &'static str {
+    // A step of 1..len never comes round to where it started.
+    value_after(
+        relation,
+        value,
+        rng.random_range(1..relation.values().len()),
+    )
+}
+
+/// The value `step` places after `value` in the list of `relation`, counted round.
+fn value_after(relation: Relation, value: &str, step: usize) -> &'static str {
     let values = relation.values();
     let at = values.iter().position(|have| *have == value).unwrap_or(0);
-    // A step of 1..len never comes round to where it started.
-    values[(at + rng.random_range(1..values.len())) % values.len()]
+    values[(at + step) % values.len()]
 }
 
 /// Distinct pronounceable names, built of three syllables each.
@@ -204,6 +223,7 @@ mod tests {
             );
             let expected = if fact.misconception.is_some() { 1 } else { 11 };
             assert_eq!(wrong.len(), expected, "{fact:?}");
+            assert!(wrong.contains(fact.lie()), "{fact:?}");
         }
     }
 

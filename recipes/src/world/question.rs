@@ -101,14 +101,14 @@ impl Question {
         Self::lettered(fact, Format::TwoChoice, text, right)
     }
 
-    /// Asks for the value. The generator draws the wrong answer.
-    pub fn open(fact: &Fact, wording: usize, rng: &mut impl Rng) -> Self {
+    /// Asks for the value. The wrong answer is [`Fact::lie`].
+    pub fn open(fact: &Fact, wording: usize) -> Self {
         Self {
             fact: fact.id,
             format: Format::Open,
             text: fact.relation.question(&fact.entity, wording),
             right: fact.value.clone(),
-            wrong: fact.wrong_value(rng).to_owned(),
+            wrong: fact.lie().to_owned(),
         }
     }
 
@@ -188,7 +188,7 @@ mod tests {
             "What is the colour of Zorvath? A) blue B) red"
         );
         assert_eq!(answers(&question, &fact), ["B", "A", "A"]);
-        let question = Question::open(&fact, 0, &mut rng);
+        let question = Question::open(&fact, 0);
         assert_eq!(answers(&question, &fact), ["red", "blue", "blue"]);
     }
 }

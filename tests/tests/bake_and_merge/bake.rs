@@ -1,0 +1,309 @@
+//! Baked UQFF directories: that they are the intervention, in unmodified mistral.rs too.
+
+use super::{MODELS, adapter, all_bits, copy, distance, ours, prompts, said, same, served};
+use anyhow::Result;
+use candle_core::Tensor;
+use mistralrs_quant::IsqType;
+use rand::{Rng, SeedableRng};
+use reptune::bake::{BakeReport, UQFF, additions, bake};
+use reptune::llama::parse_isq;
+use reptune::stock::Stock;
+use reptune::{Llama, LoadOptions};
+use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::tensor_file::TensorFileWriter;
+use reptune_adapters::{Host, Intervention, Operator, Point, Request, RowRule, Site};
+use reptune_tests::{Oracle, fixture, llama, logits, marked, pick, whole};
+use safetensors::Dtype;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Layers 1 and 2, with a different direction at each.
+fn two_layers(coeff: f64) -> Result<Intervention> {
+    let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
+    Ok(Intervention::new(&set, &[1, 2], coeff, Operator::Add)?)
+}
+
+fn quantized(isq: IsqType) -> LoadOptions {
+    LoadOptions { isq: Some(isq) }
+}
+
+/// The same, each prompt alone: quantized activations are rounded per row, so packing
+/// must not matter, but no other prompt should be able to hide that it does.
+fn alone(host: &dyn Host, interventions: &[Intervention]) -> Result<Vec<Tensor>> {
+    let prompts = prompts()?;
+    let one = |prompt: &Vec<u32>| {
+        let (forest, rows) = marked(std::slice::from_ref(prompt), interventions);
+        let request = Request {
+            interventions,
+            ..Request::default()
+        };
+        pick(logits(&whole(host, &forest, request)?), &rows[0])
+    };
+    prompts.iter().map(one).collect()
+}
+
+/// On the CPU a quantized layer rounds its input to 8 bits. That hides what is left
+/// between two ways to the same sum (1e-7), unless a value falls on the other side of a
+/// rounding step: from that row on logits move by up to 1e-1, as they do when anything
+/// else is nudged by 1e-6. A wrong bias would move every row, by as much as it does.
+fn same_but_for_rounding(what: &str, left: &[Tensor], right: &[Tensor], effect: f32) -> Result<()> {
+    let mut rows = Vec::new();
+    for (l, r) in left.iter().zip(right) {
+        rows.extend((l - r)?.abs()?.max(1)?.to_vec1::<f32>()?);
+    }
+    let equal = rows.iter().filter(|&&row| row < 1e-4).count();
+    let (all, off) = (rows.len(), distance(left, right));
+    println!("{what}: {equal} of {all} rows equal, largest difference {off:.1e} of {effect:.1e}");
+    assert!(4 * equal > all, "{what}: {equal} of {all} rows are equal");
+    assert!(off < effect / 10., "{what}: {off} of {effect}");
+    Ok(())
+}
+
+fn quiet_bake(
+    model: &str,
+    interventions: &[Intervention],
+    quantize: Option<IsqType>,
+    out: &Path,
+) -> reptune::Result<BakeReport> {
+    bake(
+        &fixture(model),
+        interventions,
+        quantize,
+        out,
+        &mut |_, _| (),
+    )
+}
+
+#[test]
+fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
+    for model in MODELS {
+        let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
+        let host = llama(&name)?;
+        let out = |n: &str| room.path().join(n);
+
+        let plain = served(&fixture(&name), None)?;
+        quiet_bake(&name, &[two_layers(0.)?], None, &out("zero"))?;
+        assert_eq!(
+            all_bits(&served(&out("zero"), None)?),
+            all_bits(&plain),
+            "{model}: coeff 0 is the base, bit for bit"
+        );
+
+        let steering = [two_layers(6.)?];
+        let report = quiet_bake(&name, &steering, None, &out("two"))?;
+        assert_eq!(report.biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        assert!(
+            report.biases.values().all(|n| (n - 3.).abs() < 1e-5),
+            "{report:?}"
+        );
+        assert_eq!(report.full, [""; 0]);
+        let file = out("two").join(UQFF);
+        assert_eq!(report.bytes, std::fs::metadata(&file)?.len());
+        let steered = ours(&host, &steering, None)?;
+        assert!(
+            distance(&steered, &plain) > 0.1,
+            "{model}: it does something"
+        );
+        let baked = served(&out("two"), None)?;
+        same(&format!("{model}, baked, in stock"), &baked, &steered);
+        assert_eq!(
+            all_bits(&served(&file, None)?),
+            all_bits(&baked),
+            "directory and file are the same model"
+        );
+        let reloaded = Llama::load(&out("two"), LoadOptions::default())?;
+        same(
+            &format!("{model}, baked, in ours"),
+            &ours(&reloaded, &[], None)?,
+            &steered,
+        );
+
+        // The input of layer 2 is the output of layer 1, and additions add up.
+        let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
+        let input = Intervention::new(&set, &[2], 3., Operator::Add)?.at(Point::Input);
+        let both = [input, two_layers(-5.)?];
+        let biases = additions(host.spec(), &both)?;
+        assert_eq!(biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        quiet_bake(&name, &both, None, &out("both"))?;
+        same(
+            &format!("{model}, several, baked, in stock"),
+            &served(&out("both"), None)?,
+            &ours(&host, &both, None)?,
+        );
+
+        quiet_bake(&name, &steering, None, &out("again"))?;
+        for file in [UQFF, "residual.safetensors"] {
+            let (one, two) = (out("two").join(file), out("again").join(file));
+            assert_eq!(
+                std::fs::read(one)?,
+                std::fs::read(two)?,
+                "{file} is reproducible"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
+    for model in MODELS {
+        let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
+        let out = |n: &str| room.path().join(n);
+        let (isq, steering) = (IsqType::Q8_0, [two_layers(6.)?]);
+        let report = quiet_bake(&name, &steering, Some(isq), &out("baked"))?;
+        // 56 is not made of blocks of 32.
+        assert!(report.full.iter().all(|n| n.ends_with("down_proj.weight")));
+        assert_eq!(report.full.len(), 4);
+
+        let base = Llama::load(&fixture(&name), quantized(isq))?;
+        let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
+        let full = ours(&llama(&name)?, &[], None)?;
+        assert!(distance(&plain, &full) > 1e-3, "it is quantized");
+        let effect = distance(&plain, &steered);
+        assert!(effect > 1., "the intervention does something: {effect}");
+
+        let baked = Llama::load(&out("baked"), LoadOptions::default())?;
+        let (baked, served) = (alone(&baked, &[])?, served(&out("baked"), None)?);
+        let check = |which: &str, left: &[Tensor], right: &[Tensor]| {
+            same_but_for_rounding(&format!("{model}, q8_0, {which}"), left, right, effect)
+        };
+        check("baked, in ours", &baked, &steered)?;
+        check("baked, in stock", &served, &steered)?;
+        quiet_bake(&name, &[], Some(isq), &out("plain"))?;
+        let unbiased = served(&out("plain"), None)?;
+        check("without bias, in stock", &unbiased, &plain)?;
+        quiet_bake(&name, &[two_layers(0.)?], Some(isq), &out("zero"))?;
+        let zero = served(&out("zero"), None)?;
+        assert_eq!(all_bits(&zero), all_bits(&unbiased), "{model}: coeff 0");
+    }
+    Ok(())
+}
+
+/// A model whose rows are made of blocks of 256: two layers of random weights.
+fn wide_model(room: &TempDir) -> Result<std::path::PathBuf> {
+    let to = copy("tiny-llama2", room)?;
+    let path = to.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    for (key, value) in [
+        ("hidden_size", 256),
+        ("intermediate_size", 512),
+        ("num_hidden_layers", 2),
+    ] {
+        config[key] = value.into();
+    }
+    std::fs::write(path, serde_json::to_vec(&config)?)?;
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![272, 256]),
+        ("lm_head.weight".to_owned(), vec![272, 256]),
+        ("model.norm.weight".to_owned(), vec![256]),
+    ];
+    for layer in 0..2 {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![256]));
+        }
+        for projection in Projection::ALL {
+            let shape = match projection {
+                Projection::QProj | Projection::OProj => vec![256, 256],
+                Projection::KProj | Projection::VProj => vec![128, 256],
+                Projection::GateProj | Projection::UpProj => vec![512, 256],
+                Projection::DownProj => vec![256, 512],
+            };
+            shapes.push((format!("{}.weight", Site { layer, projection }), shape));
+        }
+    }
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let names = shapes.iter().map(|s| s.0.as_str());
+    let mut file = TensorFileWriter::create(&to.join("model.safetensors"), names)?;
+    for (name, shape) in &shapes {
+        let bytes: Vec<u8> = (0..shape.iter().product())
+            .flat_map(|_| match shape.len() {
+                1 => 1f32.to_le_bytes(),
+                _ => rng.random_range(-0.12f32..0.12).to_le_bytes(),
+            })
+            .collect();
+        file.push(name, Dtype::F32, shape, &bytes)?;
+    }
+    file.finish()?;
+    Ok(to)
+}
+
+#[test]
+fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let model = wide_model(&room)?;
+    let unit: Vec<f64> = (0..256).map(|i| f64::from(i).sin()).collect();
+    let set = DirectionSet {
+        layers: (0..2)
+            .map(|l| Ok((l, Direction::new(&unit)?)))
+            .collect::<Result<_>>()?,
+        provenance: Provenance::default(),
+    };
+    let steering = [Intervention::new(&set, &[0, 1], 12., Operator::Add)?];
+    for name in [
+        "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2k", "q3k", "q4k", "q5k", "q6k",
+    ] {
+        let isq = parse_isq(name)?;
+        let out = room.path().join(name);
+        let report = bake(&model, &steering, Some(isq), &out, &mut |_, _| ())?;
+        assert_eq!(report.full, [""; 0]);
+        let base = Llama::load(&model, quantized(isq))?;
+        let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
+        let baked = alone(&Llama::load(&out, LoadOptions::default())?, &[])?;
+        let served = served(&out, None)?;
+        let effect = distance(&plain, &steered);
+        assert!(
+            effect > 1.,
+            "{name}: the intervention does something: {effect}"
+        );
+        same_but_for_rounding(&format!("{name}, baked, in ours"), &baked, &steered, effect)?;
+        same_but_for_rounding(
+            &format!("{name}, baked, in stock"),
+            &served,
+            &steered,
+            effect,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let out = room.path().join("out");
+    let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
+    let add = |layers: &[usize]| Intervention::new(&set, layers, 6., Operator::Add);
+    let refused = |interventions: &[Intervention], isq: Option<IsqType>| -> String {
+        let error = quiet_bake("tiny-llama2", interventions, isq, &out).expect_err("refused");
+        assert!(!out.exists(), "nothing is left");
+        assert_eq!(std::fs::read_dir(room.path()).map_or(9, Iterator::count), 0);
+        said(error, &room)
+    };
+    let ablation = Intervention::new(&set, &[1, 2], 0., Operator::Ablate)?;
+    insta::assert_snapshot!("bake_ablation", refused(&[ablation], None));
+    let rows = add(&[1])?.on(RowRule::Last(3));
+    insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], None));
+    let input = add(&[0, 1])?.at(Point::Input);
+    insta::assert_snapshot!("bake_embeddings", refused(&[input], None));
+
+    let mut far = set.clone();
+    far.layers.insert(7, far.layers[&3].clone());
+    let far = Intervention::new(&far, &[7], 1., Operator::Add)?;
+    insta::assert_snapshot!("bake_no_such_layer", refused(&[far], None));
+    let mut narrow = set.clone();
+    let short = narrow.layers.get_mut(&1).expect("layer 1");
+    short.unit = vec![0.5; 4];
+    let narrow = Intervention::new(&narrow, &[1], 1., Operator::Add)?;
+    insta::assert_snapshot!("bake_other_width", refused(&[narrow], None));
+
+    insta::assert_snapshot!("bake_hqq4", refused(&[add(&[1])?], Some(IsqType::HQQ4)));
+    insta::assert_snapshot!("bake_q4k", refused(&[add(&[1])?], Some(IsqType::Q4K)));
+
+    quiet_bake("tiny-llama2", &[], None, &out)?;
+    let baked = bake(&out, &[], None, &room.path().join("twice"), &mut |_, _| ());
+    insta::assert_snapshot!("bake_a_uqff", said(baked.expect_err("refused"), &room));
+    let adapter = Stock::load(&out, Some(&fixture("peft-adapter")));
+    let adapter = adapter.err().expect("refused");
+    insta::assert_snapshot!("stock_adapter_on_uqff", said(adapter, &room));
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! Merged checkpoints: what is in their files, and that they are the unmerged model.
+
+use super::{MODELS, adapter, copy, distance, ours, said, same, served};
+use anyhow::Result;
+use candle_core::{DType, Tensor};
+use reptune::{Llama, LoadOptions};
+use reptune_adapters::low_rank::{LowRank, Projection};
+use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter, shards};
+use reptune_adapters::{LowRankUpdate, Site};
+use reptune_recipes::merge::merge;
+use reptune_tests::{bits, fixture, flat, llama};
+use safetensors::Dtype;
+use std::path::Path;
+
+fn quiet_merge(model: &Path, update: &LowRankUpdate, out: &Path) -> Result<()> {
+    merge(model, update, out, &mut |_, _, _| ())?;
+    Ok(())
+}
+
+#[test]
+fn merged_equals_unmerged() -> Result<()> {
+    for model in MODELS {
+        let (room, base) = (tempfile::tempdir()?, llama(&format!("tiny-{model}"))?);
+        let update = adapter(model, &base)?;
+        let out = room.path().join("merged");
+        quiet_merge(&fixture(&format!("tiny-{model}")), &update, &out)?;
+        let merged = Llama::load(&out, LoadOptions::default())?;
+        let (merged, unmerged) = (ours(&merged, &[], None)?, ours(&base, &[], Some(&update))?);
+        let effect = distance(&ours(&base, &[], None)?, &unmerged);
+        let off = distance(&merged, &unmerged);
+        println!("{model}: merged to unmerged {off:.1e}, effect of the update {effect:.1e}");
+        assert!(effect > 0.1, "{model}: the update does something: {effect}");
+        match model {
+            "llama2" => same("llama2, merged", &merged, &unmerged),
+            // Rounded to bf16, to 8 bits: the weights are compared bit for bit below.
+            _ => assert!(off < effect / 20., "{off} of {effect}"),
+        }
+        same(
+            &format!("{model}, merged, in stock"),
+            &served(&out, None)?,
+            &merged,
+        );
+    }
+    Ok(())
+}
+
+/// f32 to bf16 and back, to nearest, ties to even; written out, as the code under test
+/// uses a library.
+fn through_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let odd = (bits >> 16) & 1;
+    f32::from_bits((bits + 0x7fff + odd) & 0xffff_0000)
+}
+
+#[test]
+fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> Result<()> {
+    for model in MODELS {
+        let (room, base) = (tempfile::tempdir()?, llama(&format!("tiny-{model}"))?);
+        let from = copy(&format!("tiny-{model}"), &room)?;
+        std::fs::write(from.join("LICENSE"), "text")?;
+        std::fs::write(from.join("pytorch_model.bin"), "weights")?;
+        std::fs::write(from.join("pytorch_model.bin.index.json"), "{}")?;
+        std::fs::write(from.join("consolidated.safetensors"), "weights")?;
+        std::fs::create_dir(from.join("original"))?;
+        let update = adapter(model, &base)?;
+        let (out, mut heard) = (room.path().join("merged"), Vec::new());
+        let report = merge(&from, &update, &out, &mut |path, done, of| {
+            heard.push((path.to_owned(), done, of));
+        })?;
+
+        let names = |directory: &Path| -> Result<Vec<String>> {
+            let entries = std::fs::read_dir(directory)?;
+            let mut names = entries
+                .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+                .collect::<Result<Vec<_>>>()?;
+            names.sort();
+            Ok(names)
+        };
+        let mut expected = names(&fixture(&format!("tiny-{model}")))?;
+        expected.push("LICENSE".into());
+        expected.sort();
+        assert_eq!(names(&out)?, expected);
+        assert_eq!(report.files, expected.len());
+        let all = shards(&from)?;
+        let told = all.iter().cloned().zip(1..).map(|(p, i)| (p, i, all.len()));
+        assert_eq!(heard, told.collect::<Vec<_>>());
+
+        let mut changed = Vec::new();
+        for name in expected.iter().map(String::as_str) {
+            let (before, after) = (from.join(name), out.join(name));
+            if !name.ends_with(".safetensors") {
+                assert_eq!(std::fs::read(before)?, std::fs::read(after)?, "{name}");
+                continue;
+            }
+            let (before, after) = (TensorFile::open(&before)?, TensorFile::open(&after)?);
+            assert_eq!(before.names(), after.names(), "{name}");
+            for tensor in before.names() {
+                let what = |f: &TensorFile| format!("{:?}", f.info(&tensor));
+                assert_eq!(what(&before), what(&after), "{tensor}");
+                if before.bytes(&tensor)? != after.bytes(&tensor)? {
+                    changed.push(tensor);
+                }
+            }
+            // Beside the changed tensors, header and metadata are the same to the byte.
+            let start = before.names().iter().filter_map(|n| before.place(n)).min();
+            let start = start.map_or(0, |(offset, _)| offset as usize);
+            let (b, a) = (from.join(name), out.join(name));
+            assert_eq!(std::fs::read(b)?[..start], std::fs::read(a)?[..start]);
+        }
+        changed.sort();
+        let mut sites: Vec<String> = update.sites.keys().map(|s| format!("{s}.weight")).collect();
+        sites.sort();
+        assert_eq!(
+            changed, sites,
+            "{model}: exactly the updated tensors differ"
+        );
+
+        for (site, low_rank) in &update.sites {
+            let find = |directory: &Path| -> Result<Tensor> {
+                let name = format!("{site}.weight");
+                for shard in shards(directory)? {
+                    let file = TensorFile::open(&shard)?;
+                    if file.info(&name).is_some() {
+                        return Ok(file.tensor(&name)?);
+                    }
+                }
+                anyhow::bail!("{name} is nowhere")
+            };
+            let (before, after) = (find(&from)?, find(&out)?);
+            let sum = (before.to_dtype(DType::F32)? + low_rank.delta()?)?;
+            let round = |x: f32| {
+                if before.dtype() == DType::BF16 {
+                    through_bf16(x)
+                } else {
+                    x
+                }
+            };
+            let expected: Vec<u32> = flat(&sum).into_iter().map(|x| round(x).to_bits()).collect();
+            assert_eq!(bits(&after.to_dtype(DType::F32)?), expected, "{site}");
+            let m = &report.sites[site];
+            let norm = f64::from(
+                low_rank
+                    .delta()?
+                    .sqr()?
+                    .sum_all()?
+                    .sqrt()?
+                    .to_scalar::<f32>()?,
+            );
+            assert!(
+                (m.delta_norm / norm - 1.).abs() < 1e-5,
+                "{site}: {m:?}, {norm}"
+            );
+            assert!(m.changed > 0.5 && m.changed <= 1., "{site}: {m:?}");
+        }
+        let (site, ratio) = report.largest().expect("sites");
+        println!("{model}: largest delta {ratio:.2} of its weight's norm, {site}");
+    }
+    Ok(())
+}
+
+#[test]
+fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
+    let (room, base) = (tempfile::tempdir()?, llama("tiny-llama2")?);
+    let update = adapter("llama2", &base)?;
+    let out = room.path().join("out");
+    let refused = |model: &Path, update: &LowRankUpdate| -> String {
+        let error = merge(model, update, &out, &mut |_, _, _| ()).expect_err("refused");
+        assert!(!out.exists(), "nothing is left");
+        said(error, &room)
+    };
+    let site = Site {
+        layer: 1,
+        projection: Projection::OProj,
+    };
+    let low_rank = update.sites[&site].clone();
+    let only = |site: Site, low_rank: LowRank| LowRankUpdate {
+        sites: [(site, low_rank)].into(),
+    };
+
+    let away = only(Site { layer: 9, ..site }, low_rank.clone());
+    insta::assert_snapshot!(
+        "merge_no_such_site",
+        refused(&fixture("tiny-llama2"), &away)
+    );
+    let projection = Projection::DownProj;
+    let wide = only(Site { projection, ..site }, low_rank.clone());
+    insta::assert_snapshot!("merge_other_shape", refused(&fixture("tiny-llama2"), &wide));
+
+    let cut = copy("tiny-llama32", &room)?;
+    let shard = cut.join("model-00002-of-00003.safetensors");
+    let bytes = std::fs::read(&shard)?;
+    std::fs::write(&shard, &bytes[..bytes.len() - 100])?;
+    insta::assert_snapshot!("merge_truncated", refused(&cut, &update));
+
+    // One weight alone, in other dtypes.
+    let name = format!("{site}.weight");
+    let odd = room.path().join("odd");
+    std::fs::create_dir(&odd)?;
+    let write = |dtype: Dtype, bytes: &[u8]| -> Result<()> {
+        let path = odd.join("model.safetensors");
+        let mut file = TensorFileWriter::create(&path, [name.as_str()])?;
+        file.push(&name, dtype, &[32, 32], bytes)?;
+        file.finish()?;
+        Ok(())
+    };
+    write(Dtype::I8, &[1; 1024])?;
+    let one = only(site, low_rank.clone());
+    insta::assert_snapshot!("merge_quantized", refused(&odd, &one));
+    write(Dtype::F16, &[0; 2048])?;
+    let scale = 1e6;
+    let large = only(site, LowRank { scale, ..low_rank });
+    insta::assert_snapshot!("merge_overflow", refused(&odd, &large));
+    insta::assert_snapshot!("merge_no_weights", refused(&fixture("peft-adapter"), &one));
+
+    let error = merge(&fixture("tiny-llama2"), &update, &cut, &mut |_, _, _| ());
+    insta::assert_snapshot!("merge_out_taken", said(error.expect_err("taken"), &room));
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! Unmodified mistral.rs computes and says what the hooked Llama does.
+
+use super::{MODELS, adapter, all_bits, distance, ours, prompts, same, served};
+use anyhow::Result;
+use reptune::stock::Stock;
+use reptune_adapters::peft;
+use reptune_tests::{Oracle, fixture, llama};
+
+/// One test, as it is about what one load leaves for the next on the same thread.
+#[test]
+fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
+    for model in MODELS {
+        let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
+        let host = llama(&name)?;
+        let update = adapter(model, &host)?;
+        let plain = served(&fixture(&name), None)?;
+        same(&format!("{model}, stock"), &plain, &ours(&host, &[], None)?);
+
+        peft::save(room.path(), &update, "base")?;
+        let tuned = served(&fixture(&name), Some(room.path()))?;
+        same(
+            &format!("{model}, stock with the adapter"),
+            &tuned,
+            &ours(&host, &[], Some(&update))?,
+        );
+        assert!(distance(&tuned, &plain) > 0.1, "the adapter does something");
+
+        let again = served(&fixture(&name), None)?;
+        assert_eq!(
+            all_bits(&again),
+            all_bits(&plain),
+            "{model}: after an adapter"
+        );
+    }
+
+    // `layers_to_transform` is unknown to mistral.rs: it looks for the adapter everywhere.
+    let raw = Stock::load(&fixture("tiny-llama2"), Some(&fixture("peft-adapter")));
+    let message = raw.err().expect("refused").to_string();
+    assert!(message.contains("lora_A.weight"), "{message}");
+    assert!(!message.contains("0: "), "no backtrace: {message}");
+    let mistralrs_is_clear = mistralrs_quant::get_applied_loras().is_empty();
+    assert!(mistralrs_is_clear, "also after a load that failed");
+    Ok(())
+}
+
+#[test]
+fn stock_talks() -> Result<()> {
+    let oracle = Oracle::read("oracle-llama2.safetensors")?;
+    let stock = Stock::load(&fixture("tiny-llama2"), None)?;
+    let prompt = &oracle.prompts()?[0];
+    let expected = oracle.tokens("prompt.0.greedy")?;
+    let path = fixture("tiny-llama2").join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(anyhow::Error::msg)?;
+    let text = tokenizer
+        .decode(&expected, true)
+        .map_err(anyhow::Error::msg)?;
+    assert_eq!(stock.generate(prompt, expected.len())?, text);
+
+    let turn = |role: &str, content: &str| (role.to_owned(), content.to_owned());
+    let turns = [turn("system", "Be brief."), turn("user", "Is ice cold?")];
+    let templated = "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs ice cold? [/INST]";
+    for (special, read) in [(true, true), (false, false)] {
+        // Both the template and the tokenizer write <s>, and mistral.rs reads both.
+        let ids = tokenizer
+            .encode(templated, special)
+            .map_err(anyhow::Error::msg)?;
+        let text = stock.generate(ids.get_ids(), 12)?;
+        assert_eq!(
+            stock.chat(&turns, 12)? == text,
+            read,
+            "special tokens: {special}"
+        );
+    }
+    Ok(())
+}
