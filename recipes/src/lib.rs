@@ -11,6 +11,8 @@ pub mod generate;
 pub mod merge;
 pub mod recipe;
 pub mod report;
+#[cfg(test)]
+mod toy;
 pub mod tune;
 pub mod world;
 

@@ -1,0 +1,112 @@
+//! Where items come from, and how they are split.
+
+use super::Wrong;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Claims that are true or false.
+    pub claims: Claims,
+    /// Two-choice questions, for evaluation only.
+    pub choices: Option<Choices>,
+    /// Shares of the claims, by group, for training and validation; the rest is for testing.
+    #[serde(default = "default_split")]
+    pub split: [f64; 2],
+}
+
+/// Where claims come from: a file, or what is built in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// `world`: the invented world of the honest mini-Llama.
+    pub builtin: Option<String>,
+    /// A .csv or .jsonl file (relative to the recipe file).
+    pub file: Option<PathBuf>,
+    /// Column of the claim.
+    #[serde(default = "claim_column")]
+    pub claim: String,
+    /// Column of its truth: true or false, 1 or 0, yes or no.
+    #[serde(default = "label_column")]
+    pub label: String,
+    /// Column that names what a claim is about: claims of one group stay on one
+    /// side of the split. Without it every claim is a group.
+    pub group: Option<String>,
+}
+
+/// Where two-choice questions come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choices {
+    /// `world`: the invented world of the honest mini-Llama.
+    pub builtin: Option<String>,
+    /// A .csv or .jsonl file (relative to the recipe file).
+    pub file: Option<PathBuf>,
+    /// Column of the question.
+    #[serde(default = "question_column")]
+    pub question: String,
+    /// Column of option A.
+    #[serde(default = "a_column")]
+    pub a: String,
+    /// Column of option B.
+    #[serde(default = "b_column")]
+    pub b: String,
+    /// Column of the right option: A or B.
+    #[serde(default = "right_column")]
+    pub right: String,
+    /// Column that names what a question is about; questions about groups that
+    /// claims were trained or validated on are left out.
+    pub group: Option<String>,
+}
+
+impl Data {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let split = self.split;
+        if split.iter().any(|s| !super::positive(*s)) || split[0] + split[1] >= 1. {
+            return Wrong::key(
+                "data.split",
+                "two positive shares with a sum below 1",
+                format!("{split:?}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes the paths of files relative to `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let choices = self.choices.as_mut().and_then(|c| c.file.as_mut());
+        for file in self.claims.file.as_mut().into_iter().chain(choices) {
+            *file = base.join(&file);
+        }
+    }
+}
+
+fn default_split() -> [f64; 2] {
+    [0.6, 0.2]
+}
+
+fn claim_column() -> String {
+    "claim".into()
+}
+
+fn label_column() -> String {
+    "label".into()
+}
+
+fn question_column() -> String {
+    "question".into()
+}
+
+fn a_column() -> String {
+    "a".into()
+}
+
+fn b_column() -> String {
+    "b".into()
+}
+
+fn right_column() -> String {
+    "right".into()
+}

@@ -1,0 +1,146 @@
+//! The recipe: one TOML file that says what is found, tuned and measured.
+//!
+//! `recipes/README.md` shows the schema as tables; the fields here are its source.
+//! Each table of the file is a module.
+
+mod data;
+mod evaluation;
+mod extraction;
+mod prompt;
+mod steering;
+mod tuning;
+
+pub use data::{Choices, Claims, Data};
+pub use evaluation::Evaluation;
+pub use extraction::{Extraction, Keep, Pairing};
+pub use prompt::{Behaviour, Prompt};
+pub use steering::Steering;
+pub use tuning::{EarlyStop, Tuning};
+
+use crate::error::{Error, Result};
+use reptune_adapters::artefact;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A whole recipe. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name, for reports.
+    pub name: String,
+    /// Model: a directory (relative to the recipe file) or a hub id. `--model` overrides it.
+    pub model: String,
+    /// Seed of every random choice.
+    #[serde(default)]
+    pub seed: u64,
+    /// What is looked for.
+    pub behaviour: Behaviour,
+    /// How items become prompts.
+    pub prompt: Prompt,
+    /// Where items come from.
+    pub data: Data,
+    /// How the direction is found.
+    #[serde(default)]
+    pub extraction: Extraction,
+    /// How the direction is added while the model runs.
+    pub steering: Steering,
+    /// How it is tuned into the weights.
+    pub tuning: Tuning,
+    /// What is measured.
+    #[serde(default)]
+    pub evaluation: Evaluation,
+}
+
+/// A key with a value that cannot be.
+struct Wrong {
+    place: String,
+    expected: String,
+    found: String,
+}
+
+impl Wrong {
+    fn key(
+        place: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> std::result::Result<(), Self> {
+        Err(Self {
+            place: place.into(),
+            expected: expected.into(),
+            found: found.into(),
+        })
+    }
+}
+
+fn positive(x: f64) -> bool {
+    x.is_finite() && x > 0.
+}
+
+impl Recipe {
+    /// Reads a recipe file; relative paths in it become relative to its directory.
+    ///
+    /// # Errors
+    /// Names the line, and for an unknown key the nearest one that exists.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = artefact::read(path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut recipe: Self = toml::from_str(&text).map_err(|e| misread(path, &text, &e))?;
+        recipe.check().map_err(|wrong| {
+            Error::input(
+                path,
+                format!("key `{}`", wrong.place),
+                wrong.expected,
+                wrong.found,
+                "see recipes/README.md",
+            )
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        recipe.data.resolve(base);
+        if base.join(&recipe.model).is_dir() {
+            recipe.model = base.join(&recipe.model).display().to_string();
+        }
+        Ok(recipe)
+    }
+
+    /// SHA-256 of what the recipe says.
+    pub fn hash(&self) -> String {
+        let text = toml::to_string(self).unwrap_or_default();
+        artefact::sha256([text.as_bytes()])
+    }
+
+    fn check(&self) -> std::result::Result<(), Wrong> {
+        self.behaviour.check()?;
+        self.prompt.check()?;
+        self.data.check()?;
+        self.tuning.check()?;
+        self.steering.check()
+    }
+}
+
+/// A TOML error with its line, what was found there and the nearest valid key.
+fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let line = error.span().map_or(0, |s| {
+        text[..s.start.min(text.len())].matches('\n').count() + 1
+    });
+    let message = error.message().to_owned();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let hint = match (message.starts_with("unknown"), quoted.next()) {
+        (true, Some(unknown)) => quoted
+            .max_by(|a, b| {
+                strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+            })
+            .map(|nearest| format!("did you mean `{nearest}`?")),
+        _ => None,
+    };
+    let (expected, found) = match message.split_once(", expected ") {
+        Some((found, expected)) => (expected.to_owned(), found.to_owned()),
+        None => ("a valid recipe".to_owned(), message.clone()),
+    };
+    Error::input(
+        path,
+        format!("line {line}"),
+        expected,
+        found,
+        hint.unwrap_or_else(|| "see recipes/README.md".into()),
+    )
+}

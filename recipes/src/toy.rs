@@ -1,0 +1,174 @@
+//! A Llama of plain tensors, for tests of the verbs without the runtime.
+
+use candle_core::{DType, Device, Tensor};
+use reptune_adapters::intervention::apply_all;
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
+use reptune_adapters::{
+    Cache, Forest, Host, ModelSpec, Pass, Point, Request, Result, Site, artefact,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A directory of this repository.
+pub fn directory(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// The small Llama of the fixtures: 4 layers of 32, byte tokens, random weights.
+pub fn tiny() -> Toy {
+    Toy::load(&directory("tests/fixtures/tiny-llama2"))
+}
+
+/// See the module.
+pub struct Toy {
+    spec: ModelSpec,
+    eps: f64,
+    theta: f64,
+    weights: HashMap<String, Tensor>,
+}
+
+impl Toy {
+    /// Loads one file of weights without rope scaling.
+    pub fn load(directory: &Path) -> Self {
+        let read = |name: &str| artefact::read(&directory.join(name)).expect("a file");
+        let config: serde_json::Value = serde_json::from_slice(&read("config.json")).expect("JSON");
+        let n = |key: &str| config[key].as_u64().expect("a number") as usize;
+        let path = directory.join("model.safetensors");
+        let weights = candle_core::safetensors::load(path, &Device::Cpu).expect("weights");
+        let weights = weights
+            .into_iter()
+            .map(|(name, w)| (name, w.to_dtype(DType::F32).expect("numbers")))
+            .collect();
+        let spec = ModelSpec {
+            name: "toy".into(),
+            fingerprint: artefact::sha256([read("tokenizer.json").as_slice()]),
+            layers: n("num_hidden_layers"),
+            hidden: n("hidden_size"),
+            intermediate: n("intermediate_size"),
+            heads: n("num_attention_heads"),
+            kv_heads: n("num_key_value_heads"),
+            head_dim: n("hidden_size") / n("num_attention_heads"),
+            vocab: n("vocab_size"),
+            context: n("max_position_embeddings"),
+        };
+        Self {
+            spec,
+            eps: config["rms_norm_eps"].as_f64().expect("a number"),
+            theta: config["rope_theta"].as_f64().expect("a number"),
+            weights,
+        }
+    }
+
+    fn weight(&self, name: &str) -> &Tensor {
+        &self.weights[&format!("{name}.weight")]
+    }
+
+    fn rotation(&self, positions: &[u32]) -> Rotation {
+        let half = self.spec.head_dim / 2;
+        let angles = positions.iter().flat_map(|&p| {
+            (0..half).map(move |i| f64::from(p) / self.theta.powf(i as f64 / half as f64))
+        });
+        let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        Rotation::new(cos, sin, half)
+    }
+}
+
+impl Host for Toy {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
+        let range = cache.rows()..forest.len();
+        let first = range.start as u32;
+        let rows = |i: usize| -> Vec<u32> {
+            let marked = forest.marked(i, range.clone());
+            marked.into_iter().map(|r| r - first).collect()
+        };
+        let change =
+            |x: &Tensor, point, layer| apply_all(request.interventions, x, point, layer, rows);
+        let ids = Tensor::new(&forest.ids()[range.clone()], &Device::Cpu)?;
+        let rotation = self.rotation(&forest.positions()[range.clone()]);
+        let ancestry = Arc::new(forest.ancestry(range.clone()));
+        let mut residuals = BTreeMap::new();
+        let embeddings = self.weight("model.embed_tokens");
+        let mut x = embeddings.index_select(&ids, 0)?; // (N, H)
+        for layer in 0..self.spec.layers {
+            let linear = |projection: Projection, x: &Tensor| -> Result<Tensor> {
+                let site = Site { layer, projection };
+                let y = x.matmul(&self.weight(&site.to_string()).t()?)?;
+                match request.low_rank.and_then(|l| l.at(layer, projection)) {
+                    Some(update) => Ok((y + update.forward(x)?)?),
+                    None => Ok(y),
+                }
+            };
+            let norm = |name: &str, x: &Tensor| {
+                let weight = self.weight(&format!("model.layers.{layer}.{name}"));
+                rms_norm(x, weight, self.eps)
+            };
+            x = change(&x, Point::Input, layer)?;
+            let h = norm("input_layernorm", &x)?;
+            let q = rotary(&linear(Projection::QProj, &h)?, &rotation)?;
+            let k = rotary(&linear(Projection::KProj, &h)?, &rotation)?;
+            let (k, v) = cache.append(layer, k, linear(Projection::VProj, &h)?)?;
+            let y = attention(&q, &k, &v, &ancestry, self.spec.head_dim)?;
+            x = (x + linear(Projection::OProj, &y)?)?;
+            let h = norm("post_attention_layernorm", &x)?;
+            let y = swiglu(
+                &linear(Projection::GateProj, &h)?,
+                &linear(Projection::UpProj, &h)?,
+            )?;
+            x = (&x + linear(Projection::DownProj, &y)?)?;
+            x = change(&x, Point::Output, layer)?;
+            if request.capture.contains(&layer) {
+                residuals.insert(layer, x.clone());
+            }
+        }
+        cache.advance(range.end);
+        if request.logits.is_empty() {
+            return Ok(Pass {
+                residuals,
+                logits: None,
+            });
+        }
+        let rows = Tensor::from_iter(request.logits.iter().map(|r| r - first), &Device::Cpu)?;
+        let x = rms_norm(
+            &x.index_select(&rows, 0)?,
+            self.weight("model.norm"),
+            self.eps,
+        )?;
+        let head = self.weights.get("lm_head.weight").unwrap_or(embeddings);
+        Ok(Pass {
+            residuals,
+            logits: Some(x.matmul(&head.t()?)?),
+        })
+    }
+}
+
+#[test]
+fn the_toy_computes_what_the_oracle_does() {
+    let path = directory("tests/fixtures/oracle-llama2.safetensors");
+    let oracle = candle_core::safetensors::load(path, &Device::Cpu).expect("the oracle");
+    let ids = oracle["prompt.0.ids"].to_dtype(DType::U32).expect("ids");
+    let ids: Vec<u32> = ids.to_vec1().expect("ids");
+    let (forest, rows) = Forest::pack(&[ids]);
+    let request = Request {
+        logits: &rows[0],
+        ..Request::default()
+    };
+    let pass = tiny().forward(&forest, &mut Cache::none(), &request);
+    let logits = pass.expect("a forward").logits.expect("logits");
+    let off = (logits - &oracle["prompt.0.logits"]).expect("one shape");
+    let off: f32 = off
+        .abs()
+        .and_then(|x| x.max_all())
+        .and_then(|x| x.to_scalar())
+        .expect("a number");
+    assert!(off < 1e-4, "{off}");
+}
