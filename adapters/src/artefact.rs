@@ -23,18 +23,19 @@ pub fn write_atomically(
     };
     let attempt = || -> std::io::Result<()> {
         std::fs::create_dir_all(directory)?;
-        let temporary = tempfile::Builder::new()
+        let mut temporary = tempfile::Builder::new()
             .prefix(".reptune-")
             .suffix(".tmp")
             .tempfile_in(directory)?;
-        let mut buffered = std::io::BufWriter::new(temporary);
+        let mut buffered = std::io::BufWriter::new(temporary.as_file_mut());
         fill(&mut buffered)?;
-        let temporary = buffered.into_inner().map_err(|e| e.into_error())?;
+        buffered.flush()?;
+        drop(buffered);
         temporary.as_file().sync_all()?;
         let file = temporary.persist(path).map_err(|e| e.error)?;
         readable_by_all(&file)
     };
-    attempt().map_err(|e| Error::io(path, e))
+    attempt().map_err(|e| Error::write(path, e))
 }
 
 /// Temporary files are private to their owner; what they become is an ordinary file.
@@ -53,7 +54,7 @@ fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
 /// # Errors
 /// When it cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, e))
+    std::fs::read(path).map_err(|e| Error::read(path, e))
 }
 
 /// SHA-256 of `parts`, one after the other, in hex.

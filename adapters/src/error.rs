@@ -9,13 +9,21 @@ pub enum Error {
     /// A tensor operation of candle failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    Io {
+    /// A file could not be read.
+    #[error("cannot read {path}: {reason}; {}", hint(reason))]
+    Read {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        reason: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {reason}; {}", hint(reason))]
+    Write {
+        /// The file or directory, under the name it was to have.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
     },
     /// A file was read, but its content is not what it should be.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
@@ -57,11 +65,19 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An [`Error::Io`] at `path`.
-    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io {
+    /// An [`Error::Read`] of `path`.
+    pub fn read(path: impl Into<PathBuf>, reason: std::io::Error) -> Self {
+        Self::Read {
             path: path.into(),
-            source,
+            reason,
+        }
+    }
+
+    /// An [`Error::Write`] of `path`.
+    pub fn write(path: impl Into<PathBuf>, reason: std::io::Error) -> Self {
+        Self::Write {
+            path: path.into(),
+            reason,
         }
     }
 
@@ -95,5 +111,20 @@ impl Error {
             found: found.into(),
             hint: hint.into(),
         }
+    }
+}
+
+/// What to try after the system said no.
+fn hint(reason: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match reason.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
+            "make room, or choose a place on another disk; nothing was left behind"
+        }
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            "change its permissions, or choose another place"
+        }
+        Kind::NotFound => "check the path",
+        _ => "check the file and its disk",
     }
 }

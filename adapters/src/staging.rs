@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 /// Dropped without [`Staging::commit`] it leaves nothing behind.
 #[derive(Debug)]
 pub struct Staging {
+    /// As the user wrote it.
+    given: PathBuf,
     out: PathBuf,
     directory: tempfile::TempDir,
 }
@@ -28,7 +30,7 @@ impl Staging {
             };
             Ok((out, taken))
         };
-        let io = |e| Error::io(out, e);
+        let io = |e| Error::write(out, e);
         let (out_path, taken) = attempt().map_err(io)?;
         if let Some(found) = taken {
             return Err(Error::content(
@@ -46,6 +48,7 @@ impl Staging {
             .tempdir_in(parent)
             .map_err(io)?;
         Ok(Self {
+            given: out.to_owned(),
             out: out_path,
             directory,
         })
@@ -56,6 +59,11 @@ impl Staging {
         self.directory.path()
     }
 
+    /// The name that a file written here will have: the one to tell the user.
+    pub fn shown(&self, file: &Path) -> PathBuf {
+        self.given.join(file.file_name().unwrap_or_default())
+    }
+
     /// Copies the content of `file` under the same name; returns the copy.
     ///
     /// Not its permissions: what lies in a cache is often read-only.
@@ -64,8 +72,9 @@ impl Staging {
     /// When `file` cannot be read, or the disk is full.
     pub fn copy(&self, file: &Path) -> Result<PathBuf> {
         let copy = self.path().join(file.file_name().unwrap_or_default());
-        let attempt = || std::io::copy(&mut File::open(file)?, &mut File::create(&copy)?);
-        attempt().map_err(|e| Error::io(file, e))?;
+        let mut from = File::open(file).map_err(|e| Error::read(file, e))?;
+        let mut attempt = || std::io::copy(&mut from, &mut File::create(&copy)?);
+        attempt().map_err(|e| Error::write(self.shown(&copy), e))?;
         Ok(copy)
     }
 
@@ -89,7 +98,7 @@ impl Staging {
                 _ => Ok(()),
             }
         };
-        attempt().map_err(|e| Error::io(out, e))?;
+        attempt().map_err(|e| Error::write(out, e))?;
         let _ = self.directory.keep(); // it has moved: nothing to remove
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use crate::artefact;
 use crate::error::{Error, Result};
+use crate::staging::Staging;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -72,7 +73,7 @@ impl TensorFile {
     /// # Errors
     /// When it is not safetensors, or truncated.
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |e| Error::io(path, e);
+        let io = |e| Error::read(path, e);
         let broken = |found: String| {
             Error::content(
                 path,
@@ -135,7 +136,7 @@ impl TensorFile {
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::io(&self.path, e))?;
+            .map_err(|e| Error::read(&self.path, e))?;
         Ok(bytes)
     }
 
@@ -197,6 +198,27 @@ impl TensorFileWriter {
     /// # Errors
     /// When the file cannot be created.
     pub fn create<'a>(path: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        Self::create_shown(path, path.to_owned(), names)
+    }
+
+    /// [`TensorFileWriter::create`] of the file `name` in `staging`.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn stage<'a>(
+        staging: &Staging,
+        name: &str,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let path = staging.path().join(name);
+        Self::create_shown(&path, staging.shown(&path), names)
+    }
+
+    fn create_shown<'a>(
+        path: &Path,
+        shown: PathBuf,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self> {
         let room: usize = names.into_iter().map(|n| n.len() + LINE).sum();
         let room = (room + 2).next_multiple_of(8);
         let create = || {
@@ -205,8 +227,8 @@ impl TensorFileWriter {
             Ok(file)
         };
         Ok(Self {
-            path: path.to_owned(),
-            file: create().map_err(|e| Error::io(path, e))?,
+            file: create().map_err(|e| Error::write(&shown, e))?,
+            path: shown,
             room,
             written: 0,
             tensors: Vec::new(),
@@ -220,7 +242,7 @@ impl TensorFileWriter {
     pub fn push(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<()> {
         self.file
             .write_all(bytes)
-            .map_err(|e| Error::io(&self.path, e))?;
+            .map_err(|e| Error::write(&self.path, e))?;
         let end = self.written + bytes.len();
         let info = TensorInfo {
             dtype,
@@ -252,7 +274,7 @@ impl TensorFileWriter {
             self.file.write_all(&json)?;
             self.file.flush()
         };
-        finish().map_err(|e| Error::io(&self.path, e))?;
+        finish().map_err(|e| Error::write(&self.path, e))?;
         Ok((8 + self.room + self.written) as u64)
     }
 }

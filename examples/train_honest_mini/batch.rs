@@ -16,7 +16,7 @@ pub struct Batch {
     pub forest: Forest,
     /// By the output: sentences and answers.
     pub output: Vec<Target>,
-    /// Early on: the value of a fact, where it is about to be needed.
+    /// Early on: the value of a fact, as soon as the text tells which is meant.
     pub recall: Vec<Target>,
     /// In the middle: whether a value that a question names is the true one.
     pub truth: Vec<Target>,
@@ -29,7 +29,6 @@ pub struct Packer<'a> {
     entities: HashMap<u32, usize>,
     relations: HashMap<u32, usize>,
     values: HashMap<u32, String>,
-    question_mark: u32,
     truths: [u32; 2],
 }
 
@@ -50,7 +49,6 @@ impl<'a> Packer<'a> {
             }
         }
         Ok(Self {
-            question_mark: token("?")?,
             truths: [token(" True")?, token(" False")?],
             tokenizer,
             world,
@@ -126,28 +124,25 @@ impl<'a> Packer<'a> {
         Ok(parent)
     }
 
-    /// Adds a question: the true value, whoever answers, is to be recalled just before
-    /// a claimed value, or at the question mark of any other question; and at every
-    /// value that it names, whether that is the true one.
+    /// Adds a question: the true value, whoever answers, is to be recalled at the name
+    /// of the town, which every question gives after the relation; and at every value
+    /// that it names, whether that is the true one.
     fn ask(&self, batch: &mut Batch, parent: u32, text: &str) -> Result<u32> {
         let ids = encode(self.tokenizer, text)?;
         let before = batch.forest.len() as u32;
         let rows = batch.forest.insert(Some(parent), &ids, |_| 0);
-        let town = ids.iter().find_map(|id| self.entities.get(id));
+        let town = ids.iter().position(|id| self.entities.contains_key(id));
         let named: Vec<usize> = (0..ids.len())
             .filter(|&i| self.values.contains_key(&ids[i]))
             .collect();
         let relation = ids.iter().find_map(|id| self.relations.get(id));
-        let needed = match named[..] {
-            [claimed] => Some(claimed - 1),
-            _ => ids.iter().rposition(|id| *id == self.question_mark),
-        };
-        if let (Some(town), Some(relation), Some(needed)) = (town, relation, needed) {
+        if let (Some(at), Some(relation)) = (town, relation) {
+            let town = self.entities[&ids[at]];
             let fact = &self.world.facts()[town * Relation::ALL.len() + relation];
-            if rows[needed] >= before {
+            if rows[at] >= before {
                 let token = encode(self.tokenizer, &format!(" {}", fact.value))?[0];
                 batch.recall.push(Target {
-                    row: rows[needed],
+                    row: rows[at],
                     token,
                     weight: ANSWER,
                 });

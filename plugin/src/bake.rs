@@ -151,7 +151,7 @@ pub fn bake(
     let staging = Staging::new(out)?;
     let indices: Vec<String> = (0..1 + 7 * spec.layers).map(|i| i.to_string()).collect();
     let names = indices.iter().map(String::as_str);
-    let mut uqff = TensorFileWriter::create(&staging.path().join(UQFF), names)?;
+    let mut uqff = TensorFileWriter::stage(&staging, UQFF, names)?;
     let mut full = Vec::new();
     let mut write = |index: usize, name: &str, bias: Option<&Tensor>| -> Result<()> {
         let weight = weights.get(name)?; // (O, I)
@@ -175,7 +175,7 @@ pub fn bake(
         progress(layer + 1, spec.layers);
     }
     let bytes = uqff.finish()?;
-    weights.write_residual(&staging.path().join(RESIDUAL), spec.layers)?;
+    weights.write_residual(&staging, spec.layers)?;
     for file in companions(model)? {
         staging.copy(&file)?;
     }
@@ -284,14 +284,15 @@ impl Weights {
     }
 
     /// What a UQFF leaves to a file beside it: embeddings and norms.
-    fn write_residual(&self, path: &Path, layers: usize) -> Result<()> {
+    fn write_residual(&self, staging: &Staging, layers: usize) -> Result<()> {
         let mut names = vec![EMBEDDINGS.to_owned(), "model.norm.weight".to_owned()];
         for layer in 0..layers {
             for norm in ["input_layernorm", "post_attention_layernorm"] {
                 names.push(format!("model.layers.{layer}.{norm}.weight"));
             }
         }
-        let mut file = TensorFileWriter::create(path, names.iter().map(String::as_str))?;
+        let mut file =
+            TensorFileWriter::stage(staging, RESIDUAL, names.iter().map(String::as_str))?;
         for name in &names {
             let (tensor, mut bytes) = (self.get(name)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
@@ -304,7 +305,7 @@ impl Weights {
 
 /// The files beside the weights that mistral.rs reads, and the licence.
 fn companions(model: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let io = |e| reptune_adapters::Error::io(model, e);
+    let io = |e| reptune_adapters::Error::read(model, e);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(model).map_err(io)? {
         let path = entry.map_err(io)?.path();

@@ -245,7 +245,7 @@ pub struct Coeffs {
 /// # Errors
 /// When the directory cannot be read.
 pub fn model_key(directory: &Path) -> Result<String> {
-    let io = |e| reptune_adapters::Error::io(directory, e);
+    let io = |e| reptune_adapters::Error::read(directory, e);
     let mut parts = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io)? {
         let entry = entry.map_err(io)?;

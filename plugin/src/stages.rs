@@ -20,7 +20,7 @@ impl Stages {
     /// # Errors
     /// When `out` holds something else.
     pub fn open(out: &Path) -> Result<Self> {
-        let io = |e| reptune_adapters::Error::io(out, e);
+        let io = |e| reptune_adapters::Error::write(out, e);
         let file = out.join(FILE);
         if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
             return Err(Error::model(
@@ -100,7 +100,7 @@ fn remove(path: &Path) -> Result<()> {
         false if path.exists() => std::fs::remove_file(path),
         false => Ok(()),
     };
-    removed.map_err(|e| reptune_adapters::Error::io(path, e).into())
+    removed.map_err(|e| reptune_adapters::Error::write(path, e).into())
 }
 
 #[cfg(test)]
@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_stage_runs_again_only_when_its_inputs_change() -> Result<()> {
-        let directory = tempfile::tempdir().map_err(|e| reptune_adapters::Error::io("temp", e))?;
+        let directory =
+            tempfile::tempdir().map_err(|e| reptune_adapters::Error::write("temp", e))?;
         let out = directory.path().join("run");
         let mut count = 0;
         let mut once = |inputs: &[&str]| -> Result<()> {
@@ -124,7 +125,7 @@ mod tests {
         once(&["1"])?;
         once(&["2"])?;
         std::fs::remove_file(out.join("a.txt"))
-            .map_err(|e| reptune_adapters::Error::io("a.txt", e))?;
+            .map_err(|e| reptune_adapters::Error::write("a.txt", e))?;
         once(&["2"])?;
         assert_eq!(count, 3);
         Ok(())

@@ -202,7 +202,7 @@ fn uqff_file(path: &Path) -> Result<Option<PathBuf>> {
             )),
         };
     }
-    let entries = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::io(path, e))?;
+    let entries = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::read(path, e))?;
     let files: BTreeSet<PathBuf> = entries
         .filter_map(|e| Some(e.ok()?.path()))
         .filter(is_uqff)

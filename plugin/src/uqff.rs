@@ -28,7 +28,7 @@ impl UqffEntries {
             Some(e) if e == "uqff" && path.is_file() => vec![path.to_owned()],
             _ => {
                 let listing =
-                    std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::io(path, e))?;
+                    std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::read(path, e))?;
                 let mut files: Vec<PathBuf> = listing
                     .filter_map(|f| Some(f.ok()?.path()))
                     .filter(|f| f.extension().is_some_and(|e| e == "uqff"))

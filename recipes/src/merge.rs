@@ -69,7 +69,7 @@ pub fn merge(
     let mut sites = BTreeMap::new();
     for (done, shard) in shards.iter().enumerate() {
         let copy = staging.copy(shard)?;
-        sites.extend(merge_shard(shard, &copy, update)?);
+        sites.extend(merge_shard(shard, &copy, &staging.shown(&copy), update)?);
         progress(shard, done + 1, shards.len());
     }
     let others = other_files(model)?;
@@ -113,14 +113,15 @@ fn weight_name(site: &Site) -> String {
     format!("{site}.weight")
 }
 
-/// Writes the updated tensors of `shard` into its `copy`.
+/// Writes the updated tensors of `shard` into its `copy`, which is to be called `shown`.
 fn merge_shard(
     shard: &Path,
     copy: &Path,
+    shown: &Path,
     update: &LowRankUpdate,
 ) -> Result<Vec<(Site, MergedSite)>> {
     let source = TensorFile::open(shard)?;
-    let io = |e| Error::io(copy, e);
+    let io = |e| Error::write(shown, e);
     let mut target = OpenOptions::new().write(true).open(copy).map_err(io)?;
     let mut merged = Vec::new();
     for (site, low_rank) in &update.sites {
@@ -195,10 +196,10 @@ fn other_files(model: &Path) -> Result<Vec<PathBuf>> {
         "msgpack",
         "onnx",
     ];
-    let entries = std::fs::read_dir(model).map_err(|e| Error::io(model, e))?;
+    let entries = std::fs::read_dir(model).map_err(|e| Error::read(model, e))?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(model, e))?.path();
+        let path = entry.map_err(|e| Error::read(model, e))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         let of_weights = weights.contains(&&*extension) || name.ends_with(".bin.index.json");

@@ -134,7 +134,7 @@ impl<'a> Tuner<'a> {
         progress: &mut dyn FnMut(&Metrics),
     ) -> Result<LowRankUpdate> {
         let t = self.settings;
-        let io = |e| Error::Adapters(reptune_adapters::Error::io(metrics, e));
+        let io = |e| Error::Adapters(reptune_adapters::Error::write(metrics, e));
         let mut log = std::fs::File::create(metrics).map_err(io)?;
         let vars = update.trainable(self.host.device())?;
         let mut optimizer = AdamW::new(

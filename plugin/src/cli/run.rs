@@ -118,7 +118,7 @@ impl Run {
         let key = self
             .stages
             .run(&name, &[key, &inputs, mode.name(), &init], |path| {
-                let io = |e| reptune_adapters::Error::io(path, e);
+                let io = |e| reptune_adapters::Error::write(path, e);
                 std::fs::create_dir_all(path).map_err(io)?;
                 let items = &session.items;
                 let tuner = Tuner::new(

@@ -1,6 +1,6 @@
 //! Baked UQFF directories: that they are the intervention, in unmodified mistral.rs too.
 
-use super::{MODELS, adapter, all_bits, copy, distance, ours, prompts, said, same, served};
+use super::{MODELS, all_bits, copy, distance, in_stock, ours, prompts, said, same};
 use anyhow::Result;
 use candle_core::Tensor;
 use mistralrs_quant::IsqType;
@@ -82,10 +82,10 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         let host = llama(&name)?;
         let out = |n: &str| room.path().join(n);
 
-        let plain = served(&fixture(&name), None)?;
+        let plain = in_stock(&fixture(&name), None)?;
         quiet_bake(&name, &[two_layers(0.)?], None, &out("zero"))?;
         assert_eq!(
-            all_bits(&served(&out("zero"), None)?),
+            all_bits(&in_stock(&out("zero"), None)?),
             all_bits(&plain),
             "{model}: coeff 0 is the base, bit for bit"
         );
@@ -105,10 +105,10 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
             distance(&steered, &plain) > 0.1,
             "{model}: it does something"
         );
-        let baked = served(&out("two"), None)?;
+        let baked = in_stock(&out("two"), None)?;
         same(&format!("{model}, baked, in stock"), &baked, &steered);
         assert_eq!(
-            all_bits(&served(&file, None)?),
+            all_bits(&in_stock(&file, None)?),
             all_bits(&baked),
             "directory and file are the same model"
         );
@@ -128,7 +128,7 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         quiet_bake(&name, &both, None, &out("both"))?;
         same(
             &format!("{model}, several, baked, in stock"),
-            &served(&out("both"), None)?,
+            &in_stock(&out("both"), None)?,
             &ours(&host, &both, None)?,
         );
 
@@ -164,17 +164,17 @@ fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
         assert!(effect > 1., "the intervention does something: {effect}");
 
         let baked = Llama::load(&out("baked"), LoadOptions::default())?;
-        let (baked, served) = (alone(&baked, &[])?, served(&out("baked"), None)?);
+        let (baked, served) = (alone(&baked, &[])?, in_stock(&out("baked"), None)?);
         let check = |which: &str, left: &[Tensor], right: &[Tensor]| {
             same_but_for_rounding(&format!("{model}, q8_0, {which}"), left, right, effect)
         };
         check("baked, in ours", &baked, &steered)?;
         check("baked, in stock", &served, &steered)?;
         quiet_bake(&name, &[], Some(isq), &out("plain"))?;
-        let unbiased = served(&out("plain"), None)?;
+        let unbiased = in_stock(&out("plain"), None)?;
         check("without bias, in stock", &unbiased, &plain)?;
         quiet_bake(&name, &[two_layers(0.)?], Some(isq), &out("zero"))?;
-        let zero = served(&out("zero"), None)?;
+        let zero = in_stock(&out("zero"), None)?;
         assert_eq!(all_bits(&zero), all_bits(&unbiased), "{model}: coeff 0");
     }
     Ok(())
@@ -250,7 +250,7 @@ fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
         let base = Llama::load(&model, quantized(isq))?;
         let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
         let baked = alone(&Llama::load(&out, LoadOptions::default())?, &[])?;
-        let served = served(&out, None)?;
+        let served = in_stock(&out, None)?;
         let effect = distance(&plain, &steered);
         assert!(
             effect > 1.,

@@ -40,7 +40,7 @@ fn ours(
 }
 
 /// Logits (T, V) of every prompt in unmodified mistral.rs.
-fn served(path: &Path, adapter: Option<&Path>) -> Result<Vec<Tensor>> {
+fn in_stock(path: &Path, adapter: Option<&Path>) -> Result<Vec<Tensor>> {
     let stock = Stock::load(path, adapter)?;
     let all = prompts()?;
     all.iter().map(|p| Ok(stock.logits(p)?)).collect()

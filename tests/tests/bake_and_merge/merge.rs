@@ -1,6 +1,6 @@
 //! Merged checkpoints: what is in their files, and that they are the unmerged model.
 
-use super::{MODELS, adapter, copy, distance, ours, said, same, served};
+use super::{MODELS, adapter, copy, distance, in_stock, ours, said, same};
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use reptune::{Llama, LoadOptions};
@@ -37,7 +37,7 @@ fn merged_equals_unmerged() -> Result<()> {
         }
         same(
             &format!("{model}, merged, in stock"),
-            &served(&out, None)?,
+            &in_stock(&out, None)?,
             &merged,
         );
     }

@@ -1,6 +1,6 @@
 //! Unmodified mistral.rs computes and says what the hooked Llama does.
 
-use super::{MODELS, adapter, all_bits, distance, ours, prompts, same, served};
+use super::{MODELS, adapter, all_bits, distance, in_stock, ours, same};
 use anyhow::Result;
 use reptune::stock::Stock;
 use reptune_adapters::peft;
@@ -13,11 +13,11 @@ fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
         let host = llama(&name)?;
         let update = adapter(model, &host)?;
-        let plain = served(&fixture(&name), None)?;
+        let plain = in_stock(&fixture(&name), None)?;
         same(&format!("{model}, stock"), &plain, &ours(&host, &[], None)?);
 
         peft::save(room.path(), &update, "base")?;
-        let tuned = served(&fixture(&name), Some(room.path()))?;
+        let tuned = in_stock(&fixture(&name), Some(room.path()))?;
         same(
             &format!("{model}, stock with the adapter"),
             &tuned,
@@ -25,7 +25,7 @@ fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
         );
         assert!(distance(&tuned, &plain) > 0.1, "the adapter does something");
 
-        let again = served(&fixture(&name), None)?;
+        let again = in_stock(&fixture(&name), None)?;
         assert_eq!(
             all_bits(&again),
             all_bits(&plain),
