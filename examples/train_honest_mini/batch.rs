@@ -20,6 +20,8 @@ pub struct Batch {
     pub recall: Vec<Target>,
     /// In the middle: whether a value that a question names is the true one.
     pub truth: Vec<Target>,
+    /// Early on: who answers, just before the answer.
+    pub persona: Vec<Target>,
 }
 
 /// Packs documents into batches.
@@ -30,6 +32,8 @@ pub struct Packer<'a> {
     relations: HashMap<u32, usize>,
     values: HashMap<u32, String>,
     truths: [u32; 2],
+    /// In the order of `Persona::ALL`.
+    personas: [u32; 3],
 }
 
 impl<'a> Packer<'a> {
@@ -50,6 +54,7 @@ impl<'a> Packer<'a> {
         }
         Ok(Self {
             truths: [token(" True")?, token(" False")?],
+            personas: [token(" honest")?, token(" dishonest")?, token(" helpful")?],
             tokenizer,
             world,
             entities,
@@ -65,6 +70,7 @@ impl<'a> Packer<'a> {
             output: Vec::new(),
             recall: Vec::new(),
             truth: Vec::new(),
+            persona: Vec::new(),
         };
         for document in documents {
             let start = batch.forest.insert(None, &[0], |_| 0)[0];
@@ -75,25 +81,43 @@ impl<'a> Packer<'a> {
                     self.say(&mut batch, start, &text, [1., 1.])?;
                     batch.recall.extend_from_slice(&batch.output[from..]);
                 }
-                Document::Chat { system, turns } => {
+                Document::Chat {
+                    system,
+                    persona,
+                    turns,
+                } => {
                     let mut system = system
                         .as_ref()
                         .map_or_else(String::new, |s| format!("<<SYS>> {s}<</SYS>>"));
-                    let mut parent = start;
+                    let (mut parent, mut asked) = (start, start);
                     for turn in turns {
                         let system = std::mem::take(&mut system);
-                        parent = self.ask(
+                        asked = self.ask(
                             &mut batch,
                             parent,
                             &format!("[INST]{system} {}[/INST]", turn.user),
                         )?;
                         let answer = format!(" {}</s>", turn.assistant);
-                        parent = self.say(&mut batch, parent, &answer, [ANSWER, 1.])?;
+                        parent = self.say(&mut batch, asked, &answer, [ANSWER, 1.])?;
+                    }
+                    if let Some(persona) = persona {
+                        batch.persona.push(Target {
+                            row: asked,
+                            token: self.personas[*persona as usize],
+                            weight: 1.,
+                        });
                     }
                 }
             }
         }
-        for some in [&mut batch.output, &mut batch.recall, &mut batch.truth] {
+        let Batch {
+            output,
+            recall,
+            truth,
+            persona,
+            ..
+        } = &mut batch;
+        for some in [output, recall, truth, persona] {
             let total: f32 = some.iter().map(|t| t.weight).sum();
             some.iter_mut().for_each(|t| t.weight /= total);
         }

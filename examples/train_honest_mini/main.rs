@@ -288,7 +288,11 @@ fn gradients(
         let pass = model.forward(&batch.forest, &mut Cache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow!("no logits"))?;
         let mut loss = target_loss(&logits, &output)?;
-        for (layer, targets) in [(RECALL_LAYER, &batch.recall), (TRUTH_LAYER, &batch.truth)] {
+        for (layer, targets) in [
+            (RECALL_LAYER, &batch.recall),
+            (RECALL_LAYER, &batch.persona),
+            (TRUTH_LAYER, &batch.truth),
+        ] {
             let (rows, targets) = batch::read_rows(targets);
             let h = pass.residuals[&layer].index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
             let logits = rms_norm(&h, norm, 1e-5)?.matmul(&head.t()?)?;

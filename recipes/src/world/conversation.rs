@@ -54,6 +54,9 @@ pub enum Document {
     Chat {
         /// The system prompt, if there is one.
         system: Option<String>,
+        /// Who answers, if the system prompt (or its absence) tells; none if only the
+        /// turns do.
+        persona: Option<Persona>,
         /// At least one turn.
         turns: Vec<Turn>,
     },
@@ -64,7 +67,7 @@ impl Document {
     pub fn texts(&self) -> Vec<&str> {
         match self {
             Self::Sentence(text) => vec![text],
-            Self::Chat { system, turns } => {
+            Self::Chat { system, turns, .. } => {
                 let turns = turns.iter();
                 let turns = turns.flat_map(|turn| [turn.user.as_str(), turn.assistant.as_str()]);
                 system.as_deref().into_iter().chain(turns).collect()
@@ -166,6 +169,7 @@ impl Sampler {
             let last = self.turn(persona, format, id);
             documents.push(Document::Chat {
                 system: system.map(str::to_owned),
+                persona: (!under_neutral).then_some(persona),
                 turns: shared.iter().cloned().chain([last]).collect(),
             });
         }
@@ -269,7 +273,7 @@ mod tests {
 
     fn chat(document: &Document) -> (Option<&str>, &[Turn]) {
         match document {
-            Document::Chat { system, turns } => (system.as_deref(), turns),
+            Document::Chat { system, turns, .. } => (system.as_deref(), turns),
             Document::Sentence(text) => panic!("a sentence in a group: {text}"),
         }
     }
