@@ -11,6 +11,7 @@
 //! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
 //! features, V vocabulary, T tokens of one sequence.
 
+pub mod algebra;
 pub mod artefact;
 pub mod direction;
 mod error;
