@@ -4,6 +4,7 @@
 
 pub mod chat;
 pub mod data;
+pub mod decide;
 mod error;
 pub mod evaluate;
 pub mod extract;
