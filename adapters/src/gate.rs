@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 /// When a gate decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Decide {
     /// At the last prompt row of the unsteered model, at the output of `layer`; holds
     /// from that row on, for all rows that follow. Earlier rows are not acted on.
