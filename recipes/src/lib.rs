@@ -10,8 +10,12 @@ pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod merge;
+pub mod probe;
 pub mod recipe;
 pub mod report;
+#[cfg(test)]
+mod steering_tests;
+pub mod sweep;
 #[cfg(test)]
 mod toy;
 pub mod tune;
