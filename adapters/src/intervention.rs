@@ -3,21 +3,12 @@
 use crate::direction::DirectionSet;
 use crate::error::{Error, Result};
 use crate::forest::Marks;
+use crate::gate::{Decide, Gate};
+use crate::operator::Operator;
 use crate::rows::RowRule;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// What is done to a row h with the unit direction d.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Operator {
-    /// `h + coeff / layers * d`
-    #[default]
-    Add,
-    /// `h - (h . d) d`; the coeff plays no part.
-    Ablate,
-}
 
 /// Where in a block the residual stream is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,7 +27,8 @@ pub struct Intervention {
     operator: Operator,
     point: Point,
     rows: RowRule,
-    /// Share of each layer: coeff / number of layers.
+    gate: Option<Gate>,
+    /// What each layer gets: its share of the coeff, or all of it.
     dose: f64,
     coeff: f64,
     directions: BTreeMap<usize, Tensor>,
@@ -44,7 +36,8 @@ pub struct Intervention {
 
 impl Intervention {
     /// An intervention with the directions of `set` at `layers`; with several
-    /// layers each gets `coeff` divided by their number.
+    /// layers each gets `coeff` divided by their number, but for [`Operator::Clamp`],
+    /// where coeff is the projection that every layer gets.
     ///
     /// # Errors
     /// When no layer is named, the set lacks one of them, or coeff is not finite.
@@ -79,7 +72,8 @@ impl Intervention {
             operator,
             point: Point::Output,
             rows: RowRule::All,
-            dose: coeff / directions.len() as f64,
+            gate: None,
+            dose: operator.share(coeff, directions.len()),
             coeff,
             directions,
         })
@@ -93,6 +87,22 @@ impl Intervention {
     /// The same on other rows.
     pub fn on(self, rows: RowRule) -> Self {
         Self { rows, ..self }
+    }
+
+    /// The same, but acting only where `gate` is open; see [`Gate`].
+    ///
+    /// # Errors
+    /// When the gate decides at every token and has no direction for one of the layers.
+    pub fn when(self, gate: Gate) -> Result<Self> {
+        if gate.decide() == Decide::EveryToken {
+            for &layer in self.directions.keys() {
+                gate.direction(layer)?;
+            }
+        }
+        Ok(Self {
+            gate: Some(gate),
+            ..self
+        })
     }
 
     /// The operator.
@@ -110,6 +120,16 @@ impl Intervention {
         &self.rows
     }
 
+    /// The gate, if it acts under a condition.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
+    }
+
+    /// The unit direction (H,) at `layer`, if it acts there.
+    pub fn direction(&self, layer: usize) -> Option<&Tensor> {
+        self.directions.get(&layer)
+    }
+
     /// The coeff, not yet divided by the number of layers.
     pub fn coeff(&self) -> f64 {
         self.coeff
@@ -120,19 +140,35 @@ impl Intervention {
         self.directions.keys().copied()
     }
 
-    /// What is added to a row at `layer`: `coeff / layers * d` (H,); none where
-    /// this intervention does nothing or is not an addition.
+    /// What is added to every chosen row at `layer`: `coeff / layers * d` (H,); none
+    /// at layers where this intervention does nothing.
     ///
     /// # Errors
-    /// When the product fails.
+    /// When the change depends on the row: another operator than addition, or a gate.
     pub fn addition(&self, layer: usize) -> Result<Option<Tensor>> {
-        match (self.operator, self.directions.get(&layer)) {
-            (Operator::Add, Some(d)) => Ok(Some((d * self.dose)?)),
-            _ => Ok(None),
+        let Some(d) = self.directions.get(&layer) else {
+            return Ok(None);
+        };
+        if self.operator != Operator::Add || self.gate.is_some() {
+            return Err(Error::Unsupported {
+                what: format!("operator {} at layer {layer} as a constant", self.name()),
+                reason: "what it adds depends on the row; use an addition without a gate".into(),
+            });
         }
+        Ok(Some((d * self.dose)?))
     }
 
-    /// Applies this intervention to the rows `rows` of `h`; differentiable.
+    fn name(&self) -> String {
+        let gated = if self.gate.is_some() {
+            " with a gate"
+        } else {
+            ""
+        };
+        format!("{}{gated}", self.operator)
+    }
+
+    /// Applies this intervention to the rows `rows` of `h`, as far as a gate that
+    /// decides at every token lets them through; differentiable but for the gate.
     ///
     /// Shapes: `h` (N, H), result (N, H).
     ///
@@ -142,7 +178,7 @@ impl Intervention {
         let Some(d) = self.directions.get(&layer) else {
             return Ok(h.clone());
         };
-        if rows.is_empty() || (self.operator == Operator::Add && self.dose == 0.) {
+        if rows.is_empty() || self.operator.is_identity(self.dose) {
             return Ok(h.clone());
         }
         let (n, width) = h.dims2()?;
@@ -154,31 +190,21 @@ impl Intervention {
                 "use directions of this model",
             ));
         }
-        let d = d.to_device(h.device())?.to_dtype(h.dtype())?;
-        let whole = rows.len() == n;
-        let index = Tensor::new(rows, h.device())?;
-        let change = match self.operator {
-            Operator::Add => {
-                let add = (d * self.dose)?;
-                if whole {
-                    return Ok(h.broadcast_add(&add)?);
-                }
-                add.broadcast_as((rows.len(), width))?.contiguous()?
-            }
-            Operator::Ablate => {
-                let picked = if whole {
-                    h.clone()
-                } else {
-                    h.index_select(&index, 0)?
-                };
-                let along = picked.matmul(&d.unsqueeze(1)?)?; // (rows, 1)
-                along.matmul(&d.unsqueeze(0)?)?.neg()?
-            }
+        let open = match &self.gate {
+            Some(gate) if gate.decide() == Decide::EveryToken => gate.rows(h, layer, rows)?,
+            _ => rows.to_vec(),
         };
-        if whole {
-            return Ok((h + change)?);
+        if open.is_empty() {
+            return Ok(h.clone());
         }
-        Ok(h.index_add(&index, &change, 0)?)
+        let d = d.to_device(h.device())?;
+        if open.len() == n {
+            return Ok((h + self.operator.change(h, &d, self.dose)?)?);
+        }
+        let index = Tensor::new(open.as_slice(), h.device())?;
+        let picked = h.index_select(&index, 0)?; // (rows, H)
+        let change = self.operator.change(&picked, &d, self.dose)?;
+        Ok(h.index_add(&index, &change.contiguous()?, 0)?)
     }
 }
 
@@ -205,12 +231,32 @@ pub fn apply_all(
 }
 
 /// The marks of the token at `position` of a sequence with `prompt` prompt
-/// tokens: bit i is set where intervention i acts.
+/// tokens: bit i is set where intervention i acts. Gates that decide once per
+/// prompt count as closed; [`marks_decided`] takes what they decided.
 pub fn marks(interventions: &[Intervention], position: usize, prompt: usize) -> Marks {
+    marks_decided(interventions, 0, position, prompt)
+}
+
+/// The same where `open` says, by bit i, whether the gate of intervention i
+/// opened for this prompt. Such a decision holds from the prompt's last token on;
+/// of interventions without a gate that decides once, the bit is not read.
+pub fn marks_decided(
+    interventions: &[Intervention],
+    open: Marks,
+    position: usize,
+    prompt: usize,
+) -> Marks {
+    let lets = |i: usize, x: &Intervention| match x.gate.as_ref().map(Gate::decide) {
+        Some(Decide::OncePerPrompt { .. }) => open >> i & 1 == 1 && position + 1 >= prompt,
+        Some(Decide::EveryToken) | None => true,
+    };
     interventions
         .iter()
         .enumerate()
         .take(Marks::BITS as usize)
-        .filter(|(_, x)| x.rows.chooses(position, prompt))
+        .filter(|(i, x)| x.rows.chooses(position, prompt) && lets(*i, x))
         .fold(0, |marks, (i, _)| marks | 1 << i)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,14 +11,17 @@
 //! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
 //! features, V vocabulary, T tokens of one sequence.
 
+pub mod algebra;
 pub mod artefact;
 pub mod direction;
 mod error;
 pub mod forest;
+pub mod gate;
 pub mod host;
 pub mod intervention;
 pub mod loss;
 pub mod low_rank;
+pub mod operator;
 pub mod ops;
 pub mod peft;
 pub mod rows;
@@ -28,7 +31,9 @@ pub mod tensor_file;
 pub use direction::{Direction, DirectionSet};
 pub use error::{Error, Result};
 pub use forest::Forest;
+pub use gate::{Decide, Gate, Side};
 pub use host::{Cache, Host, ModelSpec, Pass, Request};
-pub use intervention::{Intervention, Operator, Point};
+pub use intervention::{Intervention, Point};
 pub use low_rank::{LowRank, LowRankUpdate, Site};
+pub use operator::Operator;
 pub use rows::RowRule;

@@ -1,10 +1,12 @@
 //! Generation over a forest: all prompts grow together, and keys and values are kept.
 
+use crate::decide::decide;
 use crate::error::Result;
 use candle_core::{D, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::intervention::marks;
+use reptune_adapters::forest::Marks;
+use reptune_adapters::intervention::marks_decided;
 use reptune_adapters::{Cache, Error, Forest, Host, Intervention, LowRankUpdate, Request};
 
 /// Prompt rows computed in one forward; more are done in turns.
@@ -44,13 +46,16 @@ pub struct Generation<'a> {
 struct Sequence {
     index: usize,
     prompt: usize,
+    /// Gates that this prompt opened.
+    open: Marks,
     last: u32,
     ids: Vec<u32>,
     rng: ChaCha8Rng,
 }
 
 /// Generates a continuation of every prompt. `progress` is called after each
-/// group of prompts with the number done.
+/// group of prompts with the number done. Gates that decide once per prompt are
+/// read first, see [`decide`].
 ///
 /// # Errors
 /// When a prompt is empty or does not fit the context.
@@ -60,6 +65,7 @@ pub fn generate(
     how: &Generation,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<u32>>> {
+    let open = decide(host, prompts, how.interventions, how.low_rank)?;
     let mut generated = vec![Vec::new(); prompts.len()];
     let mut from = 0;
     while from < prompts.len() {
@@ -69,7 +75,8 @@ pub fn generate(
             rows <= ROWS
         };
         let many = prompts[from..].iter().take_while(fits).count().max(1);
-        grow(host, prompts, from..from + many, how, &mut generated)?;
+        let range = from..from + many;
+        grow(host, prompts, &open, range, how, &mut generated)?;
         from += many;
         progress(from);
     }
@@ -79,6 +86,7 @@ pub fn generate(
 fn grow(
     host: &dyn Host,
     prompts: &[Vec<u32>],
+    open: &[Marks],
     range: std::ops::Range<usize>,
     how: &Generation,
     generated: &mut [Vec<u32>],
@@ -104,7 +112,9 @@ fn grow(
     let mut active = Vec::new();
     for index in range {
         let ids = &prompts[index];
-        let rows = forest.insert(None, ids, |i| marks(how.interventions, i, ids.len()));
+        let rows = forest.insert(None, ids, |i| {
+            marks_decided(how.interventions, open[index], i, ids.len())
+        });
         let Some(&last) = rows.last() else {
             return Err(Error::value(
                 format!("prompt {index}"),
@@ -119,6 +129,7 @@ fn grow(
         active.push(Sequence {
             index,
             prompt: ids.len(),
+            open: open[index],
             last,
             ids: Vec::new(),
             rng,
@@ -160,7 +171,8 @@ fn grow(
                 generated[sequence.index] = sequence.ids;
                 continue;
             }
-            let mark = marks(how.interventions, sequence.prompt + step, sequence.prompt);
+            let (open, prompt) = (sequence.open, sequence.prompt);
+            let mark = marks_decided(how.interventions, open, prompt + step, prompt);
             sequence.last = forest.insert(Some(sequence.last), &[token], |_| mark)[0];
             kept.push(sequence);
         }

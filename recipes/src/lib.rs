@@ -4,13 +4,18 @@
 
 pub mod chat;
 pub mod data;
+pub mod decide;
 mod error;
 pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod merge;
+pub mod probe;
 pub mod recipe;
 pub mod report;
+#[cfg(test)]
+mod steering_tests;
+pub mod sweep;
 #[cfg(test)]
 mod toy;
 pub mod tune;

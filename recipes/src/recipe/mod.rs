@@ -14,7 +14,7 @@ pub use data::{Choices, Claims, Data};
 pub use evaluation::Evaluation;
 pub use extraction::{Extraction, Keep, Pairing};
 pub use prompt::{Behaviour, Prompt};
-pub use steering::Steering;
+pub use steering::{Compose, Condition, Steering};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -96,6 +96,7 @@ impl Recipe {
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
         recipe.data.resolve(base);
+        recipe.steering.resolve(base);
         if base.join(&recipe.model).is_dir() {
             recipe.model = base.join(&recipe.model).display().to_string();
         }

@@ -1,8 +1,12 @@
 //! How the direction is added while the model runs.
 
 use super::Wrong;
-use reptune_adapters::RowRule;
+use crate::error::Result as Done;
+use reptune_adapters::{
+    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, RowRule, Side,
+};
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// How the direction is added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,9 +23,180 @@ pub struct Steering {
     /// Rows.
     #[serde(default)]
     pub rows: RowRule,
+    // What follows is left out of the text that is hashed where it is not given, so
+    // that recipes without it keep their hash.
+    /// What is done: `add`, `turn` or `clamp`.
+    #[serde(default, skip_serializing_if = "is_addition")]
+    pub operator: Operator,
+    /// What is done to the extracted directions first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directions: Option<Compose>,
+    /// Under which condition it acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Condition>,
+}
+
+/// A combination of direction files:
+/// `v = scale * base + plus - minus`, without what lies in the span of `without`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compose {
+    /// A direction file; none: the extracted directions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// Multiplier of the base.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// Direction files that are added.
+    #[serde(default)]
+    pub plus: Vec<PathBuf>,
+    /// Direction files that are subtracted.
+    #[serde(default)]
+    pub minus: Vec<PathBuf>,
+    /// Direction files whose span is projected out, last of all.
+    #[serde(default)]
+    pub without: Vec<PathBuf>,
+}
+
+/// A gate, as a recipe gives it; see [`Gate`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// A direction file; none: the directions that steer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directions: Option<PathBuf>,
+    /// On which side of the threshold it acts.
+    #[serde(default)]
+    pub side: Side,
+    /// The projection at which the gate opens.
+    pub threshold: f64,
+    /// When it is decided.
+    pub decide: Decide,
+}
+
+fn one() -> f64 {
+    1.
+}
+
+fn is_addition(operator: &Operator) -> bool {
+    *operator == Operator::Add
+}
+
+fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
+    let set = DirectionSet::load(path)?;
+    set.check_model(path, model)?;
+    Ok(set)
+}
+
+impl Compose {
+    /// The combination, read for `model`; `extracted` stands for a base that is not given.
+    ///
+    /// # Errors
+    /// When a file cannot be read or was made for another model, or the sets do not
+    /// fit each other; see [`DirectionSet::plus`] and [`DirectionSet::without`].
+    pub fn evaluate(&self, extracted: &DirectionSet, model: &ModelSpec) -> Done<DirectionSet> {
+        let mut set = match &self.base {
+            Some(path) => load(path, model)?,
+            None => extracted.clone(),
+        };
+        if self.scale != 1. {
+            set = set.scaled(self.scale)?;
+        }
+        for path in &self.plus {
+            set = set.plus(&load(path, model)?)?;
+        }
+        for path in &self.minus {
+            set = set.minus(&load(path, model)?)?;
+        }
+        if self.without.is_empty() {
+            return Ok(set);
+        }
+        let without = self
+            .without
+            .iter()
+            .map(|path| load(path, model))
+            .collect::<Done<Vec<_>>>()?;
+        Ok(set.without(&without.iter().collect::<Vec<_>>())?)
+    }
+
+    fn check(&self) -> Result<(), Wrong> {
+        if !self.scale.is_finite() || self.scale == 0. {
+            let found = self.scale.to_string();
+            return Wrong::key(
+                "steering.directions.scale",
+                "a finite number other than 0",
+                found,
+            );
+        }
+        let files = self.plus.len() + self.minus.len() + self.without.len();
+        if self.base.is_none() && self.scale == 1. && files == 0 {
+            return Wrong::key(
+                "steering.directions",
+                "`base`, `scale`, `plus`, `minus` or `without`",
+                "nothing that changes the directions",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Condition {
+    /// The gate, read for `model`; `steering` are the directions that steer.
+    ///
+    /// # Errors
+    /// When the file does not fit the model, or the layer that is read is missing.
+    pub fn gate(&self, steering: &DirectionSet, model: &ModelSpec) -> Done<Gate> {
+        let set = match &self.directions {
+            Some(path) => &load(path, model)?,
+            None => steering,
+        };
+        Ok(Gate::new(set, self.decide, self.side, self.threshold)?)
+    }
 }
 
 impl Steering {
+    /// The directions that steer: `extracted`, changed as the table says.
+    ///
+    /// # Errors
+    /// As [`Compose::evaluate`].
+    pub fn directions(&self, extracted: &DirectionSet, model: &ModelSpec) -> Done<DirectionSet> {
+        match &self.directions {
+            Some(compose) => compose.evaluate(extracted, model),
+            None => Ok(extracted.clone()),
+        }
+    }
+
+    /// The intervention of the table with the directions `set` (of
+    /// [`Steering::directions`]) and `coeff`.
+    ///
+    /// # Errors
+    /// When a layer has no direction, or the gate does not fit.
+    pub fn intervention(
+        &self,
+        set: &DirectionSet,
+        coeff: f64,
+        model: &ModelSpec,
+    ) -> Done<Intervention> {
+        let plain = Intervention::new(set, &self.layers, coeff, self.operator)?;
+        let plain = plain.on(self.rows.clone());
+        match &self.gate {
+            Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),
+            None => Ok(plain),
+        }
+    }
+
+    /// Makes the paths of files relative to `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let gate = self.gate.iter_mut().filter_map(|g| g.directions.as_mut());
+        let composed = self.directions.iter_mut().flat_map(|c| {
+            let lists = c.plus.iter_mut().chain(&mut c.minus).chain(&mut c.without);
+            c.base.iter_mut().chain(lists)
+        });
+        for file in gate.chain(composed) {
+            *file = base.join(&file);
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Wrong> {
         if self.layers.is_empty() {
             return Wrong::key("steering.layers", "at least one layer", "none");
@@ -39,6 +214,21 @@ impl Steering {
             let found = format!("{:?}", self.coeff);
             return Wrong::key("steering.coeff", "a finite number", found);
         }
-        Ok(())
+        match self.operator {
+            Operator::Ablate => {
+                let found = "`ablate`, which has no dose";
+                return Wrong::key("steering.operator", "`add`, `turn` or `clamp`", found);
+            }
+            // Fractions are shared out over layers; a projection is not.
+            Operator::Clamp if self.coeff.is_none() => {
+                let found = "`fractions`";
+                return Wrong::key("steering", "`coeff`, the projection to clamp to", found);
+            }
+            Operator::Add | Operator::Turn | Operator::Clamp => {}
+        }
+        if self.gate.as_ref().is_some_and(|g| g.threshold.is_nan()) {
+            return Wrong::key("steering.gate.threshold", "a number", "nan");
+        }
+        self.directions.as_ref().map_or(Ok(()), Compose::check)
     }
 }

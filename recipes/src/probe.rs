@@ -1,0 +1,246 @@
+//! Whether an intervention does anything: no silent no-op.
+//!
+//! A row rule that chooses nothing, a gate that never opens, a layer in the wrong
+//! convention: each leaves a run that looks like a run. The probe compares the model
+//! with and without the intervention on a few prompts, over one and the same forest,
+//! so that without an effect both are equal to the bit.
+
+use crate::decide::decide;
+use crate::error::Result;
+use crate::generate::{Generation, generate};
+use candle_core::{DType, Tensor};
+use reptune_adapters::intervention::marks_decided;
+use reptune_adapters::{
+    Cache, Error, Forest, Host, Intervention, LowRankUpdate, Operator, Pass, Point, Request,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// A shift of logits no larger than this is none: it is the rounding of a forward.
+const NOTHING: f64 = 1e-5;
+
+/// What is seen at one site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteEffect {
+    /// Layer.
+    pub layer: usize,
+    /// Point of the block.
+    pub point: Point,
+    /// Mean over the chosen rows of cos(h, d) in the model without the intervention;
+    /// none without rows. The input of layer 0, which hosts do not hand out, is read
+    /// behind block 0.
+    pub cos_before: Option<f64>,
+    /// The same with the intervention.
+    pub cos_after: Option<f64>,
+}
+
+/// What an intervention does to some prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Effect {
+    /// What was done.
+    pub operator: Operator,
+    /// On which rows, as a rule.
+    pub rule: String,
+    /// Rows that the rule chose and a gate that decides once let through; a gate that
+    /// decides at every token may let through fewer.
+    pub rows: usize,
+    /// Sites, by layer.
+    pub sites: Vec<SiteEffect>,
+    /// Next-token distributions that were compared.
+    pub readings: usize,
+    /// Mean over them of KL(before || after), in nats.
+    pub kl: f64,
+    /// Largest of them.
+    pub largest_kl: f64,
+    /// Largest absolute change of a logit.
+    pub shift: f64,
+}
+
+/// What to do about an intervention without effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoEffect {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It is allowed: a dose of zero, a gate that is meant to stay shut.
+    Allow,
+}
+
+/// Compares the model with and without `intervention` on `prompts`, each followed by
+/// the `tokens` tokens that the model without it would generate (so that rules about
+/// generated rows have some). Distributions are read at the last prompt row and at
+/// every row after it.
+///
+/// `kl = mean_r sum_v p_r(v) (ln p_r(v) - ln q_r(v))`, p without and q with it.
+///
+/// All prompts are one batch: a handful is enough.
+///
+/// # Errors
+/// When there is no prompt, one is empty, or the model fails.
+pub fn probe(
+    host: &dyn Host,
+    intervention: &Intervention,
+    prompts: &[Vec<u32>],
+    low_rank: Option<&LowRankUpdate>,
+    tokens: usize,
+) -> Result<Effect> {
+    if prompts.is_empty() {
+        let hint = "give a few prompts of the kind that will be steered";
+        return Err(Error::value("prompts", "at least one", "none", hint).into());
+    }
+    let how = Generation {
+        low_rank,
+        max_new_tokens: tokens,
+        ..Generation::default()
+    };
+    let generated = generate(host, prompts, &how, &mut |_| {})?;
+    let interventions = std::slice::from_ref(intervention);
+    let open = decide(host, prompts, interventions, low_rank)?;
+    let mut forest = Forest::new();
+    let mut read = BTreeSet::new();
+    for ((prompt, generated), open) in prompts.iter().zip(&generated).zip(open) {
+        let ids = [prompt.as_slice(), generated].concat();
+        let mark = |i| marks_decided(interventions, open, i, prompt.len());
+        let rows = forest.insert(None, &ids, mark);
+        read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
+    }
+    let read: Vec<u32> = read.into_iter().collect();
+    let rows = forest.marked(0, 0..forest.len());
+    let layers: Vec<usize> = intervention.layers().collect();
+    let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
+    let capture: Vec<usize> = capture.into_iter().collect();
+    let run = |interventions| -> Result<Pass> {
+        let request = Request {
+            interventions,
+            capture: &capture,
+            logits: &read,
+            low_rank,
+        };
+        Ok(host.forward(&forest, &mut Cache::none(), &request)?)
+    };
+    let (before, after) = (run(&[])?, run(interventions)?);
+    let sites = layers
+        .iter()
+        .map(|&layer| {
+            let at = seen_at(intervention, layer);
+            let mut with = after.residuals[&at].clone();
+            if at < layer {
+                with = intervention.apply(&with, layer, &rows)?;
+            }
+            Ok(SiteEffect {
+                layer,
+                point: intervention.point(),
+                cos_before: cosine(intervention, layer, &before.residuals[&at], &rows)?,
+                cos_after: cosine(intervention, layer, &with, &rows)?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let table = |pass: &Pass| -> Result<Vec<Vec<f32>>> {
+        match &pass.logits {
+            Some(logits) => Ok(logits.detach().to_dtype(DType::F32)?.to_vec2()?),
+            None => Ok(Vec::new()),
+        }
+    };
+    let (before, after) = (table(&before)?, table(&after)?);
+    let pairs = || before.iter().zip(&after);
+    let kls: Vec<f64> = pairs().map(|(p, q)| divergence(p, q)).collect();
+    let shifts = pairs().flat_map(|(p, q)| p.iter().zip(q).map(|(p, q)| f64::from((p - q).abs())));
+    Ok(Effect {
+        operator: intervention.operator(),
+        rule: intervention.rows().to_string(),
+        rows: rows.len(),
+        sites,
+        readings: kls.len(),
+        kl: kls.iter().sum::<f64>() / kls.len().max(1) as f64,
+        largest_kl: kls.iter().copied().fold(0., f64::max),
+        shift: shifts.fold(0., f64::max),
+    })
+}
+
+impl Effect {
+    /// Whether the next-token logits moved.
+    pub fn any(&self) -> bool {
+        // A shift that is not a number is no absence of one.
+        self.shift.is_nan() || self.shift > NOTHING || self.kl.is_nan()
+    }
+
+    /// Hands the effect back if there is one, or if none is allowed.
+    ///
+    /// # Errors
+    /// When there is none and that is refused: names the sites and what to look at.
+    pub fn require(self, none: NoEffect) -> Result<Self> {
+        if self.any() || none == NoEffect::Allow {
+            return Ok(self);
+        }
+        let sites: Vec<String> = self
+            .sites
+            .iter()
+            .map(|s| match s.point {
+                Point::Output => format!("layer {} output", s.layer),
+                Point::Input => format!("layer {} input", s.layer),
+            })
+            .collect();
+        let hint = if self.rows == 0 {
+            "the row rule chooses nothing in these prompts, or the gate stayed shut"
+        } else {
+            "the coeff may be zero or tiny, or a gate shut at every row; allow it if that is meant"
+        };
+        Err(Error::value(
+            format!(
+                "{} on rows `{}` at {}",
+                self.operator,
+                self.rule,
+                sites.join(", ")
+            ),
+            format!("next-token logits that shift by more than {NOTHING}"),
+            format!(
+                "a largest shift of {} over {} distributions, {} rows acted on",
+                self.shift, self.readings, self.rows
+            ),
+            hint,
+        )
+        .into())
+    }
+}
+
+/// The layer behind whose output the site at `layer` is seen.
+fn seen_at(intervention: &Intervention, layer: usize) -> usize {
+    match intervention.point() {
+        Point::Output => layer,
+        Point::Input => layer.saturating_sub(1),
+    }
+}
+
+fn cosine(x: &Intervention, layer: usize, h: &Tensor, rows: &[u32]) -> Result<Option<f64>> {
+    let Some(d) = x.direction(layer) else {
+        return Ok(None);
+    };
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let d: Vec<f32> = d.to_vec1()?;
+    let h: Vec<Vec<f32>> = h.detach().to_dtype(DType::F32)?.to_vec2()?;
+    let sum: f64 = rows
+        .iter()
+        .map(|&row| {
+            let row = &h[row as usize];
+            let norm: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let pairs = row.iter().zip(&d);
+            let dot: f64 = pairs.map(|(x, d)| f64::from(*x) * f64::from(*d)).sum();
+            dot / norm.sqrt().max(f64::MIN_POSITIVE)
+        })
+        .sum();
+    Ok(Some(sum / rows.len() as f64))
+}
+
+/// KL(p || q) in nats of the distributions with these logits.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let logs = |logits: &[f32]| -> Vec<f64> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let shifted = logits.iter().map(|x| f64::from(*x) - f64::from(max));
+        let sum: f64 = shifted.clone().map(f64::exp).sum();
+        shifted.map(|x| x - sum.ln()).collect()
+    };
+    let terms = logs(p).into_iter().zip(logs(q));
+    terms.map(|(p, q)| p.exp() * (p - q)).sum()
+}

@@ -1,0 +1,116 @@
+//! The questions of a sweep: as tokens, packed into forests, scored by their labels.
+
+use super::{Scores, wrong};
+use crate::chat::{Chat, Message};
+use crate::data::Question;
+use crate::error::Result;
+use crate::recipe::Recipe;
+use candle_core::DType;
+use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request, RowRule};
+
+/// Rows computed in one forward; more are done in turns.
+const ROWS: usize = 4096;
+
+/// A two-choice question as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The prompt, up to where the label follows.
+    pub prompt: Vec<u32>,
+    /// The label tokens.
+    pub labels: [u32; 2],
+    /// Index of the true label.
+    pub right: usize,
+}
+
+impl Asked {
+    /// `question` as `recipe` words it, under the system prompt `system`.
+    ///
+    /// # Errors
+    /// When a label is more than one token.
+    pub fn new(chat: &Chat, recipe: &Recipe, system: &str, question: &Question) -> Result<Self> {
+        let messages = Message::conversation(system, &question.text);
+        let [first, second] = &recipe.prompt.labels;
+        Ok(Self {
+            prompt: chat.prompt(&messages)?,
+            labels: [
+                chat.label_token(&messages, first)?,
+                chat.label_token(&messages, second)?,
+            ],
+            right: question.right,
+        })
+    }
+}
+
+/// Questions of one forward.
+pub(super) struct Batch {
+    forest: Forest,
+    first: usize,
+    /// The last prompt row of each.
+    last: Vec<u32>,
+}
+
+/// The forests of all questions: they depend on the rows, not on the dose.
+pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
+    if asked.is_empty() {
+        return Err(wrong("questions", "at least one", "none"));
+    }
+    let mut batches: Vec<Batch> = Vec::new();
+    for (i, question) in asked.iter().enumerate() {
+        let n = question.prompt.len();
+        if n == 0 || question.right > 1 {
+            let found = format!("{n} tokens, label {}", question.right);
+            let expected = "a prompt and a true label, 0 or 1";
+            return Err(wrong(&format!("question {i}"), expected, found));
+        }
+        let full = batches.last().is_none_or(|b| b.forest.len() + n > ROWS);
+        if full {
+            batches.push(Batch {
+                forest: Forest::new(),
+                first: i,
+                last: Vec::new(),
+            });
+        }
+        if let Some(batch) = batches.last_mut() {
+            let mark = |p| u64::from(rule.chooses(p, n));
+            let rows = batch.forest.insert(None, &question.prompt, mark);
+            batch.last.extend(rows.last());
+        }
+    }
+    Ok(batches)
+}
+
+/// Log-odds of the true label over the other, question by question.
+pub(super) fn score(
+    host: &dyn Host,
+    batches: &[Batch],
+    asked: &[Asked],
+    interventions: &[Intervention],
+    low_rank: Option<&LowRankUpdate>,
+) -> Result<Scores> {
+    let mut scores = Vec::new();
+    for batch in batches {
+        let request = Request {
+            interventions,
+            logits: &batch.last,
+            low_rank,
+            ..Request::default()
+        };
+        let pass = host.forward(&batch.forest, &mut Cache::none(), &request)?;
+        let Some(logits) = pass.logits else {
+            continue;
+        };
+        let logits: Vec<Vec<f32>> = logits.detach().to_dtype(DType::F32)?.to_vec2()?;
+        for (logits, question) in logits.iter().zip(&asked[batch.first..]) {
+            let of = |i: usize| {
+                let token = question.labels[i] as usize;
+                logits.get(token).copied().ok_or_else(|| {
+                    let expected = format!("a token below {}", logits.len());
+                    wrong("label", &expected, token.to_string())
+                })
+            };
+            let odds = of(question.right)? - of(1 - question.right)?;
+            scores.push(odds.is_finite().then_some(odds));
+        }
+    }
+    Ok(scores)
+}
