@@ -5,6 +5,7 @@
 mod answerer;
 mod changed;
 mod comparison;
+mod corpus;
 mod divergence;
 mod log_odds;
 mod mcnemar;
@@ -16,6 +17,7 @@ mod verdict;
 pub use answerer::{Answerer, Own, ask};
 pub use changed::Changed;
 pub use comparison::{Comparison, Shift};
+pub use corpus::{corpus, texts};
 pub use divergence::{Divergence, divergence};
 pub use log_odds::{LetterPrompt, log_odds};
 pub use mcnemar::{McNemar, Method};
