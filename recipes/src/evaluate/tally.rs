@@ -62,6 +62,7 @@ pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
 mod tests {
     use super::*;
 
+    /// `statsmodels.stats.proportion.proportion_confint(81, 263, method="wilson")`
     #[test]
     fn wilson_intervals_are_those_of_the_textbook() {
         let (low, high) = wilson(81, 263);
