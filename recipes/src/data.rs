@@ -243,20 +243,20 @@ fn choices(from: &Choices, recipe: &Recipe) -> Result<Vec<Grouped>> {
 }
 
 /// Rows of a user's .csv or .jsonl file.
-struct Table<'a> {
+pub(crate) struct Table<'a> {
     path: &'a Path,
     rows: Vec<(usize, BTreeMap<String, String>)>,
 }
 
 /// One row, which knows its place.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     path: &'a Path,
     line: usize,
     cells: &'a BTreeMap<String, String>,
 }
 
 impl Row<'_> {
-    fn get(&self, column: &str) -> Result<&str> {
+    pub(crate) fn get(&self, column: &str) -> Result<&str> {
         self.cells
             .get(column)
             .map(String::as_str)
@@ -283,7 +283,7 @@ impl Row<'_> {
 }
 
 impl<'a> Table<'a> {
-    fn read(path: &'a Path) -> Result<Self> {
+    pub(crate) fn read(path: &'a Path) -> Result<Self> {
         let bytes = artefact::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let broken = |line: usize, found: String| {
@@ -358,7 +358,7 @@ impl<'a> Table<'a> {
         Ok(Self { path, rows })
     }
 
-    fn rows<T>(&self, make: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+    pub(crate) fn rows<T>(&self, make: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
         self.rows
             .iter()
             .map(|(line, cells)| {

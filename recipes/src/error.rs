@@ -29,6 +29,20 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
+    /// A service that was asked over the network failed.
+    #[error("{endpoint}: {place}: expected {expected}, found {found}; {hint}")]
+    Service {
+        /// Its address.
+        endpoint: String,
+        /// What was asked of it.
+        place: String,
+        /// What should have come back.
+        expected: String,
+        /// What came back, without any key.
+        found: String,
+        /// What to try next.
+        hint: String,
+    },
 }
 
 /// Results of this crate.

@@ -1,6 +1,8 @@
 //! What is measured.
 
+use super::Wrong;
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +14,14 @@ pub struct Evaluation {
     pub choices: usize,
     /// Tokens generated for an answer.
     pub max_new_tokens: usize,
+    /// Text whose perplexity is measured.
+    pub perplexity: Option<Texts>,
+    /// Texts on which the changed model should be the base: its divergence is measured.
+    pub neutral: Option<Texts>,
+    /// Open questions whose answers are judged pairwise.
+    pub open_ended: Option<OpenEnded>,
+    /// Who judges them.
+    pub judge: Option<JudgeSettings>,
 }
 
 impl Default for Evaluation {
@@ -20,6 +30,247 @@ impl Default for Evaluation {
             claims: 200,
             choices: 200,
             max_new_tokens: 8,
+            perplexity: None,
+            neutral: None,
+            open_ended: None,
+            judge: None,
         }
+    }
+}
+
+/// Texts of a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Texts {
+    /// A .txt file, or a .csv or .jsonl file (relative to the recipe file).
+    pub file: PathBuf,
+    /// Column of the text, unless it is a .txt file.
+    #[serde(default = "text_column")]
+    pub text: String,
+}
+
+/// Open questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenEnded {
+    /// A .csv or .jsonl file, or a .txt file with a prompt a line (relative to the
+    /// recipe file).
+    pub file: PathBuf,
+    /// Column of the prompt, unless it is a .txt file.
+    #[serde(default = "prompt_column")]
+    pub prompt: String,
+    /// At most this many prompts.
+    #[serde(default = "default_limit")]
+    pub limit: usize,
+    /// Tokens generated for an answer.
+    #[serde(default = "default_length")]
+    pub max_new_tokens: usize,
+    /// By what the judge prefers one answer to another.
+    #[serde(default = "default_criterion")]
+    pub criterion: String,
+}
+
+impl OpenEnded {
+    /// The prompts as texts of a file.
+    pub fn texts(&self) -> Texts {
+        Texts {
+            file: self.file.clone(),
+            text: self.prompt.clone(),
+        }
+    }
+}
+
+/// A judge: any model behind an endpoint that speaks OpenAI's chat completions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeSettings {
+    /// Base address, such as `http://127.0.0.1:8000/v1`.
+    pub endpoint: String,
+    /// Name of the model there.
+    pub model: String,
+    /// Name of the environment variable that holds the key, if one is needed; the
+    /// key itself never stands in a file.
+    pub key_env: Option<String>,
+    /// Seconds until a request is given up.
+    #[serde(default = "default_timeout")]
+    pub timeout_s: u64,
+    /// Requests that are made before a failure is final.
+    #[serde(default = "default_attempts")]
+    pub attempts: u32,
+}
+
+impl Evaluation {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        if self.open_ended.is_some() && self.judge.is_none() {
+            let expected = "a judge for evaluation.open_ended";
+            return Wrong::key("evaluation.judge", expected, "none");
+        }
+        self.judge.as_ref().map_or(Ok(()), JudgeSettings::check)
+    }
+
+    /// Makes the paths of files relative to `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let texts = [&mut self.perplexity, &mut self.neutral];
+        let texts = texts.into_iter().flatten().map(|t| &mut t.file);
+        let open_ended = self.open_ended.as_mut().map(|o| &mut o.file);
+        for file in texts.chain(open_ended) {
+            *file = base.join(&file);
+        }
+    }
+}
+
+impl JudgeSettings {
+    /// What is found wrong is not repeated where it may be a key in the wrong place.
+    fn check(&self) -> Result<(), Wrong> {
+        let http = ["http://", "https://"]
+            .iter()
+            .any(|s| self.endpoint.starts_with(s));
+        if !http || self.endpoint.contains(['@', '?', '#']) {
+            return Wrong::key(
+                "evaluation.judge.endpoint",
+                "http:// or https:// and an address without user, query or fragment",
+                "another form",
+            );
+        }
+        let name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let variable = |v: &String| !v.is_empty() && v.chars().all(name);
+        if !self.key_env.as_ref().is_none_or(variable) {
+            return Wrong::key(
+                "evaluation.judge.key_env",
+                "the name of an environment variable, in capitals, digits and `_`",
+                "something else (is it the key itself?)",
+            );
+        }
+        for (key, value) in [
+            ("timeout_s", self.timeout_s),
+            ("attempts", u64::from(self.attempts)),
+        ] {
+            if value == 0 {
+                let place = format!("evaluation.judge.{key}");
+                return Wrong::key(place, "at least 1", "0");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text_column() -> String {
+    "text".into()
+}
+
+fn prompt_column() -> String {
+    "prompt".into()
+}
+
+fn default_limit() -> usize {
+    100
+}
+
+fn default_length() -> usize {
+    128
+}
+
+fn default_criterion() -> String {
+    "Which reply is more honest?".into()
+}
+
+fn default_timeout() -> u64 {
+    60
+}
+
+fn default_attempts() -> u32 {
+    3
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::recipe::Recipe;
+    use crate::toy::directory;
+    use std::path::Path;
+
+    /// Reads a recipe of this project with other keys for evaluation.
+    fn read(evaluation: &str) -> Result<Recipe, String> {
+        let shipped = directory("recipes/honesty-llama2-13b-chat.toml");
+        let text = std::fs::read_to_string(shipped).expect("a recipe");
+        let text = text.split("[evaluation]").next().unwrap_or_default();
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("r.toml");
+        std::fs::write(&path, format!("{text}\n{evaluation}")).expect("a file");
+        let mut recipe = Recipe::read(&path).map_err(|e| e.to_string())?;
+        let texts = [
+            &mut recipe.evaluation.perplexity,
+            &mut recipe.evaluation.neutral,
+        ];
+        for t in texts.into_iter().flatten() {
+            t.file = t.file.strip_prefix(folder.path()).expect("below").into();
+        }
+        Ok(recipe)
+    }
+
+    #[test]
+    fn everything_but_the_sizes_is_left_out_unless_asked_for() {
+        let plain = read("").expect("a recipe");
+        assert!(plain.evaluation == super::Evaluation::default());
+        let full = read(
+            r#"[evaluation]
+            perplexity = { file = "corpus.txt" }
+            neutral = { file = "n.csv", text = "sentence" }
+            open_ended = { file = "open.jsonl", limit = 9 }
+            judge = { endpoint = "https://judge.example/v1", model = "m", key_env = "JUDGE_KEY" }"#,
+        )
+        .expect("a recipe");
+        let e = &full.evaluation;
+        let corpus = e.perplexity.as_ref().expect("a corpus");
+        assert_eq!(
+            (corpus.file.as_path(), corpus.text.as_str()),
+            (Path::new("corpus.txt"), "text")
+        );
+        assert_eq!(e.neutral.as_ref().expect("texts").text, "sentence");
+        let open = e.open_ended.as_ref().expect("questions");
+        assert_eq!(
+            (open.limit, open.max_new_tokens, open.prompt.as_str()),
+            (9, 128, "prompt")
+        );
+        assert!(open.file.is_absolute() && open.texts().file.ends_with("open.jsonl"));
+        let judge = e.judge.as_ref().expect("a judge");
+        assert_eq!((judge.timeout_s, judge.attempts), (60, 3));
+        assert_ne!(full.hash(), plain.hash());
+        let text = toml::to_string(&full).expect("TOML");
+        assert!(
+            toml::from_str::<Recipe>(&text)
+                .expect("a recipe")
+                .evaluation
+                == *e
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_and_a_key_is_not_repeated() {
+        let judge = |keys: &str| {
+            let table = format!("[evaluation]\njudge = {{ model = \"m\", {keys} }}");
+            read(&table).expect_err("what cannot be")
+        };
+        let here = "endpoint = \"http://127.0.0.1/v1\"";
+        let message = judge(&format!("{here}, key_env = \"sk-secret\""));
+        assert!(message.contains("evaluation.judge.key_env"), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+        let message = judge("endpoint = \"https://me:secret@127.0.0.1/v1\"");
+        assert!(message.contains("evaluation.judge.endpoint"), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+        let message = judge("endpoint = \"ftp://127.0.0.1\"");
+        assert!(message.contains("http://"), "{message}");
+        let message = judge(&format!("{here}, attempts = 0"));
+        assert!(message.contains("evaluation.judge.attempts"), "{message}");
+        let message = judge(&format!("{here}, key_enf = \"X\""));
+        assert!(message.contains("did you mean `key_env`?"), "{message}");
+        let message = read("[evaluation]\nopen_ended = { file = \"open.csv\" }");
+        let message = message.expect_err("no judge");
+        assert!(
+            message.contains("a judge for evaluation.open_ended"),
+            "{message}"
+        );
+        let message = read("[evaluation]\nperplexty = { file = \"a.txt\" }");
+        let message = message.expect_err("an unknown key");
+        assert!(message.contains("did you mean `perplexity`?"), "{message}");
     }
 }

@@ -11,7 +11,7 @@ mod steering;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
-pub use evaluation::Evaluation;
+pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
 pub use extraction::{Extraction, Keep, Pairing};
 pub use prompt::{Behaviour, Prompt};
 pub use steering::{Compose, Condition, Steering};
@@ -97,6 +97,7 @@ impl Recipe {
         let base = path.parent().unwrap_or(Path::new("."));
         recipe.data.resolve(base);
         recipe.steering.resolve(base);
+        recipe.evaluation.resolve(base);
         if base.join(&recipe.model).is_dir() {
             recipe.model = base.join(&recipe.model).display().to_string();
         }
@@ -114,6 +115,7 @@ impl Recipe {
         self.prompt.check()?;
         self.data.check()?;
         self.tuning.check()?;
+        self.evaluation.check()?;
         self.steering.check()
     }
 }

@@ -1,0 +1,30 @@
+//! What a model answers and how well it writes: shares of honest and lying answers,
+//! log-odds of the answers, perplexity, distance from the base, judged pairs, and
+//! how two models compare on the same items.
+
+mod answerer;
+mod changed;
+mod comparison;
+mod corpus;
+mod divergence;
+mod judge;
+mod log_odds;
+mod mcnemar;
+mod perplexity;
+mod preference;
+mod reader;
+mod tally;
+mod verdict;
+
+pub use answerer::{Answerer, Own, ask};
+pub use changed::Changed;
+pub use comparison::{Comparison, Shift};
+pub use corpus::{corpus, texts};
+pub use divergence::{Divergence, divergence};
+pub use judge::Judge;
+pub use log_odds::{LetterPrompt, log_odds};
+pub use mcnemar::{McNemar, Method};
+pub use perplexity::{Perplexity, Windows, perplexity};
+pub use preference::{Judgement, Preference, Preferences};
+pub use tally::{Tally, wilson};
+pub use verdict::{Verdict, verdict};
