@@ -11,6 +11,7 @@ pub mod generate;
 pub mod merge;
 pub mod recipe;
 pub mod report;
+pub mod select;
 #[cfg(test)]
 mod toy;
 pub mod tune;
