@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod merge;
+pub mod pictures;
 pub mod recipe;
 pub mod report;
 pub mod select;
