@@ -297,7 +297,7 @@ fn several_places_are_not_one_direction_set() {
     let recipe = recipe("pairs = 7\nrows = \"last:2\"\nmethod = { pca = { on = \"raw\" } }");
     let items = Items::read(&recipe).expect("items");
     let found = extract(&tiny(), &chat(), &recipe, &items.train, &mut |_, _| {});
-    let message = found.err().expect("two places").to_string();
+    let message = found.expect_err("two places").to_string();
     assert!(message.contains("2 places"), "{message}");
     let captured = captured("pairs = 7\nrows = \"last:2\"");
     let found = find(tiny().spec(), &recipe, &captured).expect("directions");
