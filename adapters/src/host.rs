@@ -142,4 +142,18 @@ pub trait Host {
     /// # Errors
     /// When a request does not fit the model, or a tensor operation fails.
     fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass>;
+
+    /// Logits of residual rows, as if they were the output of the last block: final
+    /// norm, then unembedding.
+    ///
+    /// Shapes: `rows` (R, H), result (R, V).
+    ///
+    /// # Errors
+    /// When the runtime does not offer it, or the width differs.
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        Err(Error::Unsupported {
+            what: format!("unembedding {:?}", rows.dims()),
+            reason: "this runtime gives logits of whole forwards only".into(),
+        })
+    }
 }

@@ -189,16 +189,8 @@ impl Chat {
     /// # Errors
     /// When the tokenizer fails, or the text is empty.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let add_special = self.bos.is_empty() || !text.starts_with(&self.bos);
-        let encoding = self.tokenizer.encode_fast(text, add_special).map_err(|e| {
-            Error::input(
-                &self.directory,
-                "tokenizer",
-                "a text it can encode",
-                e.to_string(),
-                format!("the text was `{text}`"),
-            )
-        })?;
+        let encoding = self.tokenizer.encode_fast(text, self.adds_special(text));
+        let encoding = encoding.map_err(|e| self.not_encoded(text, &*e))?;
         if encoding.get_ids().is_empty() {
             return Err(Error::input(
                 &self.directory,
@@ -209,6 +201,51 @@ impl Chat {
             ));
         }
         Ok(encoding.get_ids().to_vec())
+    }
+
+    fn adds_special(&self, text: &str) -> bool {
+        self.bos.is_empty() || !text.starts_with(&self.bos)
+    }
+
+    fn not_encoded(&self, text: &str, cause: &dyn std::error::Error) -> Error {
+        Error::input(
+            &self.directory,
+            "tokenizer",
+            "a text it can encode",
+            cause.to_string(),
+            format!("the text was `{text}`"),
+        )
+    }
+
+    /// Where in [`Chat::prompt`] the token stands that holds the text before byte
+    /// `at` of the last message: the last one that starts before it.
+    ///
+    /// # Errors
+    /// As [`Chat::prompt`], or when no token starts before that byte.
+    pub fn token_before(&self, messages: &[Message], at: usize) -> Result<usize> {
+        let text = self.render(messages)?;
+        let content = messages.last().map_or("", |m| m.content.as_str());
+        // Templates may trim a message; `render` has made sure that the rest is there.
+        let trimmed = content.trim();
+        let cut = content.len() - content.trim_start().len();
+        let start = text.rfind(trimmed).unwrap_or_default();
+        let at = start + at.saturating_sub(cut).min(trimmed.len());
+        let encoding = self
+            .tokenizer
+            .encode(text.as_str(), self.adds_special(&text));
+        let encoding = encoding.map_err(|e| self.not_encoded(&text, &*e))?;
+        // Tokens that the tokenizer adds by itself span nothing.
+        let before = |&(from, to): &(usize, usize)| from < at && from < to;
+        let found = encoding.get_offsets().iter().rposition(before);
+        found.ok_or_else(|| {
+            Error::input(
+                &self.directory,
+                "marker",
+                "a token before it",
+                format!("none before byte {at} of `{text}`"),
+                "put the marker after some text",
+            )
+        })
     }
 
     /// Token ids of a conversation up to where the assistant would answer. A

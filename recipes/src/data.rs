@@ -133,7 +133,7 @@ impl Items {
 /// The question that asks whether `claim` is true.
 pub fn claim_question(recipe: &Recipe, claim: &Claim) -> Question {
     Question {
-        text: recipe.prompt.claim.replace("{claim}", &claim.text),
+        text: recipe.prompt.worded(&claim.text).text,
         right: usize::from(!claim.label),
         options: ["true".into(), "false".into()],
     }

@@ -10,9 +10,11 @@ pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod merge;
+pub mod pictures;
 pub mod probe;
 pub mod recipe;
 pub mod report;
+pub mod select;
 #[cfg(test)]
 mod steering_tests;
 pub mod sweep;

@@ -1,5 +1,6 @@
 //! A Llama of plain tensors, for tests of the verbs without the runtime.
 
+use crate::{Chat, Recipe};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::intervention::apply_all;
 use reptune_adapters::low_rank::Projection;
@@ -138,16 +139,17 @@ impl Host for Toy {
             });
         }
         let rows = Tensor::from_iter(request.logits.iter().map(|r| r - first), &Device::Cpu)?;
-        let x = rms_norm(
-            &x.index_select(&rows, 0)?,
-            self.weight("model.norm"),
-            self.eps,
-        )?;
-        let head = self.weights.get("lm_head.weight").unwrap_or(embeddings);
         Ok(Pass {
             residuals,
-            logits: Some(x.matmul(&head.t()?)?),
+            logits: Some(self.unembed(&x.index_select(&rows, 0)?)?),
         })
+    }
+
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        let x = rms_norm(rows, self.weight("model.norm"), self.eps)?;
+        let embeddings = self.weight("model.embed_tokens");
+        let head = self.weights.get("lm_head.weight").unwrap_or(embeddings);
+        Ok(x.matmul(&head.t()?)?)
     }
 }
 
@@ -171,4 +173,49 @@ fn the_toy_computes_what_the_oracle_does() {
         .and_then(|x| x.to_scalar())
         .expect("a number");
     assert!(off < 1e-4, "{off}");
+}
+
+/// The small Llama's tokenizer with a template after which an answer is one token.
+pub fn chat() -> Chat {
+    let from = directory("tests/fixtures/tiny-llama2");
+    let to = tempfile::tempdir().expect("a directory");
+    for file in ["tokenizer.json", "config.json", "generation_config.json"] {
+        std::fs::copy(from.join(file), to.path().join(file)).expect("a copy");
+    }
+    let template = "{% for m in messages %}<<{{ m['role'] }}>> {{ m['content'] | trim }}\n{% endfor %}{% if add_generation_prompt %}<<assistant>> {% endif %}";
+    let config =
+        serde_json::json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
+    let path = to.path().join("tokenizer_config.json");
+    std::fs::write(path, config.to_string()).expect("a file");
+    Chat::load(to.path()).expect("a chat")
+}
+
+/// A recipe over the invented world for the small Llama, with `extraction` as its table.
+pub fn recipe(extraction: &str) -> Recipe {
+    let text = format!(
+        r#"
+        name = "toy"
+        model = "tiny-llama2"
+        [behaviour]
+        name = "honesty"
+        positive = ["Be honest.", "Tell the truth."]
+        negative = ["Lie."]
+        [prompt]
+        system = "One letter."
+        claim = "{{claim}}<<end>> A) True B) False"
+        [data]
+        claims = {{ builtin = "world" }}
+        [extraction]
+        keep = "all"
+        {extraction}
+        [steering]
+        layers = [1]
+        coeff = 1.0
+        [tuning]
+        modes = ["truth"]
+        layers = [1]
+        learning_rate = 1e-3
+        "#
+    );
+    toml::from_str(&text).expect("a recipe")
 }

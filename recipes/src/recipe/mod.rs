@@ -6,14 +6,18 @@
 mod data;
 mod evaluation;
 mod extraction;
+mod place;
 mod prompt;
+mod selection;
 mod steering;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
 pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
-pub use extraction::{Extraction, Keep, Pairing};
-pub use prompt::{Behaviour, Prompt};
+pub use extraction::{Extraction, Keep, Method, On, Pairing, Pca, Probe, Without};
+pub use place::{Place, Rows};
+pub use prompt::{Behaviour, Prompt, Worded};
+pub use selection::Selection;
 pub use steering::{Compose, Condition, Steering};
 pub use tuning::{EarlyStop, Tuning};
 
@@ -42,6 +46,9 @@ pub struct Recipe {
     /// How the direction is found.
     #[serde(default)]
     pub extraction: Extraction,
+    /// How layer, place and dose are chosen on the validation claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
     /// How the direction is added while the model runs.
     pub steering: Steering,
     /// How it is tuned into the weights.
@@ -98,6 +105,7 @@ impl Recipe {
         recipe.data.resolve(base);
         recipe.steering.resolve(base);
         recipe.evaluation.resolve(base);
+        recipe.extraction.resolve(base);
         if base.join(&recipe.model).is_dir() {
             recipe.model = base.join(&recipe.model).display().to_string();
         }
@@ -114,6 +122,8 @@ impl Recipe {
         self.behaviour.check()?;
         self.prompt.check()?;
         self.data.check()?;
+        self.extraction.check(&self.prompt.markers())?;
+        self.selection.iter().try_for_each(Selection::check)?;
         self.tuning.check()?;
         self.evaluation.check()?;
         self.steering.check()

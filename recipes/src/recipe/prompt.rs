@@ -1,7 +1,8 @@
 //! What is looked for, and how items become prompts.
 
-use super::Wrong;
+use super::{Wrong, place::is_name};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The behaviour, as two personas worded in several ways.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub struct Prompt {
     /// Empty: none.
     #[serde(default)]
     pub system: String,
-    /// Message of a claim; `{claim}` is replaced.
+    /// Message of a claim; `{claim}` is replaced, markers `<<name>>` are taken out.
     pub claim: String,
     /// Message of a two-choice question; `{question}`, `{a}` and `{b}` are replaced.
     #[serde(default = "default_choice")]
@@ -31,6 +32,15 @@ pub struct Prompt {
     /// The two answers: for a true claim, and for a false one.
     #[serde(default = "default_labels")]
     pub labels: [String; 2],
+}
+
+/// A claim's message, and where its markers stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worded {
+    /// The message.
+    pub text: String,
+    /// Bytes of the message before each marker.
+    pub markers: BTreeMap<String, usize>,
 }
 
 impl Behaviour {
@@ -47,10 +57,45 @@ impl Behaviour {
 }
 
 impl Prompt {
+    /// The message that asks about `claim`.
+    ///
+    /// A marker `<<name>>` names the token before it and is no part of the message.
+    /// It cannot collide with other text: only the recipe's own template is searched,
+    /// before the claim is filled in and before the chat template is applied, and a
+    /// name is lower-case, so that `<<SYS>>` is text wherever it stands.
+    pub fn worded(&self, claim: &str) -> Worded {
+        let mut text = String::new();
+        let mut markers = BTreeMap::new();
+        let pieces = pieces(&self.claim);
+        for (piece, marker) in pieces {
+            text += &piece.replace("{claim}", claim);
+            if let Some(name) = marker {
+                markers.insert(name.to_owned(), text.len());
+            }
+        }
+        Worded { text, markers }
+    }
+
+    /// Names of the markers in the template of a claim, in their order.
+    pub fn markers(&self) -> Vec<String> {
+        let markers = pieces(&self.claim).into_iter().filter_map(|p| p.1);
+        markers.map(str::to_owned).collect()
+    }
+
     pub(super) fn check(&self) -> Result<(), Wrong> {
         if !self.claim.contains("{claim}") {
             let found = format!("`{}`", self.claim);
             return Wrong::key("prompt.claim", "a template with {claim}", found);
+        }
+        let markers = self.markers();
+        for (i, name) in markers.iter().enumerate() {
+            if name == "answer" || markers[..i].contains(name) {
+                return Wrong::key(
+                    "prompt.claim",
+                    "markers with different names, none of them `answer`",
+                    format!("<<{name}>>"),
+                );
+            }
         }
         for field in ["{question}", "{a}", "{b}"] {
             if !self.choice.contains(field) {
@@ -69,10 +114,63 @@ impl Prompt {
     }
 }
 
+/// The text before each marker of `template` with its name, then the rest.
+fn pieces(template: &str) -> Vec<(&str, Option<&str>)> {
+    let mut pieces = Vec::new();
+    let (mut from, mut search) = (0, 0);
+    while let Some(open) = template[search..].find("<<").map(|i| search + i) {
+        let name = template[open + 2..].split_once(">>").map(|(name, _)| name);
+        match name.filter(|name| is_name(name)) {
+            Some(name) => {
+                pieces.push((&template[from..open], Some(name)));
+                from = open + name.len() + 4;
+                search = from;
+            }
+            None => search = open + 1,
+        }
+    }
+    pieces.push((&template[from..], None));
+    pieces
+}
+
 fn default_choice() -> String {
     "{question} A) {a} B) {b}".into()
 }
 
 fn default_labels() -> [String; 2] {
     ["A".into(), "B".into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(claim: &str) -> Prompt {
+        Prompt {
+            system: String::new(),
+            claim: claim.into(),
+            choice: default_choice(),
+            labels: default_labels(),
+        }
+    }
+
+    #[test]
+    fn markers_are_taken_out_of_the_template_and_of_nothing_else() {
+        let worded = prompt("{claim}<<end>> <<SYS>> << True<<<true>>?").worded("x <<end>> y");
+        assert_eq!(worded.text, "x <<end>> y <<SYS>> << True<?");
+        let markers = [("end".to_owned(), 11), ("true".to_owned(), 28)];
+        assert_eq!(worded.markers, BTreeMap::from(markers));
+    }
+
+    #[test]
+    fn two_markers_of_one_name_are_refused() {
+        for claim in ["{claim}<<a>> <<a>>", "{claim}<<answer>>"] {
+            let wrong = prompt(claim).check().expect_err(claim);
+            assert!(
+                wrong.expected.contains("different names"),
+                "{}",
+                wrong.found
+            );
+        }
+    }
 }

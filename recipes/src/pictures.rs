@@ -1,0 +1,295 @@
+//! Data of the pictures by which a direction is judged (arXiv 2409.06927): plain
+//! numbers, drawn elsewhere.
+
+use crate::chat::Chat;
+use crate::error::Result;
+use crate::extract::{Captured, Contrast, Extracted, pca};
+use candle_core::Tensor;
+use reptune_adapters::{Direction, Error, Host};
+use serde::{Deserialize, Serialize};
+
+/// Mean cosines of rows with the direction of their own place and layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cosines {
+    /// The place in words.
+    pub rows: String,
+    /// The layer (output of block i, 0-based).
+    pub layer: usize,
+    /// Of positive rows.
+    pub positive: f64,
+    /// Of negative rows.
+    pub negative: f64,
+    /// `positive - negative`: the heat of the map over layers and places.
+    pub difference: f64,
+}
+
+impl Cosines {
+    /// The map over all places, and of each all layers.
+    ///
+    /// # Errors
+    /// When `found` lacks a layer of `captured`, or has more places.
+    pub fn map(captured: &Captured, found: &[Extracted]) -> Result<Vec<Self>> {
+        let mut map = Vec::new();
+        for (place, extracted) in found.iter().enumerate() {
+            for layer in 0..captured.layers() {
+                let direction = extracted.directions.layer(layer)?;
+                let contrast = captured.contrast(place, layer)?;
+                let (positive, negative) = contrast.cosines(direction);
+                map.push(Self {
+                    rows: captured.places()[place].to_string(),
+                    layer,
+                    positive,
+                    negative,
+                    difference: positive - negative,
+                });
+            }
+        }
+        Ok(map)
+    }
+}
+
+/// How many rows project where on a direction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Lowest projection.
+    pub from: f64,
+    /// Highest projection.
+    pub to: f64,
+    /// Positive rows in each of the equal bins between.
+    pub positive: Vec<usize>,
+    /// Negative rows in each bin.
+    pub negative: Vec<usize>,
+}
+
+impl Histogram {
+    /// The histogram of the projections `h . d` in `bins` bins, at least one.
+    pub fn of(contrast: &Contrast, direction: &Direction, bins: usize) -> Self {
+        let project = |row: &[f32]| -> f64 {
+            let products = row.iter().zip(&direction.unit);
+            products.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+        };
+        let sides: [Vec<f64>; 2] = [
+            contrast.positive().map(project).collect(),
+            contrast.negative().map(project).collect(),
+        ];
+        let all = || sides.iter().flatten().copied();
+        let (from, to) = (
+            all().fold(f64::INFINITY, f64::min),
+            all().fold(f64::NEG_INFINITY, f64::max),
+        );
+        let bins = bins.max(1);
+        let [positive, negative] = sides.map(|side| {
+            let mut counts = vec![0; bins];
+            for x in side {
+                // The highest belongs to the last bin; equal ones to the first.
+                let at = (x - from) / (to - from) * bins as f64;
+                counts[(at as usize).min(bins - 1)] += 1;
+            }
+            counts
+        });
+        Self {
+            from,
+            to,
+            positive,
+            negative,
+        }
+    }
+}
+
+/// Rows on their first two principal components, about their common mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scatter {
+    /// Share of the variance along each component.
+    pub explained: [f64; 2],
+    /// Positive rows.
+    pub positive: Vec<[f64; 2]>,
+    /// Negative rows.
+    pub negative: Vec<[f64; 2]>,
+}
+
+impl Scatter {
+    /// The scatter of raw rows. The largest entry of a component is positive, so that
+    /// a picture is never mirrored by chance; a component that does not exist is zero.
+    ///
+    /// # Errors
+    /// When the decomposition does not settle.
+    pub fn of(contrast: &Contrast) -> Result<Self> {
+        let (rows, _) = pca::centred(contrast);
+        let square = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>();
+        let total = rows.iter().map(|r| square(r)).sum::<f64>() / rows.len() as f64;
+        let mut components = pca::components(&rows, 2)?;
+        components.resize(2, vec![0.; contrast.hidden()]);
+        let mut explained = [0.; 2];
+        for (component, explained) in components.iter_mut().zip(&mut explained) {
+            let variance = square(component);
+            if variance == 0. {
+                continue;
+            }
+            *explained = variance / total;
+            let largest = component
+                .iter()
+                .copied()
+                .fold(0f64, |a, x| match x.abs() > a.abs() {
+                    true => x,
+                    false => a,
+                });
+            let scale = largest.signum() / variance.sqrt();
+            component.iter_mut().for_each(|x| *x *= scale);
+        }
+        let along = |row: &Vec<f64>| {
+            [0, 1].map(|k| row.iter().zip(&components[k]).map(|(x, y)| x * y).sum())
+        };
+        let (positive, negative) = rows.split_at(contrast.pairs());
+        Ok(Self {
+            explained,
+            positive: positive.iter().map(along).collect(),
+            negative: negative.iter().map(along).collect(),
+        })
+    }
+}
+
+/// A token with its logit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// The token.
+    pub token: u32,
+    /// Its text.
+    pub text: String,
+    /// Its logit.
+    pub logit: f32,
+}
+
+/// The logit lens of a direction: what it says when it is read as the last residual row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogitLens {
+    /// Tokens of the highest logits of the direction.
+    pub positive: Vec<Scored>,
+    /// Tokens of the highest logits of its opposite.
+    pub negative: Vec<Scored>,
+}
+
+impl LogitLens {
+    /// The `top` tokens of a direction and of its opposite, after the final norm and
+    /// the unembedding. Of equal logits the lower token comes first.
+    ///
+    /// # Errors
+    /// When the runtime does not offer its unembedding, or the width differs.
+    pub fn of(host: &dyn Host, chat: &Chat, direction: &Direction, top: usize) -> Result<Self> {
+        let hidden = direction.unit.len();
+        if hidden != host.spec().hidden {
+            return Err(Error::value(
+                "direction",
+                format!("width {} of {}", host.spec().hidden, host.spec().name),
+                hidden.to_string(),
+                "use directions of this model",
+            )
+            .into());
+        }
+        let opposite = direction.unit.iter().map(|x| -x);
+        let rows: Vec<f32> = direction.unit.iter().copied().chain(opposite).collect();
+        let rows = Tensor::from_vec(rows, (2, hidden), host.device())?;
+        let logits: Vec<Vec<f32>> = host.unembed(&rows)?.to_vec2()?;
+        let best = |logits: &[f32]| -> Result<Vec<Scored>> {
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+            let scored = order.into_iter().take(top).map(|token| {
+                Ok(Scored {
+                    token: token as u32,
+                    text: chat.decode(&[token as u32])?,
+                    logit: logits[token],
+                })
+            });
+            scored.collect()
+        };
+        Ok(Self {
+            positive: best(&logits[0])?,
+            negative: best(&logits[1])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Items;
+    use crate::extract::find;
+    use crate::toy::{chat, recipe, tiny};
+    use reptune_adapters::{Cache, Forest, Request};
+
+    fn contrast() -> Contrast {
+        let rows = |x: f32| vec![vec![x, 0.], vec![x, 1.], vec![2. * x, -1.]];
+        Contrast::new(&rows(1.), &rows(-1.)).expect("rows")
+    }
+
+    #[test]
+    fn a_histogram_counts_every_row_once() {
+        let direction = Direction::new(&[3., 0.]).expect("a direction");
+        let h = Histogram::of(&contrast(), &direction, 4);
+        assert_eq!((h.from, h.to), (-2., 2.));
+        assert_eq!(
+            (h.positive, h.negative),
+            (vec![0, 0, 0, 3], vec![1, 2, 0, 0])
+        );
+        let across = Direction::new(&[0., 1.]).expect("a direction");
+        let flat = Contrast::new(&[vec![1., 0.]], &[vec![-1., 0.]]).expect("rows");
+        assert_eq!(Histogram::of(&flat, &across, 2).positive, [1, 0]);
+    }
+
+    #[test]
+    fn a_scatter_has_the_axes_of_most_variance() {
+        // X^T X / 6 = diag(2, 2/3): the axes themselves.
+        let s = Scatter::of(&contrast()).expect("a scatter");
+        assert!((s.explained[0] - 0.75).abs() < 1e-12 && (s.explained[1] - 0.25).abs() < 1e-12);
+        for (found, expected) in s.positive.iter().zip([[1., 0.], [1., 1.], [2., -1.]]) {
+            assert!(
+                (found[0] - expected[0]).abs() < 1e-12 && (found[1] - expected[1]).abs() < 1e-12
+            );
+        }
+        let line = Contrast::new(&[vec![1., 0.]], &[vec![-1., 0.]]).expect("rows");
+        assert_eq!(Scatter::of(&line).expect("a scatter").positive, [[1., 0.]]);
+    }
+
+    #[test]
+    fn a_map_and_a_lens_are_those_of_the_model() {
+        let recipe = recipe("pairs = 8\nrows = \"last:2\"");
+        let (host, chat) = (tiny(), chat());
+        let items = Items::read(&recipe).expect("items");
+        let captured = Captured::of(&host, &chat, &recipe, &items.train, &mut |_, _| {});
+        let captured = captured.expect("rows");
+        let found = find(host.spec(), &recipe, &captured).expect("directions");
+        let map = Cosines::map(&captured, &found).expect("a map");
+        assert_eq!(map.len(), 2 * 4);
+        assert!(
+            map.iter()
+                .all(|c| c.difference > 0. && c.difference == c.positive - c.negative)
+        );
+        // The last residual row of a prompt, as a direction: the lens differs from the
+        // logits by the norm's epsilon only, so the likeliest token is the same.
+        let (forest, rows) = Forest::pack(&[chat.encode("a prompt").expect("ids")]);
+        let request = Request {
+            capture: &[3],
+            logits: &rows[0][rows[0].len() - 1..],
+            ..Request::default()
+        };
+        let pass = host
+            .forward(&forest, &mut Cache::none(), &request)
+            .expect("a pass");
+        let residual: Vec<Vec<f32>> = pass.residuals[&3].to_vec2().expect("rows");
+        let last: Vec<f64> = residual[residual.len() - 1]
+            .iter()
+            .map(|x| f64::from(*x))
+            .collect();
+        let direction = Direction::new(&last).expect("a direction");
+        let lens = LogitLens::of(&host, &chat, &direction, 3).expect("a lens");
+        let logits: Vec<Vec<f32>> = pass.logits.expect("logits").to_vec2().expect("rows");
+        let best = (0..logits[0].len()).max_by(|a, b| logits[0][*a].total_cmp(&logits[0][*b]));
+        assert_eq!(Some(lens.positive[0].token as usize), best);
+        assert_eq!((lens.positive.len(), lens.negative.len()), (3, 3));
+        assert!((lens.positive[0].logit > lens.positive[1].logit));
+        let narrow = Direction::new(&[1.]).expect("a direction");
+        let message = LogitLens::of(&host, &chat, &narrow, 3)
+            .expect_err("narrow")
+            .to_string();
+        assert!(message.contains("width 32"), "{message}");
+    }
+}

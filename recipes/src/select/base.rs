@@ -1,0 +1,208 @@
+//! What a model answers and predicts by itself, and what a dose changes in it.
+
+use super::{Dose, Model};
+use crate::chat::Message;
+use crate::data::{Claim, claim_question};
+use crate::error::{Error, Result};
+use crate::recipe::Selection;
+use candle_core::{D, Tensor};
+use reptune_adapters::intervention::marks;
+use reptune_adapters::{Cache, DirectionSet, Forest, Host, Intervention, Operator, Request};
+
+/// Prompts of one forward.
+const PROMPTS: usize = 16;
+
+/// A prompt with its two answers.
+pub(super) struct Asked {
+    pub ids: Vec<u32>,
+    pub right: u32,
+    pub wrong: u32,
+}
+
+/// What the model does by itself.
+pub(super) struct Base {
+    asked: Vec<Asked>,
+    odds: Vec<f64>,
+    texts: Vec<Vec<u32>>,
+    /// Of each group of texts, log-probabilities of distinct rows.
+    predicted: Vec<Predicted>,
+}
+
+impl Base {
+    pub fn of(model: Model, settings: &Selection, claims: &[Claim]) -> Result<Self> {
+        let recipe = model.recipe;
+        let mut asked = Vec::new();
+        for claim in claims.iter().take(settings.claims) {
+            let question = claim_question(recipe, claim);
+            let messages = Message::conversation(&recipe.prompt.system, &question.text);
+            let label = |i: usize| model.chat.label_token(&messages, &recipe.prompt.labels[i]);
+            asked.push(Asked {
+                ids: model.chat.prompt(&messages)?,
+                right: label(question.right)?,
+                wrong: label(1 - question.right)?,
+            });
+        }
+        let texts: Vec<Vec<u32>> = match settings.texts.as_slice() {
+            // What follows the last token is the answer, which is meant to move.
+            [] => {
+                let prompts = asked.iter().take(settings.neutral);
+                prompts.map(|a| a.ids[..a.ids.len() - 1].to_vec()).collect()
+            }
+            texts => {
+                let texts = texts.iter().take(settings.neutral);
+                texts.map(|t| model.chat.encode(t)).collect::<Result<_>>()?
+            }
+        };
+        let positions: usize = texts.iter().map(Vec::len).sum();
+        if asked.is_empty() || positions == 0 {
+            return Err(Error::input(
+                &recipe.name,
+                "selection",
+                "validation claims and neutral text",
+                format!("{} claims and {positions} tokens of text", asked.len()),
+                "give more data, or selection.texts",
+            ));
+        }
+        let predicted = texts
+            .chunks(PROMPTS)
+            .map(|t| Predicted::of(model.host, t, &[]));
+        Ok(Self {
+            odds: odds(model.host, &asked, &[])?,
+            predicted: predicted.collect::<Result<_>>()?,
+            asked,
+            texts,
+        })
+    }
+
+    pub fn dose(
+        &self,
+        model: Model,
+        set: &DirectionSet,
+        layer: usize,
+        fraction: f64,
+    ) -> Result<Dose> {
+        let coeff = set.natural_coeff(&[layer], fraction)?;
+        let steering = Intervention::new(set, &[layer], coeff, Operator::Add)?;
+        let steering = [steering.on(model.recipe.steering.rows.clone())];
+        let steered = odds(model.host, &self.asked, &steering)?;
+        let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
+        let shift = fraction.signum() * shifts.sum::<f64>() / self.odds.len() as f64;
+        let (mut sum, mut rows) = (0., 0);
+        for (texts, base) in self.texts.chunks(PROMPTS).zip(&self.predicted) {
+            let steered = Predicted::of(model.host, texts, &steering)?;
+            // A token of a shared prefix counts for every text.
+            for (b, s) in base.at.iter().zip(&steered.at) {
+                sum += divergence(&base.logs[*b], &steered.logs[*s]);
+                rows += 1;
+            }
+        }
+        Ok(Dose {
+            fraction,
+            coeff,
+            shift,
+            per_fraction: shift / fraction.abs(),
+            kl: sum / rows as f64,
+        })
+    }
+}
+
+/// Prompts in a forest under interventions.
+fn packed<P: AsRef<[u32]>>(prompts: &[P], steering: &[Intervention]) -> (Forest, Vec<Vec<u32>>) {
+    let mut forest = Forest::new();
+    let insert = |ids: &P| {
+        let ids = ids.as_ref();
+        forest.insert(None, ids, |i| marks(steering, i, ids.len()))
+    };
+    let rows = prompts.iter().map(insert).collect();
+    (forest, rows)
+}
+
+/// Logits of `rows` (R, V).
+fn logits(
+    host: &dyn Host,
+    forest: &Forest,
+    rows: &[u32],
+    steering: &[Intervention],
+) -> Result<Tensor> {
+    let request = Request {
+        interventions: steering,
+        logits: rows,
+        ..Request::default()
+    };
+    let pass = host.forward(forest, &mut Cache::none(), &request)?;
+    pass.logits.ok_or_else(|| {
+        reptune_adapters::Error::value(
+            "logits",
+            format!("those of {} rows", rows.len()),
+            "none",
+            "the runtime must give the logits it is asked for",
+        )
+        .into()
+    })
+}
+
+/// `log p(right) - log p(wrong)` after every prompt: the difference of two logits.
+pub(super) fn odds(
+    host: &dyn Host,
+    asked: &[Asked],
+    steering: &[Intervention],
+) -> Result<Vec<f64>> {
+    let mut odds = Vec::new();
+    for some in asked.chunks(PROMPTS) {
+        let ids: Vec<&[u32]> = some.iter().map(|a| a.ids.as_slice()).collect();
+        let (forest, rows) = packed(&ids, steering);
+        let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+        let labels = some.iter().flat_map(|a| [a.right, a.wrong]);
+        let labels = Tensor::from_iter(labels, host.device())?.reshape((some.len(), 2))?;
+        let found = logits(host, &forest, &last, steering)?;
+        let found: Vec<Vec<f32>> = found.gather(&labels, D::Minus1)?.to_vec2()?;
+        odds.extend(found.iter().map(|l| f64::from(l[0]) - f64::from(l[1])));
+    }
+    Ok(odds)
+}
+
+/// What follows every token of some texts.
+struct Predicted {
+    /// Logits of distinct rows.
+    logs: Vec<Vec<f32>>,
+    /// For every token of every text, its row among them.
+    at: Vec<usize>,
+}
+
+impl Predicted {
+    fn of(host: &dyn Host, texts: &[Vec<u32>], steering: &[Intervention]) -> Result<Self> {
+        let (forest, rows) = packed(texts, steering);
+        let all: Vec<u32> = (0..forest.len() as u32).collect();
+        let logs = logits(host, &forest, &all, steering)?.to_vec2()?;
+        let at = rows.concat().into_iter().map(|r| r as usize).collect();
+        Ok(Self { logs, at })
+    }
+}
+
+/// `KL(p || q) = sum_v p_v (log p_v - log q_v)` of two rows of logits (V,).
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let total = |logits: &[f32]| {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+        f64::from(max) + sum.ln()
+    };
+    let (zp, zq) = (total(p), total(q));
+    let terms = p.iter().zip(q).map(|(p, q)| {
+        let (p, q) = (f64::from(*p) - zp, f64::from(*q) - zq);
+        p.exp() * (p - q)
+    });
+    terms.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divergence_is_that_of_the_textbook() {
+        // p = (3/4, 1/4), q = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812
+        let (p, q) = ([3f32.ln() + 5., 5.], [-2., -2.]);
+        assert!((divergence(&p, &q) - 0.130_812).abs() < 1e-6);
+        assert_eq!(divergence(&p, &p), 0.);
+    }
+}
