@@ -11,7 +11,9 @@
 //! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
 //! features, V vocabulary, T tokens of one sequence.
 
+pub mod adamw;
 pub mod artefact;
+pub mod delta_file;
 pub mod direction;
 mod error;
 pub mod forest;

@@ -6,14 +6,20 @@
 mod data;
 mod evaluation;
 mod extraction;
+mod group;
 mod prompt;
+mod schedule;
+mod search;
 mod steering;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
 pub use evaluation::Evaluation;
 pub use extraction::{Extraction, Keep, Pairing};
+pub use group::{Group, UpdateKind};
 pub use prompt::{Behaviour, Prompt};
+pub use schedule::Schedule;
+pub use search::Search;
 pub use steering::Steering;
 pub use tuning::{EarlyStop, Tuning};
 
@@ -49,6 +55,9 @@ pub struct Recipe {
     /// What is measured.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// Which settings of the tuning a search tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
 }
 
 /// A key with a value that cannot be.
@@ -102,6 +111,28 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The recipe as a file that can stand anywhere: its paths are absolute.
+    ///
+    /// # Errors
+    /// When the directory that relative paths start from is gone.
+    pub fn to_toml(&self) -> Result<String> {
+        let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::io(".", e))?;
+        let mut recipe = self.clone();
+        recipe.data.resolve(&here);
+        if here.join(&recipe.model).is_dir() {
+            recipe.model = here.join(&recipe.model).display().to_string();
+        }
+        toml::to_string(&recipe).map_err(|e| {
+            Error::input(
+                &self.name,
+                "recipe",
+                "what TOML can say",
+                e.to_string(),
+                "see recipes/README.md",
+            )
+        })
+    }
+
     /// SHA-256 of what the recipe says.
     pub fn hash(&self) -> String {
         let text = toml::to_string(self).unwrap_or_default();
@@ -113,6 +144,9 @@ impl Recipe {
         self.prompt.check()?;
         self.data.check()?;
         self.tuning.check()?;
+        if let Some(search) = &self.search {
+            search.check(self)?;
+        }
         self.steering.check()
     }
 }
