@@ -11,6 +11,7 @@ pub mod generate;
 pub mod merge;
 pub mod recipe;
 pub mod report;
+pub mod search;
 #[cfg(test)]
 mod toy;
 pub mod tune;

@@ -11,7 +11,8 @@ pub struct Search {
     /// Blocks of layers, for `tuning.layers`.
     #[serde(default)]
     pub layers: Vec<Vec<usize>>,
-    /// Values for `tuning.offset`.
+    /// Values for `tuning.offset`, and for `extraction.offset` with it: a direction is
+    /// tuned in where it was found.
     #[serde(default)]
     pub offset: Vec<usize>,
     /// Values for `tuning.m`.
@@ -23,7 +24,8 @@ pub struct Search {
     /// Values for `tuning.learning_rate`.
     #[serde(default)]
     pub learning_rate: Vec<f64>,
-    /// At most so many trials; without it all that the rungs ask for.
+    /// At most so many trials; without it all that the rungs ask for. Where there are
+    /// too many combinations, some are drawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runs: Option<usize>,
     /// No trial begins after so many minutes.

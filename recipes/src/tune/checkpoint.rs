@@ -88,13 +88,13 @@ pub(super) fn write(
         .iter()
         .find(|(_, t)| t.data.iter().any(|x| !x.is_finite()))
     {
-        return Err(Error::input(
-            path,
-            format!("step {}, tensor `{name}`", state.steps),
-            "finite numbers",
-            "others",
-            "lower the learning rate; the checkpoint before is kept",
-        ));
+        return Err(Error::NotFinite {
+            path: path.to_owned(),
+            place: format!("step {}, tensor `{name}`", state.steps),
+            expected: "finite numbers".into(),
+            found: "others".into(),
+            hint: "lower the learning rate; the checkpoint before is kept".into(),
+        });
     }
     metadata.insert("format".into(), FORMAT.into());
     let text = serde_json::to_string(state).unwrap_or_default();

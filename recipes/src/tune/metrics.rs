@@ -25,7 +25,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Reads the lines of a `metrics.jsonl`.
+    /// Reads the lines of a `metrics.jsonl`; numbers may be off in their last bit.
     ///
     /// # Errors
     /// When the file cannot be read, or a line is not of this form.

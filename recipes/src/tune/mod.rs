@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::recipe::{Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
 use prompt::Prompt;
-use reptune_adapters::loss::Mode;
+use reptune_adapters::loss::{Mode, Representation};
 use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, artefact};
 use run::Run;
 use share::Share;
@@ -144,6 +144,21 @@ impl<'a> Tuner<'a> {
     /// is beside `metrics`.
     pub fn can_resume(&self, metrics: &Path) -> bool {
         checkpoint::is_of(&Self::checkpoint(metrics), &self.hash())
+    }
+
+    /// How well `update` does on the validation claims: token loss plus
+    /// representation loss, the one without its weight and the other without `m`, so
+    /// that runs with other weights compare. Lower is better.
+    ///
+    /// # Errors
+    /// When a forward fails.
+    pub fn score(&self, update: &LowRankUpdate) -> Result<f64> {
+        let (token, representation) = self.validate(update)?;
+        let m = match self.mode.representation() {
+            Some(Representation::In | Representation::InNegative) => self.settings.m,
+            _ => 1.,
+        };
+        Ok(token + representation.unwrap_or(0.) / m)
     }
 
     /// Where the checkpoint of the run with these `metrics` is.

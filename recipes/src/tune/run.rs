@@ -86,7 +86,7 @@ impl<'t, 'a> Run<'t, 'a> {
             if verdict == Verdict::Stop {
                 break;
             }
-            if every > 0 && self.steps % every == 0 {
+            if every > 0 && self.steps.is_multiple_of(every) {
                 self.save()?;
             }
         }
@@ -170,7 +170,7 @@ impl<'t, 'a> Run<'t, 'a> {
             0 => self.order.an_epoch(),
             some => some,
         };
-        if self.steps % every != 0 && self.steps != total {
+        if !self.steps.is_multiple_of(every) && self.steps != total {
             return Ok((line, Verdict::GoOn));
         }
         let (token, representation) = tuner.validate(&self.update)?;
@@ -198,8 +198,13 @@ impl<'t, 'a> Run<'t, 'a> {
                 self.checkpoint.display()
             );
         }
-        let place = format!("step {step}, {whose}");
-        Error::input(&self.log.path, place, expected, found, hint)
+        Error::NotFinite {
+            path: self.log.path.clone(),
+            place: format!("step {step}, {whose}"),
+            expected: expected.to_owned(),
+            found,
+            hint,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod groups;
 mod reference;
 mod refusals;
 mod resume;
+mod searched;
 
 use super::*;
 use crate::toy::{Toy, directory, tiny};
@@ -42,7 +43,7 @@ fn setting() -> Result<Setting> {
             ["tea", "ice", "an owl"][i % 3],
             "hot red".repeat(i % 4)
         ),
-        label: i % 2 == 0,
+        label: i.is_multiple_of(2),
         group: i.to_string(),
     };
     Ok(Setting {
@@ -66,7 +67,8 @@ fn recipe(tuning: &str) -> Recipe {
 }
 
 fn text(tuning: &str) -> String {
-    let of_all = tuning.split("[[").next().unwrap_or_default();
+    let lines = format!("\n{tuning}");
+    let of_all = lines.split("\n[").next().unwrap_or_default();
     let rate = match of_all.contains("learning_rate") {
         true => "",
         false => "learning_rate = 0.01\n",

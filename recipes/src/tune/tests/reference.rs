@@ -138,3 +138,33 @@ fn plain_settings_give_what_a_plain_loop_gives_bit_for_bit() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn early_stop_returns_what_did_best_in_validation() -> Result<()> {
+    let setting = setting()?;
+    let recipe = recipe(
+        "batch = 2\nepochs = 6\nlearning_rate = 0.3\nvalidate_every = 1\n\
+         early_stop = { patience = 3, min_steps = 4 }",
+    );
+    let room = tempfile::tempdir().expect("room");
+    let metrics = room.path().join("metrics.jsonl");
+    let tuner = setting.tuner(&setting.host, &recipe, Mode::Out)?;
+    let mut lines = Vec::new();
+    let tuned = tuner.tune(tuner.fresh()?, &metrics, &mut |m| lines.push(m.clone()))?;
+    assert!(
+        (4..tuner.steps()).contains(&lines.len()),
+        "{} steps",
+        lines.len()
+    );
+    let losses: Vec<f64> = lines
+        .iter()
+        .filter_map(|l| l.validation_representation_loss)
+        .collect();
+    let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(tuner.validate(&tuned)?.1, Some(lowest));
+    assert!(
+        losses.iter().rev().take(3).all(|l| *l >= lowest),
+        "{losses:?}"
+    );
+    Ok(())
+}
