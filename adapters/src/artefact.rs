@@ -63,7 +63,11 @@ pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     for part in parts {
         hash.update(part);
     }
-    hash.finalize().iter().fold(String::new(), |mut hex, b| {
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, b| {
         let _ = write!(hex, "{b:02x}");
         hex
     })
@@ -76,6 +80,31 @@ pub struct Table {
     pub shape: Vec<usize>,
     /// Data, row-major.
     pub data: Vec<f32>,
+}
+
+/// Metadata key of the [`content_hash`] of a file.
+pub const CONTENT_HASH: &str = "content_sha256";
+
+/// SHA-256 of all tensors and of all metadata but [`CONTENT_HASH`] itself.
+pub fn content_hash(
+    tables: &BTreeMap<String, Table>,
+    metadata: &HashMap<String, String>,
+) -> String {
+    let mut hash = Sha256::new();
+    for (name, table) in tables {
+        hash.update(format!("{name} {:?}\n", table.shape));
+        for x in &table.data {
+            hash.update(x.to_le_bytes());
+        }
+    }
+    let sorted: BTreeMap<_, _> = metadata
+        .iter()
+        .filter(|(k, _)| *k != CONTENT_HASH)
+        .collect();
+    for (key, value) in sorted {
+        hash.update(format!("{key}={value}\n"));
+    }
+    hex(&hash.finalize())
 }
 
 /// Writes f32 tensors and metadata as safetensors, atomically.

@@ -11,8 +11,10 @@
 //! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
 //! features, V vocabulary, T tokens of one sequence.
 
+pub mod adamw;
 pub mod algebra;
 pub mod artefact;
+pub mod delta_file;
 pub mod direction;
 mod error;
 pub mod forest;

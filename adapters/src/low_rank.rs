@@ -1,8 +1,9 @@
-//! Low-rank updates on named weights: `W + scale * B A`.
+//! Low-rank updates on named weights: `W + scale * B A`; and full deltas, `W + D`,
+//! where a weight is tuned directly.
 
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -86,7 +87,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// Factors of one update: `delta = scale * B A`.
+/// One update: `delta = scale * B A`, or a full delta.
 #[derive(Debug, Clone)]
 pub struct LowRank {
     /// A (R, I).
@@ -95,28 +96,67 @@ pub struct LowRank {
     pub b: Tensor,
     /// `alpha / rank`, or `alpha / sqrt(rank)` for a rank-stabilised adapter.
     pub scale: f64,
+    /// Full delta (O, I) of a weight that is tuned directly; it stands instead of
+    /// the factors, which have rank 0 then.
+    pub full: Option<Tensor>,
 }
 
 impl LowRank {
-    /// `scale * (x A^T) B^T`. Shapes: `x` (N, I), result (N, O).
+    /// A full delta (O, I), without factors.
+    ///
+    /// # Errors
+    /// When `delta` is not a matrix.
+    pub fn direct(delta: Tensor) -> Result<Self> {
+        let ((o, i), dtype) = (delta.dims2()?, delta.dtype());
+        Ok(Self {
+            a: Tensor::zeros((0, i), dtype, &Device::Cpu)?,
+            b: Tensor::zeros((o, 0), dtype, &Device::Cpu)?,
+            scale: 1.,
+            full: Some(delta),
+        })
+    }
+
+    /// `scale * (x A^T) B^T`, or `x D^T`. Shapes: `x` (N, I), result (N, O).
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale)?)
+        match &self.full {
+            Some(delta) => Ok(x.matmul(&delta.t()?)?),
+            None => Ok((x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale)?),
+        }
     }
 
-    /// `scale * B A` (O, I).
+    /// `scale * B A`, or D (O, I).
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn delta(&self) -> Result<Tensor> {
-        Ok((self.b.matmul(&self.a)? * self.scale)?)
+        match &self.full {
+            Some(delta) => Ok(delta.clone()),
+            None => Ok((self.b.matmul(&self.a)? * self.scale)?),
+        }
     }
 
-    /// R.
+    /// R; 0 for a full delta.
     pub fn rank(&self) -> usize {
         self.a.dims()[0]
+    }
+
+    /// What is trained, by name: `A` and `B`, or `delta`.
+    pub fn factors(&self) -> Vec<(&'static str, &Tensor)> {
+        match &self.full {
+            Some(delta) => vec![("delta", delta)],
+            None => vec![("A", &self.a), ("B", &self.b)],
+        }
+    }
+
+    /// The same, to be replaced.
+    pub fn factors_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        match &mut self.full {
+            Some(delta) => vec![("delta", delta)],
+            None => vec![("A", &mut self.a), ("B", &mut self.b)],
+        }
     }
 }
 
@@ -169,8 +209,9 @@ impl LowRankUpdate {
                     .collect();
                 let low_rank = LowRank {
                     a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
-                    b: Tensor::zeros((o, rank), candle_core::DType::F32, &Device::Cpu)?,
+                    b: Tensor::zeros((o, rank), DType::F32, &Device::Cpu)?,
                     scale: alpha / rank as f64,
+                    full: None,
                 };
                 sites.insert(Site { layer, projection }, low_rank);
             }
@@ -178,14 +219,27 @@ impl LowRankUpdate {
         Ok(Self { sites })
     }
 
-    /// Makes all factors trainable on `device`; returns their variables in a fixed order.
+    /// Replaces the factors of `sites` by full deltas of zero.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn make_direct(&mut self, spec: &ModelSpec, sites: &[Site]) -> Result<()> {
+        for site in sites {
+            let delta = Tensor::zeros(site.projection.shape(spec), DType::F32, &Device::Cpu)?;
+            self.sites.insert(*site, LowRank::direct(delta)?);
+        }
+        Ok(())
+    }
+
+    /// Makes all factors and full deltas trainable on `device`; returns their
+    /// variables in a fixed order.
     ///
     /// # Errors
     /// When memory cannot be had.
     pub fn trainable(&mut self, device: &Device) -> Result<Vec<Var>> {
         let mut vars = Vec::new();
         for low_rank in self.sites.values_mut() {
-            for factor in [&mut low_rank.a, &mut low_rank.b] {
+            for (_, factor) in low_rank.factors_mut() {
                 let var = Var::from_tensor(&factor.to_device(device)?)?;
                 *factor = var.as_tensor().clone();
                 vars.push(var);
@@ -199,20 +253,13 @@ impl LowRankUpdate {
     /// # Errors
     /// When memory cannot be had.
     pub fn snapshot(&self) -> Result<Self> {
-        let sites = self.sites.iter().map(|(site, l)| {
-            let (a, b) = (l.a.copy()?.detach(), l.b.copy()?.detach());
-            Ok((
-                *site,
-                LowRank {
-                    a,
-                    b,
-                    scale: l.scale,
-                },
-            ))
-        });
-        Ok(Self {
-            sites: sites.collect::<Result<_>>()?,
-        })
+        let mut copy = self.clone();
+        for low_rank in copy.sites.values_mut() {
+            for (_, factor) in low_rank.factors_mut() {
+                *factor = factor.copy()?.detach();
+            }
+        }
+        Ok(copy)
     }
 
     /// The update of a weight.

@@ -2,6 +2,7 @@
 //! `adapter_model.safetensors`, as Hugging Face PEFT and mistral.rs load them.
 
 use crate::artefact::{self, Table};
+use crate::delta_file;
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
 use crate::low_rank::{LowRank, LowRankUpdate, Site};
@@ -21,7 +22,8 @@ const PREFIX: &str = "base_model.model.";
 /// regular expressions, then merges at just these sites.
 ///
 /// # Errors
-/// When the sites have different ranks or scales, or a file cannot be written.
+/// When the sites have different ranks or scales, one has a full delta, or a file
+/// cannot be written.
 pub fn save(directory: &Path, update: &LowRankUpdate, base_model: &str) -> Result<()> {
     let Some(first) = update.sites.values().next() else {
         return Err(Error::value(
@@ -31,6 +33,12 @@ pub fn save(directory: &Path, update: &LowRankUpdate, base_model: &str) -> Resul
             "tune some sites first",
         ));
     };
+    if let Some((site, _)) = update.sites.iter().find(|(_, l)| l.full.is_some()) {
+        return Err(Error::Unsupported {
+            what: format!("writing {site}, a full delta, as a PEFT adapter"),
+            reason: "PEFT has factors alone; write it with `delta_file::save`, or merge it".into(),
+        });
+    }
     let (rank, scale) = (first.rank(), first.scale);
     if update
         .sites
@@ -77,12 +85,15 @@ pub fn save(directory: &Path, update: &LowRankUpdate, base_model: &str) -> Resul
     artefact::write_atomically(&directory.join(CONFIG), |w| writeln!(w, "{text}"))
 }
 
-/// Reads a PEFT directory for `model`.
+/// Reads a PEFT directory for `model`, or one that [`delta_file`] wrote.
 ///
 /// # Errors
 /// When it is not LoRA, is of a kind not taken (each is named), or does not fit the model.
 pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
     let path = directory.join(CONFIG);
+    if directory.join(delta_file::FILE).is_file() && !path.exists() {
+        return delta_file::load(directory, model);
+    }
     let config: Value = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
         Error::content(
             &path,
@@ -164,6 +175,7 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
             a: take("lora_A", [rank, i])?,
             b: take("lora_B", [o, rank])?,
             scale,
+            full: None,
         };
         sites.insert(site, low_rank);
     }

@@ -15,6 +15,20 @@ pub enum Error {
     /// Another runtime that was asked failed.
     #[error(transparent)]
     Runtime(Box<dyn std::error::Error + Send + Sync>),
+    /// A number of a run is not finite, so that the run cannot go on.
+    #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
+    NotFinite {
+        /// The metrics or the checkpoint of the run.
+        path: PathBuf,
+        /// Which step, and whose number.
+        place: String,
+        /// What should have been there.
+        expected: String,
+        /// What was there.
+        found: String,
+        /// What to try next.
+        hint: String,
+    },
     /// A place in a user's file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Input {

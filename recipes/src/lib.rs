@@ -14,6 +14,7 @@ pub mod pictures;
 pub mod probe;
 pub mod recipe;
 pub mod report;
+pub mod search;
 pub mod select;
 #[cfg(test)]
 mod steering_tests;

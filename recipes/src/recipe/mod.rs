@@ -9,6 +9,10 @@ mod extraction;
 mod place;
 mod prompt;
 mod selection;
+mod group;
+mod prompt;
+mod schedule;
+mod search;
 mod steering;
 mod tuning;
 
@@ -19,6 +23,9 @@ pub use place::{Place, Rows};
 pub use prompt::{Behaviour, Prompt, Worded};
 pub use selection::Selection;
 pub use steering::{Compose, Condition, Steering};
+pub use group::{Group, UpdateKind};
+pub use schedule::Schedule;
+pub use search::Search;
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -56,6 +63,9 @@ pub struct Recipe {
     /// What is measured.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// Which settings of the tuning a search tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
 }
 
 /// A key with a value that cannot be.
@@ -112,6 +122,28 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The recipe as a file that can stand anywhere: its paths are absolute.
+    ///
+    /// # Errors
+    /// When the directory that relative paths start from is gone.
+    pub fn to_toml(&self) -> Result<String> {
+        let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::io(".", e))?;
+        let mut recipe = self.clone();
+        recipe.data.resolve(&here);
+        if here.join(&recipe.model).is_dir() {
+            recipe.model = here.join(&recipe.model).display().to_string();
+        }
+        toml::to_string(&recipe).map_err(|e| {
+            Error::input(
+                &self.name,
+                "recipe",
+                "what TOML can say",
+                e.to_string(),
+                "see recipes/README.md",
+            )
+        })
+    }
+
     /// SHA-256 of what the recipe says.
     pub fn hash(&self) -> String {
         let text = toml::to_string(self).unwrap_or_default();
@@ -126,6 +158,9 @@ impl Recipe {
         self.selection.iter().try_for_each(Selection::check)?;
         self.tuning.check()?;
         self.evaluation.check()?;
+        if let Some(search) = &self.search {
+            search.check(self)?;
+        }
         self.steering.check()
     }
 }

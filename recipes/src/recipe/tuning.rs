@@ -1,6 +1,6 @@
 //! How the direction is tuned into the weights.
 
-use super::Wrong;
+use super::{Group, Schedule, UpdateKind, Wrong};
 use reptune_adapters::loss::Mode;
 use reptune_adapters::low_rank::Projection;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct EarlyStop {
     /// Validations without improvement.
     pub patience: usize,
+    /// Validations whose mean is watched; nothing is judged before there are as many.
+    #[serde(default = "one_validation", skip_serializing_if = "is_one")]
+    pub window: usize,
     /// Steps before which it does not stop.
     #[serde(default)]
     pub min_steps: usize,
@@ -22,11 +25,18 @@ pub struct EarlyStop {
 pub struct Tuning {
     /// What to train: any of `truth`, `lie`, `in+`, `in-`, `in+ & truth`, `in- & lie`, `out`.
     pub modes: Vec<Mode>,
-    /// Layers that carry low-rank updates and the representation loss.
+    /// Layers that carry updates and, unless it has layers of its own, the
+    /// representation loss.
     pub layers: Vec<usize>,
+    /// Layers of the representation loss; empty: those that carry updates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub representation_layers: Vec<usize>,
     /// Weights that are updated.
     #[serde(default = "default_projections")]
     pub projections: Vec<Projection>,
+    /// What is trained: factors, or whole weights.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: UpdateKind,
     /// Rank of the updates.
     #[serde(default = "default_rank")]
     pub rank: usize,
@@ -36,6 +46,9 @@ pub struct Tuning {
     /// Row of the representation loss, counted back from the last prompt token.
     #[serde(default)]
     pub offset: usize,
+    /// Instead of `offset`: several rows, counted alike; the loss is their mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<usize>,
     /// How far in: factor of the representation loss of the `in` modes.
     #[serde(default = "one")]
     pub m: f64,
@@ -45,14 +58,25 @@ pub struct Tuning {
     /// Prompts in a batch.
     #[serde(default = "default_batch")]
     pub batch: usize,
+    /// Prompts in a forward, of which a batch takes as many as it needs; 0: the
+    /// whole batch at once. It spares memory and leaves the gradient the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub micro_batch: usize,
     /// Passes over the training claims.
     #[serde(default = "default_epochs")]
     pub epochs: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps of linear warm-up, after which the rate falls linearly to zero.
+    /// Steps of linear warm-up, after which the rate goes as `schedule` says.
     #[serde(default = "default_warmup")]
     pub warmup: usize,
+    /// What the rate does after its warm-up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// Longest gradient, as L2 norm over everything that is trained; a longer one is
+    /// scaled down to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
     /// AdamW's weight decay.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
@@ -62,11 +86,38 @@ pub struct Tuning {
     /// Steps between validations; 0: one an epoch.
     #[serde(default)]
     pub validate_every: usize,
+    /// Steps between checkpoints; 0: none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checkpoint_every: usize,
     /// Early stop on the validation loss; without it every epoch is run.
     pub early_stop: Option<EarlyStop>,
+    /// Sites that are trained in another way than the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
 }
 
 impl Tuning {
+    /// Rows of the representation loss, counted back from the last prompt token.
+    pub fn all_offsets(&self) -> Vec<usize> {
+        match self.offsets.is_empty() {
+            true => vec![self.offset],
+            false => self.offsets.clone(),
+        }
+    }
+
+    /// Layers of the representation loss.
+    pub fn all_representation_layers(&self) -> &[usize] {
+        match self.representation_layers.is_empty() {
+            true => &self.layers,
+            false => &self.representation_layers,
+        }
+    }
+
+    /// Index of the group that a trained weight belongs to, if any.
+    pub fn group_of(&self, layer: usize, projection: Projection) -> Option<usize> {
+        self.groups.iter().position(|g| g.holds(layer, projection))
+    }
+
     pub(super) fn check(&self) -> Result<(), Wrong> {
         if self.rank == 0 {
             return Wrong::key("tuning.rank", "1 or more", "0");
@@ -94,8 +145,69 @@ impl Tuning {
                 "an empty list or 0",
             );
         }
+        if let Some(clip) = self.clip.filter(|c| !super::positive(*c)) {
+            return Wrong::key("tuning.clip", "a positive number", clip.to_string());
+        }
+        if !self.offsets.is_empty() && self.offset != 0 {
+            return Wrong::key("tuning.offsets", "either `offset` or `offsets`", "both");
+        }
+        for (name, list) in [
+            ("offsets", &self.offsets),
+            ("representation_layers", &self.representation_layers),
+        ] {
+            if let Some(i) = (1..list.len()).find(|&i| list[..i].contains(&list[i])) {
+                let place = format!("tuning.{name}");
+                return Wrong::key(place, "each value once", format!("{} twice", list[i]));
+            }
+        }
+        // A row below all updates does not depend on them.
+        let lowest = self.layers.iter().min().copied().unwrap_or_default();
+        if let Some(l) = self.representation_layers.iter().find(|l| **l < lowest) {
+            let expected = format!("layers from {lowest}, the first that is trained");
+            return Wrong::key("tuning.representation_layers", expected, l.to_string());
+        }
+        if self.early_stop.as_ref().is_some_and(|e| e.window == 0) {
+            return Wrong::key("tuning.early_stop.window", "1 or more", "0");
+        }
+        self.check_groups()
+    }
+
+    /// Every group has sites, and no site has two.
+    fn check_groups(&self) -> Result<(), Wrong> {
+        for (g, group) in self.groups.iter().enumerate() {
+            let place = format!("tuning.groups[{g}]");
+            group.check(&place)?;
+            let mut empty = true;
+            for &layer in &self.layers {
+                for &projection in self.projections.iter().filter(|p| group.holds(layer, **p)) {
+                    empty = false;
+                    let first = self.group_of(layer, projection);
+                    if first.is_some_and(|first| first < g) {
+                        let found = format!("{} of layer {layer} also", projection.path());
+                        let expected = "sites that are in no earlier group";
+                        return Wrong::key(place, expected, found);
+                    }
+                }
+            }
+            if empty {
+                let expected = "layers and projections of which some are trained";
+                return Wrong::key(place, expected, format!("{group:?}"));
+            }
+        }
         Ok(())
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn one_validation() -> usize {
+    1
+}
+
+fn is_one(window: &usize) -> bool {
+    *window == 1
 }
 
 fn default_projections() -> Vec<Projection> {

@@ -1,0 +1,302 @@
+//! Updates with full deltas as a file of our own, because PEFT has no form for them.
+//!
+//! `reptune_delta.safetensors` holds `{site}.delta` (O, I) for a weight that was
+//! tuned directly, `{site}.A` (R, I) and `{site}.B` (O, R) for one with factors,
+//! all F32, and as metadata the scale of each pair of factors, the model's
+//! fingerprint and a hash of everything. [`crate::peft::load`] reads it too.
+
+use crate::artefact::{self, CONTENT_HASH, Table};
+use crate::error::{Error, Result};
+use crate::host::ModelSpec;
+use crate::low_rank::{LowRank, LowRankUpdate, Site};
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Name of the file in its directory.
+pub const FILE: &str = "reptune_delta.safetensors";
+
+const FORMAT: &str = "reptune.delta.1";
+const SCALE: &str = "scale ";
+
+/// Writes `update` into `directory`: as PEFT where PEFT has a form for it, else as
+/// [`FILE`]. What an earlier update left there in the other form is removed.
+///
+/// # Errors
+/// Those of [`save`] and [`crate::peft::save`].
+pub fn save_adapter(directory: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<()> {
+    let other: &[&str] = if update.sites.values().any(|l| l.full.is_some()) {
+        save(directory, update, model)?;
+        &["adapter_config.json", "adapter_model.safetensors"]
+    } else {
+        crate::peft::save(directory, update, &model.name)?;
+        &[FILE]
+    };
+    for name in other {
+        let path = directory.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes [`FILE`] into `directory`.
+///
+/// # Errors
+/// When `update` has no site, or the file cannot be written.
+pub fn save(directory: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<()> {
+    if update.sites.is_empty() {
+        let hint = "tune some sites first";
+        return Err(Error::value("update", "at least one site", "none", hint));
+    }
+    let (tables, mut metadata) = tables(update)?;
+    for (key, value) in [
+        ("format", FORMAT),
+        ("model", &model.name),
+        ("model_fingerprint", &model.fingerprint),
+    ] {
+        metadata.insert(key.to_owned(), value.to_owned());
+    }
+    let hash = artefact::content_hash(&tables, &metadata);
+    metadata.insert(CONTENT_HASH.to_owned(), hash);
+    artefact::write_tables(&directory.join(FILE), &tables, metadata)
+}
+
+/// Tensors of a file and their names.
+pub type Tables = BTreeMap<String, Table>;
+
+/// Metadata of a file.
+pub type Metadata = HashMap<String, String>;
+
+/// An update as tensors `{site}.A`, `{site}.B` or `{site}.delta`, and its scales as
+/// metadata, for files that hold more than one update.
+///
+/// # Errors
+/// When a factor cannot be read from its device.
+pub fn tables(update: &LowRankUpdate) -> Result<(Tables, Metadata)> {
+    let (mut tables, mut metadata) = (Tables::new(), Metadata::new());
+    for (site, l) in &update.sites {
+        if l.full.is_none() {
+            metadata.insert(format!("{SCALE}{site}"), l.scale.to_string());
+        }
+        for (name, factor) in l.factors() {
+            let table = Table {
+                shape: factor.dims().to_vec(),
+                data: factor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
+            };
+            tables.insert(format!("{site}.{name}"), table);
+        }
+    }
+    Ok((tables, metadata))
+}
+
+/// Reads [`FILE`] from `directory` for `model`.
+///
+/// # Errors
+/// When it is not of this format, was changed, or does not fit the model.
+pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
+    let path = directory.join(FILE);
+    let (tables, metadata) = artefact::read_tables(&path)?;
+    let hash = artefact::content_hash(&tables, &metadata);
+    for (key, expected) in [
+        ("format", FORMAT),
+        (CONTENT_HASH, hash.as_str()),
+        ("model_fingerprint", model.fingerprint.as_str()),
+    ] {
+        let found = metadata.get(key).map_or("nothing", String::as_str);
+        if found != expected {
+            return Err(Error::content(
+                &path,
+                format!("metadata `{key}`"),
+                format!("`{expected}`"),
+                format!("`{found}`"),
+                "it is no update of reptune for this model, or it was changed",
+            ));
+        }
+    }
+    from_tables(&path, tables, &metadata, model)
+}
+
+/// The update of [`tables`] again; `path` is named in messages.
+///
+/// # Errors
+/// When a tensor or scale is missing, superfluous, or does not fit the model.
+pub fn from_tables(
+    path: &Path,
+    mut tables: Tables,
+    metadata: &Metadata,
+    model: &ModelSpec,
+) -> Result<LowRankUpdate> {
+    let wrong = |place: String, expected: String, found: String| {
+        let hint = format!("the update does not fit {}", model.name);
+        Error::content(path, place, expected, found, hint)
+    };
+    let sites: Vec<(String, Option<Site>)> = tables
+        .keys()
+        .filter_map(|name| {
+            let module = name.strip_suffix(".delta").or(name.strip_suffix(".A"))?;
+            Some((name.clone(), Site::parse(module)))
+        })
+        .collect();
+    let mut update = LowRankUpdate::default();
+    for (name, site) in sites {
+        let site = site.filter(|s| s.layer < model.layers).ok_or_else(|| {
+            let layers = format!("a linear layer of blocks 0 to {}", model.layers - 1);
+            wrong("tensors".into(), layers, format!("`{name}`"))
+        })?;
+        let (o, i) = site.projection.shape(model);
+        let rank = tables[&name].shape.first().copied().unwrap_or(0);
+        let mut take = |name: &str, rows: usize, columns: usize| -> Result<Tensor> {
+            let place = format!("tensor `{site}.{name}`");
+            let expected = format!("shape [{rows}, {columns}]");
+            match tables.remove(&format!("{site}.{name}")) {
+                Some(t) if t.shape == [rows, columns] => {
+                    Ok(Tensor::from_vec(t.data, (rows, columns), &Device::Cpu)?)
+                }
+                Some(t) => Err(wrong(place, expected, format!("{:?}", t.shape))),
+                None => Err(wrong(place, expected, "nothing".into())),
+            }
+        };
+        let low_rank = if name.ends_with(".delta") {
+            LowRank::direct(take("delta", o, i)?)?
+        } else {
+            let key = format!("{SCALE}{site}");
+            let scale = metadata.get(&key).and_then(|s| s.parse().ok());
+            let scale = scale.ok_or_else(|| {
+                let found = format!("{:?}", metadata.get(&key));
+                wrong(format!("metadata `{key}`"), "a number".into(), found)
+            })?;
+            LowRank {
+                a: take("A", rank, i)?,
+                b: take("B", o, rank)?,
+                scale,
+                full: None,
+            }
+        };
+        update.sites.insert(site, low_rank);
+    }
+    match tables.keys().next() {
+        Some(name) => Err(wrong(
+            format!("tensor `{name}`"),
+            "`A` and `B`, or `delta`, of each site once".into(),
+            "another tensor".into(),
+        )),
+        None => Ok(update),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::low_rank::Projection;
+    use crate::peft;
+
+    fn spec() -> ModelSpec {
+        ModelSpec {
+            name: "small".into(),
+            fingerprint: "f".into(),
+            layers: 2,
+            hidden: 4,
+            intermediate: 6,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 2,
+            vocab: 9,
+            context: 16,
+        }
+    }
+
+    fn update() -> Result<LowRankUpdate> {
+        let spec = spec();
+        let both = [Projection::VProj, Projection::DownProj];
+        let mut update = LowRankUpdate::init(&spec, &[1], &both, 2, 3., 5)?;
+        let direct: Site = *update.sites.keys().next().expect("a site");
+        update.make_direct(&spec, &[direct])?;
+        let (o, i) = direct.projection.shape(&spec);
+        let data: Vec<f32> = (0..o * i).map(|x| (x as f32).sin()).collect();
+        let delta = Tensor::from_vec(data, (o, i), &Device::Cpu)?;
+        update.sites.insert(direct, LowRank::direct(delta)?);
+        Ok(update)
+    }
+
+    fn deltas(update: &LowRankUpdate) -> Result<Vec<(Site, Vec<f32>)>> {
+        let delta =
+            |(site, l): (&Site, &LowRank)| Ok((*site, l.delta()?.flatten_all()?.to_vec1()?));
+        update.sites.iter().map(delta).collect()
+    }
+
+    #[test]
+    fn a_full_delta_is_read_back_and_peft_refuses_it() -> Result<()> {
+        let room = tempfile::tempdir().expect("room");
+        let update = update()?;
+        let message = peft::save(room.path(), &update, "small")
+            .expect_err("no form in PEFT")
+            .to_string();
+        assert!(
+            message.contains("model.layers.1.self_attn.v_proj") && message.contains("delta_file"),
+            "{message}"
+        );
+        save_adapter(room.path(), &update, &spec())?;
+        let back = peft::load(room.path(), &spec())?;
+        assert_eq!(deltas(&update)?, deltas(&back)?);
+        let plain = LowRankUpdate::init(&spec(), &[0], &[Projection::QProj], 2, 4., 1)?;
+        save_adapter(room.path(), &plain, &spec())?;
+        let back = peft::load(room.path(), &spec())?;
+        assert_eq!(deltas(&plain)?, deltas(&back)?, "the other form is gone");
+        Ok(())
+    }
+
+    #[test]
+    fn an_update_for_another_model_or_changed_is_refused() -> Result<()> {
+        let room = tempfile::tempdir().expect("room");
+        save(room.path(), &update()?, &spec())?;
+        let refused = |spec: &ModelSpec| load(room.path(), spec).expect_err("refused").to_string();
+        let other = ModelSpec {
+            fingerprint: "g".into(),
+            ..spec()
+        };
+        assert!(refused(&other).contains("metadata `model_fingerprint`"));
+        let wide = ModelSpec {
+            hidden: 8,
+            ..spec()
+        };
+        let message = refused(&wide);
+        assert!(
+            message.contains("down_proj.B") && message.contains("[8, 2]"),
+            "{message}"
+        );
+        let shallow = ModelSpec {
+            layers: 1,
+            ..spec()
+        };
+        assert!(refused(&shallow).contains("blocks 0 to 0"));
+        let path = room.path().join(FILE);
+        let mut bytes = artefact::read(&path)?;
+        *bytes.last_mut().expect("bytes") ^= 1;
+        std::fs::write(&path, bytes).expect("write");
+        assert!(refused(&spec()).contains("metadata `content_sha256`"));
+        Ok(())
+    }
+
+    #[test]
+    fn forward_and_gradient_of_a_full_delta_are_those_of_a_linear_layer() -> Result<()> {
+        let x = Tensor::new(&[[1f32, 2., -1.], [0.5, -3., 2.]], &Device::Cpu)?;
+        let mut update = LowRankUpdate::default();
+        let site = Site::parse("model.layers.0.self_attn.o_proj").expect("a site");
+        let delta = Tensor::new(&[[0.1f32, 0.2, 0.3], [-1., 0., 1.]], &Device::Cpu)?;
+        update.sites.insert(site, LowRank::direct(delta.clone())?);
+        let vars = update.trainable(&Device::Cpu)?;
+        assert_eq!(vars.len(), 1);
+        let y = update.sites[&site].forward(&x)?;
+        let by_hand = x.matmul(&delta.t()?)?;
+        assert_eq!(y.to_vec2::<f32>()?, by_hand.to_vec2::<f32>()?);
+        let weight = Tensor::new(&[[1f32, -2.], [3., 0.5]], &Device::Cpu)?;
+        let store = (y * &weight)?.sum_all()?.backward()?;
+        let gradient = store.get(vars[0].as_tensor()).expect("a gradient");
+        let by_hand = weight.t()?.matmul(&x)?;
+        assert_eq!(gradient.to_vec2::<f32>()?, by_hand.to_vec2::<f32>()?);
+        Ok(())
+    }
+}

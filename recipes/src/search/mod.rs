@@ -1,0 +1,217 @@
+//! Searching for settings of the tuning, by successive halving (K. Jamieson and
+//! A. Talwalkar, arXiv 1502.07943) over a grid.
+//!
+//! Every candidate is tuned for a first share of the epochs; the better part goes on
+//! to the next share, and so on. A candidate starts anew on each rung, because a
+//! learning rate that falls to zero over two epochs is not half of one that falls
+//! over four. What a trial is, is the caller's: the engine knows a recipe and a score.
+
+mod candidate;
+#[cfg(test)]
+mod tests;
+
+pub use candidate::Candidate;
+
+use crate::error::{Error, Result};
+use crate::recipe::{Recipe, Search};
+use crate::report::aligned;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// One candidate on one rung.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// What was tried.
+    pub candidate: Candidate,
+    /// Rung, from 0.
+    pub rung: usize,
+    /// Epochs it was tuned for.
+    pub epochs: usize,
+    /// Score on validation data, lower is better; none when its numbers were not finite.
+    pub score: Option<f64>,
+}
+
+/// Why a search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Every rung was climbed.
+    Complete,
+    /// The minutes ran out.
+    OutOfTime,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Every trial, in the order in which they ran.
+    pub trials: Vec<Trial>,
+    /// The best of the highest rung.
+    pub best: Trial,
+    /// The recipe with the best settings, all epochs, and no `[search]`.
+    pub recipe: Recipe,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Searches as the `[search]` of `recipe` says.
+///
+/// `trial` tunes a recipe and measures it on validation data alone; lower is better.
+/// A trial that ends in [`Error::NotFinite`], or gives such a score, is the worst of
+/// its rung. `elapsed` is asked before each trial; the first always runs. Of equal
+/// scores the earlier in the grid is better.
+///
+/// # Errors
+/// When there is no `[search]`, its runs are too few for its rungs, no trial has a
+/// finite score, and those of `trial`.
+pub fn search(
+    recipe: &Recipe,
+    elapsed: &mut dyn FnMut() -> Duration,
+    trial: &mut dyn FnMut(&Recipe, &Candidate) -> Result<f64>,
+) -> Result<Found> {
+    let settings = settings(recipe)?;
+    let mut candidates = drawn(recipe, settings)?;
+    let mut trials: Vec<Trial> = Vec::new();
+    let mut end = End::Complete;
+    let late = |d: Duration| settings.minutes.is_some_and(|m| d.as_secs_f64() >= m * 60.);
+    'rungs: for (rung, share) in settings.rungs.iter().enumerate() {
+        let epochs = (share * recipe.tuning.epochs as f64 - 1e-9).ceil().max(1.) as usize;
+        let mut scored = Vec::new();
+        for candidate in &candidates {
+            if !trials.is_empty() && late(elapsed()) {
+                end = End::OutOfTime;
+                break 'rungs;
+            }
+            let score = match trial(&candidate.recipe(recipe, epochs), candidate) {
+                Ok(score) => Some(score).filter(|s| s.is_finite()),
+                Err(Error::NotFinite { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            trials.push(Trial {
+                candidate: candidate.clone(),
+                rung,
+                epochs,
+                score,
+            });
+            scored.push((score.unwrap_or(f64::INFINITY), candidate.clone()));
+        }
+        // The best come first, so that a rung cut short has tried the likeliest.
+        scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.number.cmp(&b.1.number)));
+        scored.truncate(kept(scored.len(), settings.keep));
+        scored.retain(|(score, _)| score.is_finite());
+        candidates = scored.into_iter().map(|(_, c)| c).collect();
+    }
+    let finite = trials.iter().filter_map(|t| Some((t, t.score?)));
+    let best = finite.min_by(|(a, x), (b, y)| {
+        let rungs = b.rung.cmp(&a.rung);
+        let numbers = a.candidate.number.cmp(&b.candidate.number);
+        rungs.then(x.total_cmp(y)).then(numbers)
+    });
+    let Some((best, _)) = best else {
+        return Err(Error::input(
+            &recipe.name,
+            "search",
+            "a trial with a finite score",
+            format!("none among {}", trials.len()),
+            "lower search.learning_rate",
+        ));
+    };
+    let best = best.clone();
+    let mut found = best.candidate.recipe(recipe, recipe.tuning.epochs);
+    found.search = None;
+    Ok(Found {
+        trials,
+        best,
+        recipe: found,
+        end,
+    })
+}
+
+fn settings(recipe: &Recipe) -> Result<&Search> {
+    recipe.search.as_ref().ok_or_else(|| {
+        Error::input(
+            &recipe.name,
+            "search",
+            "a table `[search]`",
+            "none",
+            "see recipes/README.md",
+        )
+    })
+}
+
+/// How many of `n` go on.
+fn kept(n: usize, share: f64) -> usize {
+    ((n as f64 * share - 1e-9).ceil() as usize).max(1).min(n)
+}
+
+/// The candidates of the first rung: the grid, or as many of it, drawn by the
+/// recipe's seed, as the budget in runs can bring up all rungs.
+fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<Candidate>> {
+    let mut grid = Candidate::grid(recipe)?;
+    let Some(runs) = settings.runs else {
+        return Ok(grid);
+    };
+    let needed = |first: usize| {
+        let rest = 1..settings.rungs.len();
+        rest.fold((first, first), |(sum, n), _| {
+            let n = kept(n, settings.keep);
+            (sum + n, n)
+        })
+    };
+    let Some(n) = (1..=grid.len()).rev().find(|&n| needed(n).0 <= runs) else {
+        return Err(Error::input(
+            &recipe.name,
+            "search.runs",
+            format!("{} or more, one a rung", settings.rungs.len()),
+            runs.to_string(),
+            "give more runs or fewer rungs",
+        ));
+    };
+    if n < grid.len() {
+        grid.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));
+        grid.truncate(n);
+        grid.sort_by_key(|c| c.number);
+    }
+    Ok(grid)
+}
+
+/// A table of all trials: rung by rung, the best first.
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = [
+            "rung",
+            "epochs",
+            "candidate",
+            "layers",
+            "offset",
+            "m",
+            "token weight",
+            "learning rate",
+            "score",
+        ];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        let mut trials: Vec<&Trial> = self.trials.iter().collect();
+        let key = |t: &Trial| t.score.unwrap_or(f64::INFINITY);
+        trials.sort_by(|a, b| a.rung.cmp(&b.rung).then(key(a).total_cmp(&key(b))));
+        for t in trials {
+            let c = &t.candidate;
+            let layers: Vec<String> = c.layers.iter().map(usize::to_string).collect();
+            rows.push(vec![
+                t.rung.to_string(),
+                t.epochs.to_string(),
+                c.number.to_string(),
+                layers.join(" "),
+                c.offset.map_or_else(|| "-".into(), |o| o.to_string()),
+                c.m.to_string(),
+                c.token_weight.to_string(),
+                format!("{:e}", c.learning_rate),
+                t.score
+                    .map_or_else(|| "not finite".into(), |s| format!("{s:.4}")),
+            ]);
+        }
+        write!(f, "{}", aligned(&rows))
+    }
+}

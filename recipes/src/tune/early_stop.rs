@@ -1,0 +1,97 @@
+//! When a run ends before its last epoch, and what it keeps.
+
+use crate::error::Result;
+use crate::recipe::EarlyStop;
+use reptune_adapters::LowRankUpdate;
+use std::collections::VecDeque;
+
+/// What to do after a validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    Stop,
+}
+
+/// Watches the mean of the last `window` validation losses, and keeps the update
+/// with which it was lowest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watch {
+    /// Losses of the last validations, the oldest first.
+    pub recent: VecDeque<f64>,
+    /// The lowest mean.
+    pub lowest: Option<f64>,
+    /// Validations since then.
+    pub waited: usize,
+    /// The update at that time.
+    pub best: Option<LowRankUpdate>,
+}
+
+impl Watch {
+    /// Hears of the validation loss after `steps` steps.
+    pub(super) fn see(
+        &mut self,
+        settings: &EarlyStop,
+        steps: usize,
+        loss: f64,
+        update: &LowRankUpdate,
+    ) -> Result<Verdict> {
+        self.recent.push_back(loss);
+        if self.recent.len() < settings.window {
+            return Ok(Verdict::GoOn);
+        }
+        let mean = self.recent.iter().sum::<f64>() / settings.window as f64;
+        self.recent.drain(..self.recent.len() + 1 - settings.window);
+        if self.lowest.is_some_and(|lowest| mean >= lowest) {
+            self.waited += 1;
+            if self.waited >= settings.patience && steps >= settings.min_steps {
+                return Ok(Verdict::Stop);
+            }
+        } else {
+            self.lowest = Some(mean);
+            self.waited = 0;
+            self.best = Some(update.snapshot()?);
+        }
+        Ok(Verdict::GoOn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps at which the mean was lowest and at which it stopped; a validation a step.
+    fn run(settings: &EarlyStop, losses: &[f64]) -> Result<(Option<usize>, Option<usize>)> {
+        let mut watch = Watch::default();
+        let (mut best, mut lowest) = (None, None);
+        for (i, &loss) in losses.iter().enumerate() {
+            let verdict = watch.see(settings, i + 1, loss, &LowRankUpdate::default())?;
+            if watch.lowest != lowest {
+                lowest = watch.lowest;
+                best = Some(i + 1);
+            }
+            if verdict == Verdict::Stop {
+                return Ok((best, Some(i + 1)));
+            }
+        }
+        Ok((best, None))
+    }
+
+    #[test]
+    fn it_stops_when_the_mean_has_not_improved_for_long_enough() -> Result<()> {
+        let losses = [5., 3., 4., 4., 4., 2., 9., 9., 9., 9.];
+        let settings = |patience, window, min_steps| EarlyStop {
+            patience,
+            window,
+            min_steps,
+        };
+        assert_eq!(run(&settings(2, 1, 0), &losses)?, (Some(2), Some(4)));
+        assert_eq!(run(&settings(2, 1, 5), &losses)?, (Some(2), Some(5)));
+        assert_eq!(run(&settings(4, 1, 0), &losses)?, (Some(6), Some(10)));
+        assert_eq!(run(&settings(5, 1, 0), &losses)?, (Some(6), None));
+        // Means of two: 4, 3.5, 4, 4, 3, 5.5, 9, ..
+        assert_eq!(run(&settings(3, 2, 0), &losses)?, (Some(6), Some(9)));
+        assert_eq!(run(&settings(2, 2, 0), &losses)?, (Some(3), Some(5)));
+        assert_eq!(run(&settings(1, 11, 0), &losses)?, (None, None));
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! The two losses of some prompts.
+
+use super::Tuner;
+use super::prompt::Prompt;
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
+use reptune_adapters::{Cache, Forest, LowRankUpdate, Request};
+
+/// Token and representation loss, neither weighted.
+pub(super) struct Losses {
+    pub token: Tensor,
+    pub representation: Option<Tensor>,
+}
+
+impl Losses {
+    /// `representation_weight * representation + token_weight * token`, or the token
+    /// loss alone in a mode without the other.
+    pub(super) fn total(&self, token_weight: f64, representation_weight: f64) -> Result<Tensor> {
+        Ok(match &self.representation {
+            None => self.token.clone(),
+            Some(r) => ((r * representation_weight)? + (&self.token * token_weight)?)?,
+        })
+    }
+
+    /// Both as numbers.
+    pub(super) fn numbers(&self) -> Result<(f64, Option<f64>)> {
+        let representation = self.representation.as_ref().map(number).transpose()?;
+        Ok((number(&self.token)?, representation))
+    }
+}
+
+fn number(scalar: &Tensor) -> Result<f64> {
+    Ok(f64::from(scalar.to_scalar::<f32>()?))
+}
+
+impl Tuner<'_> {
+    /// Losses of some prompts, packed into one forest. In `in+` and `in-` the paper
+    /// shows every claim with both letters; the rows that are read come before the
+    /// letter, so here both are one prompt with a soft label.
+    pub(super) fn losses(&self, prompts: &[&Prompt], update: &LowRankUpdate) -> Result<Losses> {
+        let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
+        let (forest, rows) = Forest::pack(&ids);
+        let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+        let labels = prompts
+            .iter()
+            .zip(&last)
+            .map(|(p, row)| (*row, p.right, p.wrong))
+            .collect::<Vec<_>>();
+        last.sort_unstable();
+        last.dedup();
+        let labels: Vec<LabelRow> = labels
+            .into_iter()
+            .map(|(row, right, wrong)| LabelRow {
+                row: last.partition_point(|r| *r < row) as u32,
+                right,
+                wrong,
+            })
+            .collect();
+        let capture: Vec<usize> = match self.mode.representation() {
+            Some(_) => self.directions.iter().map(|(layer, _)| *layer).collect(),
+            None => Vec::new(),
+        };
+        let request = Request {
+            capture: &capture,
+            logits: &last,
+            low_rank: Some(update),
+            ..Request::default()
+        };
+        let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;
+        let logits = pass
+            .logits
+            .unwrap_or(Tensor::zeros((1, 1), DType::F32, &Device::Cpu)?);
+        let token = token_loss(&logits, &labels, self.mode.label())?;
+        let Some(kind) = self.mode.representation() else {
+            return Ok(Losses {
+                token,
+                representation: None,
+            });
+        };
+        let offsets = self.settings.all_offsets();
+        let at = |offset: &usize| -> Result<Tensor> {
+            let at = rows.iter().map(|r| r[r.len() - 1 - offset]);
+            Ok(Tensor::from_iter(at, self.host.device())?)
+        };
+        let at: Vec<Tensor> = offsets.iter().map(at).collect::<Result<_>>()?;
+        let mut sum: Option<Tensor> = None;
+        for (layer, direction) in &self.directions {
+            for at in &at {
+                let h = pass.residuals[layer].index_select(at, 0)?; // (prompts, H)
+                let loss = representation_loss(&h, direction, kind, self.settings.m)?;
+                sum = Some(match sum {
+                    Some(sum) => (sum + loss)?,
+                    None => loss,
+                });
+            }
+        }
+        let terms = self.directions.len() * at.len();
+        Ok(Losses {
+            token,
+            representation: sum.map(|s| s / terms as f64).transpose()?,
+        })
+    }
+}

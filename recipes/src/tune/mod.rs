@@ -1,0 +1,205 @@
+//! Tuning low-rank updates, or whole weights, under the dual loss of Representation
+//! Tuning (arXiv 2409.06927).
+//!
+//! It differs from the paper in what is trained by default: low-rank factors with
+//! one learning rate, instead of full weights with two. Groups of sites with rates
+//! and losses of their own, and full deltas, are the paper's own setting.
+
+mod checkpoint;
+mod early_stop;
+mod gradients;
+mod losses;
+mod metrics;
+mod order;
+mod prompt;
+mod run;
+mod share;
+#[cfg(test)]
+mod tests;
+
+pub use metrics::Metrics;
+
+use crate::chat::Chat;
+use crate::data::Claim;
+use crate::error::Result;
+use crate::recipe::{Recipe, Tuning, UpdateKind};
+use candle_core::Tensor;
+use prompt::Prompt;
+use reptune_adapters::loss::{Mode, Representation};
+use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, artefact};
+use run::Run;
+use share::Share;
+use std::path::{Path, PathBuf};
+
+/// Validation prompts of one forward.
+const VALIDATION: usize = 32;
+
+/// Hears of every step.
+type Progress<'p> = &'p mut dyn FnMut(&Metrics);
+
+/// What one tuning needs.
+pub struct Tuner<'a> {
+    host: &'a dyn Host,
+    settings: &'a Tuning,
+    mode: Mode,
+    directions: Vec<(usize, Tensor)>,
+    train: Vec<Prompt>,
+    validation: Vec<Prompt>,
+    seed: u64,
+}
+
+impl<'a> Tuner<'a> {
+    /// Prepares a tuning of `mode`.
+    ///
+    /// # Errors
+    /// When a layer or a direction is missing, or a prompt is shorter than an offset.
+    pub fn new(
+        host: &'a dyn Host,
+        chat: &Chat,
+        recipe: &'a Recipe,
+        mode: Mode,
+        directions: &DirectionSet,
+        train: &[Claim],
+        validation: &[Claim],
+    ) -> Result<Self> {
+        let settings = &recipe.tuning;
+        host.spec().check_layers(&settings.layers)?;
+        host.spec().check_layers(&settings.representation_layers)?;
+        let directions = settings
+            .all_representation_layers()
+            .iter()
+            .map(|&l| {
+                let unit = directions.layer(l)?.unit.as_slice();
+                Ok((l, Tensor::new(unit, host.device())?))
+            })
+            .collect::<Result<_>>()?;
+        let prompts = |claims: &[Claim]| -> Result<Vec<Prompt>> {
+            let prompt = |c| Prompt::new(chat, recipe, c);
+            claims.iter().map(prompt).collect()
+        };
+        Ok(Self {
+            host,
+            settings,
+            mode,
+            directions,
+            train: prompts(train)?,
+            validation: prompts(validation)?,
+            seed: recipe.seed,
+        })
+    }
+
+    /// Steps of a whole run.
+    pub fn steps(&self) -> usize {
+        self.settings.epochs * self.train.len().div_ceil(self.settings.batch)
+    }
+
+    /// Fresh factors, and full deltas of zero, for the recipe's sites.
+    ///
+    /// # Errors
+    /// When rank or alpha do not fit.
+    pub fn fresh(&self) -> Result<LowRankUpdate> {
+        let (t, spec) = (self.settings, self.host.spec());
+        let mut update =
+            LowRankUpdate::init(spec, &t.layers, &t.projections, t.rank, t.alpha, self.seed)?;
+        let sites = update.sites.keys().copied();
+        let direct: Vec<Site> = sites
+            .filter(|site| Share::of(t, site).update == UpdateKind::Direct)
+            .collect();
+        update.make_direct(spec, &direct)?;
+        Ok(update)
+    }
+
+    /// Trains `update` and returns it; every step's [`Metrics`] go to `metrics` as
+    /// a line of JSON and to `progress`. Where the recipe asks for checkpoints they
+    /// are written to [`Tuner::checkpoint`], and the last is removed at the end.
+    ///
+    /// # Errors
+    /// When a loss or gradient is not finite (step and claims are named; the last
+    /// checkpoint stays), or a file cannot be written.
+    pub fn tune(
+        &self,
+        update: LowRankUpdate,
+        metrics: &Path,
+        progress: &mut dyn FnMut(&Metrics),
+    ) -> Result<LowRankUpdate> {
+        Run::start(self, update, metrics)?.finish(progress)
+    }
+
+    /// Goes on from the checkpoint beside `metrics` as if the run had never been cut
+    /// off: the result and the metrics are those of [`Tuner::tune`] bit for bit.
+    /// `progress` hears of the steps that are left.
+    ///
+    /// # Errors
+    /// When there is no checkpoint, it is of another run or was changed, the
+    /// metrics are not those it was made with; and as [`Tuner::tune`].
+    pub fn resume(
+        &self,
+        metrics: &Path,
+        progress: &mut dyn FnMut(&Metrics),
+    ) -> Result<LowRankUpdate> {
+        Run::resume(self, metrics)?.finish(progress)
+    }
+
+    /// Whether a checkpoint of this very run (model, recipe, data, directions, mode)
+    /// is beside `metrics`.
+    pub fn can_resume(&self, metrics: &Path) -> bool {
+        checkpoint::is_of(&Self::checkpoint(metrics), &self.hash())
+    }
+
+    /// How well `update` does on the validation claims: token loss plus
+    /// representation loss, the one without its weight and the other without `m`, so
+    /// that runs with other weights compare. Lower is better.
+    ///
+    /// # Errors
+    /// When a forward fails.
+    pub fn score(&self, update: &LowRankUpdate) -> Result<f64> {
+        let (token, representation) = self.validate(update)?;
+        let m = match self.mode.representation() {
+            Some(Representation::In | Representation::InNegative) => self.settings.m,
+            _ => 1.,
+        };
+        Ok(token + representation.unwrap_or(0.) / m)
+    }
+
+    /// Where the checkpoint of the run with these `metrics` is.
+    pub fn checkpoint(metrics: &Path) -> PathBuf {
+        metrics.with_file_name("checkpoint.safetensors")
+    }
+
+    /// SHA-256 of what the run is made of, but for the update it starts with.
+    fn hash(&self) -> String {
+        let mut parts: Vec<Vec<u8>> = vec![
+            self.host.spec().fingerprint.clone().into_bytes(),
+            serde_json::to_vec(self.settings).unwrap_or_default(),
+            format!("{} {}", self.mode, self.seed).into_bytes(),
+        ];
+        for (layer, direction) in &self.directions {
+            parts.push(format!("{layer}").into_bytes());
+            let values: Vec<f32> = direction.to_vec1().unwrap_or_default();
+            parts.push(values.iter().flat_map(|x| x.to_le_bytes()).collect());
+        }
+        for prompts in [&self.train, &self.validation] {
+            parts.push(format!("{} prompts", prompts.len()).into_bytes());
+            for p in prompts {
+                parts.push(format!("{:?} {} {}", p.ids, p.right, p.wrong).into_bytes());
+            }
+        }
+        artefact::sha256(parts.iter().map(Vec::as_slice))
+    }
+
+    /// Mean token and representation loss over the validation claims.
+    fn validate(&self, update: &LowRankUpdate) -> Result<(f64, Option<f64>)> {
+        let update = update.snapshot()?;
+        let (mut token, mut representation) = (0., None);
+        for some in self.validation.chunks(VALIDATION) {
+            let losses = self.losses(&some.iter().collect::<Vec<_>>(), &update)?;
+            let share = some.len() as f64 / self.validation.len() as f64;
+            let (of_tokens, of_rows) = losses.numbers()?;
+            token += share * of_tokens;
+            if let Some(r) = of_rows {
+                *representation.get_or_insert(0.) += share * r;
+            }
+        }
+        Ok((token, representation))
+    }
+}

@@ -1,0 +1,64 @@
+//! The order in which prompts are trained on: shuffled anew for each epoch.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// Batches of a seed. Which batch a step has depends on nothing but the seed, so a
+/// run that is taken up again finds its place by shuffling from the start.
+pub(super) struct Order {
+    rng: ChaCha8Rng,
+    indices: Vec<usize>,
+    batch: usize,
+    shuffled: usize,
+}
+
+impl Order {
+    pub(super) fn new(seed: u64, prompts: usize, batch: usize) -> Self {
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            indices: (0..prompts).collect(),
+            batch,
+            shuffled: 0,
+        }
+    }
+
+    /// Steps of an epoch.
+    pub(super) fn an_epoch(&self) -> usize {
+        self.indices.len().div_ceil(self.batch)
+    }
+
+    /// Prompts of step `step`, counted from 0; steps may be left out, but not taken back.
+    pub(super) fn batch(&mut self, step: usize) -> &[usize] {
+        let an_epoch = self.an_epoch();
+        while self.shuffled <= step / an_epoch {
+            self.indices.shuffle(&mut self.rng);
+            self.shuffled += 1;
+        }
+        let from = step % an_epoch * self.batch;
+        &self.indices[from..self.indices.len().min(from + self.batch)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_epoch_has_every_prompt_once_and_a_late_start_finds_its_place() {
+        let mut order = Order::new(3, 10, 4);
+        let all: Vec<Vec<usize>> = (0..9).map(|s| order.batch(s).to_vec()).collect();
+        for epoch in all.chunks(3) {
+            assert_eq!(epoch.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+            let mut seen = epoch.concat();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(all[..3], all[3..6]);
+        for start in 0..9 {
+            let mut late = Order::new(3, 10, 4);
+            let rest: Vec<Vec<usize>> = (start..9).map(|s| late.batch(s).to_vec()).collect();
+            assert_eq!(rest, all[start..], "from step {start}");
+        }
+    }
+}

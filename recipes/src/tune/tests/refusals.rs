@@ -1,0 +1,189 @@
+//! Numbers that are not finite, and recipes that cannot be.
+
+use super::*;
+use candle_core::Device;
+use reptune_adapters::{Cache, Forest, ModelSpec, Pass, Request};
+use std::cell::Cell;
+
+/// The toy, whose residual rows or logits are multiplied after so many forwards.
+struct Breaking<'a> {
+    toy: &'a Toy,
+    left: Cell<usize>,
+    by: f64,
+}
+
+impl Host for Breaking<'_> {
+    fn spec(&self) -> &ModelSpec {
+        self.toy.spec()
+    }
+
+    fn device(&self) -> &Device {
+        self.toy.device()
+    }
+
+    fn forward(
+        &self,
+        forest: &Forest,
+        cache: &mut Cache,
+        request: &Request,
+    ) -> reptune_adapters::Result<Pass> {
+        let mut pass = self.toy.forward(forest, cache, request)?;
+        match self.left.get().checked_sub(1) {
+            Some(left) => self.left.set(left),
+            None => pass.logits = pass.logits.map(|l| l * self.by).transpose()?,
+        }
+        Ok(pass)
+    }
+}
+
+#[test]
+fn a_loss_or_gradient_that_is_not_finite_names_step_and_claims() -> Result<()> {
+    let setting = setting()?;
+    let recipe =
+        recipe("batch = 2\nepochs = 2\nrank = 2\ncheckpoint_every = 2\nvalidate_every = 3");
+    let plain = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
+    // Forwards: steps 1 to 3, a validation, steps 4 to 6.
+    let cases = [
+        (
+            2,
+            f64::NAN,
+            "step 3, batch of the claims `",
+            "a finite loss",
+            true,
+        ),
+        (
+            0,
+            f64::INFINITY,
+            "step 1, batch of the claims `",
+            "a finite loss",
+            false,
+        ),
+        (
+            3,
+            f64::NAN,
+            "step 3, the validation claims",
+            "a finite loss",
+            true,
+        ),
+    ];
+    for (left, by, place, expected, kept) in cases {
+        let room = tempfile::tempdir().expect("room");
+        let metrics = room.path().join("metrics.jsonl");
+        let host = Breaking {
+            toy: &setting.host,
+            left: Cell::new(left),
+            by,
+        };
+        let tuner = setting.tuner(&host, &recipe, Mode::InPlusTruth)?;
+        let error = tuner.tune(tuner.fresh()?, &metrics, &mut |_| {});
+        let message = error.expect_err("not finite").to_string();
+        for part in ["metrics.jsonl", place, expected, "lower the learning rate"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let path = Tuner::checkpoint(&metrics);
+        assert_eq!(
+            message.contains(&path.display().to_string()),
+            kept,
+            "{message}"
+        );
+        assert_eq!(plain.can_resume(&metrics), kept, "{message}");
+        if kept {
+            let heard = Cell::new(0);
+            plain.resume(&metrics, &mut |m| heard.set(m.step))?;
+            assert_eq!(heard.get(), plain.steps());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_refused_though_the_loss_is() -> Result<()> {
+    let setting = setting()?;
+    let recipe = recipe("batch = 2\nrank = 2");
+    let tuner = setting.tuner(&setting.host, &recipe, Mode::Truth)?;
+    let mut update = tuner.fresh()?;
+    // B is zero, so that the outputs are those of the base; the gradient of B is not.
+    for low_rank in update.sites.values_mut() {
+        low_rank.a = (&low_rank.a * 1e38)?;
+        low_rank.scale = 1e30;
+    }
+    let room = tempfile::tempdir().expect("room");
+    let metrics = room.path().join("metrics.jsonl");
+    let error = tuner.tune(update, &metrics, &mut |_| {});
+    let message = error.expect_err("not finite").to_string();
+    assert!(
+        message.contains("step 1, batch of the claims `") && message.contains("a finite"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn recipes_that_cannot_be_name_the_key() {
+    let cases = [
+        (
+            "clip = 0.0",
+            "key `tuning.clip`: expected a positive number, found 0",
+        ),
+        ("offset = 1\noffsets = [2]", "key `tuning.offsets`"),
+        ("offsets = [2, 3, 2]", "each value once, found 2 twice"),
+        (
+            "representation_layers = [0, 2]",
+            "layers from 1, the first that is trained, found 0",
+        ),
+        ("schedule = \"cosinus\"", "did you mean `cosine`?"),
+        (
+            "early_stop = { patience = 2, window = 0 }",
+            "key `tuning.early_stop.window`",
+        ),
+        ("cliip = 1.0", "did you mean `clip`?"),
+        ("[[tuning.groups]]\nlayers = [3]", "key `tuning.groups[0]`"),
+        (
+            "[[tuning.groups]]\nlayers = [1]\n[[tuning.groups]]\nprojections = [\"o_proj\"]",
+            "found self_attn.o_proj of layer 1 also",
+        ),
+        (
+            "[[tuning.groups]]\ntoken_weight = -1.0",
+            "key `tuning.groups[0].token_weight`",
+        ),
+        (
+            "[[tuning.groups]]\nlearning_rate = 0.0",
+            "key `tuning.groups[0].learning_rate`",
+        ),
+        ("[[tuning.groups]]\nrate = 1.0", "unknown field `rate`"),
+    ];
+    let room = tempfile::tempdir().expect("room");
+    let path = room.path().join("r.toml");
+    for (tuning, expected) in cases {
+        std::fs::write(&path, text(tuning)).expect("a recipe");
+        let message = Recipe::read(&path).expect_err(tuning).to_string();
+        assert!(message.contains(expected), "{tuning}: {message}");
+    }
+}
+
+#[test]
+fn what_a_recipe_leaves_out_is_not_written_out() {
+    let tuning = recipe("early_stop = { patience = 2 }").tuning;
+    let written = serde_json::to_value(&tuning).expect("JSON");
+    let keys: Vec<&String> = written.as_object().expect("an object").keys().collect();
+    let before = [
+        "modes",
+        "layers",
+        "projections",
+        "rank",
+        "alpha",
+        "offset",
+        "m",
+        "token_weight",
+        "batch",
+        "epochs",
+        "learning_rate",
+        "warmup",
+        "weight_decay",
+        "epsilon",
+        "validate_every",
+        "early_stop",
+    ];
+    assert_eq!(keys, before, "so a run's stages keep their hashes");
+    assert_eq!(written["early_stop"].as_object().map(|e| e.len()), Some(2));
+}
