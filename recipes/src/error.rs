@@ -15,6 +15,14 @@ pub enum Error {
     /// Another runtime that was asked failed.
     #[error(transparent)]
     Runtime(Box<dyn std::error::Error + Send + Sync>),
+    /// A part of a report could not be drawn or written.
+    #[error("report, {part}: {source}")]
+    Report {
+        /// The table, the figure or the page.
+        part: String,
+        /// What failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A place in a user's file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Input {
