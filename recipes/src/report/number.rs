@@ -14,11 +14,13 @@ pub(super) fn interval(successes: usize, n: usize) -> String {
     )
 }
 
-/// Three decimals; a dash for what is not a number.
+/// Three decimals, or one digit and a power of ten where they would all be zero; a dash for
+/// what is not a number.
 pub(super) fn short(x: f64) -> String {
-    match x.is_finite() {
-        true => fixed(x, 3),
-        false => "-".into(),
+    match x.abs() {
+        size if !size.is_finite() => "-".into(),
+        size if size > 0. && size < 0.0005 => format!("{x:.0e}"),
+        _ => fixed(x, 3),
     }
 }
 
@@ -109,6 +111,12 @@ mod tests {
         assert_eq!(labels(0., 2., 8, 1.), ["0", "1", "2"]);
         assert_eq!(labels(-47., 47., 5, 0.), ["-40", "-20", "0", "20", "40"]);
         assert_eq!(labels(3., 3., 5, 0.), [""; 0]);
+    }
+
+    #[test]
+    fn a_small_p_is_not_zero() {
+        let shown = [0., -0., 0.0172, 0.000_04, -0.000_04, f64::NAN].map(short);
+        assert_eq!(shown, ["0.000", "0.000", "0.017", "4e-5", "-4e-5", "-"]);
     }
 
     #[test]

@@ -229,11 +229,15 @@ fn what_is_not_finite_is_drawn_as_a_gap() {
     );
 }
 
-/// `cargo test -p reptune-recipes -- --ignored demo` writes a report to look at, to the directory
+/// `cargo test -p reptune-recipes -- --ignored demo` writes reports to look at, into the directory
 /// that `REPTUNE_DEMO` names.
 #[test]
-#[ignore = "writes a report for the eye"]
+#[ignore = "writes reports for the eye"]
 fn demo() {
     let out = std::env::var_os("REPTUNE_DEMO").expect("REPTUNE_DEMO names a directory");
-    study(LARGE).write(Path::new(&out)).expect("written");
+    for (name, size) in [("small", SMALL), ("large", LARGE)] {
+        study(size)
+            .write(&Path::new(&out).join(name))
+            .expect("written");
+    }
 }
