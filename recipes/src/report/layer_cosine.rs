@@ -95,7 +95,7 @@ pub(super) fn section(layers: &[LayerCosine]) -> Result<Option<Section>> {
             "layers",
             "The direction, layer by layer",
             "Look for the layers where the two lines lie far apart and nearly all pairs are ordered; \
-             the rule on the right is chance.",
+             the rule at .5 is chance.",
         )
     }))
 }

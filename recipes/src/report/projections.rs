@@ -9,7 +9,8 @@ use super::sheet::{Cell, Sheet};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-const BINS: usize = 24;
+/// Fewest and most bars of a histogram.
+const BINS: (usize, usize) = (8, 24);
 
 /// Projections of the pairs' rows onto the direction of one layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,12 +33,14 @@ impl Projections {
         let Some(x) = extent(self.values()) else {
             return Ok(None);
         };
-        let width = (x.1 - x.0) / BINS as f64;
+        let bins = (self.values().count() as f64).sqrt() as usize;
+        let bins = bins.clamp(BINS.0, BINS.1);
+        let width = (x.1 - x.0) / bins as f64;
         let shares = |values: &[f64]| {
-            let mut shares = [0.; BINS];
+            let mut shares = vec![0.; bins];
             for value in values.iter().filter(|v| v.is_finite()) {
                 let bin = ((value - x.0) / width) as usize;
-                shares[bin.min(BINS - 1)] += 1. / values.len() as f64;
+                shares[bin.min(bins - 1)] += 1. / values.len() as f64;
             }
             shares
         };
@@ -45,7 +48,7 @@ impl Projections {
             (shares(&self.positive), Ink::Positive),
             (shares(&self.negative), Ink::Negative),
         ];
-        let highest = sets.iter().flat_map(|s| s.0).fold(0., f64::max);
+        let highest = sets.iter().flat_map(|s| &s.0).copied().fold(0., f64::max);
         let title = format!("Layer {}", self.layer);
         let svg = draw(
             &format!("Projections, layer {}", self.layer),
