@@ -35,7 +35,9 @@ pub fn save_adapter(directory: &Path, update: &LowRankUpdate, model: &ModelSpec)
     for name in other {
         let path = directory.join(name);
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path, e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::write(path, e));
+            }
             _ => {}
         }
     }

@@ -29,6 +29,14 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
+    /// A part of a report could not be drawn or written.
+    #[error("report, {part}: {reason}")]
+    Report {
+        /// The table, the figure or the page.
+        part: String,
+        /// What failed.
+        reason: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A place in a user's file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Input {

@@ -150,7 +150,15 @@ pub(super) mod toy_changes {
             layer: 2,
             projection: Projection::OProj,
         };
-        let sites = BTreeMap::from([(site, LowRank { a, b, scale: 2. })]);
+        let sites = BTreeMap::from([(
+            site,
+            LowRank {
+                a,
+                b,
+                scale: 2.,
+                full: None,
+            },
+        )]);
         LowRankUpdate { sites }
     }
 

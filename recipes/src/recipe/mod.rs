@@ -6,26 +6,25 @@
 mod data;
 mod evaluation;
 mod extraction;
-mod place;
-mod prompt;
-mod selection;
 mod group;
+mod place;
 mod prompt;
 mod schedule;
 mod search;
+mod selection;
 mod steering;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
 pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
 pub use extraction::{Extraction, Keep, Method, On, Pairing, Pca, Probe, Without};
+pub use group::{Group, UpdateKind};
 pub use place::{Place, Rows};
 pub use prompt::{Behaviour, Prompt, Worded};
-pub use selection::Selection;
-pub use steering::{Compose, Condition, Steering};
-pub use group::{Group, UpdateKind};
 pub use schedule::Schedule;
 pub use search::Search;
+pub use selection::Selection;
+pub use steering::{Compose, Condition, Steering};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -127,7 +126,7 @@ impl Recipe {
     /// # Errors
     /// When the directory that relative paths start from is gone.
     pub fn to_toml(&self) -> Result<String> {
-        let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::io(".", e))?;
+        let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::read(".", e))?;
         let mut recipe = self.clone();
         recipe.data.resolve(&here);
         if here.join(&recipe.model).is_dir() {

@@ -38,7 +38,7 @@ pub(super) fn resume(file: &Path) -> Result<HashMap<String, Scores>> {
                 .open(file)?
                 .set_len(whole as u64)
         };
-        cut().map_err(|e| reptune_adapters::Error::io(file, e))?;
+        cut().map_err(|e| reptune_adapters::Error::write(file, e))?;
     }
     Ok(known)
 }
@@ -55,5 +55,5 @@ pub(super) fn append(file: &Path, cell: &Cell) -> Result<()> {
         file.write_all(&line)?;
         file.sync_data()
     };
-    Ok(write().map_err(|e| reptune_adapters::Error::io(file, e))?)
+    Ok(write().map_err(|e| reptune_adapters::Error::write(file, e))?)
 }

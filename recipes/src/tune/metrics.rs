@@ -110,5 +110,5 @@ impl Mark {
 }
 
 fn io(path: &Path, e: std::io::Error) -> Error {
-    Error::Adapters(reptune_adapters::Error::io(path, e))
+    Error::Adapters(reptune_adapters::Error::write(path, e))
 }

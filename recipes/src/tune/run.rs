@@ -211,7 +211,7 @@ impl<'t, 'a> Run<'t, 'a> {
 fn remove(checkpoint: &Path) -> Result<()> {
     match std::fs::remove_file(checkpoint) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(reptune_adapters::Error::io(checkpoint, e).into())
+            Err(reptune_adapters::Error::write(checkpoint, e).into())
         }
         _ => Ok(()),
     }

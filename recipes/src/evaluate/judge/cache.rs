@@ -91,7 +91,7 @@ impl Cache {
             file.write_all(json.as_bytes())?;
             file.sync_data()
         };
-        append().map_err(|e| Error::Adapters(reptune_adapters::Error::io(&self.path, e)))?;
+        append().map_err(|e| Error::Adapters(reptune_adapters::Error::write(&self.path, e)))?;
         self.replies.insert(line.key, line.reply);
         Ok(())
     }

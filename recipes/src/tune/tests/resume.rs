@@ -28,7 +28,7 @@ impl Host for Failing<'_> {
     ) -> reptune_adapters::Result<Pass> {
         let Some(left) = self.left.get().checked_sub(1) else {
             let off = std::io::Error::other("the lights are out");
-            return Err(reptune_adapters::Error::io("toy", off));
+            return Err(reptune_adapters::Error::read("toy", off));
         };
         self.left.set(left);
         self.toy.forward(forest, cache, request)
