@@ -4,13 +4,19 @@ use crate::error::Result;
 use crate::hub;
 use crate::llama::{Llama, LoadOptions};
 use crate::stock::Stock;
-use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator, artefact};
+use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, artefact};
 use reptune_recipes::data::{Items, Question, claim_question};
-use reptune_recipes::evaluate::{Answerer, Own, Tally, ask};
+use reptune_recipes::evaluate::{
+    Answerer, Own, Tally, Verdict, Windows, ask, corpus, divergence, perplexity, texts as texts_of,
+};
 use reptune_recipes::generate::Generation;
+use reptune_recipes::probe::{NoEffect, probe};
 use reptune_recipes::report::Row;
-use reptune_recipes::{Chat, Recipe};
+use reptune_recipes::{Chat, Message, Recipe};
 use std::path::{Path, PathBuf};
+
+/// Claims on which steering is seen to do something.
+const PROBED: usize = 4;
 
 /// A recipe, its model and its items.
 pub struct Session {
@@ -76,41 +82,57 @@ impl Session {
         }
     }
 
-    /// Asks all test questions and makes a row of the report.
+    /// Asks `answerer` all that the recipe measures on test items.
     ///
     /// # Errors
-    /// When the model fails.
-    pub fn row(
+    /// When the model fails, or a text file cannot be read.
+    pub fn measure(
         &self,
         model: &str,
         answerer: &dyn Answerer,
         systems: &[String],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Row> {
-        let claims = self.claim_questions();
-        let (texts, verdicts) = ask(
-            answerer,
-            &self.chat,
-            &self.recipe,
-            systems,
-            &claims,
-            progress,
-        )?;
+    ) -> Result<Measured> {
+        let evaluation = &self.recipe.evaluation;
+        let mut put = |questions: &[Question]| {
+            let (chat, recipe) = (&self.chat, &self.recipe);
+            ask(answerer, chat, recipe, systems, questions, progress)
+        };
+        let (texts, verdicts) = put(&self.claim_questions())?;
         let choices = match self.items.choices.as_slice() {
             [] => None,
-            choices => Some(Tally::of(
-                &ask(
-                    answerer,
-                    &self.chat,
-                    &self.recipe,
-                    systems,
-                    choices,
-                    progress,
-                )?
-                .1,
-            )),
+            choices => Some(Tally::of(&put(choices)?.1)),
         };
-        Ok(Row {
+        let open = match &evaluation.open_ended {
+            None => Vec::new(),
+            Some(open) => {
+                let system = systems.first().map_or("", |s| s);
+                let prompt = |q: &String| self.chat.prompt(&Message::conversation(system, q));
+                let prompts = self
+                    .open_questions()?
+                    .iter()
+                    .map(prompt)
+                    .collect::<reptune_recipes::Result<Vec<_>>>()?;
+                answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?
+            }
+        };
+        let (mut perplexity_, mut divergence_) = (None, None);
+        if let Some(changed) = answerer.changed() {
+            if let Some(from) = &evaluation.perplexity {
+                let windows = Windows::of(changed.host.spec());
+                let tokens = corpus(&self.chat, from)?;
+                perplexity_ = Some(perplexity(&changed, &tokens, windows, &mut |_| {})?.perplexity);
+            }
+            if let Some(from) = &evaluation.neutral {
+                let encode = |t: &String| self.chat.encode(t);
+                let ids = texts_of(from)?
+                    .iter()
+                    .map(encode)
+                    .collect::<reptune_recipes::Result<Vec<_>>>()?;
+                divergence_ = Some(divergence(&changed, &ids, &mut |_| {})?.mean);
+            }
+        }
+        let row = Row {
             model: model.to_owned(),
             claims: Tally::of(&verdicts),
             choices,
@@ -118,21 +140,63 @@ impl Session {
                 .first()
                 .map(|t| t.trim().to_owned())
                 .unwrap_or_default(),
+            perplexity: perplexity_,
+            divergence: divergence_,
+            ..Row::default()
+        };
+        Ok(Measured {
+            row,
+            verdicts,
+            open,
         })
     }
 
-    /// The recipe's steering with `coeff`, by `operator`.
+    /// The recipe's open questions.
     ///
     /// # Errors
-    /// When the directions lack a layer.
-    pub fn steering(
-        &self,
-        directions: &DirectionSet,
-        coeff: f64,
-        operator: Operator,
-    ) -> Result<Intervention> {
-        let s = &self.recipe.steering;
-        Ok(Intervention::new(directions, &s.layers, coeff, operator)?.on(s.rows.clone()))
+    /// When their file cannot be read.
+    pub fn open_questions(&self) -> Result<Vec<String>> {
+        let Some(open) = &self.recipe.evaluation.open_ended else {
+            return Ok(Vec::new());
+        };
+        let mut questions = texts_of(&open.texts())?;
+        questions.truncate(open.limit);
+        Ok(questions)
+    }
+
+    /// The directions that steer: the extracted ones, changed as the recipe says.
+    ///
+    /// # Errors
+    /// When a direction file cannot be read or does not fit.
+    pub fn steering_directions(&self, extracted: &DirectionSet) -> Result<DirectionSet> {
+        let spec = self.llama.spec();
+        Ok(self.recipe.steering.directions(extracted, spec)?)
+    }
+
+    /// The recipe's steering with `coeff`, seen to do something on a few claims.
+    ///
+    /// # Errors
+    /// When the directions lack a layer, or nothing changes.
+    pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
+        let steering = &self.recipe.steering;
+        let intervention = steering.intervention(directions, coeff, self.llama.spec())?;
+        let prompts = self.items.validation.iter().take(PROBED).map(|claim| {
+            let question = claim_question(&self.recipe, claim);
+            self.chat.prompt(&Message::conversation(
+                &self.recipe.prompt.system,
+                &question.text,
+            ))
+        });
+        let prompts = prompts.collect::<reptune_recipes::Result<Vec<_>>>()?;
+        let effect = probe(&self.llama, &intervention, &prompts, None, 2)?;
+        // A dose of zero and a gate may be meant to do nothing here.
+        let idle = coeff == 0. || steering.gate.is_some();
+        effect.require(if idle {
+            NoEffect::Allow
+        } else {
+            NoEffect::Refuse
+        })?;
+        Ok(intervention)
     }
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or
@@ -165,7 +229,7 @@ impl Session {
             for fraction in &s.fractions {
                 let coeff =
                     directions.natural_coeff(&s.layers, sign * fraction)? * s.layers.len() as f64;
-                let steering = [self.steering(directions, coeff, Operator::Add)?];
+                let steering = [self.steering(directions, coeff)?];
                 let own = self.own(&steering, None);
                 let (_, verdicts) = ask(
                     &own,
@@ -215,6 +279,16 @@ impl Answerer for Stock {
         }
         Ok(answers)
     }
+}
+
+/// What a model answered.
+pub struct Measured {
+    /// Its row of the report.
+    pub row: Row,
+    /// Of the test claims.
+    pub verdicts: Vec<Verdict>,
+    /// Its answers to the open questions.
+    pub open: Vec<String>,
 }
 
 /// A coeff that was tried on the validation claims.

@@ -14,6 +14,13 @@ pub struct Stages {
 
 const FILE: &str = "stages.json";
 
+/// What an interrupted stage does when it is run again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interrupted {
+    StartsAnew,
+    GoesOn,
+}
+
 impl Stages {
     /// Opens the run in `out`, or starts one there.
     ///
@@ -67,6 +74,30 @@ impl Stages {
         inputs: &[&str],
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
+        self.stage(name, inputs, Interrupted::StartsAnew, work)
+    }
+
+    /// [`Stages::run`] of `work` that goes on from what it left at its path when it
+    /// was interrupted with the same `inputs`.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn run_resumable(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        work: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<String> {
+        self.stage(name, inputs, Interrupted::GoesOn, work)
+    }
+
+    fn stage(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        interrupted: Interrupted,
+        work: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<String> {
         let version = env!("CARGO_PKG_VERSION");
         let parts = inputs
             .iter()
@@ -77,10 +108,15 @@ impl Stages {
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);
         }
+        let begun = format!("{name} (begun)");
         self.done.remove(name);
+        let same = self.done.insert(begun.clone(), key.clone()).as_ref() == Some(&key);
         self.save()?;
-        remove(&path)?;
+        if !(same && interrupted == Interrupted::GoesOn) {
+            remove(&path)?;
+        }
         work(&path)?;
+        self.done.remove(&begun);
         self.done.insert(name.to_owned(), key.clone());
         self.save()?;
         Ok(key)
@@ -128,6 +164,32 @@ mod tests {
             .map_err(|e| reptune_adapters::Error::write("a.txt", e))?;
         once(&["2"])?;
         assert_eq!(count, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn an_interrupted_stage_goes_on_only_with_the_same_inputs() -> Result<()> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let out = directory.path().join("run");
+        let cut = |inputs: &[&str]| -> Result<bool> {
+            let mut found = false;
+            let cut = Stages::open(&out)?.run_resumable("part", inputs, |path| {
+                found = path.exists();
+                artefact::write_atomically(path, |w| w.write_all(b"half"))?;
+                Err(Error::model(
+                    "part",
+                    "stage",
+                    "an end",
+                    "Ctrl-C",
+                    "run it again",
+                ))
+            });
+            assert!(cut.is_err_and(|e| e.to_string().contains("Ctrl-C")));
+            Ok(found)
+        };
+        assert!(!cut(&["1"])?);
+        assert!(cut(&["1"])?, "the same work finds what it left");
+        assert!(!cut(&["2"])?, "other work does not");
         Ok(())
     }
 

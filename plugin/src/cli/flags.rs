@@ -149,10 +149,16 @@ pub struct Steering {
     pub rows: RowRule,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Operator {
+    /// h + c d
     Add,
+    /// h - (h . d) d
     Ablate,
+    /// h + c d, as long as h was
+    Turn,
+    /// h with the projection c on d
+    Clamp,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

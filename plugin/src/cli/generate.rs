@@ -22,10 +22,12 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let layers = flags::layers(layers, spec.layers)?;
     let (operator, coeff) = match (a.operator, a.coeff) {
         (flags::Operator::Add, Some(coeff)) => (Operator::Add, coeff),
-        (flags::Operator::Add, None) => bail!(
-            "--coeff: expected a number for --operator add, found none; for example --coeff 19"
+        (flags::Operator::Turn, Some(coeff)) => (Operator::Turn, coeff),
+        (flags::Operator::Clamp, Some(coeff)) => (Operator::Clamp, coeff),
+        (_, None) if a.operator != flags::Operator::Ablate => bail!(
+            "--coeff: expected a number for this operator, found none; for example --coeff 19"
         ),
-        (flags::Operator::Ablate, None) => (Operator::Ablate, 0.),
+        (_, None) => (Operator::Ablate, 0.),
         (flags::Operator::Ablate, Some(_)) => {
             bail!("--coeff: --operator ablate takes none; leave it out")
         }

@@ -142,10 +142,14 @@ impl Host for Llama {
             rows => {
                 let rows = rows.iter().map(|r| r - range.start as u32);
                 let rows = Tensor::from_iter(rows, &self.device)?;
-                let x = rms_norm(&x.index_select(&rows, 0)?, &self.norm, self.norm_eps)?;
-                Some(self.head.forward(&x)?.to_dtype(DType::F32)?)
+                Some(self.unembed(&x.index_select(&rows, 0)?)?)
             }
         };
         Ok(Pass { residuals, logits })
+    }
+
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        let x = rms_norm(rows, &self.norm, self.norm_eps)?;
+        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
     }
 }

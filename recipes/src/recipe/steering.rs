@@ -185,6 +185,16 @@ impl Steering {
         }
     }
 
+    /// The direction files that are read.
+    pub fn files(&self) -> Vec<&Path> {
+        let gate = self.gate.iter().filter_map(|g| g.directions.as_ref());
+        let composed = self.directions.iter().flat_map(|c| {
+            let lists = c.plus.iter().chain(&c.minus).chain(&c.without);
+            c.base.iter().chain(lists)
+        });
+        gate.chain(composed).map(PathBuf::as_path).collect()
+    }
+
     /// Makes the paths of files relative to `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
         let gate = self.gate.iter_mut().filter_map(|g| g.directions.as_mut());

@@ -58,6 +58,7 @@ fn row(model: &str, honest: usize, lie: usize, choices: Option<[usize; 2]>) -> R
             lie,
         }),
         sample: "A".into(),
+        ..Row::default()
     }
 }
 

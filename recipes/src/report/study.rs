@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 ///     claims: Tally { n: 200, honest: 162, lie: 38 },
 ///     choices: None,
 ///     sample: "A".into(),
+///     ..Row::default()
 /// };
 /// let study = Study {
 ///     results: Report { recipe: "honesty".into(), rows: vec![base], ..Report::default() },

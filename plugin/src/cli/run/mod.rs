@@ -1,0 +1,223 @@
+//! `reptune run`, and its parts: `extract`, `tune`, `evaluate`.
+
+mod models;
+mod pipeline;
+mod study;
+
+use super::{bar, flags, generate};
+use crate::bake;
+use crate::llama::{LoadOptions, parse_isq};
+use crate::session::Session;
+use anyhow::Result;
+use pipeline::{DIRECTIONS, ORDERED, Run, write_json};
+use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
+use reptune_recipes::merge as fold;
+use reptune_recipes::report::{Report, Row, aligned};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+pub fn extract(a: &flags::Recipe) -> Result<()> {
+    let mut run = Run::open(a)?;
+    let (set, _) = run.directions()?;
+    let p = &set.provenance;
+    if a.json {
+        let norms: serde_json::Map<_, _> = set
+            .layers
+            .iter()
+            .map(|(l, d)| (l.to_string(), json!(d.norm)))
+            .collect();
+        println!(
+            "{}",
+            json!({"directions": run.stages.path(DIRECTIONS), "pairs": p.pairs, "pairs_captured": p.pairs_captured, "norms": norms, "residual_norms": p.residual_norms})
+        );
+        return Ok(());
+    }
+    let ordered: BTreeMap<usize, f64> = run.read(ORDERED)?;
+    let mut rows = vec![
+        ["layer", "norm", "residual norm", "pairs ordered"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (layer, d) in &set.layers {
+        rows.push(vec![
+            layer.to_string(),
+            format!("{:.2}", d.norm),
+            format!("{:.2}", p.residual_norms[layer]),
+            format!("{:.3}", ordered[layer]),
+        ]);
+    }
+    println!(
+        "{}: {} of {} pairs kept\n\n{}",
+        run.stages.path(DIRECTIONS).display(),
+        p.pairs,
+        p.pairs_captured,
+        aligned(&rows)
+    );
+    Ok(())
+}
+
+pub fn tune(a: &flags::Tune) -> Result<()> {
+    let mut run = Run::open(&a.recipe)?;
+    let (directions, key) = run.directions()?;
+    let modes = match a.mode {
+        Some(mode) => vec![mode],
+        None => run.session.recipe.tuning.modes.clone(),
+    };
+    for mode in modes {
+        let (path, _) = run.tuned(mode, &directions, &key, a.adapter_init.as_deref())?;
+        match a.recipe.json {
+            true => println!("{}", json!({"mode": mode.name(), "adapter": path})),
+            false => println!("{mode}: {}", path.display()),
+        }
+    }
+    Ok(())
+}
+
+pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
+    let isq = a.recipe.isq.as_deref().map(parse_isq).transpose()?;
+    let session = Session::open(
+        &a.recipe.recipe,
+        a.recipe.model.as_deref(),
+        LoadOptions { isq },
+    )?;
+    let spec = session.llama.spec();
+    let interventions: Vec<_> = generate::steering(&a.steering, spec)?.into_iter().collect();
+    let low_rank = generate::adapter(a.adapter.as_deref(), spec)?;
+    let systems = a
+        .system
+        .clone()
+        .map_or_else(|| session.plain(), |s| vec![s]);
+    let bar = bar(
+        session.items.test.len() + session.items.choices.len(),
+        "evaluate",
+    );
+    let name = match (interventions.is_empty(), &low_rank) {
+        (true, None) => "base",
+        (false, None) => "steered",
+        (true, Some(_)) => "tuned",
+        (false, Some(_)) => "tuned and steered",
+    };
+    let own = session.own(&interventions, low_rank.as_ref());
+    let measured = session.measure(name, &own, &systems, &mut |n| bar.set_position(n as u64))?;
+    bar.finish_and_clear();
+    print_report(&report(&session, vec![measured.row]), a.recipe.json)
+}
+
+fn report(session: &Session, rows: Vec<Row>) -> Report {
+    Report {
+        recipe: session.recipe.name.clone(),
+        recipe_hash: session.recipe.hash(),
+        model: session.llama.spec().name.clone(),
+        sample_question: session
+            .claim_questions()
+            .first()
+            .map(|q| q.text.clone())
+            .unwrap_or_default(),
+        rows,
+    }
+}
+
+fn print_report(report: &Report, json: bool) -> Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string(report)?),
+        false => println!("{report}"),
+    }
+    Ok(())
+}
+
+pub fn run(a: &flags::Recipe) -> Result<()> {
+    let mut run = Run::open(a)?;
+    let (directions, key) = run.directions()?;
+    let steering = run.session.steering_directions(&directions)?;
+    let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
+    let mut keys = vec![steering_key.clone()];
+    let mut tuned = Vec::new();
+    for mode in run.session.recipe.tuning.modes.clone() {
+        let (adapter, key) = run.tuned(mode, &directions, &key, None)?;
+        let update = peft::load(&adapter, run.session.llama.spec())?;
+        let merged = format!("merged/{}", mode.file_name());
+        let directory = run.session.directory.clone();
+        run.stages.run(&merged, &[&key], |path| {
+            fold::merge(&directory, &update, path, &mut |_, _, _| {})?;
+            Ok(())
+        })?;
+        keys.push(key);
+        tuned.push((mode, update, run.stages.path(&merged)));
+    }
+    let mut baked = Vec::new();
+    for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
+        let name = format!("baked/{sign}");
+        let session = &run.session;
+        let intervention = session.steering(&steering, coeff)?;
+        let constant = intervention.operator() == Operator::Add && intervention.gate().is_none();
+        if !constant || *intervention.rows() != RowRule::All {
+            continue;
+        }
+        run.stages.run(&name, &[&steering_key], |path| {
+            bake::bake(
+                &session.directory,
+                &[intervention],
+                None,
+                path,
+                &mut |_, _| {},
+            )?;
+            Ok(())
+        })?;
+        baked.push((coeff, run.stages.path(&name)));
+    }
+    let r = &run.session.recipe;
+    let inputs = run.recipe(&[
+        &r.seed,
+        &r.behaviour,
+        &r.prompt,
+        &r.data,
+        &r.evaluation,
+        &r.steering,
+    ]);
+    let mut inputs: Vec<&str> = vec![&inputs];
+    inputs.extend(keys.iter().map(String::as_str));
+    let session = &run.session;
+    let key = run.stages.run("report.json", &inputs, |path| {
+        let models = models::Models {
+            steering: &steering,
+            coeffs: &coeffs,
+            tuned: &tuned,
+            baked: &baked,
+        };
+        let judge = path.with_file_name("judge.jsonl");
+        let report = report(session, models.rows(session, &judge)?);
+        artefact::write_atomically(&path.with_file_name("report.txt"), |w| {
+            writeln!(w, "{report}")
+        })?;
+        write_json(path, &report)
+    })?;
+    let report: Report = run.read("report.json")?;
+    let study = study::Inputs {
+        directions: &directions,
+        coeffs: &coeffs,
+        report: &report,
+        flags: a,
+    };
+    let text = artefact::read(&a.recipe)?;
+    let hash = artefact::sha256([text.as_slice()]);
+    let metrics: Vec<_> = tuned
+        .iter()
+        .map(|(mode, ..)| {
+            (
+                *mode,
+                run.stages.path(&format!("tuned/{}", mode.file_name())),
+            )
+        })
+        .collect();
+    run.stages.run("report", &[&key, &hash], |path| {
+        Ok(study.fill(session, &metrics)?.write(path)?)
+    })?;
+    print_report(&report, a.json)?;
+    if !a.json {
+        println!(
+            "\nfigures: {}",
+            run.stages.path("report/index.html").display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! The models that a run compares, and what they answer.
+
+use crate::cli::bar;
+use crate::session::{Coeffs, Measured, Session};
+use crate::stock::Stock;
+use reptune_adapters::loss::Mode;
+use reptune_adapters::{DirectionSet, LowRankUpdate};
+use reptune_recipes::evaluate::{Answerer, Comparison, Judge, Verdict};
+use reptune_recipes::report::Row;
+use std::path::{Path, PathBuf};
+
+/// What the stages of a run made.
+pub struct Models<'a> {
+    pub steering: &'a DirectionSet,
+    pub coeffs: &'a Coeffs,
+    /// With the directory of the merged model.
+    pub tuned: &'a [(Mode, LowRankUpdate, PathBuf)],
+    /// With the coeff.
+    pub baked: &'a [(f64, PathBuf)],
+}
+
+impl Models<'_> {
+    /// Measures every model and compares it with the base, which comes first; the
+    /// judge's replies are kept in the file `judge`.
+    pub fn rows(&self, session: &Session, judge: &Path) -> crate::Result<Vec<Row>> {
+        let mut measured = self.measure(session)?;
+        self.judge(session, &mut measured, judge)?;
+        let base = measured.first().map(|m| m.verdicts.clone());
+        let mut rows = Vec::new();
+        for (i, m) in measured.into_iter().enumerate() {
+            let mut row = m.row;
+            if let (Some(base), true) = (&base, i > 0) {
+                row.versus_base = Some(Comparison::of(base, &m.verdicts, Verdict::Honest)?);
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn measure(&self, session: &Session) -> crate::Result<Vec<Measured>> {
+        let behaviour = &session.recipe.behaviour;
+        let questions = session.items.test.len() + session.items.choices.len();
+        let models = 5 + 2 * self.tuned.len() + self.baked.len();
+        let bar = bar(questions * models, "evaluate");
+        let mut all: Vec<Measured> = Vec::new();
+        let mut ask = |name: &str, answerer: &dyn Answerer, systems: &[String]| {
+            let from = (all.len() * questions) as u64;
+            bar.set_message(format!("evaluate {name}"));
+            let mut progress = |done| bar.set_position(from + done as u64);
+            all.push(session.measure(name, answerer, systems, &mut progress)?);
+            crate::Result::Ok(())
+        };
+        let plain = session.plain();
+        let own = session.own(&[], None);
+        ask("base", &own, &plain)?;
+        ask("prompted, positive", &own, &behaviour.positive)?;
+        ask("prompted, negative", &own, &behaviour.negative)?;
+        for coeff in [self.coeffs.positive, self.coeffs.negative] {
+            let steering = [session.steering(self.steering, coeff)?];
+            let name = format!("steered {coeff:+.1}");
+            ask(&name, &session.own(&steering, None), &plain)?;
+        }
+        for (mode, update, merged) in self.tuned {
+            let own = session.own(&[], Some(update));
+            ask(&format!("tuned {mode}"), &own, &plain)?;
+            let stock = Stock::load(merged, None)?;
+            ask(&format!("merged {mode}, stock mistral.rs"), &stock, &plain)?;
+        }
+        for (coeff, directory) in self.baked {
+            let stock = Stock::load(directory, None)?;
+            ask(
+                &format!("baked {coeff:+.1}, stock mistral.rs"),
+                &stock,
+                &plain,
+            )?;
+        }
+        bar.finish_and_clear();
+        Ok(all)
+    }
+
+    /// Has the open answers of every model judged beside those of the base.
+    fn judge(&self, session: &Session, all: &mut [Measured], cache: &Path) -> crate::Result<()> {
+        let evaluation = &session.recipe.evaluation;
+        let (Some(open), Some(settings)) = (&evaluation.open_ended, &evaluation.judge) else {
+            return Ok(());
+        };
+        let questions = session.open_questions()?;
+        let mut judge = Judge::new(settings, &open.criterion, cache)?;
+        let Some((base, others)) = all.split_first_mut() else {
+            return Ok(());
+        };
+        let bar = bar(questions.len() * others.len(), "judge");
+        for (i, other) in others.iter_mut().enumerate() {
+            let from = i * questions.len();
+            let mut progress = |done| bar.set_position((from + done) as u64);
+            let said = judge.compare_all(&questions, &base.open, &other.open, &mut progress)?;
+            other.row.judged = Some(said);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}

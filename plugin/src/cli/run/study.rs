@@ -1,0 +1,176 @@
+//! The figures of a run: what its report shows beside the table.
+
+use super::pipeline::METRICS;
+use crate::cli::{bar, flags};
+use crate::session::{Coeffs, Session};
+use reptune_adapters::loss::Mode;
+use reptune_adapters::{DirectionSet, artefact};
+use reptune_recipes::extract::Captured;
+use reptune_recipes::pictures::{LogitLens, Scatter as Components, Scored};
+use reptune_recipes::report::{
+    Answer, CosineMap, Dose, DoseCurve, Header, LayerCosine, LensRow, LossCurve, LossStep,
+    Projections, Report, Sample, Scatter, Study,
+};
+use reptune_recipes::tune::Metrics;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Tokens of a logit lens, on each side.
+const TOP: usize = 6;
+
+/// What figures are drawn from.
+pub struct Inputs<'a> {
+    pub directions: &'a DirectionSet,
+    pub coeffs: &'a Coeffs,
+    pub report: &'a Report,
+    pub flags: &'a flags::Recipe,
+}
+
+impl Inputs<'_> {
+    /// The study; the pairs of its pictures are made of validation claims, which the
+    /// directions have not seen. `tuned` are directories with losses.
+    pub fn fill(&self, session: &Session, tuned: &[(Mode, PathBuf)]) -> crate::Result<Study> {
+        let bar = bar(1, "figures");
+        let mut progress = |done: usize, total: usize| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
+        let claims = &session.items.validation;
+        let held = Captured::of(host, chat, recipe, claims, &mut progress)?;
+        let mut study = Study {
+            header: self.header(session)?,
+            results: self.report.clone(),
+            losses: tuned.iter().map(losses).collect::<crate::Result<_>>()?,
+            samples: self.samples(),
+            recipe: text(&self.flags.recipe)?,
+            ..Study::default()
+        };
+        let mut columns = Vec::new();
+        let chosen = held.places().iter().map(|p| p.to_string());
+        let place = chosen
+            .into_iter()
+            .position(|p| p == self.directions.provenance.rows)
+            .unwrap_or(0);
+        for (&layer, direction) in &self.directions.layers {
+            let contrast = held.contrast(place, layer)?;
+            let (positive, negative) = contrast.cosines(direction);
+            study.layers.push(LayerCosine {
+                layer,
+                positive,
+                negative,
+                ordered: contrast.ordered(direction),
+            });
+            let project = |rows: &mut dyn Iterator<Item = &[f32]>| -> Vec<f64> {
+                let dot = |row: &[f32]| {
+                    let pairs = row.iter().zip(&direction.unit);
+                    pairs.map(|(h, d)| f64::from(*h) * f64::from(*d)).sum()
+                };
+                rows.map(dot).collect()
+            };
+            study.projections.push(Projections {
+                layer,
+                positive: project(&mut contrast.positive()),
+                negative: project(&mut contrast.negative()),
+            });
+            let components = Components::of(contrast)?;
+            study.scatters.push(Scatter {
+                layer,
+                explained: Some(components.explained),
+                positive: components.positive,
+                negative: components.negative,
+            });
+            let lens = LogitLens::of(host, chat, direction, TOP)?;
+            let words = |all: Vec<Scored>| all.into_iter().map(|s| s.text).collect();
+            study.lens.push(LensRow {
+                layer,
+                top: words(lens.positive),
+                bottom: words(lens.negative),
+            });
+            let row: crate::Result<Vec<f64>> = (0..held.places().len())
+                .map(|place| {
+                    let (positive, negative) = held.contrast(place, layer)?.cosines(direction);
+                    Ok(positive - negative)
+                })
+                .collect();
+            columns.push((layer, row?));
+        }
+        if held.places().len() > 1 {
+            study.cosine_map = CosineMap {
+                layers: columns.iter().map(|c| c.0).collect(),
+                offsets: (0..held.places().len()).collect(),
+                difference: columns.into_iter().map(|c| c.1).collect(),
+            };
+        }
+        if !self.coeffs.tried.is_empty() {
+            study.doses.push(self.doses(session));
+        }
+        bar.finish_and_clear();
+        Ok(study)
+    }
+
+    fn header(&self, session: &Session) -> crate::Result<Header> {
+        let directory = &session.directory;
+        let config = artefact::read(&directory.join("config.json"))?;
+        let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
+        let hash = |bytes: &[u8]| artefact::sha256([bytes]);
+        let recipe = artefact::read(&self.flags.recipe)?;
+        Ok(Header {
+            versions: BTreeMap::from([
+                ("reptune".into(), env!("CARGO_PKG_VERSION").into()),
+                ("mistral.rs".into(), "0.8.1".into()),
+            ]),
+            seeds: vec![session.recipe.seed],
+            hashes: BTreeMap::from([
+                ("recipe file".into(), hash(&recipe)),
+                ("config.json".into(), hash(&config)),
+                ("tokenizer.json".into(), hash(&tokenizer)),
+            ]),
+            ..Header::default()
+        })
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        let answer = |row: &reptune_recipes::report::Row| Answer {
+            model: row.model.clone(),
+            text: row.sample.clone(),
+        };
+        vec![Sample {
+            prompt: self.report.sample_question.clone(),
+            answers: self.report.rows.iter().map(answer).collect(),
+        }]
+    }
+
+    /// The doses tried on the validation claims.
+    fn doses(&self, session: &Session) -> DoseCurve {
+        let dose = |tried: &crate::session::Tried| Dose {
+            coeff: tried.coeff,
+            fraction: Some(tried.fraction),
+            claims: tried.tally,
+            ..Dose::default()
+        };
+        DoseCurve {
+            layers: session.recipe.steering.layers.clone(),
+            doses: self.coeffs.tried.iter().map(dose).collect(),
+        }
+    }
+}
+
+fn losses((mode, directory): &(Mode, PathBuf)) -> crate::Result<LossCurve> {
+    let step = |m: Metrics| LossStep {
+        step: m.step,
+        token: Some(m.token_loss),
+        representation: m.representation_loss,
+        validation_token: m.validation_token_loss,
+        validation_representation: m.validation_representation_loss,
+    };
+    let metrics = Metrics::read(&directory.join(METRICS))?;
+    Ok(LossCurve {
+        mode: mode.name().into(),
+        steps: metrics.into_iter().map(step).collect(),
+    })
+}
+
+fn text(path: &Path) -> crate::Result<String> {
+    Ok(String::from_utf8_lossy(&artefact::read(path)?).into_owned())
+}
