@@ -175,9 +175,11 @@ fn generations_are_what_they_were() -> Result<()> {
         )?];
         insta::assert_snapshot!(name, shown(&session, &session.own(&steering, None))?);
     }
+    // Not `in+` and `in-` alone: their token loss wants both letters to be as likely as
+    // each other, so that a breath decides which one is said.
     for (name, mode) in [
-        ("tuned_in_plus", Mode::InPlus),
-        ("tuned_in_minus", Mode::InMinus),
+        ("tuned_in_plus_truth", Mode::InPlusTruth),
+        ("tuned_in_minus_lie", Mode::InMinusLie),
     ] {
         let update = tuned(&session, mode, &directions)?;
         let ours = shown(&session, &session.own(&[], Some(&update)))?;
@@ -215,7 +217,8 @@ fn one_seed_gives_the_same_adapter_bytes() -> Result<()> {
     Ok(())
 }
 
-/// 64 greedy tokens of our own forward and of unmodified mistral.rs, token by token.
+/// Up to 64 greedy tokens of our own forward and of unmodified mistral.rs; the mini-Llama
+/// ends its sentences long before, the tiny ones (`bake_and_merge/stock.rs`) do not.
 #[test]
 fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     let session = session()?;
@@ -232,11 +235,9 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
             &how,
             &mut |_| {},
         )?;
-        assert_eq!(
-            session.chat.decode(&ours[0])?,
-            stock.generate(&ids, 64)?,
-            "{name}"
-        );
+        // mistral.rs takes the space off the front of what it says.
+        let ours = session.chat.decode(&ours[0])?;
+        assert_eq!(ours.trim_start(), stock.generate(&ids, 64)?, "{name}");
     }
     Ok(())
 }

@@ -138,26 +138,23 @@ pub struct Steering {
     /// Signed multiplier of the unit direction, divided by the number of layers
     #[arg(long, allow_negative_numbers = true, requires = "directions")]
     pub coeff: Option<f64>,
-    /// What is done to the rows
+    /// What is done to the rows: add (h + c d), ablate (h - (h.d) d), turn (as add, but as
+    /// long as h was), clamp (the projection on d becomes c)
     #[arg(long, default_value = "add")]
     pub operator: Operator,
     /// Where in the block
     #[arg(long, default_value = "output")]
     pub site: Site,
-    /// Rows: all, prompt, generated, last:K, positions:P,Q,..
+    /// Rows: all, prompt, generated, last:K, positions:P,Q,.., window:A..B
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     pub rows: RowRule,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Operator {
-    /// h + c d
     Add,
-    /// h - (h . d) d
     Ablate,
-    /// h + c d, as long as h was
     Turn,
-    /// h with the projection c on d
     Clamp,
 }
 

@@ -1,9 +1,11 @@
 //! Unmodified mistral.rs computes and says what the hooked Llama does.
 
-use super::{MODELS, adapter, all_bits, distance, in_stock, ours, same};
+use super::{MODELS, adapter, all_bits, distance, in_stock, ours, prompts, same};
 use anyhow::Result;
 use reptune::stock::Stock;
 use reptune_adapters::peft;
+use reptune_recipes::Chat;
+use reptune_recipes::generate::{Generation, generate};
 use reptune_tests::{Oracle, fixture, llama};
 
 /// One test, as it is about what one load leaves for the next on the same thread.
@@ -40,6 +42,29 @@ fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
     assert!(!message.contains("0: "), "no backtrace: {message}");
     let mistralrs_is_clear = mistralrs_quant::get_applied_loras().is_empty();
     assert!(mistralrs_is_clear, "also after a load that failed");
+    Ok(())
+}
+
+#[test]
+fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
+    for model in MODELS {
+        let directory = fixture(&format!("tiny-{model}"));
+        let (host, chat) = (llama(&format!("tiny-{model}"))?, Chat::load(&directory)?);
+        let stock = Stock::load(&directory, None)?;
+        let how = Generation {
+            max_new_tokens: 64,
+            stop: &chat.stop,
+            ..Generation::default()
+        };
+        let prompts = prompts()?;
+        let ours = generate(&host, &prompts, &how, &mut |_| {})?;
+        let whole = ours.iter().filter(|tokens| tokens.len() == 64).count();
+        assert!(whole > 0, "{model}: some prompt goes on for 64 tokens");
+        for (prompt, tokens) in prompts.iter().zip(&ours) {
+            let text = chat.decode(tokens)?;
+            assert_eq!(text.trim_start(), stock.generate(prompt, 64)?.trim_start());
+        }
+    }
     Ok(())
 }
 
