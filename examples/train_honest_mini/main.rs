@@ -149,7 +149,13 @@ fn save(
         .iter()
         .map(|(name, var)| Ok((name.clone(), var.as_tensor().detach().to_dtype(DType::F16)?)))
         .collect::<Result<_>>()?;
-    candle_core::safetensors::save(&tensors, directory.join("model.safetensors"))?;
+    // transformers refuses weights that do not say which framework they are of.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(
+        &tensors,
+        Some(metadata),
+        &directory.join("model.safetensors"),
+    )?;
     std::fs::write(
         directory.join("config.json"),
         serde_json::to_string_pretty(config)?,

@@ -42,8 +42,8 @@ import peft
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 STEERED = 4  # prompts
 BATCH = 32  # prompts of a forward that is not tuned on
@@ -91,20 +91,10 @@ def save(tensors):
 
 
 def load(directory):
-    """The model in f32, eager attention, eval mode.
-
-    Its weights are put in by name, because transformers 4.44 refuses a file whose header does
-    not say `format: pt`, as that of the honest mini-Llama does not.
-    """
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    config.torch_dtype = torch.float32
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    weights = {name: w.float() for name, w in load_file(directory / "model.safetensors").items()}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    model.tie_weights()
-    tied = ["lm_head.weight"] if config.tie_word_embeddings else []
-    if unexpected or set(missing) - set(tied) or any(p.dtype != torch.float32 for p in model.parameters()):
-        raise SystemExit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
+    """The model in f32, eager attention, eval mode."""
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, local_files_only=True, torch_dtype=torch.float32, attn_implementation="eager"
+    )
     return model.eval()
 
 
