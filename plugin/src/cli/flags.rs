@@ -28,6 +28,21 @@ pub enum Command {
         after_help = "Example:\n  reptune extract recipes/honesty-mini.toml --out runs/direction"
     )]
     Extract(Recipe),
+    /// Choose layer, place and dose of the direction by what adding it does
+    #[command(
+        after_help = "Examples:\n  reptune select recipes/honesty-mini.toml\n  reptune select my.toml --model DIR --out runs/choice --json\n\nMeasured and chosen on the validation claims, as the recipe's [selection] says; what\nthe choice does is then told on the test claims. Writes selection.json, and the\nchosen directions as selection.safetensors. Nothing is measured again while its inputs\nare the same."
+    )]
+    Select(Recipe),
+    /// Steer with many sets of layers and doses, and compare the answers
+    #[command(
+        after_help = "Examples:\n  reptune sweep recipes/honesty-mini.toml --layers \"1;2;3;1-3\" --fractions 0.5,1\n  reptune sweep my.toml --layers \"12;14-16\" --coeffs 5,12,19 --on test\n  reptune sweep my.toml --directions runs/my/selection.safetensors --layers 3 --coeffs 9\n\nEvery set of layers is steered with + and - of every dose, and once ablated. Cells that\nstand in sweep.jsonl are not computed again: after Ctrl-C run it again."
+    )]
+    Sweep(Sweep),
+    /// Try settings of the tuning, and keep the best recipe
+    #[command(
+        after_help = "Examples:\n  reptune search my.toml --out runs/search\n  reptune run runs/search/best.toml\n\nTries the combinations of the recipe's [search] by successive halving. A score is token\nloss plus representation loss on the validation claims, averaged over the recipe's modes;\nlower is better. Writes search.json, best.toml, and every trial's metrics under search/."
+    )]
+    Search(Recipe),
     /// Tune the recipe's modes alone (extracts the direction first if need be)
     #[command(
         after_help = "Examples:\n  reptune tune recipes/honesty-mini.toml\n  reptune tune recipes/honesty-mini.toml --mode \"in+ & truth\" --adapter-init runs/honesty-mini/tuned/truth --out runs/second"
@@ -88,6 +103,34 @@ pub struct Tune {
     /// Start from this PEFT adapter instead of zero
     #[arg(long, value_name = "DIR")]
     pub adapter_init: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("doses").required(true))]
+pub struct Sweep {
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// Direction file; extracted if not given
+    #[arg(long, value_name = "FILE")]
+    pub directions: Option<PathBuf>,
+    /// Sets of layers, each steered together, such as "1;2;1-3"
+    #[arg(long, value_name = "SETS")]
+    pub layers: String,
+    /// Multipliers of the unit direction, divided by the number of layers
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = dose, group = "doses")]
+    pub coeffs: Vec<f64>,
+    /// Instead: fractions of the mean residual norm at every layer
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = dose, group = "doses")]
+    pub fractions: Vec<f64>,
+    /// Claims that are asked
+    #[arg(long, value_name = "CLAIMS", default_value = "validation")]
+    pub on: Claims,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Claims {
+    Validation,
+    Test,
 }
 
 #[derive(Args)]
@@ -235,6 +278,19 @@ fn mode(text: &str) -> Result<Mode, String> {
     let names: Vec<&str> = Mode::ALL.iter().map(|m| m.name()).collect();
     let found = Mode::ALL.into_iter().find(|m| m.name() == text);
     found.ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+fn dose(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse::<f64>().ok();
+    let positive = number.filter(|x| *x > 0. && x.is_finite());
+    positive.ok_or_else(|| "expected a number above 0; both signs are tried".into())
+}
+
+/// Parses sets of layers such as `1;2;1-3`.
+pub fn layer_sets(text: &str, count: usize) -> anyhow::Result<Vec<Vec<usize>>> {
+    text.split(';')
+        .map(|set| layers(set.trim(), count))
+        .collect()
 }
 
 /// Parses layers such as `1-3,5`; `all` are those below `count`.

@@ -3,7 +3,11 @@
 mod capture;
 mod flags;
 mod generate;
+mod opened;
 mod run;
+mod search;
+mod select;
+mod sweep;
 mod transform;
 
 use clap::Parser;
@@ -17,6 +21,9 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(a) => run::run(&a),
         Command::Extract(a) => run::extract(&a),
+        Command::Select(a) => select::select(&a),
+        Command::Sweep(a) => sweep::sweep(&a),
+        Command::Search(a) => search::search(&a),
         Command::Tune(a) => run::tune(&a),
         Command::Evaluate(a) => run::evaluate(&a),
         Command::Capture(a) => capture::capture(&a),

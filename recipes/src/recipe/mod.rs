@@ -129,6 +129,9 @@ impl Recipe {
         let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::read(".", e))?;
         let mut recipe = self.clone();
         recipe.data.resolve(&here);
+        recipe.steering.resolve(&here);
+        recipe.evaluation.resolve(&here);
+        recipe.extraction.resolve(&here);
         if here.join(&recipe.model).is_dir() {
             recipe.model = here.join(&recipe.model).display().to_string();
         }

@@ -71,6 +71,11 @@ impl Search {
         if !self.offset.is_empty() && !recipe.tuning.offsets.is_empty() {
             return Wrong::key("search.offset", "no `tuning.offsets` beside it", "both");
         }
+        let places = &recipe.extraction;
+        if !self.offset.is_empty() && (places.rows.is_some() || !places.offsets.is_empty()) {
+            let expected = "no `extraction.offsets` or `extraction.rows` beside it";
+            return Wrong::key("search.offset", expected, "both");
+        }
         let rising = self.rungs.windows(2).all(|w| w[0] < w[1]);
         let shares = self.rungs.iter().all(|r| super::positive(*r) && *r <= 1.);
         if self.rungs.is_empty() || !rising || !shares {

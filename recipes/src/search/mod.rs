@@ -78,7 +78,7 @@ pub fn search(
     let mut end = End::Complete;
     let late = |d: Duration| settings.minutes.is_some_and(|m| d.as_secs_f64() >= m * 60.);
     'rungs: for (rung, share) in settings.rungs.iter().enumerate() {
-        let epochs = (share * recipe.tuning.epochs as f64 - 1e-9).ceil().max(1.) as usize;
+        let epochs = epochs(recipe, *share);
         let mut scored = Vec::new();
         for candidate in &candidates {
             if !trials.is_empty() && late(elapsed()) {
@@ -140,6 +140,36 @@ fn settings(recipe: &Recipe) -> Result<&Search> {
             "see recipes/README.md",
         )
     })
+}
+
+/// A rung of a search before it is climbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rung {
+    /// Candidates that are tried on it, unless a lower rung leaves fewer.
+    pub trials: usize,
+    /// Epochs that each of them is tuned for.
+    pub epochs: usize,
+}
+
+/// The rungs that [`search`] would climb.
+///
+/// # Errors
+/// When there is no `[search]`, or its runs are too few for its rungs.
+pub fn rungs(recipe: &Recipe) -> Result<Vec<Rung>> {
+    let settings = settings(recipe)?;
+    let mut next = drawn(recipe, settings)?.len();
+    let rung = |share: &f64| {
+        let trials = next;
+        next = kept(next, settings.keep);
+        let epochs = epochs(recipe, *share);
+        Rung { trials, epochs }
+    };
+    Ok(settings.rungs.iter().map(rung).collect())
+}
+
+/// A share of the epochs of `recipe`, in whole ones.
+fn epochs(recipe: &Recipe, share: f64) -> usize {
+    (share * recipe.tuning.epochs as f64 - 1e-9).ceil().max(1.) as usize
 }
 
 /// How many of `n` go on.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Error;
+use crate::recipe::Without;
 use std::path::Path;
 
 const SEARCH: &str = "[search]\nlayers = [[1], [2], [1, 2]]\noffset = [0, 3]\n\
@@ -48,6 +49,11 @@ fn the_best_of_the_grid_is_found_rung_by_rung() -> Result<()> {
     let found = run(&recipe, &|r| Ok(objective(r)))?;
     let per_rung = |rung| found.trials.iter().filter(|t| t.rung == rung).count();
     assert_eq!((per_rung(0), per_rung(1)), (18, 6));
+    let planned: Vec<(usize, usize)> = rungs(&recipe)?
+        .iter()
+        .map(|r| (r.trials, r.epochs))
+        .collect();
+    assert_eq!(planned, [(18, 1), (6, 3)]);
     assert_eq!(found.end, End::Complete);
     let epochs: Vec<usize> = found.trials.iter().map(|t| t.epochs).collect();
     assert_eq!(epochs, [vec![1; 18], vec![3; 6]].concat());
@@ -82,11 +88,21 @@ fn the_best_of_the_grid_is_found_rung_by_rung() -> Result<()> {
 
 #[test]
 fn the_best_recipe_is_a_file_that_can_be_read_anywhere() -> Result<()> {
-    let found = run(&recipe(SEARCH)?, &|r| Ok(objective(r)))?;
+    let others = "[evaluation]\nneutral = { file = \"n.txt\" }\n[extraction]\nwithout = \"w\"\n";
+    let mut recipe = recipe(&format!("{others}{SEARCH}"))?;
+    // As if the recipe had been read by a relative path.
+    recipe.extraction.without = Some(Without::File("w".into()));
+    recipe.evaluation.neutral.as_mut().expect("texts").file = "n.txt".into();
+    let found = run(&recipe, &|r| Ok(objective(r)))?;
     let room = tempfile::tempdir().expect("room");
     let path = room.path().join("best.toml");
     std::fs::write(&path, found.recipe.to_toml()?).expect("write");
     let back = Recipe::read(&path)?;
+    let here = std::path::absolute(".").expect("a directory");
+    let without = Some(Without::File(here.join("w")));
+    assert_eq!(back.extraction.without, without);
+    let neutral = back.evaluation.neutral.expect("texts");
+    assert_eq!(neutral.file, here.join("n.txt"));
     assert_eq!(back.tuning, found.recipe.tuning);
     assert_eq!(back.search, None);
     assert!(back.data.claims.file.expect("a file").is_absolute());
@@ -192,6 +208,10 @@ fn searches_that_cannot_be_name_the_key() {
         (
             "layers = [5]\n[search]\nlayers = [[1]]",
             "key `search.layers`: expected groups without",
+        ),
+        (
+            "[extraction]\noffsets = [0, 1]\n[search]\noffset = [1]",
+            "key `search.offset`: expected no `extraction.offsets`",
         ),
     ];
     for (text, expected) in cases {

@@ -1,0 +1,376 @@
+//! `select`, `sweep` and `search` as a user meets them: help, refusals, and a small run
+//! of each on the honest mini-Llama that must show a real effect.
+
+use reptune_adapters::DirectionSet;
+use reptune_recipes::Recipe;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn model() -> String {
+    root().join("models/honest-mini").display().to_string()
+}
+
+/// A recipe of few pairs and few steps; `[extraction]` stands before what is added to it.
+const RECIPE: &str = r#"
+name = "small"
+model = "MODEL"
+seed = 1
+[behaviour]
+name = "honesty"
+positive = ["You must always tell people the truth.", "Always say what is true."]
+negative = ["You must always tell people lies.", "Always say what is false."]
+[prompt]
+system = "Answer with the letter only."
+claim = "Claim: {claim}. Is the claim true or false? A) True B) False"
+[data]
+claims = { builtin = "world" }
+split = [0.1, 0.06]
+[steering]
+layers = [3]
+fractions = [1.0]
+[tuning]
+modes = ["in+ & truth"]
+layers = [1, 2, 3]
+rank = 4
+alpha = 8
+token_weight = 0.1
+batch = 8
+epochs = 2
+learning_rate = 1e-3
+warmup = 2
+[evaluation]
+claims = 160
+[extraction]
+pairs = 40
+"#;
+
+/// A directory with the small recipe in `r.toml`, and `more` at its end.
+fn workplace(more: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let recipe = RECIPE.replace("MODEL", &model());
+    let file = directory.path().join("r.toml");
+    std::fs::write(file, format!("{recipe}{more}")).expect("writable");
+    directory
+}
+
+fn reptune(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_reptune"))
+        .args(arguments)
+        .current_dir(directory)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .expect("reptune runs")
+}
+
+fn printed(directory: &Path, arguments: &[&str]) -> String {
+    let output = reptune(directory, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(directory: &Path, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    serde_json::from_str(&printed(directory, &arguments)).expect("JSON")
+}
+
+/// What a command that must fail says: exit code 2, and nothing on stdout.
+fn refusal(directory: &Path, arguments: &[&str]) -> String {
+    let output = reptune(directory, arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    message.replace(&model(), "[model]")
+}
+
+fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("a number, not {value}"))
+}
+
+/// Numbers, and what their lengths do to the columns, are for the asserts.
+fn masked(text: &str, check: impl FnOnce(&str)) {
+    let filters = [(r"[+-]?\d+\.\d+", "#"), (r"-{3,}", "---"), (r" {2,}", "  ")];
+    insta::with_settings!({filters => filters}, { check(text) });
+}
+
+#[test]
+fn help_reads_well() {
+    for command in ["select", "sweep", "search"] {
+        let help = printed(&root(), &[command, "--help"]);
+        insta::assert_snapshot!(format!("help_{command}"), help);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_written() {
+    let sweep = ["sweep", "r.toml", "--layers"];
+    let doses = ["--coeffs", "3"];
+    for (name, more, arguments) in [
+        ("search_without_a_table", "", vec!["search", "r.toml"]),
+        (
+            "search_beyond_the_model",
+            "[search]\nlayers = [[2], [5, 6]]\n",
+            vec!["search", "r.toml"],
+        ),
+        (
+            "search_with_too_few_runs",
+            "[search]\nm = [1, 2]\nruns = 1\n",
+            vec!["search", "r.toml"],
+        ),
+        (
+            "search_of_offsets_beside_offsets",
+            "offsets = [0, 1]\n[search]\noffset = [0, 1]\n",
+            vec!["search", "r.toml"],
+        ),
+        (
+            "search_at_several_places",
+            "rows = \"last:2\"\n[search]\nm = [1, 2]\n",
+            vec!["search", "r.toml"],
+        ),
+        ("sweep_without_doses", "", [&sweep[..], &["1"]].concat()),
+        (
+            "sweep_with_both_doses",
+            "",
+            [&sweep[..], &["1"], &doses, &["--fractions", "1"]].concat(),
+        ),
+        (
+            "sweep_beyond_the_model",
+            "",
+            [&sweep[..], &["1;4-6"], &doses].concat(),
+        ),
+        (
+            "sweep_of_an_empty_set",
+            "",
+            [&sweep[..], &["1;"], &doses].concat(),
+        ),
+        (
+            "sweep_of_a_negative_dose",
+            "",
+            [&sweep[..], &["1", "--coeffs=5,-3"]].concat(),
+        ),
+        (
+            "sweep_at_several_places",
+            "offsets = [0, 1]\n",
+            [&sweep[..], &["1"], &doses].concat(),
+        ),
+        (
+            "sweep_without_the_file",
+            "",
+            [
+                &sweep[..],
+                &["1"],
+                &doses,
+                &["--directions", "d.safetensors"],
+            ]
+            .concat(),
+        ),
+        (
+            "select_without_a_bound",
+            "[selection]\nkl = 0\n",
+            vec!["select", "r.toml"],
+        ),
+    ] {
+        let directory = workplace(more);
+        insta::assert_snapshot!(name, refusal(directory.path(), &arguments));
+        let left = std::fs::read_dir(directory.path()).expect("readable");
+        assert_eq!(left.count(), 1, "{name} left something behind");
+    }
+}
+
+#[test]
+fn a_selection_without_a_fitting_dose_shows_what_was_measured() {
+    let directory = workplace("[selection]\nlayers = [3]\nfractions = [1]\nkl = 1e-6\n");
+    let message = refusal(directory.path(), &["select", "r.toml"]);
+    masked(&message, |text| {
+        insta::assert_snapshot!("select_finds_no_dose", text)
+    });
+    for file in ["selection.json", "selection.safetensors"] {
+        assert!(!directory.path().join("runs/small").join(file).exists());
+    }
+}
+
+#[test]
+fn what_is_selected_moves_answers_to_test_claims_its_way() {
+    let directory =
+        workplace("offsets = [0, 1]\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
+    let place = directory.path();
+    let text = printed(place, &["select", "r.toml"]);
+    masked(&text, |text| insta::assert_snapshot!("select", text));
+
+    let file = place.join("runs/small/selection.json");
+    let changed = || {
+        std::fs::metadata(&file)
+            .and_then(|m| m.modified())
+            .expect("a file")
+    };
+    let before = changed();
+    let selected = json(place, &["select", "r.toml"]);
+    assert_eq!(changed(), before, "measured again");
+    let written = std::fs::read_to_string(&file).expect("readable");
+    assert_eq!(
+        serde_json::from_str::<Value>(&written).expect("JSON"),
+        selected
+    );
+
+    let choice = &selected["choice"];
+    let coeff = number(&choice["coeff"]);
+    assert!(
+        number(&choice["kl"]) <= 1.2 && number(&choice["effect"]) > 0.5,
+        "{choice}"
+    );
+    let test: Vec<[f64; 4]> = selected["test"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|t| ["coeff", "log_odds", "honest", "n"].map(|key| number(&t[key])))
+        .collect();
+    let [base, plus, minus] = [test[0], test[1], test[2]];
+    assert_eq!([base[0], plus[0], minus[0]], [0., coeff, -coeff]);
+    assert!(test.iter().all(|t| t[3] == 160.));
+    assert!(plus[1] > base[1] + 0.4, "{test:?}");
+    assert!(minus[1] < base[1] - 1., "{test:?}");
+    assert!(plus[2] >= base[2] && minus[2] < base[2] - 40., "{test:?}");
+
+    // The directions that are written are those of the choice: a sweep finds the same.
+    let directions = place.join("runs/small/selection.safetensors");
+    let set = DirectionSet::load(&directions).expect("directions");
+    assert_eq!(Some(set.provenance.rows.as_str()), choice["rows"].as_str());
+    let (layer, coeff) = (choice["layer"].to_string(), coeff.to_string());
+    let swept = json(
+        place,
+        &[
+            "sweep",
+            "r.toml",
+            "--directions",
+            "runs/small/selection.safetensors",
+            "--layers",
+            &layer,
+            "--coeffs",
+            &coeff,
+            "--on",
+            "test",
+        ],
+    );
+    for (cell, expected) in [(0, base), (1, plus), (2, minus)] {
+        let mean = number(&swept["cells"][cell]["mean"]);
+        assert!((mean - expected[1]).abs() < 1e-3, "{mean} {expected:?}");
+    }
+}
+
+#[test]
+fn a_sweep_compares_both_signs_and_goes_on_where_it_was_cut_off() {
+    let directory = workplace("");
+    let place = directory.path();
+    let arguments = [
+        "sweep",
+        "r.toml",
+        "--layers",
+        "2;3;1-3",
+        "--fractions",
+        "0.5,1",
+    ];
+    let text = printed(place, &arguments);
+    masked(&text, |text| insta::assert_snapshot!("sweep", text));
+
+    let file = place.join("runs/small/sweep.jsonl");
+    let whole = std::fs::read(&file).expect("cells");
+    let swept = json(place, &arguments);
+    assert_eq!(
+        std::fs::read(&file).expect("cells"),
+        whole,
+        "cells were added"
+    );
+    let cut = whole.len() * 2 / 3;
+    std::fs::write(&file, &whole[..cut]).expect("writable");
+    assert_eq!(json(place, &arguments), swept);
+    assert_eq!(std::fs::read(&file).expect("cells"), whole);
+
+    let cells = swept["cells"].as_array().expect("cells");
+    assert_eq!(cells.len(), 1 + 3 * (2 * 2 + 1));
+    let cell = |layers: &[usize], way: &str, at: f64| {
+        let fits = |c: &&Value| {
+            c["layers"] == serde_json::json!(layers)
+                && c["way"] == way
+                && c["fraction"]
+                    .as_f64()
+                    .is_none_or(|f| (f.abs() - at).abs() < 1e-9)
+        };
+        cells
+            .iter()
+            .find(fits)
+            .unwrap_or_else(|| panic!("{layers:?} {way} {at}"))
+    };
+    let base = &cells[0];
+    let (plus, minus) = (cell(&[3], "plus", 1.), cell(&[3], "minus", 1.));
+    assert!(
+        number(&plus["mean"]) > number(&base["mean"]) + 0.5,
+        "{plus} {base}"
+    );
+    assert!(
+        number(&minus["mean"]) < number(&base["mean"]) - 1.5,
+        "{minus} {base}"
+    );
+    assert!(
+        number(&minus["lie"]) > 2. * number(&base["lie"]),
+        "{minus} {base}"
+    );
+    assert_eq!(swept["best"]["minus"], minus["key"], "\n{text}");
+    assert_eq!(swept["best"]["plus"], plus["key"], "\n{text}");
+}
+
+#[test]
+fn a_search_keeps_a_recipe_that_tunes_better() {
+    let search =
+        "[search]\noffset = [0, 1]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
+    let directory = workplace(search);
+    let place = directory.path();
+    let text = printed(place, &["search", "r.toml"]);
+    masked(&text, |text| insta::assert_snapshot!("search", text));
+
+    let out = place.join("runs/small");
+    let written = std::fs::read(out.join("search.json")).expect("a result");
+    let found: Value = serde_json::from_slice(&written).expect("JSON");
+    let (best, untuned) = (number(&found["best"]["score"]), number(&found["untuned"]));
+    assert!(best < untuned - 0.1, "{best} {untuned}");
+    let trials = found["trials"].as_array().expect("trials");
+    assert_eq!(trials.len(), 4 + 2);
+    for trial in trials {
+        let (number, epochs) = (&trial["candidate"]["number"], &trial["epochs"]);
+        let metrics =
+            format!("search/candidate-{number}/epochs-{epochs}/in_plus_truth/metrics.jsonl");
+        let steps = std::fs::read_to_string(out.join(&metrics))
+            .expect(&metrics)
+            .lines()
+            .count();
+        assert_eq!(
+            steps as u64,
+            10 * epochs.as_u64().expect("epochs"),
+            "{metrics}"
+        );
+    }
+
+    let file = out.join("best.toml");
+    let recipe = Recipe::read(&file).expect("a recipe");
+    assert_eq!(
+        (recipe.tuning.learning_rate, recipe.tuning.epochs),
+        (3e-3, 2)
+    );
+    assert_eq!(recipe.search, None);
+    // It stands anywhere, and is what was tried: tuning it gives the last trial again.
+    let file = file.display().to_string();
+    printed(place, &["tune", &file, "--out", "again"]);
+    let best = &found["best"]["candidate"]["number"];
+    let trial = out.join(format!(
+        "search/candidate-{best}/epochs-2/in_plus_truth/metrics.jsonl"
+    ));
+    let again = place.join("again/tuned/in_plus_truth/metrics.jsonl");
+    let read = |path: &Path| std::fs::read_to_string(path).expect("metrics");
+    assert_eq!(read(&again), read(&trial));
+}
