@@ -7,7 +7,7 @@ use crate::stock::Stock;
 use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, artefact};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
-    Answerer, Own, Tally, Verdict, Windows, ask, corpus, divergence, perplexity, texts as texts_of,
+    Answerer, Own, Tally, Verdict, Windows, ask, divergence, pooled, sequences, texts as texts_of,
 };
 use reptune_recipes::generate::Generation;
 use reptune_recipes::probe::{NoEffect, probe};
@@ -120,8 +120,8 @@ impl Session {
         if let Some(changed) = answerer.changed() {
             if let Some(from) = &evaluation.perplexity {
                 let windows = Windows::of(changed.host.spec());
-                let tokens = corpus(&self.chat, from)?;
-                perplexity_ = Some(perplexity(&changed, &tokens, windows, &mut |_| {})?.perplexity);
+                let texts = sequences(&self.chat, from)?;
+                perplexity_ = Some(pooled(&changed, &texts, windows)?.perplexity);
             }
             if let Some(from) = &evaluation.neutral {
                 let encode = |t: &String| self.chat.encode(t);
@@ -282,6 +282,7 @@ impl Answerer for Stock {
 }
 
 /// What a model answered.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
     /// Its row of the report.
     pub row: Row,

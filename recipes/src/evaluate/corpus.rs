@@ -4,14 +4,20 @@ use crate::chat::Chat;
 use crate::data::Table;
 use crate::error::{Error, Result};
 use crate::recipe::Texts;
+use crate::world::{Fact, World};
 use reptune_adapters::artefact;
 
-/// The texts of a file: rows of a .csv or .jsonl file, or the lines of a .txt file
+/// The texts: built in, or of a file, the rows of a .csv or .jsonl file, or the lines of a .txt file
 /// that are not blank.
 ///
 /// # Errors
 /// When the file cannot be read, a column is missing, or there is no text.
 pub fn texts(from: &Texts) -> Result<Vec<String>> {
+    if from.builtin.is_some() {
+        let world = World::new();
+        let sentence = |f: &Fact| f.relation.sentence(&f.entity, &f.value, 0);
+        return Ok(world.facts().iter().map(sentence).collect());
+    }
     if !is_plain(from) {
         return Table::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
     }
@@ -20,16 +26,16 @@ pub fn texts(from: &Texts) -> Result<Vec<String>> {
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// The texts of a file as one sequence of tokens (T,): a .txt file as it stands, the
-/// rows of another with a blank line between.
+/// The texts as sequences of tokens (T,): a .txt file as one, everything else as one
+/// for each text.
 ///
 /// # Errors
 /// As [`texts`], and when the tokenizer fails.
-pub fn corpus(chat: &Chat, from: &Texts) -> Result<Vec<u32>> {
-    if is_plain(from) {
-        return chat.encode(&plain(from)?);
+pub fn sequences(chat: &Chat, from: &Texts) -> Result<Vec<Vec<u32>>> {
+    if from.builtin.is_none() && is_plain(from) {
+        return Ok(vec![chat.encode(&plain(from)?)?]);
     }
-    chat.encode(&texts(from)?.join("\n\n"))
+    texts(from)?.iter().map(|text| chat.encode(text)).collect()
 }
 
 fn is_plain(from: &Texts) -> bool {
@@ -54,12 +60,13 @@ mod tests {
     use crate::toy::directory;
 
     #[test]
-    fn texts_come_from_lines_or_columns_and_a_corpus_is_all_of_them() {
+    fn texts_come_from_lines_columns_or_the_world() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, content).expect("a file");
             Texts {
+                builtin: None,
                 file: path,
                 text: "text".into(),
             }
@@ -71,11 +78,14 @@ mod tests {
             assert_eq!(texts(from).expect("texts"), ["one", "two"]);
         }
         let tokens = |text: &str| chat.encode(text).expect("tokens");
-        assert_eq!(
-            corpus(&chat, &lines).expect("tokens"),
-            tokens("one\n\n two \n")
-        );
-        assert_eq!(corpus(&chat, &rows).expect("tokens"), tokens("one\n\ntwo"));
+        let all = |from| sequences(&chat, from).expect("tokens");
+        assert_eq!(all(&lines), [tokens("one\n\n two \n")]);
+        assert_eq!(all(&rows), [tokens("one"), tokens("two")]);
+        let world = Texts {
+            builtin: Some("world".into()),
+            ..lines.clone()
+        };
+        assert_eq!(all(&world).len(), 400);
         let message = texts(&file("b.txt", " \n"))
             .expect_err("no text")
             .to_string();

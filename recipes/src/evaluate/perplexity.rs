@@ -110,6 +110,26 @@ pub fn perplexity(
     })
 }
 
+/// Perplexity over several texts, each a sequence of its own: the mean is over all
+/// their scored tokens.
+///
+/// # Errors
+/// As [`perplexity`].
+pub fn pooled(model: &Changed, texts: &[Vec<u32>], windows: Windows) -> Result<Perplexity> {
+    let (mut sum, mut tokens) = (0., 0);
+    for ids in texts {
+        let one = perplexity(model, ids, windows, &mut |_| {})?;
+        sum += one.loss * one.tokens as f64;
+        tokens += one.tokens;
+    }
+    let loss = sum / tokens.max(1) as f64;
+    Ok(Perplexity {
+        tokens,
+        loss,
+        perplexity: loss.exp(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::changed::toy_changes::{low_rank, next, steering, text};

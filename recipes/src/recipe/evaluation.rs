@@ -38,11 +38,15 @@ impl Default for Evaluation {
     }
 }
 
-/// Texts of a file.
+/// Texts of a file, or those that are built in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Texts {
+    /// `world`: a sentence about every fact of the mini-Llama's world, instead of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builtin: Option<String>,
     /// A .txt file, or a .csv or .jsonl file (relative to the recipe file).
+    #[serde(default)]
     pub file: PathBuf,
     /// Column of the text, unless it is a .txt file.
     #[serde(default = "text_column")]
@@ -74,6 +78,7 @@ impl OpenEnded {
     /// The prompts as texts of a file.
     pub fn texts(&self) -> Texts {
         Texts {
+            builtin: None,
             file: self.file.clone(),
             text: self.prompt.clone(),
         }
@@ -101,6 +106,21 @@ pub struct JudgeSettings {
 
 impl Evaluation {
     pub(super) fn check(&self) -> Result<(), Wrong> {
+        for (key, texts) in [("perplexity", &self.perplexity), ("neutral", &self.neutral)] {
+            let Some(texts) = texts else { continue };
+            let file = !texts.file.as_os_str().is_empty();
+            if texts
+                .builtin
+                .as_ref()
+                .map(String::as_str)
+                .is_some_and(|b| b != "world")
+                || texts.builtin.is_some() == file
+            {
+                let found = format!("{:?} and {}", texts.builtin, texts.file.display());
+                let place = format!("evaluation.{key}");
+                return Wrong::key(place, "either `builtin = \"world\"` or `file`", found);
+            }
+        }
         if self.open_ended.is_some() && self.judge.is_none() {
             let expected = "a judge for evaluation.open_ended";
             return Wrong::key("evaluation.judge", expected, "none");
@@ -111,7 +131,8 @@ impl Evaluation {
     /// Makes the paths of files relative to `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
         let texts = [&mut self.perplexity, &mut self.neutral];
-        let texts = texts.into_iter().flatten().map(|t| &mut t.file);
+        let texts = texts.into_iter().flatten();
+        let texts = texts.filter(|t| t.builtin.is_none()).map(|t| &mut t.file);
         let open_ended = self.open_ended.as_mut().map(|o| &mut o.file);
         for file in texts.chain(open_ended) {
             *file = base.join(&file);

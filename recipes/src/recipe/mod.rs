@@ -13,6 +13,7 @@ mod schedule;
 mod search;
 mod selection;
 mod steering;
+mod study;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
@@ -25,6 +26,7 @@ pub use schedule::Schedule;
 pub use search::Search;
 pub use selection::Selection;
 pub use steering::{Compose, Condition, Steering};
+pub use study::Study;
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -65,6 +67,9 @@ pub struct Recipe {
     /// Which settings of the tuning a search tries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
+    /// Repeats and controls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub study: Option<Study>,
 }
 
 /// A key with a value that cannot be.
@@ -115,6 +120,7 @@ impl Recipe {
         recipe.steering.resolve(base);
         recipe.evaluation.resolve(base);
         recipe.extraction.resolve(base);
+        recipe.study.iter_mut().for_each(|s| s.resolve(base));
         if base.join(&recipe.model).is_dir() {
             recipe.model = base.join(&recipe.model).display().to_string();
         }
@@ -132,6 +138,7 @@ impl Recipe {
         recipe.steering.resolve(&here);
         recipe.evaluation.resolve(&here);
         recipe.extraction.resolve(&here);
+        recipe.study.iter_mut().for_each(|s| s.resolve(&here));
         if here.join(&recipe.model).is_dir() {
             recipe.model = here.join(&recipe.model).display().to_string();
         }
@@ -158,6 +165,7 @@ impl Recipe {
         self.data.check()?;
         self.extraction.check(&self.prompt.markers())?;
         self.selection.iter().try_for_each(Selection::check)?;
+        self.study.iter().try_for_each(Study::check)?;
         self.tuning.check()?;
         self.evaluation.check()?;
         if let Some(search) = &self.search {

@@ -1,8 +1,8 @@
 //! Tables of a report as Markdown, for documents that quote it.
 
-use super::finding;
 use super::section::Grid;
 use super::study::Study;
+use super::{finding, repeats};
 
 /// A cell that can do no harm to the table or the page around it.
 fn escaped(cell: &str) -> String {
@@ -52,6 +52,11 @@ pub(super) fn markdown(study: &Study) -> String {
             ));
         }
         parts.push(table(&r.grid()));
+    }
+    if !study.repeats.is_empty() {
+        parts.push("### Other seeds".into());
+        parts.push("Mean over the seeds, with the least and the largest.".into());
+        parts.push(table(&repeats::grid(&study.repeats)));
     }
     if !study.findings.is_empty() {
         parts.push("### The paper's claims".into());

@@ -12,7 +12,7 @@ use super::result::Report;
 use super::sample::{self, Sample};
 use super::scatter::{self, Scatter};
 use super::section::Section;
-use super::{directory, markdown, page, shares};
+use super::{directory, markdown, page, repeats, shares};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct Study {
     pub header: Header,
     /// The result table.
     pub results: Report,
+    /// Tunings with other seeds.
+    pub repeats: Vec<repeats::Repeats>,
     /// The paper's claims.
     pub findings: Vec<Finding>,
     /// Cosine difference by layer and token.
@@ -107,6 +109,7 @@ impl Study {
         let parts = [
             self.results.section(),
             shares::section(&self.results)?,
+            repeats::section(&self.repeats),
             finding::section(&self.findings),
             self.cosine_map.section()?,
             layer_cosine::section(&self.layers)?,

@@ -1,7 +1,9 @@
 //! `reptune run`, and its parts: `extract`, `tune`, `evaluate`.
 
+mod claims;
 mod models;
 mod pipeline;
+mod repeats;
 mod study;
 
 use super::{bar, flags, generate};
@@ -144,6 +146,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         keys.push(key);
         tuned.push((mode, update, run.stages.path(&merged)));
     }
+    let repeats = repeats::repeats(&mut run, &directions, &key)?;
     let mut baked = Vec::new();
     for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
         let name = format!("baked/{sign}");
@@ -173,6 +176,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         &r.data,
         &r.evaluation,
         &r.steering,
+        &r.study,
     ]);
     let mut inputs: Vec<&str> = vec![&inputs];
     inputs.extend(keys.iter().map(String::as_str));
@@ -185,7 +189,12 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             baked: &baked,
         };
         let judge = path.with_file_name("judge.jsonl");
-        let report = report(session, models.rows(session, &judge)?);
+        let mut report = report(session, models.rows(session, &judge)?);
+        if session.recipe.study.is_some() {
+            report
+                .rows
+                .extend(repeats::controls(session, &steering, &coeffs)?);
+        }
         artefact::write_atomically(&path.with_file_name("report.txt"), |w| {
             writeln!(w, "{report}")
         })?;
@@ -209,9 +218,26 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             )
         })
         .collect();
-    run.stages.run("report", &[&key, &hash], |path| {
-        Ok(study.fill(session, &metrics)?.write(path)?)
-    })?;
+    let repeated = serde_json::to_string(&repeats)?;
+    run.stages
+        .run("report", &[&key, &hash, &repeated], |path| {
+            let mut study = study.fill(session, &metrics)?;
+            study.findings = claims::findings(&repeats, &report);
+            study.repeats = repeats;
+            let results = session
+                .recipe
+                .study
+                .as_ref()
+                .and_then(|s| s.results.as_ref());
+            if let Some(results) = results {
+                let text = study.markdown();
+                let command = format!("reptune run {}", a.recipe.display());
+                artefact::write_atomically(results, |w| {
+                    write!(w, "# Results\n\nWritten by `{command}`.\n\n{text}")
+                })?;
+            }
+            Ok(study.write(path)?)
+        })?;
     print_report(&report, a.json)?;
     if !a.json {
         println!(

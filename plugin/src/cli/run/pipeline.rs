@@ -141,6 +141,21 @@ impl Run {
         key: &str,
         from: Option<&Path>,
     ) -> Result<(PathBuf, String)> {
+        let name = format!("tuned/{}", mode.file_name());
+        let seed = self.session.recipe.seed;
+        self.tuned_as(&name, seed, mode, directions, key, from)
+    }
+
+    /// Tunes with another seed, under another name.
+    pub fn tuned_as(
+        &mut self,
+        name: &str,
+        seed: u64,
+        mode: Mode,
+        directions: &DirectionSet,
+        key: &str,
+        from: Option<&Path>,
+    ) -> Result<(PathBuf, String)> {
         let r = &self.session.recipe;
         let init = from
             .map(|d| {
@@ -156,15 +171,19 @@ impl Run {
             .unwrap_or_default();
         let inputs = self.recipe(&[&r.tuning]);
         let session = &self.session;
-        let name = format!("tuned/{}", mode.file_name());
-        let inputs = [key, &inputs, mode.name(), &init];
-        let key = self.stages.run_resumable(&name, &inputs, |path| {
+        let recipe = Recipe {
+            seed,
+            ..session.recipe.clone()
+        };
+        let seed = seed.to_string();
+        let inputs = [key, &inputs, mode.name(), &init, &seed];
+        let key = self.stages.run_resumable(name, &inputs, |path| {
             std::fs::create_dir_all(path).map_err(|e| reptune_adapters::Error::write(path, e))?;
             let items = &session.items;
             let tuner = Tuner::new(
                 &session.llama,
                 &session.chat,
-                &session.recipe,
+                &recipe,
                 mode,
                 directions,
                 &items.train,
@@ -197,7 +216,7 @@ impl Run {
                 session.llama.spec(),
             )?)
         })?;
-        Ok((self.stages.path(&name), key))
+        Ok((self.stages.path(name), key))
     }
 }
 
@@ -215,7 +234,10 @@ fn files(recipe: &Recipe) -> Vec<&Path> {
     };
     let owned = data.claims.file.iter().chain(choices).chain(texts);
     let owned = owned.chain(open).chain(nuisance).map(PathBuf::as_path);
-    owned.chain(recipe.steering.files()).collect()
+    owned
+        .chain(recipe.steering.files())
+        .filter(|f| !f.as_os_str().is_empty())
+        .collect()
 }
 
 /// Writes `value` as indented JSON.

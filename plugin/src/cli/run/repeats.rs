@@ -1,0 +1,134 @@
+//! What a study adds to a run: other seeds, and directions that should do nothing.
+
+use super::pipeline::{Run, write_json};
+use crate::cli::bar;
+use crate::session::{Coeffs, Measured, Session};
+use anyhow::Result;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use reptune_adapters::loss::Mode;
+use reptune_adapters::{Direction, DirectionSet, Host, peft};
+use reptune_recipes::extract::Captured;
+use reptune_recipes::report::{Repeats, Row};
+
+/// Tunes and measures every mode with every seed; `key` is that of the directions.
+pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Vec<Repeats>> {
+    let Some(study) = run.session.recipe.study.clone() else {
+        return Ok(Vec::new());
+    };
+    let r = &run.session.recipe;
+    let inputs = run.recipe(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
+    let mut all = Vec::new();
+    for mode in run.session.recipe.tuning.modes.clone() {
+        let mut rows = Vec::new();
+        for seed in &study.seeds {
+            let name = format!("seeds/{seed}/{}", mode.file_name());
+            let (adapter, key) = run.tuned_as(&name, *seed, mode, directions, key, None)?;
+            let (session, measured) = (&run.session, format!("{name}.json"));
+            run.stages.run(&measured, &[&key, &inputs], |path| {
+                let update = peft::load(&adapter, session.llama.spec())?;
+                let questions = session.items.test.len() + session.items.choices.len();
+                let bar = bar(questions, &format!("evaluate {mode}, seed {seed}"));
+                let own = session.own(&[], Some(&update));
+                let model = format!("tuned {mode}, seed {seed}");
+                let mut progress = |done| bar.set_position(done as u64);
+                let measured = session.measure(&model, &own, &session.plain(), &mut progress)?;
+                bar.finish_and_clear();
+                write_json(path, &measured)
+            })?;
+            rows.push(run.read::<Measured>(&measured)?.row);
+        }
+        all.push(Repeats { mode, rows });
+    }
+    Ok(all)
+}
+
+/// Steers with directions that tell nothing, at the coeffs of the run: random ones, and
+/// those of the same pairs with positive and negative exchanged at random.
+pub fn controls(
+    session: &Session,
+    directions: &DirectionSet,
+    coeffs: &Coeffs,
+) -> crate::Result<Vec<Row>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
+    let sets = [
+        ("random", random(directions, &mut rng)?),
+        ("shuffled", shuffled(session, directions, &mut rng)?),
+    ];
+    let questions = session.items.test.len() + session.items.choices.len();
+    let bar = bar(questions * 4, "controls");
+    let mut rows = Vec::new();
+    for (name, set) in &sets {
+        for coeff in [coeffs.positive, coeffs.negative] {
+            let steering = [session.steering(set, coeff)?];
+            let model = format!("{name} direction {coeff:+.1}");
+            let from = (rows.len() * questions) as u64;
+            let mut progress = |done| bar.set_position(from + done as u64);
+            let own = session.own(&steering, None);
+            rows.push(
+                session
+                    .measure(&model, &own, &session.plain(), &mut progress)?
+                    .row,
+            );
+        }
+    }
+    bar.finish_and_clear();
+    Ok(rows)
+}
+
+/// Directions of the same layers, each with normally distributed entries.
+fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> crate::Result<DirectionSet> {
+    let mut set = like.clone();
+    for direction in set.layers.values_mut() {
+        let mut normal = || {
+            let (u, v): (f64, f64) = (rng.random_range(1e-12..1.0), rng.random());
+            (-2. * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+        };
+        let entries: Vec<f64> = direction.unit.iter().map(|_| normal()).collect();
+        *direction = Direction::new(&entries)?;
+    }
+    set.provenance.method = "random".into();
+    Ok(set)
+}
+
+/// Mean differences of the training pairs, each taken one way round or the other.
+fn shuffled(
+    session: &Session,
+    like: &DirectionSet,
+    rng: &mut ChaCha8Rng,
+) -> crate::Result<DirectionSet> {
+    let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
+    let bar = bar(1, "shuffle pairs");
+    let captured = Captured::of(
+        host,
+        chat,
+        recipe,
+        &session.items.train,
+        &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        },
+    )?;
+    bar.finish_and_clear();
+    let signs: Vec<f64> = (0..captured.pairs())
+        .map(|_| if rng.random_bool(0.5) { 1. } else { -1. })
+        .collect();
+    let mut set = like.clone();
+    for (&layer, direction) in &mut set.layers {
+        let mut sum = vec![0.; direction.unit.len()];
+        for (difference, sign) in captured.contrast(0, layer)?.differences().zip(&signs) {
+            for (sum, x) in sum.iter_mut().zip(difference) {
+                *sum += sign * f64::from(x);
+            }
+        }
+        *direction = Direction::new(&sum)?;
+    }
+    set.provenance.method = "mean difference, shuffled pairs".into();
+    Ok(set)
+}
+
+/// The rows of one mode.
+pub fn of(all: &[Repeats], mode: Mode) -> &[Row] {
+    let found = all.iter().find(|r| r.mode == mode);
+    found.map_or(&[], |r| r.rows.as_slice())
+}
