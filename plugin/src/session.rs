@@ -113,7 +113,8 @@ impl Session {
                     .iter()
                     .map(prompt)
                     .collect::<reptune_recipes::Result<Vec<_>>>()?;
-                answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?
+                let said = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
+                said.iter().map(|text| text.trim().to_owned()).collect()
             }
         };
         let (mut perplexity_, mut divergence_) = (None, None);

@@ -32,7 +32,7 @@ pub use tuning::{EarlyStop, Tuning};
 use crate::error::{Error, Result};
 use reptune_adapters::artefact;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A whole recipe. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct Recipe {
     /// Repeats and controls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub study: Option<Study>,
+    /// Directory of the recipe file, as it was named: what relative paths start with.
+    #[serde(skip)]
+    base: PathBuf,
 }
 
 /// A key with a value that cannot be.
@@ -116,6 +119,7 @@ impl Recipe {
             )
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
+        recipe.base = base.to_owned();
         recipe.data.resolve(base);
         recipe.steering.resolve(base);
         recipe.evaluation.resolve(base);
@@ -153,9 +157,12 @@ impl Recipe {
         })
     }
 
-    /// SHA-256 of what the recipe says.
+    /// SHA-256 of what the recipe says, wherever it stands.
     pub fn hash(&self) -> String {
-        let text = toml::to_string(self).unwrap_or_default();
+        let mut text = toml::to_string(self).unwrap_or_default();
+        if !self.base.as_os_str().is_empty() {
+            text = text.replace(&format!("{}/", self.base.display()), "");
+        }
         artefact::sha256([text.as_bytes()])
     }
 
@@ -201,4 +208,36 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         found,
         hint.unwrap_or_else(|| "see recipes/README.md".into()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy::directory;
+
+    #[test]
+    fn a_recipe_has_one_hash_wherever_it_stands() -> Result<()> {
+        let shipped = directory("recipes/honesty-llama2-13b-chat.toml");
+        let text = artefact::read(&shipped)?;
+        let hash = |folder: &str| -> Result<String> {
+            let room = tempfile::tempdir().expect("a directory");
+            let folder = room.path().join(folder);
+            std::fs::create_dir_all(folder.join("claims")).expect("a directory");
+            std::fs::write(folder.join("r.toml"), &text).expect("a file");
+            let recipe = Recipe::read(&folder.join("r.toml"))?;
+            assert!(
+                recipe
+                    .data
+                    .claims
+                    .file
+                    .is_some_and(|f| f.starts_with(&folder))
+            );
+            Ok(Recipe::read(&folder.join("r.toml"))?.hash())
+        };
+        assert_eq!(hash("a")?, hash("b/c")?);
+        let mut other = Recipe::read(&shipped)?;
+        other.seed += 1;
+        assert_ne!(other.hash(), Recipe::read(&shipped)?.hash());
+        Ok(())
+    }
 }

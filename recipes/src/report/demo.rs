@@ -249,6 +249,7 @@ pub(super) fn study(size: Size) -> Study {
     };
     let chosen = [middle - 1, middle, middle + 1];
     Study {
+        repeats: Vec::new(),
         header: Header {
             date: "2026-01-02".into(),
             versions: named(&[("reptune", "0.1.0"), ("mistral.rs", "0.8.1")]),

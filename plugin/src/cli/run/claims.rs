@@ -67,8 +67,7 @@ impl Comparison<'_> {
             numbers: vec![
                 number(self.name, mean(&mut self.rows.iter().map(self.share))),
                 number(self.beside, mean(&mut (0..seeds).filter_map(other))),
-                number("seeds for it", above as f64),
-                number("of", seeds as f64),
+                number("share of seeds for it", above as f64 / seeds as f64),
             ],
         })
     }

@@ -189,12 +189,11 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             baked: &baked,
         };
         let judge = path.with_file_name("judge.jsonl");
-        let mut report = report(session, models.rows(session, &judge)?);
-        if session.recipe.study.is_some() {
-            report
-                .rows
-                .extend(repeats::controls(session, &steering, &coeffs)?);
-        }
+        let controls = match session.recipe.study {
+            Some(_) => repeats::controls(session, &steering, &coeffs)?,
+            None => Vec::new(),
+        };
+        let report = report(session, models.rows(session, controls, &judge)?);
         artefact::write_atomically(&path.with_file_name("report.txt"), |w| {
             writeln!(w, "{report}")
         })?;

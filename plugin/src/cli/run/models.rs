@@ -20,10 +20,16 @@ pub struct Models<'a> {
 }
 
 impl Models<'_> {
-    /// Measures every model and compares it with the base, which comes first; the
-    /// judge's replies are kept in the file `judge`.
-    pub fn rows(&self, session: &Session, judge: &Path) -> crate::Result<Vec<Row>> {
+    /// Measures every model and compares it, and those of `more`, with the base, which
+    /// comes first; the judge's replies are kept in the file `judge`.
+    pub fn rows(
+        &self,
+        session: &Session,
+        more: Vec<Measured>,
+        judge: &Path,
+    ) -> crate::Result<Vec<Row>> {
         let mut measured = self.measure(session)?;
+        measured.extend(more);
         self.judge(session, &mut measured, judge)?;
         let base = measured.first().map(|m| m.verdicts.clone());
         let mut rows = Vec::new();

@@ -4,6 +4,7 @@ use super::pipeline::{Run, write_json};
 use crate::cli::bar;
 use crate::session::{Coeffs, Measured, Session};
 use anyhow::Result;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::loss::Mode;
@@ -44,12 +45,12 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
 }
 
 /// Steers with directions that tell nothing, at the coeffs of the run: random ones, and
-/// those of the same pairs with positive and negative exchanged at random.
+/// those of the same pairs with positive and negative exchanged in half of them.
 pub fn controls(
     session: &Session,
     directions: &DirectionSet,
     coeffs: &Coeffs,
-) -> crate::Result<Vec<Row>> {
+) -> crate::Result<Vec<Measured>> {
     let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
     let sets = [
         ("random", random(directions, &mut rng)?),
@@ -65,11 +66,8 @@ pub fn controls(
             let from = (rows.len() * questions) as u64;
             let mut progress = |done| bar.set_position(from + done as u64);
             let own = session.own(&steering, None);
-            rows.push(
-                session
-                    .measure(&model, &own, &session.plain(), &mut progress)?
-                    .row,
-            );
+            let plain = session.plain();
+            rows.push(session.measure(&model, &own, &plain, &mut progress)?);
         }
     }
     bar.finish_and_clear();
@@ -91,7 +89,7 @@ fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> crate::Result<DirectionS
     Ok(set)
 }
 
-/// Mean differences of the training pairs, each taken one way round or the other.
+/// Mean differences of the training pairs, half of them the other way round.
 fn shuffled(
     session: &Session,
     like: &DirectionSet,
@@ -110,9 +108,12 @@ fn shuffled(
         },
     )?;
     bar.finish_and_clear();
-    let signs: Vec<f64> = (0..captured.pairs())
-        .map(|_| if rng.random_bool(0.5) { 1. } else { -1. })
+    // As many one way round as the other: what all pairs share cancels, and is not
+    // brought back to full length by the normalising.
+    let mut signs: Vec<f64> = (0..captured.pairs() / 2 * 2)
+        .map(|i| if i % 2 == 0 { 1. } else { -1. })
         .collect();
+    signs.shuffle(rng);
     let mut set = like.clone();
     for (&layer, direction) in &mut set.layers {
         let mut sum = vec![0.; direction.unit.len()];

@@ -4,9 +4,10 @@ use super::pipeline::METRICS;
 use crate::cli::{bar, flags};
 use crate::session::{Coeffs, Session};
 use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, artefact};
-use reptune_recipes::extract::Captured;
-use reptune_recipes::pictures::{LogitLens, Scatter as Components, Scored};
+use reptune_adapters::{DirectionSet, Host, artefact};
+use reptune_recipes::extract::{Captured, find};
+use reptune_recipes::pictures::{Cosines, LogitLens, Scatter as Components, Scored};
+use reptune_recipes::recipe::{Keep, Recipe, Rows};
 use reptune_recipes::report::{
     Answer, CosineMap, Dose, DoseCurve, Header, LayerCosine, LensRow, LossCurve, LossStep,
     Projections, Report, Sample, Scatter, Study,
@@ -17,6 +18,10 @@ use std::path::{Path, PathBuf};
 
 /// Tokens of a logit lens, on each side.
 const TOP: usize = 6;
+/// Rows of the map of cosines, counted back from the last prompt token.
+const MAPPED: usize = 8;
+/// Most pairs of a picture.
+const PAIRS: usize = 100;
 
 /// What figures are drawn from.
 pub struct Inputs<'a> {
@@ -35,9 +40,9 @@ impl Inputs<'_> {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
+        let (host, chat) = (&session.llama, &session.chat);
         let claims = &session.items.validation;
-        let held = Captured::of(host, chat, recipe, claims, &mut progress)?;
+        let held = Captured::of(host, chat, &pictured(session), claims, &mut progress)?;
         let mut study = Study {
             header: self.header(session)?,
             results: self.report.clone(),
@@ -46,7 +51,6 @@ impl Inputs<'_> {
             recipe: text(&self.flags.recipe)?,
             ..Study::default()
         };
-        let mut columns = Vec::new();
         let chosen = held.places().iter().map(|p| p.to_string());
         let place = chosen
             .into_iter()
@@ -87,21 +91,8 @@ impl Inputs<'_> {
                 top: words(lens.positive),
                 bottom: words(lens.negative),
             });
-            let row: crate::Result<Vec<f64>> = (0..held.places().len())
-                .map(|place| {
-                    let (positive, negative) = held.contrast(place, layer)?.cosines(direction);
-                    Ok(positive - negative)
-                })
-                .collect();
-            columns.push((layer, row?));
         }
-        if held.places().len() > 1 {
-            study.cosine_map = CosineMap {
-                layers: columns.iter().map(|c| c.0).collect(),
-                offsets: (0..held.places().len()).collect(),
-                difference: columns.into_iter().map(|c| c.1).collect(),
-            };
-        }
+        study.cosine_map = map(session, &mut progress)?;
         if !self.coeffs.tried.is_empty() {
             study.doses.push(self.doses(session));
         }
@@ -154,6 +145,38 @@ impl Inputs<'_> {
             doses: self.coeffs.tried.iter().map(dose).collect(),
         }
     }
+}
+
+/// The recipe with few enough pairs to hold their rows in memory, all of them kept: a
+/// picture shows also those that the model gets wrong.
+fn pictured(session: &Session) -> Recipe {
+    let mut recipe = session.recipe.clone();
+    recipe.extraction.keep = Keep::All;
+    recipe.extraction.pairs = recipe.extraction.pairs.min(PAIRS);
+    recipe
+}
+
+/// Mean cosine difference of held-out pairs by layer and row, for the last rows of the
+/// prompt, each with directions of its own.
+fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> crate::Result<CosineMap> {
+    let (host, chat) = (&session.llama, &session.chat);
+    let mut recipe = pictured(session);
+    recipe.extraction.rows = Some(Rows::Last(MAPPED));
+    recipe.extraction.offsets = Vec::new();
+    let train = Captured::of(host, chat, &recipe, &session.items.train, progress)?;
+    let found = find(host.spec(), &recipe, &train)?;
+    let held = Captured::of(host, chat, &recipe, &session.items.validation, progress)?;
+    let cosines = Cosines::map(&held, &found)?;
+    let layers: Vec<usize> = (0..held.layers()).collect();
+    let column = |layer: &usize| {
+        let of = cosines.iter().filter(|c| c.layer == *layer);
+        of.map(|c| c.difference).collect()
+    };
+    Ok(CosineMap {
+        difference: layers.iter().map(column).collect(),
+        offsets: (0..MAPPED).collect(),
+        layers,
+    })
 }
 
 fn losses((mode, directory): &(Mode, PathBuf)) -> crate::Result<LossCurve> {
