@@ -4,10 +4,11 @@ use crate::error::Result;
 use crate::hub;
 use crate::llama::{Llama, LoadOptions};
 use crate::stock::Stock;
-use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, artefact};
+use reptune_adapters::{Decide, DirectionSet, Gate, Host, Intervention, LowRankUpdate, artefact};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
-    Answerer, Own, Tally, Verdict, Windows, ask, divergence, pooled, sequences, texts as texts_of,
+    Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, divergence, log_odds, pooled,
+    sequences, texts as texts_of,
 };
 use reptune_recipes::generate::Generation;
 use reptune_recipes::probe::{NoEffect, probe};
@@ -94,46 +95,18 @@ impl Session {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured> {
         let evaluation = &self.recipe.evaluation;
-        let mut put = |questions: &[Question]| {
+        let claims = self.claim_questions();
+        let mut put = |questions: &[Question], from: usize| {
             let (chat, recipe) = (&self.chat, &self.recipe);
-            ask(answerer, chat, recipe, systems, questions, progress)
+            let mut progress = |done| progress(from + done);
+            ask(answerer, chat, recipe, systems, questions, &mut progress)
         };
-        let (texts, verdicts) = put(&self.claim_questions())?;
+        let (texts, verdicts) = put(&claims, 0)?;
         let choices = match self.items.choices.as_slice() {
             [] => None,
-            choices => Some(Tally::of(&put(choices)?.1)),
+            choices => Some(Tally::of(&put(choices, claims.len())?.1)),
         };
-        let open = match &evaluation.open_ended {
-            None => Vec::new(),
-            Some(open) => {
-                let system = systems.first().map_or("", |s| s);
-                let prompt = |q: &String| self.chat.prompt(&Message::conversation(system, q));
-                let prompts = self
-                    .open_questions()?
-                    .iter()
-                    .map(prompt)
-                    .collect::<reptune_recipes::Result<Vec<_>>>()?;
-                let said = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
-                said.iter().map(|text| text.trim().to_owned()).collect()
-            }
-        };
-        let (mut perplexity_, mut divergence_) = (None, None);
-        if let Some(changed) = answerer.changed() {
-            if let Some(from) = &evaluation.perplexity {
-                let windows = Windows::of(changed.host.spec());
-                let texts = sequences(&self.chat, from)?;
-                perplexity_ = Some(pooled(&changed, &texts, windows)?.perplexity);
-            }
-            if let Some(from) = &evaluation.neutral {
-                let encode = |t: &String| self.chat.encode(t);
-                let ids = texts_of(from)?
-                    .iter()
-                    .map(encode)
-                    .collect::<reptune_recipes::Result<Vec<_>>>()?;
-                divergence_ = Some(divergence(&changed, &ids, &mut |_| {})?.mean);
-            }
-        }
-        let row = Row {
+        let mut row = Row {
             model: model.to_owned(),
             claims: Tally::of(&verdicts),
             choices,
@@ -141,15 +114,55 @@ impl Session {
                 .first()
                 .map(|t| t.trim().to_owned())
                 .unwrap_or_default(),
-            perplexity: perplexity_,
-            divergence: divergence_,
             ..Row::default()
         };
+        let mut odds = Vec::new();
+        // What is read off logits has no generation in which a gate could be decided.
+        if let Some(changed) = answerer
+            .changed()
+            .filter(|c| !decided_once(c.interventions))
+        {
+            let prompts = LetterPrompt::of(&self.chat, &self.recipe, systems, &claims)?;
+            odds = log_odds(&changed, &prompts, &mut |_| {})?;
+            row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
+            // These texts have no system prompt, so a persona would change nothing.
+            let plain = systems == self.plain();
+            if let (Some(from), true) = (&evaluation.perplexity, plain) {
+                let windows = Windows::of(changed.host.spec());
+                let texts = sequences(&self.chat, from)?;
+                row.perplexity = Some(pooled(&changed, &texts, windows)?.perplexity);
+            }
+            if let (Some(from), true) = (&evaluation.neutral, plain) {
+                let encode = |t: &String| self.chat.encode(t);
+                let texts = texts_of(from)?;
+                let ids = texts.iter().map(encode);
+                let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
+                row.divergence = Some(divergence(&changed, &ids, &mut |_| {})?.mean);
+            }
+        }
         Ok(Measured {
             row,
             verdicts,
-            open,
+            odds,
+            open: Vec::new(),
         })
+    }
+
+    /// Answers to the recipe's open questions, if there are any.
+    ///
+    /// # Errors
+    /// When their file cannot be read, or the model fails.
+    pub fn open_answers(&self, answerer: &dyn Answerer, systems: &[String]) -> Result<Vec<String>> {
+        let Some(open) = &self.recipe.evaluation.open_ended else {
+            return Ok(Vec::new());
+        };
+        let system = systems.first().map_or("", |s| s);
+        let prompt = |q: &String| self.chat.prompt(&Message::conversation(system, q));
+        let prompts = self.open_questions()?;
+        let prompts = prompts.iter().map(prompt);
+        let prompts = prompts.collect::<reptune_recipes::Result<Vec<_>>>()?;
+        let said = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
+        Ok(said.iter().map(|text| text.trim().to_owned()).collect())
     }
 
     /// The recipe's open questions.
@@ -172,6 +185,16 @@ impl Session {
     pub fn steering_directions(&self, extracted: &DirectionSet) -> Result<DirectionSet> {
         let spec = self.llama.spec();
         Ok(self.recipe.steering.directions(extracted, spec)?)
+    }
+
+    /// `coeff` as tables show it: with the fraction of the mean residual norm that each
+    /// steered layer gets, where norms are known.
+    pub fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
+        let layers = &self.recipe.steering.layers;
+        match directions.natural_coeff(layers, layers.len() as f64) {
+            Ok(whole) => format!("{coeff:+.1} ({:+.2} norm)", coeff / whole),
+            Err(_) => format!("{coeff:+.1}"),
+        }
     }
 
     /// The recipe's steering with `coeff`, seen to do something on a few claims.
@@ -238,8 +261,9 @@ impl Session {
                     &self.recipe,
                     &self.plain(),
                     &questions,
-                    progress,
+                    &mut |_| {},
                 )?;
+                progress(tried.len() + 1);
                 tried.push(Tried {
                     coeff,
                     fraction: sign * fraction,
@@ -282,6 +306,14 @@ impl Answerer for Stock {
     }
 }
 
+/// Whether one of them has a gate that is decided while a prompt is generated from.
+fn decided_once(interventions: &[Intervention]) -> bool {
+    let gates = interventions.iter().filter_map(Intervention::gate);
+    gates
+        .map(Gate::decide)
+        .any(|d| matches!(d, Decide::OncePerPrompt { .. }))
+}
+
 /// What a model answered.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
@@ -289,6 +321,8 @@ pub struct Measured {
     pub row: Row,
     /// Of the test claims.
     pub verdicts: Vec<Verdict>,
+    /// Log-odds of the true letter of the test claims; none where logits cannot be read.
+    pub odds: Vec<f64>,
     /// Its answers to the open questions.
     pub open: Vec<String>,
 }
@@ -321,6 +355,10 @@ pub struct Coeffs {
 /// # Errors
 /// When the directory cannot be read.
 pub fn model_key(directory: &Path) -> Result<String> {
+    let directory = match directory.is_file() {
+        true => directory.parent().unwrap_or(directory),
+        false => directory,
+    };
     let io = |e| reptune_adapters::Error::read(directory, e);
     let mut parts = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io)? {

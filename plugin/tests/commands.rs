@@ -399,7 +399,7 @@ fn a_study_repeats_controls_and_judges_the_claims() {
     assert!((share("random direction -", "lie") - share("base", "lie")).abs() < 0.15);
     let results = std::fs::read_to_string(directory.path().join("R.md")).expect("results");
     for part in [
-        "Written by `reptune run r.toml`",
+        "Written by `reptune run` of `r.toml`",
         "### Other seeds",
         "| in+ & truth | 2 |",
         "### The paper's claims",

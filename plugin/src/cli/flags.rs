@@ -181,6 +181,14 @@ pub struct Steering {
     /// Signed multiplier of the unit direction, divided by the number of layers
     #[arg(long, allow_negative_numbers = true, requires = "directions")]
     pub coeff: Option<f64>,
+    /// Instead of --coeff: a signed fraction of the mean residual norm at these layers
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        requires = "directions",
+        conflicts_with = "coeff"
+    )]
+    pub fraction: Option<f64>,
     /// What is done to the rows: add (h + c d), ablate (h - (h.d) d), turn (as add, but as
     /// long as h was), clamp (the projection on d becomes c)
     #[arg(long, default_value = "add")]

@@ -20,12 +20,16 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let set = DirectionSet::load(file)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
-    let (operator, coeff) = match (a.operator, a.coeff) {
+    let coeff = match a.fraction {
+        Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),
+        None => a.coeff,
+    };
+    let (operator, coeff) = match (a.operator, coeff) {
         (flags::Operator::Add, Some(coeff)) => (Operator::Add, coeff),
         (flags::Operator::Turn, Some(coeff)) => (Operator::Turn, coeff),
         (flags::Operator::Clamp, Some(coeff)) => (Operator::Clamp, coeff),
         (_, None) if a.operator != flags::Operator::Ablate => bail!(
-            "--coeff: expected a number for this operator, found none; for example --coeff 19"
+            "--coeff: expected a number for this operator, found none; for example --coeff 19, or --fraction 0.5"
         ),
         (_, None) => (Operator::Ablate, 0.),
         (flags::Operator::Ablate, Some(_)) => {

@@ -15,7 +15,7 @@ use reptune_adapters::artefact;
 pub fn texts(from: &Texts) -> Result<Vec<String>> {
     if from.builtin.is_some() {
         let world = World::new();
-        let sentence = |f: &Fact| f.relation.sentence(&f.entity, &f.value, 0);
+        let sentence = |f: &Fact| f.relation.sentence(&f.entity, &f.value, 1);
         return Ok(world.facts().iter().map(sentence).collect());
     }
     if !is_plain(from) {

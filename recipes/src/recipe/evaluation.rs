@@ -109,11 +109,7 @@ impl Evaluation {
         for (key, texts) in [("perplexity", &self.perplexity), ("neutral", &self.neutral)] {
             let Some(texts) = texts else { continue };
             let file = !texts.file.as_os_str().is_empty();
-            if texts
-                .builtin
-                .as_ref()
-                .map(String::as_str)
-                .is_some_and(|b| b != "world")
+            if texts.builtin.as_deref().is_some_and(|b| b != "world")
                 || texts.builtin.is_some() == file
             {
                 let found = format!("{:?} and {}", texts.builtin, texts.file.display());
@@ -125,7 +121,12 @@ impl Evaluation {
             let expected = "a judge for evaluation.open_ended";
             return Wrong::key("evaluation.judge", expected, "none");
         }
-        self.judge.as_ref().map_or(Ok(()), JudgeSettings::check)
+        self.judge.as_ref().map_or(Ok(()), JudgeSettings::check)?;
+        if self.open_ended.is_none() && self.judge.is_some() {
+            let expected = "open questions for evaluation.judge";
+            return Wrong::key("evaluation.open_ended", expected, "none");
+        }
+        Ok(())
     }
 
     /// Makes the paths of files relative to `base`.

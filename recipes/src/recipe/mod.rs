@@ -30,7 +30,7 @@ pub use study::Study;
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::{Operator, artefact};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -178,7 +178,18 @@ impl Recipe {
         if let Some(search) = &self.search {
             search.check(self)?;
         }
-        self.steering.check()
+        self.steering.check()?;
+        let s = &self.steering;
+        if self.selection.is_some()
+            && (s.operator != Operator::Add || s.gate.is_some() || s.directions.is_some())
+        {
+            return Wrong::key(
+                "selection",
+                "steering that adds the extracted direction: doses are measured with it",
+                "steering with `operator`, `gate` or `directions`",
+            );
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use reptune_adapters::{
     Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, RowRule, Side,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// How the direction is added.
@@ -211,6 +212,19 @@ impl Steering {
         if self.layers.is_empty() {
             return Wrong::key("steering.layers", "at least one layer", "none");
         }
+        let once: BTreeSet<_> = self.layers.iter().collect();
+        if once.len() != self.layers.len() {
+            let found = format!("{:?}", self.layers);
+            return Wrong::key("steering.layers", "each layer once", found);
+        }
+        if !self.fractions.iter().all(|f| super::positive(*f)) {
+            let found = format!("{:?}", self.fractions);
+            return Wrong::key(
+                "steering.fractions",
+                "positive numbers; both signs are tried",
+                found,
+            );
+        }
         if self.coeff.is_some() != self.fractions.is_empty() {
             let found = if self.coeff.is_some() {
                 "both"
@@ -219,8 +233,7 @@ impl Steering {
             };
             return Wrong::key("steering", "either `coeff` or `fractions`", found);
         }
-        let mut numbers = self.coeff.iter().chain(&self.fractions);
-        if numbers.any(|c| !c.is_finite()) {
+        if self.coeff.is_some_and(|c| !c.is_finite()) {
             let found = format!("{:?}", self.coeff);
             return Wrong::key("steering.coeff", "a finite number", found);
         }

@@ -154,10 +154,31 @@ impl Tuning {
         for (name, list) in [
             ("offsets", &self.offsets),
             ("representation_layers", &self.representation_layers),
+            ("layers", &self.layers),
         ] {
             if let Some(i) = (1..list.len()).find(|&i| list[..i].contains(&list[i])) {
                 let place = format!("tuning.{name}");
                 return Wrong::key(place, "each value once", format!("{} twice", list[i]));
+            }
+        }
+        let modes = (1..self.modes.len()).any(|i| self.modes[..i].contains(&self.modes[i]));
+        let p = &self.projections;
+        let projections = (1..p.len()).any(|i| p[..i].contains(&p[i]));
+        if modes || projections {
+            let place = if modes {
+                "tuning.modes"
+            } else {
+                "tuning.projections"
+            };
+            return Wrong::key(place, "each value once", "one of them twice");
+        }
+        for (name, value) in [
+            ("token_weight", self.token_weight),
+            ("weight_decay", self.weight_decay),
+        ] {
+            if !value.is_finite() || value < 0. {
+                let place = format!("tuning.{name}");
+                return Wrong::key(place, "0 or a positive number", value.to_string());
             }
         }
         // A row below all updates does not depend on them.

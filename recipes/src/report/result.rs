@@ -22,6 +22,9 @@ pub struct Row {
     /// Honest answers to the same claims, beside those of the base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versus_base: Option<Comparison>,
+    /// Mean log p(true letter) - log p(other letter) on the claims, where logits can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_odds: Option<f64>,
     /// Perplexity of the recipe's text, where logits can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
@@ -42,7 +45,13 @@ struct Optional {
     number: fn(&Row) -> Option<f64>,
 }
 
-const OPTIONAL: [Optional; 4] = [
+const OPTIONAL: [Optional; 5] = [
+    Optional {
+        title: "log-odds",
+        text: |r| Some(format!("{:+.2}", r.log_odds?)),
+        data: "claims_log_odds",
+        number: |r| r.log_odds,
+    },
     Optional {
         title: "p vs base",
         text: |r| Some(p_value(r.versus_base.as_ref()?.test.p)),

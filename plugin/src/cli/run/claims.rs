@@ -50,7 +50,10 @@ impl Comparison<'_> {
             return None;
         }
         let above = differences.iter().filter(|d| **d > -self.margin).count();
+        // Equal shares, such as two of 1.000, say nothing about which is better.
+        let equal = differences.iter().all(|d| d.abs() < 1e-12) && self.margin == 0.;
         let outcome = match above {
+            _ if equal => Outcome::Undecided,
             n if n == seeds => Outcome::Holds,
             0 => Outcome::DoesNotHold,
             _ => Outcome::Undecided,
@@ -58,7 +61,7 @@ impl Comparison<'_> {
         let mean = |x: &mut dyn Iterator<Item = f64>| x.sum::<f64>() / seeds as f64;
         let number = |name: &str, value: f64| Measured {
             name: name.into(),
-            value,
+            value: value.abs(),
         };
         Some(Finding {
             claim: self.claim.into(),
@@ -164,10 +167,10 @@ pub fn findings(repeats: &[Repeats], report: &Report) -> Vec<Finding> {
                 _ => "in+ & truth raises perplexity by at most 2 %",
             },
             "",
-            "minus perplexity",
+            "perplexity",
             fluency,
             rows,
-            "minus that of the base",
+            "that of the base",
             base.map(|b| -b).into_iter().collect(),
             base.map_or(0., |b| 0.02 * b),
         ));

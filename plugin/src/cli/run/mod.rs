@@ -8,15 +8,16 @@ mod study;
 
 use super::{bar, flags, generate};
 use crate::bake;
-use crate::llama::{LoadOptions, parse_isq};
+use crate::llama::{Checkpoint, LoadOptions, parse_isq};
 use crate::session::Session;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run, write_json};
 use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
 use reptune_recipes::merge as fold;
-use reptune_recipes::report::{Report, Row, aligned};
+use reptune_recipes::report::{Report, Row, Study, aligned};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 pub fn extract(a: &flags::Recipe) -> Result<()> {
     let mut run = Run::open(a)?;
@@ -129,6 +130,8 @@ fn print_report(report: &Report, json: bool) -> Result<()> {
 
 pub fn run(a: &flags::Recipe) -> Result<()> {
     let mut run = Run::open(a)?;
+    let checkpoint = Checkpoint::find(&run.session.directory);
+    checkpoint.context("a run merges and bakes, which takes the full weights")?;
     let (directions, key) = run.directions()?;
     let steering = run.session.steering_directions(&directions)?;
     let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
@@ -218,25 +221,38 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         })
         .collect();
     let repeated = serde_json::to_string(&repeats)?;
+    let findings = claims::findings(&repeats, &report);
     run.stages
         .run("report", &[&key, &hash, &repeated], |path| {
             let mut study = study.fill(session, &metrics)?;
-            study.findings = claims::findings(&repeats, &report);
-            study.repeats = repeats;
-            let results = session
-                .recipe
-                .study
-                .as_ref()
-                .and_then(|s| s.results.as_ref());
-            if let Some(results) = results {
-                let text = study.markdown();
-                let command = format!("reptune run {}", a.recipe.display());
-                artefact::write_atomically(results, |w| {
-                    write!(w, "# Results\n\nWritten by `{command}`.\n\n{text}")
-                })?;
-            }
+            study.findings = findings.clone();
+            study.repeats = repeats.clone();
             Ok(study.write(path)?)
         })?;
+    let results = session
+        .recipe
+        .study
+        .as_ref()
+        .and_then(|s| s.results.as_ref());
+    if let Some(results) = results {
+        let study = Study {
+            results: Report {
+                model: name(&report.model),
+                ..report.clone()
+            },
+            findings,
+            repeats,
+            ..Study::default()
+        };
+        let recipe = name(&a.recipe.display().to_string());
+        artefact::write_atomically(results, |w| {
+            let text = study.markdown();
+            write!(
+                w,
+                "# Results\n\nWritten by `reptune run` of `{recipe}`.\n\n{text}"
+            )
+        })?;
+    }
     print_report(&report, a.json)?;
     if !a.json {
         println!(
@@ -245,4 +261,10 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The last part of a path: where it lies is nobody's business in a file that travels.
+fn name(path: &str) -> String {
+    let last = Path::new(path).file_name();
+    last.map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned())
 }

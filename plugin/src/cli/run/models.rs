@@ -29,14 +29,18 @@ impl Models<'_> {
         judge: &Path,
     ) -> crate::Result<Vec<Row>> {
         let mut measured = self.measure(session)?;
-        measured.extend(more);
         self.judge(session, &mut measured, judge)?;
-        let base = measured.first().map(|m| m.verdicts.clone());
+        measured.extend(more);
+        let base = measured.first().cloned();
         let mut rows = Vec::new();
         for (i, m) in measured.into_iter().enumerate() {
             let mut row = m.row;
             if let (Some(base), true) = (&base, i > 0) {
-                row.versus_base = Some(Comparison::of(base, &m.verdicts, Verdict::Honest)?);
+                let mut versus = Comparison::of(&base.verdicts, &m.verdicts, Verdict::Honest)?;
+                if m.odds.len() == base.odds.len() {
+                    versus = versus.with_log_odds(&base.odds, &m.odds)?;
+                }
+                row.versus_base = Some(versus);
             }
             rows.push(row);
         }
@@ -53,7 +57,9 @@ impl Models<'_> {
             let from = (all.len() * questions) as u64;
             bar.set_message(format!("evaluate {name}"));
             let mut progress = |done| bar.set_position(from + done as u64);
-            all.push(session.measure(name, answerer, systems, &mut progress)?);
+            let mut measured = session.measure(name, answerer, systems, &mut progress)?;
+            measured.open = session.open_answers(answerer, systems)?;
+            all.push(measured);
             crate::Result::Ok(())
         };
         let plain = session.plain();
@@ -63,7 +69,7 @@ impl Models<'_> {
         ask("prompted, negative", &own, &behaviour.negative)?;
         for coeff in [self.coeffs.positive, self.coeffs.negative] {
             let steering = [session.steering(self.steering, coeff)?];
-            let name = format!("steered {coeff:+.1}");
+            let name = format!("steered {}", session.dose(self.steering, coeff));
             ask(&name, &session.own(&steering, None), &plain)?;
         }
         for (mode, update, merged) in self.tuned {
@@ -73,12 +79,9 @@ impl Models<'_> {
             ask(&format!("merged {mode}, stock mistral.rs"), &stock, &plain)?;
         }
         for (coeff, directory) in self.baked {
+            let dose = session.dose(self.steering, *coeff);
             let stock = Stock::load(directory, None)?;
-            ask(
-                &format!("baked {coeff:+.1}, stock mistral.rs"),
-                &stock,
-                &plain,
-            )?;
+            ask(&format!("baked {dose}, stock mistral.rs"), &stock, &plain)?;
         }
         bar.finish_and_clear();
         Ok(all)

@@ -68,6 +68,7 @@ impl Run {
             &r.data,
             &r.extraction,
             &r.selection,
+            &r.selection.as_ref().map(|_| &r.steering.rows),
         ]);
         let session = &self.session;
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
@@ -169,12 +170,12 @@ impl Run {
         let init = init
             .map(|bytes| artefact::sha256([bytes.as_slice()]))
             .unwrap_or_default();
-        let inputs = self.recipe(&[&r.tuning]);
+        let mut tuning = r.tuning.clone();
+        tuning.modes.clear(); // of which this is one
+        let inputs = self.recipe(&[&r.prompt, &r.data, &tuning]);
         let session = &self.session;
-        let recipe = Recipe {
-            seed,
-            ..session.recipe.clone()
-        };
+        let mut recipe = session.recipe.clone();
+        recipe.seed = seed;
         let seed = seed.to_string();
         let inputs = [key, &inputs, mode.name(), &init, &seed];
         let key = self.stages.run_resumable(name, &inputs, |path| {

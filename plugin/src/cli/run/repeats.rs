@@ -52,17 +52,17 @@ pub fn controls(
     coeffs: &Coeffs,
 ) -> crate::Result<Vec<Measured>> {
     let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
-    let sets = [
-        ("random", random(directions, &mut rng)?),
-        ("shuffled", shuffled(session, directions, &mut rng)?),
-    ];
+    let mut sets = vec![("random", random(directions, &mut rng)?)];
+    if let Some(set) = shuffled(session, directions, &mut rng)? {
+        sets.push(("shuffled", set));
+    }
     let questions = session.items.test.len() + session.items.choices.len();
-    let bar = bar(questions * 4, "controls");
+    let bar = bar(questions * 2 * sets.len(), "controls");
     let mut rows = Vec::new();
     for (name, set) in &sets {
         for coeff in [coeffs.positive, coeffs.negative] {
             let steering = [session.steering(set, coeff)?];
-            let model = format!("{name} direction {coeff:+.1}");
+            let model = format!("{name} direction {}", session.dose(set, coeff));
             let from = (rows.len() * questions) as u64;
             let mut progress = |done| bar.set_position(from + done as u64);
             let own = session.own(&steering, None);
@@ -89,12 +89,13 @@ fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> crate::Result<DirectionS
     Ok(set)
 }
 
-/// Mean differences of the training pairs, half of them the other way round.
+/// Mean differences of the training pairs, half of them the other way round; none
+/// where there is one pair only.
 fn shuffled(
     session: &Session,
     like: &DirectionSet,
     rng: &mut ChaCha8Rng,
-) -> crate::Result<DirectionSet> {
+) -> crate::Result<Option<DirectionSet>> {
     let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
     let bar = bar(1, "shuffle pairs");
     let captured = Captured::of(
@@ -108,6 +109,14 @@ fn shuffled(
         },
     )?;
     bar.finish_and_clear();
+    if captured.pairs() < 2 {
+        return Ok(None);
+    }
+    let rows = &like.provenance.rows;
+    let place = captured
+        .places()
+        .iter()
+        .position(|p| p.to_string() == *rows);
     // As many one way round as the other: what all pairs share cancels, and is not
     // brought back to full length by the normalising.
     let mut signs: Vec<f64> = (0..captured.pairs() / 2 * 2)
@@ -117,7 +126,11 @@ fn shuffled(
     let mut set = like.clone();
     for (&layer, direction) in &mut set.layers {
         let mut sum = vec![0.; direction.unit.len()];
-        for (difference, sign) in captured.contrast(0, layer)?.differences().zip(&signs) {
+        for (difference, sign) in captured
+            .contrast(place.unwrap_or(0), layer)?
+            .differences()
+            .zip(&signs)
+        {
             for (sum, x) in sum.iter_mut().zip(difference) {
                 *sum += sign * f64::from(x);
             }
@@ -125,7 +138,7 @@ fn shuffled(
         *direction = Direction::new(&sum)?;
     }
     set.provenance.method = "mean difference, shuffled pairs".into();
-    Ok(set)
+    Ok(Some(set))
 }
 
 /// The rows of one mode.

@@ -92,7 +92,8 @@ impl Inputs<'_> {
                 bottom: words(lens.negative),
             });
         }
-        study.cosine_map = map(session, &mut progress)?;
+        // A picture that cannot be drawn (prompts are too short) costs no run.
+        study.cosine_map = map(session, &mut progress).unwrap_or_default();
         if !self.coeffs.tried.is_empty() {
             study.doses.push(self.doses(session));
         }
@@ -111,7 +112,10 @@ impl Inputs<'_> {
                 ("reptune".into(), env!("CARGO_PKG_VERSION").into()),
                 ("mistral.rs".into(), "0.8.1".into()),
             ]),
-            seeds: vec![session.recipe.seed],
+            seeds: match &session.recipe.study {
+                Some(study) => study.seeds.clone(),
+                None => vec![session.recipe.seed],
+            },
             hashes: BTreeMap::from([
                 ("recipe file".into(), hash(&recipe)),
                 ("config.json".into(), hash(&config)),
@@ -163,6 +167,8 @@ fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> crate::Resu
     let mut recipe = pictured(session);
     recipe.extraction.rows = Some(Rows::Last(MAPPED));
     recipe.extraction.offsets = Vec::new();
+    recipe.extraction.method = Default::default();
+    recipe.extraction.without = None;
     let train = Captured::of(host, chat, &recipe, &session.items.train, progress)?;
     let found = find(host.spec(), &recipe, &train)?;
     let held = Captured::of(host, chat, &recipe, &session.items.validation, progress)?;
