@@ -204,6 +204,23 @@ impl Session {
     pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
         let steering = &self.recipe.steering;
         let intervention = steering.intervention(directions, coeff, self.llama.spec())?;
+        let effect = probe(&self.llama, &intervention, &self.probed()?, None, 2)?;
+        // A dose of zero and a gate may be meant to do nothing here.
+        let idle = coeff == 0. || steering.gate.is_some();
+        let wanted = if idle {
+            NoEffect::Allow
+        } else {
+            NoEffect::Refuse
+        };
+        effect.require(wanted)?;
+        Ok(intervention)
+    }
+
+    /// A few claims as prompts, on which steering is seen to do something.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn probed(&self) -> Result<Vec<Vec<u32>>> {
         let prompts = self.items.validation.iter().take(PROBED).map(|claim| {
             let question = claim_question(&self.recipe, claim);
             self.chat.prompt(&Message::conversation(
@@ -211,16 +228,7 @@ impl Session {
                 &question.text,
             ))
         });
-        let prompts = prompts.collect::<reptune_recipes::Result<Vec<_>>>()?;
-        let effect = probe(&self.llama, &intervention, &prompts, None, 2)?;
-        // A dose of zero and a gate may be meant to do nothing here.
-        let idle = coeff == 0. || steering.gate.is_some();
-        effect.require(if idle {
-            NoEffect::Allow
-        } else {
-            NoEffect::Refuse
-        })?;
-        Ok(intervention)
+        Ok(prompts.collect::<reptune_recipes::Result<_>>()?)
     }
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or

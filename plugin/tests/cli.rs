@@ -521,3 +521,34 @@ fn the_same_seed_draws_the_same_tokens() {
     assert_eq!(draw("1"), draw("1"));
     assert_ne!(draw("1"), draw("2"));
 }
+
+#[test]
+fn steering_that_changes_nothing_is_refused_unless_it_is_asked_for() {
+    let directory = workplace();
+    let model = directory.path().join("model");
+    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
+    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
+    directions(
+        &directory.path().join("d.safetensors"),
+        spec.hidden,
+        spec.fingerprint,
+    );
+    let steer = [
+        "--directions",
+        "d.safetensors",
+        "--layers",
+        "1",
+        "--coeff",
+        "3",
+    ];
+    let nowhere = ["--rows", "positions:90", "--max-new-tokens", "2"];
+    let mut arguments: Vec<&str> = GENERATE.into_iter().chain(steer).chain(nowhere).collect();
+    insta::assert_snapshot!(refusal(directory.path(), &arguments));
+    arguments.push("--allow-no-effect");
+    let output = reptune(directory.path(), &arguments);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

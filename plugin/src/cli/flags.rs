@@ -199,6 +199,9 @@ pub struct Steering {
     /// Rows: all, prompt, generated, last:K, positions:P,Q,.., window:A..B
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
     pub rows: RowRule,
+    /// Go on where the steering changes nothing, which is an error otherwise
+    #[arg(long, requires = "directions")]
+    pub allow_no_effect: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

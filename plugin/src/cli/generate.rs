@@ -3,12 +3,13 @@
 use super::{bar, flags};
 use crate::llama::{Llama, LoadOptions, parse_isq};
 use crate::{hub, prompts};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
     DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, peft,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
+use reptune_recipes::probe::{NoEffect, probe};
 use serde_json::json;
 use std::path::Path;
 
@@ -47,6 +48,30 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     ))
 }
 
+/// Prompts on which steering is seen to do something.
+const PROBED: usize = 4;
+
+/// Sees that the intervention that was typed changes something on the first of `prompts`.
+pub fn check_effect(
+    a: &flags::Steering,
+    host: &dyn Host,
+    interventions: &[Intervention],
+    prompts: &[Vec<u32>],
+    low_rank: Option<&LowRankUpdate>,
+) -> Result<()> {
+    let wanted = match a.allow_no_effect {
+        true => NoEffect::Allow,
+        false => NoEffect::Refuse,
+    };
+    let few = &prompts[..prompts.len().min(PROBED)];
+    for intervention in interventions {
+        probe(host, intervention, few, low_rank, 2)?
+            .require(wanted)
+            .map_err(|e| anyhow!("{e}; --allow-no-effect goes on all the same"))?;
+    }
+    Ok(())
+}
+
 /// The adapter that was typed, checked against the model.
 pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<LowRankUpdate>> {
     Ok(directory.map(|d| peft::load(d, spec)).transpose()?)
@@ -83,6 +108,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
         .iter()
         .map(|p| p.ids(&chat))
         .collect::<reptune_recipes::Result<Vec<_>>>()?;
+    check_effect(&a.steering, &llama, &interventions, &ids, low_rank.as_ref())?;
     let bar = bar(ids.len(), "generate");
     let tokens = continue_prompts(&llama, &ids, &how, &mut |done| {
         bar.set_position(done as u64)

@@ -86,6 +86,13 @@ pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
     let spec = session.llama.spec();
     let interventions: Vec<_> = generate::steering(&a.steering, spec)?.into_iter().collect();
     let low_rank = generate::adapter(a.adapter.as_deref(), spec)?;
+    generate::check_effect(
+        &a.steering,
+        &session.llama,
+        &interventions,
+        &session.probed()?,
+        low_rank.as_ref(),
+    )?;
     let systems = a
         .system
         .clone()
