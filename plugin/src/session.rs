@@ -122,9 +122,11 @@ impl Session {
             .changed()
             .filter(|c| !decided_once(c.interventions))
         {
-            let prompts = LetterPrompt::of(&self.chat, &self.recipe, systems, &claims)?;
-            odds = log_odds(&changed, &prompts, &mut |_| {})?;
-            row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
+            // Labels of several tokens can be read from text, but have no log-odds.
+            if let Ok(prompts) = LetterPrompt::of(&self.chat, &self.recipe, systems, &claims) {
+                odds = log_odds(&changed, &prompts, &mut |_| {})?;
+                row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
+            }
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
             if let (Some(from), true) = (&evaluation.perplexity, plain) {
