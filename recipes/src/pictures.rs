@@ -48,54 +48,6 @@ impl Cosines {
     }
 }
 
-/// How many rows project where on a direction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// Lowest projection.
-    pub from: f64,
-    /// Highest projection.
-    pub to: f64,
-    /// Positive rows in each of the equal bins between.
-    pub positive: Vec<usize>,
-    /// Negative rows in each bin.
-    pub negative: Vec<usize>,
-}
-
-impl Histogram {
-    /// The histogram of the projections `h . d` in `bins` bins, at least one.
-    pub fn of(contrast: &Contrast, direction: &Direction, bins: usize) -> Self {
-        let project = |row: &[f32]| -> f64 {
-            let products = row.iter().zip(&direction.unit);
-            products.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-        };
-        let sides: [Vec<f64>; 2] = [
-            contrast.positive().map(project).collect(),
-            contrast.negative().map(project).collect(),
-        ];
-        let all = || sides.iter().flatten().copied();
-        let (from, to) = (
-            all().fold(f64::INFINITY, f64::min),
-            all().fold(f64::NEG_INFINITY, f64::max),
-        );
-        let bins = bins.max(1);
-        let [positive, negative] = sides.map(|side| {
-            let mut counts = vec![0; bins];
-            for x in side {
-                // The highest belongs to the last bin; equal ones to the first.
-                let at = (x - from) / (to - from) * bins as f64;
-                counts[(at as usize).min(bins - 1)] += 1;
-            }
-            counts
-        });
-        Self {
-            from,
-            to,
-            positive,
-            negative,
-        }
-    }
-}
-
 /// Rows on their first two principal components, about their common mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scatter {
@@ -219,20 +171,6 @@ mod tests {
     fn contrast() -> Contrast {
         let rows = |x: f32| vec![vec![x, 0.], vec![x, 1.], vec![2. * x, -1.]];
         Contrast::new(&rows(1.), &rows(-1.)).expect("rows")
-    }
-
-    #[test]
-    fn a_histogram_counts_every_row_once() {
-        let direction = Direction::new(&[3., 0.]).expect("a direction");
-        let h = Histogram::of(&contrast(), &direction, 4);
-        assert_eq!((h.from, h.to), (-2., 2.));
-        assert_eq!(
-            (h.positive, h.negative),
-            (vec![0, 0, 0, 3], vec![1, 2, 0, 0])
-        );
-        let across = Direction::new(&[0., 1.]).expect("a direction");
-        let flat = Contrast::new(&[vec![1., 0.]], &[vec![-1., 0.]]).expect("rows");
-        assert_eq!(Histogram::of(&flat, &across, 2).positive, [1, 0]);
     }
 
     #[test]

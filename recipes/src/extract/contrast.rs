@@ -109,6 +109,15 @@ impl Contrast {
         higher.count() as f64 / self.pairs() as f64
     }
 
+    /// Projections `h . d` of the positive and of the negative rows.
+    pub fn projections(&self, direction: &Direction) -> (Vec<f64>, Vec<f64>) {
+        let project = |row: &[f32]| dot(row, &direction.unit);
+        (
+            self.positive().map(project).collect(),
+            self.negative().map(project).collect(),
+        )
+    }
+
     /// Mean cosine with `direction` of the positive and of the negative rows.
     pub fn cosines(&self, direction: &Direction) -> (f64, f64) {
         let cosine = |row: &[f32]| dot(row, &direction.unit) / dot(row, row).sqrt().max(1e-30);

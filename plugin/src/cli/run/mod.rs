@@ -6,12 +6,13 @@ mod pipeline;
 mod repeats;
 mod study;
 
+use super::opened::{open, write_json};
 use super::{bar, flags, generate};
 use crate::bake;
-use crate::llama::{Checkpoint, LoadOptions, parse_isq};
+use crate::llama::Checkpoint;
 use crate::session::Session;
 use anyhow::{Context, Result};
-use pipeline::{DIRECTIONS, ORDERED, Run, write_json};
+use pipeline::{DIRECTIONS, ORDERED, Run};
 use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
 use reptune_recipes::merge as fold;
 use reptune_recipes::report::{Report, Row, Study, aligned};
@@ -77,12 +78,7 @@ pub fn tune(a: &flags::Tune) -> Result<()> {
 }
 
 pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
-    let isq = a.recipe.isq.as_deref().map(parse_isq).transpose()?;
-    let session = Session::open(
-        &a.recipe.recipe,
-        a.recipe.model.as_deref(),
-        LoadOptions { isq },
-    )?;
+    let session = open(&a.recipe)?;
     let spec = session.llama.spec();
     let interventions: Vec<_> = generate::steering(&a.steering, spec)?.into_iter().collect();
     let low_rank = generate::adapter(a.adapter.as_deref(), spec)?;

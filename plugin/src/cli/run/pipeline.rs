@@ -1,7 +1,7 @@
 //! The stages of a run in its directory: directions, doses, tuned weights.
 
+use crate::cli::opened::{directory, growing, open, write_json};
 use crate::cli::{bar, flags};
-use crate::llama::{LoadOptions, parse_isq};
 use crate::session::{Coeffs, Session, model_key};
 use crate::stages::Stages;
 use anyhow::{Context, Result};
@@ -30,12 +30,8 @@ pub struct Run {
 
 impl Run {
     pub fn open(a: &flags::Recipe) -> Result<Self> {
-        let isq = a.isq.as_deref().map(parse_isq).transpose()?;
-        let session = Session::open(&a.recipe, a.model.as_deref(), LoadOptions { isq })?;
-        let out = match &a.out {
-            Some(out) => out.clone(),
-            None => PathBuf::from("runs").join(&session.recipe.name),
-        };
+        let session = open(a)?;
+        let out = directory(a, &session);
         let model = model_key(&session.directory)?;
         let stages = Stages::open(&out)?;
         Ok(Self {
@@ -72,11 +68,7 @@ impl Run {
         ]);
         let session = &self.session;
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            let bar = bar(1, "extract");
-            let mut progress = |done: usize, total: usize| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            };
+            let (bar, mut progress) = growing("extract");
             let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
             let found = match &recipe.selection {
                 None => find::extract(host, chat, recipe, &session.items.train, &mut progress)?,
@@ -239,12 +231,6 @@ fn files(recipe: &Recipe) -> Vec<&Path> {
         .chain(recipe.steering.files())
         .filter(|f| !f.as_os_str().is_empty())
         .collect()
-}
-
-/// Writes `value` as indented JSON.
-pub fn write_json(path: &Path, value: &impl serde::Serialize) -> crate::Result<()> {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    Ok(artefact::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
 /// Parts of a recipe of different types in one list.

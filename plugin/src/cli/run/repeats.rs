@@ -1,7 +1,8 @@
 //! What a study adds to a run: other seeds, and directions that should do nothing.
 
-use super::pipeline::{Run, write_json};
+use super::pipeline::Run;
 use crate::cli::bar;
+use crate::cli::opened::{growing, write_json};
 use crate::session::{Coeffs, Measured, Session};
 use anyhow::Result;
 use rand::seq::SliceRandom;
@@ -97,17 +98,9 @@ fn shuffled(
     rng: &mut ChaCha8Rng,
 ) -> crate::Result<Option<DirectionSet>> {
     let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
-    let bar = bar(1, "shuffle pairs");
-    let captured = Captured::of(
-        host,
-        chat,
-        recipe,
-        &session.items.train,
-        &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        },
-    )?;
+    let (bar, mut progress) = growing("shuffle pairs");
+    let train = &session.items.train;
+    let captured = Captured::of(host, chat, recipe, train, &mut progress)?;
     bar.finish_and_clear();
     if captured.pairs() < 2 {
         return Ok(None);

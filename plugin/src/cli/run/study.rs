@@ -1,7 +1,8 @@
 //! The figures of a run: what its report shows beside the table.
 
 use super::pipeline::METRICS;
-use crate::cli::{bar, flags};
+use crate::cli::flags;
+use crate::cli::opened::growing;
 use crate::session::{Coeffs, Session};
 use reptune_adapters::loss::Mode;
 use reptune_adapters::{DirectionSet, Host, artefact};
@@ -35,11 +36,7 @@ impl Inputs<'_> {
     /// The study; the pairs of its pictures are made of validation claims, which the
     /// directions have not seen. `tuned` are directories with losses.
     pub fn fill(&self, session: &Session, tuned: &[(Mode, PathBuf)]) -> crate::Result<Study> {
-        let bar = bar(1, "figures");
-        let mut progress = |done: usize, total: usize| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        };
+        let (bar, mut progress) = growing("figures");
         let (host, chat) = (&session.llama, &session.chat);
         let claims = &session.items.validation;
         let held = Captured::of(host, chat, &pictured(session), claims, &mut progress)?;
@@ -65,17 +62,11 @@ impl Inputs<'_> {
                 negative,
                 ordered: contrast.ordered(direction),
             });
-            let project = |rows: &mut dyn Iterator<Item = &[f32]>| -> Vec<f64> {
-                let dot = |row: &[f32]| {
-                    let pairs = row.iter().zip(&direction.unit);
-                    pairs.map(|(h, d)| f64::from(*h) * f64::from(*d)).sum()
-                };
-                rows.map(dot).collect()
-            };
+            let (positive, negative) = contrast.projections(direction);
             study.projections.push(Projections {
                 layer,
-                positive: project(&mut contrast.positive()),
-                negative: project(&mut contrast.negative()),
+                positive,
+                negative,
             });
             let components = Components::of(contrast)?;
             study.scatters.push(Scatter {
