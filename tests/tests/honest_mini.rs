@@ -159,8 +159,7 @@ fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<Low
 
 #[test]
 fn generations_are_what_they_were() -> Result<()> {
-    let mut session = session()?;
-    session.recipe.tuning.epochs = 1;
+    let session = session()?;
     insta::assert_snapshot!("base", shown(&session, &session.own(&[], None))?);
 
     let directions = directions(&session)?;
