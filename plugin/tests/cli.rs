@@ -69,6 +69,15 @@ fn directions(path: &Path, width: usize, model_fingerprint: String) {
         .expect("saved");
 }
 
+/// `d.safetensors`, made for the model of the workplace.
+fn directions_of_the_model(directory: &Path) {
+    let model = directory.join("model");
+    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
+    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
+    let file = directory.join("d.safetensors");
+    directions(&file, spec.hidden, spec.fingerprint);
+}
+
 const RECIPE: &str = r#"
 name = "tiny"
 model = "model"
@@ -120,14 +129,7 @@ fn refusal_of(command: &mut Command, directory: &Path) -> String {
 #[test]
 fn a_write_that_fails_leaves_nothing() {
     let directory = workplace();
-    let model = directory.path().join("model");
-    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
-    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
-    directions(
-        &directory.path().join("d.safetensors"),
-        spec.hidden,
-        spec.fingerprint,
-    );
+    directions_of_the_model(directory.path());
     copy(&fixture("peft-adapter"), &directory.path().join("adapter"));
     let refused = |arguments: &str| {
         let limited = format!("trap '' XFSZ; ulimit -f 16; exec \"$0\" {arguments}");
@@ -525,14 +527,7 @@ fn the_same_seed_draws_the_same_tokens() {
 #[test]
 fn steering_that_changes_nothing_is_refused_unless_it_is_asked_for() {
     let directory = workplace();
-    let model = directory.path().join("model");
-    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
-    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
-    directions(
-        &directory.path().join("d.safetensors"),
-        spec.hidden,
-        spec.fingerprint,
-    );
+    directions_of_the_model(directory.path());
     let steer = [
         "--directions",
         "d.safetensors",
