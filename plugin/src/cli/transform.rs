@@ -3,11 +3,13 @@
 use super::{bar, flags, generate};
 use crate::bake;
 use crate::hub;
-use crate::llama::{LlamaConfig, model_spec, parse_isq};
+use crate::llama::{LlamaConfig, model_spec};
+use crate::uqff::WeightType;
 use anyhow::{Result, bail};
 use reptune_adapters::{Site, peft};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub fn merge(a: &flags::Merge) -> Result<()> {
     let directory = hub::resolve(&a.model)?;
@@ -46,7 +48,10 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
     let Some(intervention) = generate::steering(&a.steering, &spec)? else {
         bail!("--directions: expected a direction file with --layers and --coeff, found none");
     };
-    let quantize = a.quantize.as_deref().map(parse_isq).transpose()?;
+    let quantize = a
+        .quantize
+        .as_deref()
+        .map_or(Ok(WeightType::F32), WeightType::parse)?;
     let bar = bar(spec.layers, "bake");
     let report = bake::bake(
         &directory,
@@ -59,7 +64,7 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
     if a.json {
         println!(
             "{}",
-            json!({"out": a.out, "bytes": report.bytes, "biases": report.biases, "full": report.full})
+            json!({"out": a.out, "bytes": report.bytes, "biases": report.biases, "other_types": other(&report.other)})
         );
         return Ok(());
     }
@@ -74,11 +79,26 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
         report.bytes,
         biases.join(", ")
     );
-    if !report.full.is_empty() {
+    if !report.other.is_empty() {
         println!(
-            "left in f32, as blocks do not divide their rows: {}",
-            report.full.join(", ")
+            "in another type, as blocks do not divide their rows: {}",
+            summary(&report.other)
         );
     }
     Ok(())
+}
+
+/// Types by tensor, for JSON.
+fn other(types: &BTreeMap<String, WeightType>) -> BTreeMap<&String, String> {
+    types.iter().map(|(n, t)| (n, t.to_string())).collect()
+}
+
+/// How many tensors have which type: `43 in q4_0, 2 in f32`.
+fn summary(types: &BTreeMap<String, WeightType>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for t in types.values() {
+        *counts.entry(t.to_string()).or_default() += 1;
+    }
+    let parts = counts.iter().map(|(t, n)| format!("{n} in {t}"));
+    parts.collect::<Vec<_>>().join(", ")
 }

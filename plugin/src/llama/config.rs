@@ -152,6 +152,14 @@ impl LlamaConfig {
         self.hidden_size / self.num_attention_heads
     }
 
+    /// Name of the tensor that the output head is: its own, or the embeddings.
+    pub fn head(&self) -> &'static str {
+        match self.tie_word_embeddings {
+            true => "model.embed_tokens.weight",
+            false => "lm_head.weight",
+        }
+    }
+
     /// The file as mistral.rs's own configuration type takes it.
     pub fn for_runtime(&self) -> Value {
         self.json.clone()

@@ -8,7 +8,7 @@ use super::config::LlamaConfig;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
-use crate::uqff::UqffEntries;
+use crate::uqff::{self, UqffFile};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
@@ -83,7 +83,7 @@ impl Llama {
         }
         let config = LlamaConfig::read(directory)?;
         let spec = model_spec(&config, directory)?;
-        match UqffEntries::find(path)? {
+        match UqffFile::find(path)? {
             Some(files) => Self::load_uqff(directory, &files, &config, spec, device),
             None => {
                 let checkpoint = Checkpoint::find(directory)?;
@@ -145,16 +145,16 @@ impl Llama {
 
     fn load_uqff(
         directory: &Path,
-        files: &UqffEntries,
+        files: &UqffFile,
         config: &LlamaConfig,
         spec: ModelSpec,
         device: Device,
     ) -> Result<Self> {
-        let residual = directory.join("residual.safetensors");
+        let residual = directory.join(uqff::RESIDUAL);
         if !residual.is_file() {
             return Err(Error::model(
                 directory,
-                "residual.safetensors",
+                uqff::RESIDUAL,
                 "a file beside the .uqff",
                 "nothing",
                 "copy it from where the UQFF was written",
@@ -162,8 +162,18 @@ impl Llama {
         }
         let vb = var_builder(&[residual], &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
-        let read = |entry: usize, split: Option<Split>| -> Result<Weight> {
-            let (bytes, guard) = (Cow::from(files.entry(entry)?), QuantizeOntoGuard::new());
+        let read = |index: usize, shape: (usize, usize), split: Option<Split>| -> Result<Weight> {
+            let entry = files.entry(index)?;
+            if entry.layout().shape != shape {
+                return Err(Error::model(
+                    files.path(),
+                    format!("tensor `{index}`"),
+                    format!("a weight of shape {shape:?}"),
+                    format!("{:?}", entry.layout().shape),
+                    "config.json and UQFF belong to different models",
+                ));
+            }
+            let (bytes, guard) = (Cow::from(entry.bytes()), QuantizeOntoGuard::new());
             let method = match split {
                 Some(Split::Column) => {
                     ColumnParallelLayer::deserialize(bytes, &device, &comm, guard)?
@@ -176,9 +186,10 @@ impl Llama {
         let embeddings = vb
             .pp("model.embed_tokens")
             .get((spec.vocab, spec.hidden), "weight")?;
-        let head = read(0, None)?;
-        let linear =
-            |layer: usize, p: Projection| read(UqffEntries::index(layer, p), Some(split(p)));
+        let head = read(uqff::HEAD, (spec.vocab, spec.hidden), None)?;
+        let linear = |layer: usize, p: Projection| {
+            read(uqff::index(layer, p), p.shape(&spec), Some(split(p)))
+        };
         Self::assemble(
             config,
             spec.clone(),

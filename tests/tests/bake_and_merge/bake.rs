@@ -5,9 +5,9 @@ use anyhow::Result;
 use candle_core::Tensor;
 use mistralrs_quant::IsqType;
 use rand::{Rng, SeedableRng};
-use reptune::bake::{BakeReport, UQFF, additions, bake};
-use reptune::llama::parse_isq;
+use reptune::bake::{BakeReport, additions, bake};
 use reptune::stock::Stock;
+use reptune::uqff::{UQFF, WeightType};
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::low_rank::Projection;
@@ -63,7 +63,7 @@ fn same_but_for_rounding(what: &str, left: &[Tensor], right: &[Tensor], effect: 
 fn quiet_bake(
     model: &str,
     interventions: &[Intervention],
-    quantize: Option<IsqType>,
+    quantize: WeightType,
     out: &Path,
 ) -> reptune::Result<BakeReport> {
     bake(
@@ -83,7 +83,7 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         let out = |n: &str| room.path().join(n);
 
         let plain = in_stock(&fixture(&name), None)?;
-        quiet_bake(&name, &[two_layers(0.)?], None, &out("zero"))?;
+        quiet_bake(&name, &[two_layers(0.)?], WeightType::F32, &out("zero"))?;
         assert_eq!(
             all_bits(&in_stock(&out("zero"), None)?),
             all_bits(&plain),
@@ -91,13 +91,13 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         );
 
         let steering = [two_layers(6.)?];
-        let report = quiet_bake(&name, &steering, None, &out("two"))?;
+        let report = quiet_bake(&name, &steering, WeightType::F32, &out("two"))?;
         assert_eq!(report.biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
         assert!(
             report.biases.values().all(|n| (n - 3.).abs() < 1e-5),
             "{report:?}"
         );
-        assert_eq!(report.full, [""; 0]);
+        assert!(report.other.is_empty());
         let file = out("two").join(UQFF);
         assert_eq!(report.bytes, std::fs::metadata(&file)?.len());
         let steered = ours(&host, &steering, None)?;
@@ -125,14 +125,14 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         let both = [input, two_layers(-5.)?];
         let biases = additions(host.spec(), &both)?;
         assert_eq!(biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
-        quiet_bake(&name, &both, None, &out("both"))?;
+        quiet_bake(&name, &both, WeightType::F32, &out("both"))?;
         same(
             &format!("{model}, several, baked, in stock"),
             &in_stock(&out("both"), None)?,
             &ours(&host, &both, None)?,
         );
 
-        quiet_bake(&name, &steering, None, &out("again"))?;
+        quiet_bake(&name, &steering, WeightType::F32, &out("again"))?;
         for file in [UQFF, "residual.safetensors"] {
             let (one, two) = (out("two").join(file), out("again").join(file));
             assert_eq!(
@@ -150,11 +150,13 @@ fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
     for model in MODELS {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
         let out = |n: &str| room.path().join(n);
-        let (isq, steering) = (IsqType::Q8_0, [two_layers(6.)?]);
-        let report = quiet_bake(&name, &steering, Some(isq), &out("baked"))?;
+        let (isq, q8_0) = (IsqType::Q8_0, WeightType::parse("q8_0")?);
+        let steering = [two_layers(6.)?];
+        let report = quiet_bake(&name, &steering, q8_0, &out("baked"))?;
         // 56 is not made of blocks of 32.
-        assert!(report.full.iter().all(|n| n.ends_with("down_proj.weight")));
-        assert_eq!(report.full.len(), 4);
+        let others = &report.other;
+        assert!(others.keys().all(|n| n.ends_with("down_proj.weight")));
+        assert!(others.len() == 4 && others.values().all(|t| *t == WeightType::F32));
 
         let base = Llama::load(&fixture(&name), quantized(isq))?;
         let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
@@ -170,10 +172,10 @@ fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
         };
         check("baked, in ours", &baked, &steered)?;
         check("baked, in stock", &served, &steered)?;
-        quiet_bake(&name, &[], Some(isq), &out("plain"))?;
+        quiet_bake(&name, &[], q8_0, &out("plain"))?;
         let unbiased = in_stock(&out("plain"), None)?;
         check("without bias, in stock", &unbiased, &plain)?;
-        quiet_bake(&name, &[two_layers(0.)?], Some(isq), &out("zero"))?;
+        quiet_bake(&name, &[two_layers(0.)?], q8_0, &out("zero"))?;
         let zero = in_stock(&out("zero"), None)?;
         assert_eq!(all_bits(&zero), all_bits(&unbiased), "{model}: coeff 0");
     }
@@ -240,17 +242,18 @@ fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
         provenance: Provenance::default(),
     };
     let steering = [Intervention::new(&set, &[0, 1], 12., Operator::Add)?];
-    for name in [
-        "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2k", "q3k", "q4k", "q5k", "q6k",
-    ] {
-        let isq = parse_isq(name)?;
-        let out = room.path().join(name);
-        let report = bake(&model, &steering, Some(isq), &out, &mut |_, _| ())?;
-        assert_eq!(report.full, [""; 0]);
-        let base = Llama::load(&model, quantized(isq))?;
+    for (name, wanted) in WeightType::ALL {
+        if !wanted.takes_bias() {
+            continue;
+        }
+        let out = |what: &str| room.path().join(format!("{name}-{what}"));
+        bake(&model, &[], wanted, &out("base"), &mut |_, _| ())?;
+        let report = bake(&model, &steering, wanted, &out("baked"), &mut |_, _| ())?;
+        assert!(report.other.is_empty(), "{name}: {:?}", report.other);
+        let base = Llama::load(&out("base"), LoadOptions::default())?;
         let (plain, steered) = (alone(&base, &[])?, alone(&base, &steering)?);
-        let baked = alone(&Llama::load(&out, LoadOptions::default())?, &[])?;
-        let served = in_stock(&out, None)?;
+        let baked = alone(&Llama::load(&out("baked"), LoadOptions::default())?, &[])?;
+        let served = in_stock(&out("baked"), None)?;
         let effect = distance(&plain, &steered);
         assert!(
             effect > 1.,
@@ -273,34 +276,39 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     let out = room.path().join("out");
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
     let add = |layers: &[usize]| Intervention::new(&set, layers, 6., Operator::Add);
-    let refused = |interventions: &[Intervention], isq: Option<IsqType>| -> String {
-        let error = quiet_bake("tiny-llama2", interventions, isq, &out).expect_err("refused");
+    let refused = |interventions: &[Intervention], wanted: WeightType| -> String {
+        let error = quiet_bake("tiny-llama2", interventions, wanted, &out).expect_err("refused");
         assert!(!out.exists(), "nothing is left");
         assert_eq!(std::fs::read_dir(room.path()).map_or(9, Iterator::count), 0);
         said(error, &room)
     };
     let ablation = Intervention::new(&set, &[1, 2], 0., Operator::Ablate)?;
-    insta::assert_snapshot!("bake_ablation", refused(&[ablation], None));
+    insta::assert_snapshot!("bake_ablation", refused(&[ablation], WeightType::F32));
     let rows = add(&[1])?.on(RowRule::Last(3));
-    insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], None));
+    insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], WeightType::F32));
     let input = add(&[0, 1])?.at(Point::Input);
-    insta::assert_snapshot!("bake_embeddings", refused(&[input], None));
+    insta::assert_snapshot!("bake_embeddings", refused(&[input], WeightType::F32));
 
     let mut far = set.clone();
     far.layers.insert(7, far.layers[&3].clone());
     let far = Intervention::new(&far, &[7], 1., Operator::Add)?;
-    insta::assert_snapshot!("bake_no_such_layer", refused(&[far], None));
+    insta::assert_snapshot!("bake_no_such_layer", refused(&[far], WeightType::F32));
     let mut narrow = set.clone();
     let short = narrow.layers.get_mut(&1).expect("layer 1");
     short.unit = vec![0.5; 4];
     let narrow = Intervention::new(&narrow, &[1], 1., Operator::Add)?;
-    insta::assert_snapshot!("bake_other_width", refused(&[narrow], None));
+    insta::assert_snapshot!("bake_other_width", refused(&[narrow], WeightType::F32));
 
-    insta::assert_snapshot!("bake_hqq4", refused(&[add(&[1])?], Some(IsqType::HQQ4)));
-    insta::assert_snapshot!("bake_q4k", refused(&[add(&[1])?], Some(IsqType::Q4K)));
+    insta::assert_snapshot!("bake_mxfp4", refused(&[add(&[1])?], WeightType::Mxfp4));
 
-    quiet_bake("tiny-llama2", &[], None, &out)?;
-    let baked = bake(&out, &[], None, &room.path().join("twice"), &mut |_, _| ());
+    quiet_bake("tiny-llama2", &[], WeightType::F32, &out)?;
+    let baked = bake(
+        &out,
+        &[],
+        WeightType::F32,
+        &room.path().join("twice"),
+        &mut |_, _| (),
+    );
     insta::assert_snapshot!("bake_a_uqff", said(baked.expect_err("refused"), &room));
     let adapter = Stock::load(&out, Some(&fixture("peft-adapter")));
     let adapter = adapter.err().expect("refused");

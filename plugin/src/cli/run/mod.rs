@@ -11,6 +11,7 @@ use super::{bar, flags, generate};
 use crate::bake;
 use crate::llama::Checkpoint;
 use crate::session::Session;
+use crate::uqff::WeightType;
 use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run};
 use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
@@ -166,7 +167,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             bake::bake(
                 &session.directory,
                 &[intervention],
-                None,
+                WeightType::F32,
                 path,
                 &mut |_, _| {},
             )?;
