@@ -26,6 +26,7 @@ pub mod low_rank;
 pub mod operator;
 pub mod ops;
 pub mod peft;
+pub mod rounding;
 pub mod rows;
 pub mod staging;
 pub mod tensor_file;

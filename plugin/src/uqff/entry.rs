@@ -3,7 +3,7 @@
 use super::layout::{Dtype, Layout};
 use super::weight_type::WeightType;
 use crate::error::Result;
-use candle_core::quantized::{QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_quant::{
     AfqLayer, F8Q8Linear, FP8Linear, GgufMatMul, HqqLayer, MXFP4Layer, QuantMethod,
@@ -129,16 +129,17 @@ impl Entry {
     /// # Errors
     /// When mistral.rs refuses the bytes.
     pub fn weight(&self) -> Result<Tensor> {
-        let cpu = Device::Cpu;
         match self.layout.stored {
-            // mistral.rs's own way goes through f16
-            WeightType::Ggml(dtype) => {
-                let data = Cow::from(&self.bytes[self.layout.data.clone()]);
-                let storage = QStorage::from_data(data, &cpu, dtype)?;
-                Ok(QTensor::new(storage, self.layout.shape)?.dequantize(&cpu)?)
-            }
+            WeightType::Ggml(dtype) => Ok(self.ggml(dtype)?),
             _ => Ok(self.method()?.dequantize_w()?.to_dtype(DType::F32)?),
         }
+    }
+
+    /// mistral.rs's own way goes through f16.
+    fn ggml(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
+        let data = Cow::from(&self.bytes[self.layout.data.clone()]);
+        let storage = QStorage::from_data(data, &Device::Cpu, dtype)?;
+        QTensor::new(storage, self.layout.shape)?.dequantize(&Device::Cpu)
     }
 }
 

@@ -9,12 +9,14 @@
 mod directory;
 mod entry;
 mod file;
+mod grid;
 mod layout;
 mod weight_type;
 
 pub use directory::{CheckpointWeights, UqffDirectory};
 pub use entry::Entry;
 pub use file::UqffFile;
+pub use grid::Blocks;
 pub use layout::Layout;
 pub use weight_type::WeightType;
 

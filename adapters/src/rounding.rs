@@ -1,0 +1,241 @@
+//! Rounding a weight with error feedback: what one column loses, the columns after it
+//! make up for, as far as the inputs that the layer really sees allow it.
+//!
+//! The loss is that of the outputs, `|(W - Q) X|^2 = tr((W - Q) G (W - Q)^T)` with
+//! `G = X X^T` over calibration rows. With some columns rounded and their error
+//! `E = W_B - Q_B` fixed, the best change of the columns R not yet rounded is
+//! `W_R += E G_BR G_RR^-1`. With `G^-1 = U^T U`, U upper triangular, that is
+//! `W_R -= E U_BB^-1 U_BR`, so one factorisation serves all columns (Frantar et al.,
+//! GPTQ, arXiv 2210.17323).
+//!
+//! It differs from GPTQ in that nothing is packed here. The result is a weight which
+//! the runtime's own quantizer then rounds to the codes that were chosen: where the
+//! quantizer's grid is known ([`Grid`]) columns are rounded one by one and put on the
+//! grid, with the values that span it left alone, so that it is found again; where it
+//! is not, whole blocks are rounded by the quantizer itself.
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+
+/// Added to the diagonal of G, as a share of its mean: inputs that were never seen
+/// must not be thought free.
+const DAMPING: f64 = 0.01;
+
+/// Inputs of a linear layer, summed up.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// `X^T X` (I, I), f32.
+    gram: Tensor,
+    /// Sum of the rows (I,), f32.
+    sum: Tensor,
+    rows: usize,
+}
+
+impl Inputs {
+    /// Of the rows `x` (N, I).
+    ///
+    /// # Errors
+    /// When `x` is not a table.
+    pub fn of(x: &Tensor) -> Result<Self> {
+        let x = x.detach().to_dtype(DType::F32)?;
+        let (rows, _) = x.dims2()?;
+        Ok(Self {
+            gram: x.t()?.contiguous()?.matmul(&x)?,
+            sum: x.sum(0)?,
+            rows,
+        })
+    }
+
+    /// With the rows of `other` too.
+    ///
+    /// # Errors
+    /// When the widths differ.
+    pub fn and(&self, other: &Self) -> Result<Self> {
+        Ok(Self {
+            gram: (&self.gram + &other.gram)?,
+            sum: (&self.sum + &other.sum)?,
+            rows: self.rows + other.rows,
+        })
+    }
+
+    /// Mean row (I,).
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn mean(&self) -> Result<Tensor> {
+        Ok((&self.sum / self.rows.max(1) as f64)?)
+    }
+
+    /// `|D X|`, the norm of what a change D (O, I) of the weight adds to the outputs, if
+    /// `bias` (O,) is added to them too: `sqrt(tr(D G D^T) + 2 b D s + n |b|^2)`.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn output_norm(&self, change: &Tensor, bias: Option<&Tensor>) -> Result<f64> {
+        let through = change.matmul(&self.gram)?; // (O, I)
+        let mut sum = total(&(through * change)?)?;
+        if let Some(bias) = bias {
+            let shift = change.matmul(&self.sum.unsqueeze(1)?)?.squeeze(1)?; // (O,)
+            sum += 2. * total(&(bias * shift)?)? + self.rows as f64 * total(&bias.sqr()?)?;
+        }
+        Ok(sum.max(0.).sqrt())
+    }
+
+    /// U (I, I), upper triangular, with `(G + damping)^-1 = U^T U`.
+    fn factor(&self) -> Result<DMatrix<f64>> {
+        let (i, _) = self.gram.dims2()?;
+        let values: Vec<f32> = self.gram.flatten_all()?.to_vec1()?;
+        let mut gram = DMatrix::from_iterator(i, i, values.iter().map(|x| f64::from(*x)));
+        let mean = gram.diagonal().mean().max(f64::MIN_POSITIVE);
+        for k in 0..i {
+            gram[(k, k)] += DAMPING * mean;
+        }
+        let inverse = gram.cholesky().map(|c| c.inverse());
+        let upper = inverse.and_then(|g| g.cholesky()).map(|c| c.l().transpose());
+        upper.ok_or_else(|| {
+            Error::value(
+                "calibration inputs",
+                "finite numbers",
+                format!("a Gram matrix ({i}, {i}) without a Cholesky factor"),
+                "look at the calibration prompts and at the model's activations",
+            )
+        })
+    }
+}
+
+/// Sum of all elements, in their order, in f64.
+fn total(t: &Tensor) -> Result<f64> {
+    let values: Vec<f32> = t.flatten_all()?.to_vec1()?;
+    Ok(values.into_iter().map(f64::from).sum())
+}
+
+/// The values that one row's block can take: `zero + step * 0..=top`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    /// Distance of neighbours; may be negative.
+    pub step: f32,
+    /// Value of code 0.
+    pub zero: f32,
+    /// Largest code.
+    pub top: f32,
+    /// Elements of the block that span the grid. They are stored as they are, and must
+    /// not change, or the quantizer would find another grid.
+    pub pinned: [usize; 2],
+}
+
+impl Grid {
+    fn nearest(&self, x: f32) -> f32 {
+        if self.step == 0. || !self.step.is_finite() {
+            return self.zero;
+        }
+        let code = ((x - self.zero) / self.step).round().clamp(0., self.top);
+        self.zero + code * self.step
+    }
+}
+
+/// A quantizer of blocks of columns.
+pub trait Rounding: Sync {
+    /// Columns of a row that are quantized together.
+    fn block(&self) -> usize;
+
+    /// The grid of a row's block, where it is even and known.
+    fn grid(&self, block: &[f32]) -> Option<Grid>;
+
+    /// What `columns` (O, B) are worth once stored.
+    ///
+    /// # Errors
+    /// When the quantizer fails.
+    fn round(&self, columns: &Tensor) -> Result<Tensor>;
+}
+
+/// The weight to hand to the quantizer in place of `weight`, so that what it stores
+/// loses least at the outputs for `inputs`.
+///
+/// Shapes: `weight` (O, I), result (O, I), both f32.
+///
+/// # Errors
+/// When the shapes differ, or `inputs` are not finite.
+pub fn with_feedback(weight: &Tensor, inputs: &Inputs, rounding: &dyn Rounding) -> Result<Tensor> {
+    let (o, i) = weight.dims2()?;
+    let upper = inputs.factor()?;
+    let mut w: Vec<f32> = weight.flatten_all()?.to_vec1()?;
+    let block = rounding.block().clamp(1, i);
+    for start in (0..i).step_by(block) {
+        let end = (start + block).min(i);
+        let b = end - start;
+        // U_BB and U_BR, row-major
+        let square: Vec<f32> = (0..b * b)
+            .map(|k| upper[(start + k / b, start + k % b)] as f32)
+            .collect();
+        let known = w
+            .chunks(i)
+            .all(|row| rounding.grid(&row[start..end]).is_some());
+        // `E U_BB^-1` (O, B), and the columns as they are to be
+        let scaled: Vec<f32> = if known {
+            w.par_chunks_mut(i)
+                .flat_map_iter(|row| one_by_one(&mut row[start..end], &square, rounding))
+                .collect()
+        } else {
+            let columns: Vec<f32> = w.chunks(i).flat_map(|r| r[start..end].to_vec()).collect();
+            let columns = Tensor::from_vec(columns, (o, b), &Device::Cpu)?;
+            let rounded = rounding.round(&columns)?;
+            let mut errors: Vec<f32> = (columns - rounded)?.flatten_all()?.to_vec1()?;
+            errors.par_chunks_mut(b).for_each(|e| solve(e, &square));
+            errors
+        };
+        if end < i {
+            let rest: Vec<f32> = (start..end)
+                .flat_map(|r| (end..i).map(move |c| (r, c)))
+                .map(|at| upper[at] as f32)
+                .collect();
+            let rest = Tensor::from_vec(rest, (b, i - end), &Device::Cpu)?;
+            let scaled = Tensor::from_vec(scaled, (o, b), &Device::Cpu)?;
+            let change: Vec<f32> = scaled.matmul(&rest)?.flatten_all()?.to_vec1()?;
+            for (row, change) in w.chunks_mut(i).zip(change.chunks(i - end)) {
+                for (x, change) in row[end..].iter_mut().zip(change) {
+                    *x -= change;
+                }
+            }
+        }
+    }
+    Ok(Tensor::from_vec(w, (o, i), &Device::Cpu)?)
+}
+
+/// Puts a row's block on its grid column by column, each making up for those before;
+/// returns `E U_BB^-1`.
+fn one_by_one(row: &mut [f32], upper: &[f32], rounding: &dyn Rounding) -> Vec<f32> {
+    let b = row.len();
+    let Some(grid) = rounding.grid(row) else {
+        return vec![0.; b];
+    };
+    let before = row.to_vec();
+    let mut wanted = before.clone();
+    let mut scaled = vec![0.; b];
+    for j in 0..b {
+        row[j] = match grid.pinned.contains(&j) {
+            true => before[j],
+            false => grid.nearest(wanted[j]),
+        };
+        scaled[j] = (wanted[j] - row[j]) / upper[j * b + j];
+        for (k, wanted) in wanted.iter_mut().enumerate().skip(j + 1) {
+            *wanted -= scaled[j] * upper[j * b + k];
+        }
+    }
+    scaled
+}
+
+/// `e <- e U^-1` for an upper triangular U.
+fn solve(e: &mut [f32], upper: &[f32]) {
+    let b = e.len();
+    for j in 0..b {
+        e[j] /= upper[j * b + j];
+        for k in j + 1..b {
+            e[k] -= e[j] * upper[j * b + k];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
