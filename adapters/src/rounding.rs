@@ -93,7 +93,9 @@ impl Inputs {
             gram[(k, k)] += DAMPING * mean;
         }
         let inverse = gram.cholesky().map(|c| c.inverse());
-        let upper = inverse.and_then(|g| g.cholesky()).map(|c| c.l().transpose());
+        let upper = inverse
+            .and_then(|g| g.cholesky())
+            .map(|c| c.l().transpose());
         upper.ok_or_else(|| {
             Error::value(
                 "calibration inputs",

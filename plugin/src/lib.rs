@@ -6,6 +6,7 @@ mod error;
 pub mod hub;
 pub mod llama;
 pub mod prompts;
+pub mod quantized;
 pub mod session;
 pub mod stages;
 pub mod stock;

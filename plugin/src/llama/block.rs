@@ -8,6 +8,18 @@ use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
 use reptune_adapters::{Cache, LowRankUpdate, Result};
 use std::sync::Arc;
 
+/// Hears the input of every linear layer.
+pub(super) type Listener<'a> = &'a dyn Fn(Projection, &Tensor) -> Result<()>;
+
+/// What a block needs beside the rows themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub rotation: &'a Rotation,
+    pub ancestry: &'a Arc<Ancestry>,
+    pub low_rank: Option<&'a LowRankUpdate>,
+    pub listener: Option<Listener<'a>>,
+}
+
 /// `x + o(attention(q, k, v of norm(x)))`, then `x + down(swiglu(gate, up of norm(x)))`.
 pub(super) struct Block {
     pub layer: usize,
@@ -21,15 +33,12 @@ pub(super) struct Block {
 
 impl Block {
     /// Shapes: `x` (N, H), result (N, H).
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        rotation: &Rotation,
-        ancestry: &Arc<Ancestry>,
-        cache: &mut Cache,
-        low_rank: Option<&LowRankUpdate>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, cache: &mut Cache, c: Context) -> Result<Tensor> {
+        let (rotation, ancestry, low_rank) = (c.rotation, c.ancestry, c.low_rank);
         let linear = |p: Projection, x: &Tensor| -> Result<Tensor> {
+            if let Some(hear) = c.listener {
+                hear(p, x)?;
+            }
             let y = self.weights[p as usize].forward(x)?;
             match low_rank.and_then(|l| l.at(self.layer, p)) {
                 Some(update) => Ok((y + update.forward(x)?)?),

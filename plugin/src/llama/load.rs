@@ -8,7 +8,7 @@ use super::config::LlamaConfig;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
-use crate::uqff::{self, UqffFile};
+use crate::uqff::{self, Entry, UqffFile};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
@@ -43,6 +43,33 @@ pub fn parse_isq(name: &str) -> Result<IsqType> {
         )
         .into()
     })
+}
+
+/// A linear layer of a UQFF as mistral.rs itself runs it, bias and all.
+fn parallel(
+    entry: &[u8],
+    split: Option<Split>,
+    device: &Device,
+    comm: &Arc<Comm>,
+) -> candle_core::Result<Arc<dyn QuantMethod>> {
+    let (bytes, guard) = (Cow::from(entry), QuantizeOntoGuard::new());
+    match split {
+        Some(Split::Column) => ColumnParallelLayer::deserialize(bytes, device, comm, guard),
+        Some(Split::Row) => RowParallelLayer::deserialize(bytes, device, comm, guard),
+        None => ReplicatedLayer::deserialize(bytes, device, comm, guard),
+    }
+}
+
+/// The linear layer `p` of a block from its entry.
+pub(super) fn linear(entry: &Entry, p: Projection) -> Result<Weight> {
+    let device = Device::Cpu;
+    let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
+    Ok(Weight::frozen(parallel(
+        entry.bytes(),
+        Some(split(p)),
+        &device,
+        &comm,
+    )?))
 }
 
 /// Names a linear layer and says how mistral.rs splits it.
@@ -173,14 +200,7 @@ impl Llama {
                     "config.json and UQFF belong to different models",
                 ));
             }
-            let (bytes, guard) = (Cow::from(entry.bytes()), QuantizeOntoGuard::new());
-            let method = match split {
-                Some(Split::Column) => {
-                    ColumnParallelLayer::deserialize(bytes, &device, &comm, guard)?
-                }
-                Some(Split::Row) => RowParallelLayer::deserialize(bytes, &device, &comm, guard)?,
-                None => ReplicatedLayer::deserialize(bytes, &device, &comm, guard)?,
-            };
+            let method = parallel(entry.bytes(), split, &device, &comm)?;
             Ok(Weight::frozen(method))
         };
         let embeddings = vb

@@ -11,13 +11,15 @@ mod checkpoint;
 mod config;
 mod load;
 mod rotation;
+mod stream;
 mod weight;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
 pub use load::{LoadOptions, model_spec, parse_isq};
+pub use stream::{Layer, Stream, shared_input};
 
-use block::Block;
+use block::{Block, Context};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::ops::rms_norm;
 use reptune_adapters::{Cache, Error, Forest, Host, ModelSpec, Pass, Point, Request, Result};
@@ -126,11 +128,17 @@ impl Host for Llama {
             [] if !cache.keeps() => request.capture.iter().max().map_or(0, |l| l + 1),
             _ => self.blocks.len(),
         };
+        let context = Context {
+            rotation: &rotation,
+            ancestry: &ancestry,
+            low_rank: request.low_rank,
+            listener: None,
+        };
         let mut residuals = std::collections::BTreeMap::new();
         let mut x = self.embeddings.index_select(&ids, 0)?; // (N, H)
         for (layer, block) in self.blocks.iter().enumerate().take(last) {
             x = change(&x, Point::Input, layer)?;
-            x = block.forward(&x, &rotation, &ancestry, cache, request.low_rank)?;
+            x = block.forward(&x, cache, context)?;
             x = change(&x, Point::Output, layer)?;
             if request.capture.contains(&layer) {
                 residuals.insert(layer, x.clone());

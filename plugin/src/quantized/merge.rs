@@ -1,0 +1,295 @@
+//! The merge itself, block by block.
+
+use super::source::Source;
+use super::survival::{QuantizedReport, Stored, Survival};
+use super::types::Types;
+use crate::error::{Error, Result};
+use crate::llama::{Layer, Stream, shared_input};
+use crate::uqff::{self, Blocks, Entry, UqffDirectory, WeightType};
+use candle_core::Tensor;
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::rounding::{Inputs, with_feedback};
+use reptune_adapters::{LowRankUpdate, Site};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How weights are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Every number to the nearest.
+    Nearest,
+    /// The same, and the mean error of every layer's outputs is taken back by a bias.
+    Corrected,
+    /// With feedback from column to column, and the bias.
+    Calibrated,
+}
+
+/// A merge of `update` into `source`, quantized.
+pub struct QuantizedMerge<'a> {
+    /// Where the weights come from.
+    pub source: &'a Source,
+    /// What is added to them.
+    pub update: &'a LowRankUpdate,
+    /// What they become.
+    pub types: Types,
+    /// How they are rounded.
+    pub way: Way,
+    /// Prompts that show what the layers read. [`Way::Nearest`] needs none, and measures
+    /// [`Survival::noise`] where there are some.
+    pub calibration: &'a [Vec<u32>],
+}
+
+/// What was done so far.
+struct Done {
+    directory: UqffDirectory,
+    sites: BTreeMap<Site, Survival>,
+    types: BTreeMap<String, usize>,
+    bytes: usize,
+    weights: usize,
+}
+
+impl Done {
+    fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
+        let layout = entry.layout();
+        *self.types.entry(layout.stored.to_string()).or_default() += 1;
+        self.bytes += layout.end;
+        self.weights += layout.shape.0 * layout.shape.1;
+        self.directory.push(index, entry)
+    }
+}
+
+impl QuantizedMerge<'_> {
+    /// Writes the UQFF directory `out`. `progress` hears how many blocks are done, and
+    /// of how many.
+    ///
+    /// What a quantized model already has in the right type, and the update does not
+    /// change, keeps its bytes.
+    ///
+    /// # Errors
+    /// When `out` holds files, a site has another shape, the way needs calibration prompts
+    /// and there are none, a type takes no bias, or a sum is not finite. Nothing is left
+    /// at `out` then.
+    pub fn write(
+        &self,
+        out: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<QuantizedReport> {
+        self.check()?;
+        let (source, spec) = (self.source, &self.source.spec);
+        let mut done = Done {
+            directory: UqffDirectory::create(out, spec.layers)?,
+            sites: BTreeMap::new(),
+            types: BTreeMap::new(),
+            bytes: 0,
+            weights: 0,
+        };
+        let mut stream = match self.calibration {
+            [] => None,
+            prompts => {
+                let embeddings = source.other("model.embed_tokens.weight")?;
+                Some(Stream::start(&source.config, &embeddings, prompts)?)
+            }
+        };
+        for layer in 0..spec.layers {
+            self.block(layer, stream.as_mut(), &mut done)?;
+            progress(layer + 1, spec.layers);
+        }
+        done.push(uqff::HEAD, &self.head(stream.as_ref())?)?;
+        let bytes = done
+            .directory
+            .commit(spec, &source.directory, |name| source.other(name))?;
+        Ok(QuantizedReport {
+            sites: done.sites,
+            types: done.types,
+            bits: 8. * done.bytes as f64 / done.weights.max(1) as f64,
+            bytes,
+        })
+    }
+
+    /// mistral.rs adds no bias to the head, so its mean error stays.
+    fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
+        let (weight, entry) = self.source.head()?;
+        let current = entry.as_ref().map(|e| e.layout().stored);
+        let wanted = self.types.other(current).fitted(weight.dims2()?);
+        if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
+            return Ok(entry);
+        }
+        let inputs = match stream {
+            Some(stream) => Some(stream.head_inputs(&self.source.other("model.norm.weight")?)?),
+            None => None,
+        };
+        let target = self.target(&weight, inputs.as_ref(), wanted)?;
+        Entry::quantize(&target, None, wanted)
+    }
+
+    /// The numbers that are handed to the quantizer for `wanted`.
+    fn target(
+        &self,
+        wanted: &Tensor,
+        inputs: Option<&Inputs>,
+        stored: WeightType,
+    ) -> Result<Tensor> {
+        let row = wanted.dims2()?.1;
+        match (self.way, inputs, Blocks::of(stored, row)) {
+            (Way::Calibrated, Some(inputs), Some(blocks)) if stored != WeightType::F32 => {
+                Ok(with_feedback(wanted, inputs, &blocks)?)
+            }
+            _ => Ok(wanted.clone()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let spec = &self.source.spec;
+        if self.way != Way::Nearest && self.calibration.is_empty() {
+            return Err(reptune_adapters::Error::value(
+                "calibration prompts",
+                "at least one for this way of rounding",
+                "none",
+                "name the recipe with --recipe: its training claims are the prompts",
+            )
+            .into());
+        }
+        for (site, low_rank) in &self.update.sites {
+            let expected = site.projection.shape(spec);
+            let found = (low_rank.b.dims()[0], low_rank.a.dims()[1]);
+            if site.layer >= spec.layers || found != expected {
+                return Err(Error::model(
+                    &self.source.directory,
+                    format!("weight `{site}`"),
+                    format!("shape {found:?}, that of the update"),
+                    match site.layer < spec.layers {
+                        true => format!("{expected:?}"),
+                        false => format!("{} blocks", spec.layers),
+                    },
+                    "the update is for another model",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn block(&self, layer: usize, stream: Option<&mut Stream>, done: &mut Done) -> Result<()> {
+        let source = self.source;
+        let mut sites = Vec::new();
+        for projection in Projection::ALL {
+            let site = Site { layer, projection };
+            let (weight, entry) = source.weight(site)?;
+            let delta = match self.update.sites.get(&site) {
+                Some(update) => Some(update.delta()?.to_dtype(candle_core::DType::F32)?),
+                None => None,
+            };
+            let wanted = match &delta {
+                Some(delta) => (&weight + delta)?,
+                None => weight.clone(),
+            };
+            finite(&wanted, site, &source.directory)?;
+            sites.push(Before {
+                site,
+                weight,
+                entry,
+                delta,
+                wanted,
+            });
+        }
+        let name = |norm: &str| format!("model.layers.{layer}.{norm}.weight");
+        let norms = Layer {
+            layer,
+            norms: [
+                source.other(&name("input_layernorm"))?,
+                source.other(&name("post_attention_layernorm"))?,
+            ],
+        };
+        let wanted: Vec<Tensor> = sites.iter().map(|s| s.wanted.clone()).collect();
+        let inputs = match &stream {
+            Some(stream) => stream.inputs(&norms, &wanted)?,
+            None => BTreeMap::new(),
+        };
+        let mut entries = Vec::new();
+        for before in &sites {
+            let inputs = inputs.get(&shared_input(before.site.projection));
+            let (entry, survival) = self.site(before, inputs)?;
+            if let Some(survival) = survival {
+                done.sites.insert(before.site, survival);
+            }
+            done.push(uqff::index(layer, before.site.projection), &entry)?;
+            entries.push(entry);
+        }
+        if let Some(stream) = stream {
+            stream.advance(&norms, &entries)?;
+        }
+        Ok(())
+    }
+
+    /// The entry of a site, and what survived if it was tuned.
+    fn site(&self, before: &Before, inputs: Option<&Inputs>) -> Result<(Entry, Option<Survival>)> {
+        let shape = before.wanted.dims2()?;
+        let current = before.entry.as_ref().map(|e| e.layout().stored);
+        let type_ = self.types.of(before.site, current).fitted(shape);
+        if let (Some(entry), None) = (&before.entry, &before.delta)
+            && current == Some(type_)
+        {
+            return Ok((entry.clone(), None));
+        }
+        let earlier = before
+            .entry
+            .as_ref()
+            .map(Entry::bias)
+            .transpose()?
+            .flatten();
+        let target = self.target(&before.wanted, inputs, type_)?;
+        let entry = Entry::quantize(&target, None, type_)?;
+        let correction = match (self.way, inputs) {
+            (Way::Corrected | Way::Calibrated, Some(inputs))
+                if type_.takes_bias() && type_ != WeightType::F32 =>
+            {
+                let error = (&before.wanted - entry.weight()?)?; // (O, I)
+                Some(error.matmul(&inputs.mean()?.unsqueeze(1)?)?.squeeze(1)?) // (O,)
+            }
+            _ => None,
+        };
+        let bias = match (earlier, &correction) {
+            (Some(earlier), Some(correction)) => Some((earlier + correction)?),
+            (earlier, correction) => earlier.or(correction.clone()),
+        };
+        let entry = entry.with_bias(bias.as_ref())?;
+        let Some(delta) = &before.delta else {
+            return Ok((entry, None));
+        };
+        let base = match &before.entry {
+            Some(_) => before.weight.clone(),
+            None => Entry::quantize(&before.weight, None, type_)?.weight()?,
+        };
+        let stored = Stored {
+            before: &before.weight,
+            delta,
+            base: &base,
+            entry: &entry,
+            bias: correction.as_ref(),
+        };
+        let survival = stored.survival(inputs)?;
+        Ok((entry, Some(survival)))
+    }
+}
+
+/// A site before it is rounded.
+struct Before {
+    site: Site,
+    weight: Tensor,
+    entry: Option<Entry>,
+    delta: Option<Tensor>,
+    wanted: Tensor,
+}
+
+fn finite(weight: &Tensor, site: Site, directory: &Path) -> Result<()> {
+    let sum: f32 = weight.abs()?.sum_all()?.to_scalar()?;
+    match sum.is_finite() {
+        true => Ok(()),
+        false => Err(Error::model(
+            directory,
+            format!("weight `{site}`"),
+            "a finite sum of weight and update",
+            "numbers that are not finite",
+            "the update is broken or far too large",
+        )),
+    }
+}

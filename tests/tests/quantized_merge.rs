@@ -1,0 +1,243 @@
+//! Merging into quantized weights: what is written is what unmodified mistral.rs
+//! computes with, and the report says what is there.
+
+use anyhow::Result;
+use candle_core::Tensor;
+use reptune::quantized::{QuantizedMerge, QuantizedReport, Source, Types, Way};
+use reptune::stock::Stock;
+use reptune::uqff::{self, UqffFile, WeightType};
+use reptune::{Llama, LoadOptions};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{Forest, Host, LowRankUpdate, Request};
+use reptune_tests::{flat, logits, pick, random_update, whole};
+use std::path::{Path, PathBuf};
+
+fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/honest-mini")
+}
+
+fn prompts() -> Vec<Vec<u32>> {
+    (0..8u32)
+        .map(|p| {
+            (0..24 + p)
+                .map(|i| (p * 131 + i * i * 7 + i) % 750)
+                .collect()
+        })
+        .collect()
+}
+
+fn write(
+    from: &Path,
+    update: &LowRankUpdate,
+    (types, way): (Types, Way),
+    out: &Path,
+) -> Result<QuantizedReport> {
+    let (source, calibration) = (Source::open(from)?, prompts());
+    let merge = QuantizedMerge {
+        source: &source,
+        update,
+        types,
+        way,
+        calibration: &calibration,
+    };
+    Ok(merge.write(out, &mut |_, _| ())?)
+}
+
+fn ours(path: &Path, low_rank: Option<&LowRankUpdate>) -> Result<Vec<Tensor>> {
+    let host = Llama::load(path, LoadOptions::default())?;
+    let one = |prompt: &Vec<u32>| {
+        let (forest, rows) = Forest::pack(std::slice::from_ref(prompt));
+        let request = Request {
+            low_rank,
+            ..Request::default()
+        };
+        pick(logits(&whole(&host, &forest, request)?), &rows[0])
+    };
+    prompts().iter().map(one).collect()
+}
+
+fn stock(path: &Path) -> Result<Vec<Tensor>> {
+    let stock = Stock::load(path, None)?;
+    prompts().iter().map(|p| Ok(stock.logits(p)?)).collect()
+}
+
+/// Root of the mean square of the difference.
+fn off(left: &[Tensor], right: &[Tensor]) -> f64 {
+    let both = left.iter().flat_map(flat).zip(right.iter().flat_map(flat));
+    let (sum, n) = both.fold((0., 0usize), |(sum, n), (l, r)| {
+        (sum + f64::from(l - r).powi(2), n + 1)
+    });
+    (sum / n as f64).sqrt()
+}
+
+/// What may lie between two runtimes: ggml's layers round their inputs to 8 bits, so a
+/// value near the middle of a step goes either way; all other types compute in f32.
+fn between_runtimes(stored: WeightType, effect: f64) -> f64 {
+    match stored {
+        WeightType::Ggml(_) => 0.1 * effect,
+        _ => 1e-4 * effect,
+    }
+}
+
+fn update() -> Result<LowRankUpdate> {
+    let spec = Llama::load(&mini(), LoadOptions::default())?.spec().clone();
+    let all = [Projection::VProj, Projection::OProj, Projection::DownProj];
+    random_update(&spec, &[2, 3], &all, 11)
+}
+
+#[test]
+fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() -> Result<()> {
+    let (room, update) = (tempfile::tempdir()?, update()?);
+    let tuned = ours(&mini(), Some(&update))?;
+    let effect = off(&tuned, &ours(&mini(), None)?);
+    assert!(effect > 0.1, "the update does something: {effect}");
+    let mut last = f64::INFINITY;
+    for name in [
+        "afq2", "afq3", "mxfp4", "q4_0", "hqq4", "q5_0", "q6k", "fp8", "f8q8", "q8_0", "afq8",
+        "f32",
+    ] {
+        let wanted = WeightType::parse(name)?;
+        let out = room.path().join(name);
+        let report = write(
+            &mini(),
+            &update,
+            (Types::all(Some(wanted)), Way::Nearest),
+            &out,
+        )?;
+        let (merged, served) = (ours(&out, None)?, stock(&out)?);
+        let (error, between) = (off(&merged, &tuned), off(&merged, &served));
+        let cosine = report.sites.values().map(|s| s.cosine).fold(1., f64::min);
+        println!(
+            "{name:5} {:5.2} bits, {} bytes, error {error:.4} of {effect:.4}, ours to stock {between:.1e}, least cosine {cosine:.3}",
+            report.bits, report.bytes
+        );
+        assert!(
+            between < between_runtimes(wanted.fitted((128, 128)), effect),
+            "{name}: stock computes the same: {between}"
+        );
+        assert_eq!(report.sites.len(), 6);
+        if name == "f32" {
+            assert!(error < 1e-5 * effect, "{error}");
+            assert!(cosine > 0.9999, "{cosine}");
+        }
+        if ["afq2", "afq3", "q4_0", "q5_0", "q8_0", "f32"].contains(&name) {
+            assert!(error < last, "{name}: a finer type loses less");
+            last = error;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
+    let (room, update) = (tempfile::tempdir()?, update()?);
+    let tuned = ours(&mini(), Some(&update))?;
+    for name in ["q4_0", "afq4", "afq3"] {
+        let all = Some(WeightType::parse(name)?);
+        let mut errors = Vec::new();
+        let mut noises = Vec::new();
+        for way in [Way::Nearest, Way::Corrected, Way::Calibrated] {
+            let out = room.path().join(format!("{name}-{way:?}"));
+            let report = write(&mini(), &update, (Types::all(all), way), &out)?;
+            errors.push(off(&ours(&out, None)?, &tuned));
+            let noise = |s: &reptune::quantized::Survival| s.noise.unwrap_or(f64::NAN);
+            noises.push(report.sites.values().map(noise).sum::<f64>() / 6.);
+            let between = off(&ours(&out, None)?, &stock(&out)?);
+            let allowed = between_runtimes(all.unwrap_or(WeightType::F32), errors[0]);
+            assert!(between < allowed, "stock adds the same biases: {between}");
+        }
+        println!("{name}: errors {errors:.4?}, noise {noises:.4?}");
+        assert!(
+            errors[1] < errors[0] && errors[2] < 0.9 * errors[1],
+            "{errors:?}"
+        );
+        assert!(noises[1] < noises[0] && noises[2] < noises[1], "{noises:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
+    let (room, update) = (tempfile::tempdir()?, update()?);
+    let (base, out) = (room.path().join("base"), room.path().join("out"));
+    let q8_0 = Some(WeightType::parse("q8_0")?);
+    let none = LowRankUpdate::default();
+    write(&mini(), &none, (Types::all(q8_0), Way::Nearest), &base)?;
+    let report = write(&base, &update, (Types::all(None), Way::Nearest), &out)?;
+    assert!(report.sites.values().all(|s| Some(s.stored) == q8_0));
+    let open = |path: &Path| -> Result<UqffFile> { Ok(UqffFile::find(path)?.expect("a uqff")) };
+    let (before, after) = (open(&base)?, open(&out)?);
+    let changed: Vec<usize> = before
+        .indices()
+        .filter(|i| before.entry(*i).expect("an entry") != after.entry(*i).expect("an entry"))
+        .collect();
+    let tuned: Vec<usize> = update
+        .sites
+        .keys()
+        .map(|s| uqff::index(s.layer, s.projection))
+        .collect();
+    assert_eq!(changed, tuned);
+    let (merged, wanted) = (ours(&out, None)?, ours(&base, Some(&update))?);
+    let effect = off(&wanted, &ours(&base, None)?);
+    assert!(off(&merged, &wanted) < 0.1 * effect);
+    assert!(off(&merged, &stock(&out)?) < 0.1 * effect);
+    Ok(())
+}
+
+#[test]
+fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Result<()> {
+    let (room, update) = (tempfile::tempdir()?, update()?);
+    let all = Some(WeightType::parse("afq3")?);
+    let plain = write(
+        &mini(),
+        &update,
+        (Types::all(all), Way::Nearest),
+        &room.path().join("a"),
+    )?;
+    let spec = Source::open(&mini())?.spec;
+    for growth in [0., 0.05, 0.2] {
+        let types = Types::keep(all, &plain.sites, &spec, (plain.bytes, growth));
+        assert!(types.sites.keys().all(|s| update.sites.contains_key(s)));
+        assert_eq!(types.sites.is_empty(), growth == 0.);
+        let out = room.path().join(format!("{growth}"));
+        let report = write(&mini(), &update, (types, Way::Nearest), &out)?;
+        let grown = report.bytes as f64 / plain.bytes as f64 - 1.;
+        println!("{growth}: grown by {grown:.4}, {:?}", report.types);
+        assert!(grown <= growth + 0.005, "{grown}");
+        let step = |r: &QuantizedReport| r.sites.values().map(|s| s.step_norm).sum::<f64>();
+        assert!(growth == 0. || step(&report) < 0.8 * step(&plain));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
+    let (room, update) = (tempfile::tempdir()?, update()?);
+    let out = room.path().join("out");
+    let source = Source::open(&mini())?;
+    let merge = QuantizedMerge {
+        source: &source,
+        update: &update,
+        types: Types::all(None),
+        way: Way::Calibrated,
+        calibration: &[],
+    };
+    let message = merge
+        .write(&out, &mut |_, _| ())
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        message.contains("calibration prompts") && message.contains("--recipe"),
+        "{message}"
+    );
+    let other = reptune_tests::llama("tiny-llama2")?;
+    let foreign = random_update(other.spec(), &[1], &[Projection::QProj], 3)?;
+    let message = write(&mini(), &foreign, (Types::all(None), Way::Nearest), &out);
+    let message = message.expect_err("refused").to_string();
+    assert!(
+        message.contains("self_attn.q_proj") && message.contains("another model"),
+        "{message}"
+    );
+    assert_eq!(std::fs::read_dir(room.path())?.count(), 0);
+    Ok(())
+}
