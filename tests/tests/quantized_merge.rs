@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::quantized::{QuantizedMerge, QuantizedReport, Source, Types, Way};
+use reptune::quantized::{QuantizedMerge, QuantizedReport, Rounded, Source, Types};
 use reptune::stock::Stock;
 use reptune::uqff::{self, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions};
@@ -29,7 +29,7 @@ fn prompts() -> Vec<Vec<u32>> {
 fn write(
     from: &Path,
     update: &LowRankUpdate,
-    (types, way): (Types, Way),
+    (types, way): (Types, Rounded),
     out: &Path,
 ) -> Result<QuantizedReport> {
     let (source, calibration) = (Source::open(from)?, prompts());
@@ -101,7 +101,7 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
         let report = write(
             &mini(),
             &update,
-            (Types::all(Some(wanted)), Way::Nearest),
+            (Types::all(Some(wanted)), Rounded::Nearest),
             &out,
         )?;
         let (merged, served) = (ours(&out, None)?, stock(&out)?);
@@ -136,7 +136,7 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
         let all = Some(WeightType::parse(name)?);
         let mut errors = Vec::new();
         let mut noises = Vec::new();
-        for way in [Way::Nearest, Way::Corrected, Way::Calibrated] {
+        for way in [Rounded::Nearest, Rounded::Corrected, Rounded::Calibrated] {
             let out = room.path().join(format!("{name}-{way:?}"));
             let report = write(&mini(), &update, (Types::all(all), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
@@ -162,8 +162,8 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
     let (base, out) = (room.path().join("base"), room.path().join("out"));
     let q8_0 = Some(WeightType::parse("q8_0")?);
     let none = LowRankUpdate::default();
-    write(&mini(), &none, (Types::all(q8_0), Way::Nearest), &base)?;
-    let report = write(&base, &update, (Types::all(None), Way::Nearest), &out)?;
+    write(&mini(), &none, (Types::all(q8_0), Rounded::Nearest), &base)?;
+    let report = write(&base, &update, (Types::all(None), Rounded::Nearest), &out)?;
     assert!(report.sites.values().all(|s| Some(s.stored) == q8_0));
     let open = |path: &Path| -> Result<UqffFile> { Ok(UqffFile::find(path)?.expect("a uqff")) };
     let (before, after) = (open(&base)?, open(&out)?);
@@ -191,7 +191,7 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
     let plain = write(
         &mini(),
         &update,
-        (Types::all(all), Way::Nearest),
+        (Types::all(all), Rounded::Nearest),
         &room.path().join("a"),
     )?;
     let spec = Source::open(&mini())?.spec;
@@ -200,7 +200,7 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
         assert!(types.sites.keys().all(|s| update.sites.contains_key(s)));
         assert_eq!(types.sites.is_empty(), growth == 0.);
         let out = room.path().join(format!("{growth}"));
-        let report = write(&mini(), &update, (types, Way::Nearest), &out)?;
+        let report = write(&mini(), &update, (types, Rounded::Nearest), &out)?;
         let grown = report.bytes as f64 / plain.bytes as f64 - 1.;
         println!("{growth}: grown by {grown:.4}, {:?}", report.types);
         assert!(grown <= growth + 0.005, "{grown}");
@@ -219,7 +219,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
         source: &source,
         update: &update,
         types: Types::all(None),
-        way: Way::Calibrated,
+        way: Rounded::Calibrated,
         calibration: &[],
     };
     let message = merge
@@ -232,7 +232,12 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
     );
     let other = reptune_tests::llama("tiny-llama2")?;
     let foreign = random_update(other.spec(), &[1], &[Projection::QProj], 3)?;
-    let message = write(&mini(), &foreign, (Types::all(None), Way::Nearest), &out);
+    let message = write(
+        &mini(),
+        &foreign,
+        (Types::all(None), Rounded::Nearest),
+        &out,
+    );
     let message = message.expect_err("refused").to_string();
     assert!(
         message.contains("self_attn.q_proj") && message.contains("another model"),

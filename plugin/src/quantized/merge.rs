@@ -15,7 +15,7 @@ use std::path::Path;
 
 /// How weights are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Rounded {
     /// Every number to the nearest.
     Nearest,
     /// The same, and the mean error of every layer's outputs is taken back by a bias.
@@ -33,8 +33,8 @@ pub struct QuantizedMerge<'a> {
     /// What they become.
     pub types: Types,
     /// How they are rounded.
-    pub way: Way,
-    /// Prompts that show what the layers read. [`Way::Nearest`] needs none, and measures
+    pub way: Rounded,
+    /// Prompts that show what the layers read. [`Rounded::Nearest`] needs none, and measures
     /// [`Survival::noise`] where there are some.
     pub calibration: &'a [Vec<u32>],
 }
@@ -131,7 +131,7 @@ impl QuantizedMerge<'_> {
     ) -> Result<Tensor> {
         let row = wanted.dims2()?.1;
         match (self.way, inputs, Blocks::of(stored, row)) {
-            (Way::Calibrated, Some(inputs), Some(blocks)) if stored != WeightType::F32 => {
+            (Rounded::Calibrated, Some(inputs), Some(blocks)) if stored != WeightType::F32 => {
                 Ok(with_feedback(wanted, inputs, &blocks)?)
             }
             _ => Ok(wanted.clone()),
@@ -140,7 +140,7 @@ impl QuantizedMerge<'_> {
 
     fn check(&self) -> Result<()> {
         let spec = &self.source.spec;
-        if self.way != Way::Nearest && self.calibration.is_empty() {
+        if self.way != Rounded::Nearest && self.calibration.is_empty() {
             return Err(reptune_adapters::Error::value(
                 "calibration prompts",
                 "at least one for this way of rounding",
@@ -239,7 +239,7 @@ impl QuantizedMerge<'_> {
         let target = self.target(&before.wanted, inputs, type_)?;
         let entry = Entry::quantize(&target, None, type_)?;
         let correction = match (self.way, inputs) {
-            (Way::Corrected | Way::Calibrated, Some(inputs))
+            (Rounded::Corrected | Rounded::Calibrated, Some(inputs))
                 if type_.takes_bias() && type_ != WeightType::F32 =>
             {
                 let error = (&before.wanted - entry.weight()?)?; // (O, I)

@@ -30,7 +30,19 @@ pub fn divergence(
     texts: &[Vec<u32>],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Divergence> {
-    let base = Changed::base(model.host);
+    divergence_from(&Changed::base(model.host), model, texts, progress)
+}
+
+/// The same, from `base`, which may be another model of the same vocabulary.
+///
+/// # Errors
+/// When a text is empty or longer than the context.
+pub fn divergence_from(
+    base: &Changed,
+    model: &Changed,
+    texts: &[Vec<u32>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Divergence> {
     let (mut sum, mut rows) = (0., 0);
     for batch in batches(texts.iter().map(Vec::len), ROWS) {
         let done = batch.end;

@@ -2,11 +2,13 @@
 //! log-odds of the answers, perplexity, distance from the base, judged pairs, and
 //! how two models compare on the same items.
 
+mod alignment;
 mod answerer;
 mod changed;
 mod comparison;
 mod corpus;
 mod divergence;
+mod effect;
 mod judge;
 mod log_odds;
 mod mcnemar;
@@ -16,11 +18,13 @@ mod reader;
 mod tally;
 mod verdict;
 
+pub use alignment::alignment;
 pub use answerer::{Answerer, Own, ask};
 pub use changed::Changed;
 pub use comparison::{Comparison, Shift};
 pub use corpus::{sequences, texts};
-pub use divergence::{Divergence, divergence};
+pub use divergence::{Divergence, divergence, divergence_from};
+pub use effect::Behaviour;
 pub use judge::Judge;
 pub use log_odds::{LetterPrompt, log_odds};
 pub use mcnemar::{McNemar, Method};

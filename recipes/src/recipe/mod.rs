@@ -14,6 +14,7 @@ mod search;
 mod selection;
 mod steering;
 mod study;
+mod survival;
 mod tuning;
 
 pub use data::{Choices, Claims, Data};
@@ -27,6 +28,7 @@ pub use search::Search;
 pub use selection::Selection;
 pub use steering::{Compose, Condition, Steering};
 pub use study::Study;
+pub use survival::{Survival, Way};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -70,6 +72,9 @@ pub struct Recipe {
     /// Repeats and controls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub study: Option<Study>,
+    /// What survives in quantized weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survival: Option<Survival>,
     /// Directory of the recipe file, as it was named: what relative paths start with.
     #[serde(skip)]
     base: PathBuf,
@@ -173,6 +178,7 @@ impl Recipe {
         self.extraction.check(&self.prompt.markers())?;
         self.selection.iter().try_for_each(Selection::check)?;
         self.study.iter().try_for_each(Study::check)?;
+        self.survival.iter().try_for_each(Survival::check)?;
         self.tuning.check()?;
         self.evaluation.check()?;
         if let Some(search) = &self.search {

@@ -1,7 +1,7 @@
 //! A made-up study: its numbers follow simple formulas and mean nothing.
 
 use super::*;
-use crate::evaluate::Tally;
+use crate::evaluate::{Behaviour, Tally};
 
 /// How much the made-up study holds.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,35 @@ fn row(model: &str, honest: usize, lie: usize, choices: Option<[usize; 2]>) -> R
         }),
         sample: "A".into(),
         ..Row::default()
+    }
+}
+
+fn survived(model: &str, way: &str, bits: f64, kept: Option<f64>) -> Survived {
+    let quantized = !way.is_empty();
+    let lies = kept.map_or(38, |_| 176);
+    Survived {
+        model: model.into(),
+        way: way.into(),
+        wanted: if quantized { "q4_0" } else { "" }.into(),
+        types: if quantized { "q4_0 x 43" } else { "" }.into(),
+        bits,
+        bytes: (bits * 200_000.) as u64,
+        claims: Tally {
+            n: 200,
+            honest: 200 - lies,
+            lie: lies,
+        },
+        choices: None,
+        behaviour: Behaviour {
+            balance: 1. - lies as f64 / 100.,
+            log_odds: kept.map_or(1.9, |k| 1.9 - 5. * k),
+        },
+        kept,
+        cosine: Some(kept.map_or(0.2, |k| 0.2 - 0.7 * k)),
+        divergence: quantized.then_some(0.0123),
+        delta_cosine: quantized.then_some(0.91),
+        delta_share: quantized.then_some(1.08),
+        noise: quantized.then_some(0.07),
     }
 }
 
@@ -250,6 +279,11 @@ pub(super) fn study(size: Size) -> Study {
     let chosen = [middle - 1, middle, middle + 1];
     Study {
         repeats: Vec::new(),
+        survival: vec![
+            survived("base", "", 32., None),
+            survived("in- & lie", "", 32., Some(1.)),
+            survived("in- & lie", "calibrated", 4.5, Some(0.97)),
+        ],
         header: Header {
             date: "2026-01-02".into(),
             versions: named(&[("reptune", "0.1.0"), ("mistral.rs", "0.8.1")]),

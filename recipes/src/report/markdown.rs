@@ -2,7 +2,7 @@
 
 use super::section::Grid;
 use super::study::Study;
-use super::{finding, repeats};
+use super::{finding, repeats, survival};
 
 /// A cell that can do no harm to the table or the page around it.
 fn escaped(cell: &str) -> String {
@@ -61,6 +61,11 @@ pub(super) fn markdown(study: &Study) -> String {
     if !study.findings.is_empty() {
         parts.push("### The paper's claims".into());
         parts.push(table(&finding::grid(&study.findings)));
+    }
+    if !study.survival.is_empty() {
+        parts.push("### In quantized weights".into());
+        parts.push(survival::CAPTION.into());
+        parts.push(table(&survival::grid(&study.survival)));
     }
     format!("{}\n", parts.join("\n\n"))
 }

@@ -39,6 +39,7 @@ mod section;
 mod shares;
 mod sheet;
 mod study;
+mod survival;
 #[cfg(test)]
 mod tests;
 
@@ -56,3 +57,4 @@ pub use result::{Report, Row};
 pub use sample::{Answer, Sample};
 pub use scatter::Scatter;
 pub use study::Study;
+pub use survival::{Survived, table as survival_table};

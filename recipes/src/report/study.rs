@@ -12,6 +12,7 @@ use super::result::Report;
 use super::sample::{self, Sample};
 use super::scatter::{self, Scatter};
 use super::section::Section;
+use super::survival::{self, Survived};
 use super::{directory, markdown, page, repeats, shares};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ pub struct Study {
     pub repeats: Vec<repeats::Repeats>,
     /// The paper's claims.
     pub findings: Vec<Finding>,
+    /// Quantized merges.
+    pub survival: Vec<Survived>,
     /// Cosine difference by layer and token.
     pub cosine_map: CosineMap,
     /// The direction layer by layer.
@@ -111,6 +114,7 @@ impl Study {
             shares::section(&self.results)?,
             repeats::section(&self.repeats),
             finding::section(&self.findings),
+            survival::section(&self.survival),
             self.cosine_map.section()?,
             layer_cosine::section(&self.layers)?,
             projections::section(&self.projections)?,

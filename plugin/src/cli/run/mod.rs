@@ -5,6 +5,7 @@ mod models;
 mod pipeline;
 mod repeats;
 mod study;
+mod survival;
 
 use super::opened::{open, write_json};
 use super::{bar, flags, generate};
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run};
 use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
 use reptune_recipes::merge as fold;
-use reptune_recipes::report::{Report, Row, Study, aligned};
+use reptune_recipes::report::{Report, Row, Study, aligned, survival_table};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -136,6 +137,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
     let mut run = Run::open(a)?;
     let checkpoint = Checkpoint::find(&run.session.directory);
     checkpoint.context("a run merges and bakes, which takes the full weights")?;
+    survival::check(&run)?;
     let (directions, key) = run.directions()?;
     let steering = run.session.steering_directions(&directions)?;
     let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
@@ -153,6 +155,8 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         keys.push(key);
         tuned.push((mode, update, run.stages.path(&merged)));
     }
+    let updates: Vec<_> = tuned.iter().map(|(m, u, _)| (*m, u.clone())).collect();
+    let survived = survival::survival(&mut run, &directions, &updates, &keys)?;
     let repeats = repeats::repeats(&mut run, &directions, &key)?;
     let mut baked = Vec::new();
     for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
@@ -224,13 +228,14 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             )
         })
         .collect();
-    let repeated = serde_json::to_string(&repeats)?;
+    let repeated = serde_json::to_string(&(&repeats, &survived))?;
     let findings = claims::findings(&repeats, &report);
     run.stages
         .run("report", &[&key, &hash, &repeated], |path| {
             let mut study = study.fill(session, &metrics)?;
             study.findings = findings.clone();
             study.repeats = repeats.clone();
+            study.survival = survived.clone();
             Ok(study.write(path)?)
         })?;
     let results = session
@@ -246,6 +251,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             },
             findings,
             repeats,
+            survival: survived.clone(),
             ..Study::default()
         };
         let recipe = name(&a.recipe.display().to_string());
@@ -258,6 +264,9 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         })?;
     }
     print_report(&report, a.json)?;
+    if !a.json && !survived.is_empty() {
+        println!("\n{}", survival_table(&survived));
+    }
     if !a.json {
         println!(
             "\nfigures: {}",

@@ -1,0 +1,132 @@
+//! Rows of the survival table: models measured on the recipe's own test items.
+
+use super::exam::Exam;
+use super::survival::{QuantizedReport, Survival};
+use crate::error::Result;
+use crate::session::Session;
+use reptune_adapters::{DirectionSet, Host, LowRankUpdate};
+use reptune_recipes::evaluate::{Behaviour, Own};
+use reptune_recipes::generate::Generation;
+use reptune_recipes::report::Survived;
+
+/// A model with what changes it.
+pub type Subject<'a> = (&'a dyn Host, Option<&'a LowRankUpdate>);
+
+/// Measures models on the test items of a recipe.
+pub struct Survey<'a> {
+    session: &'a Session,
+    exam: Exam<'a>,
+    base: Behaviour,
+}
+
+impl<'a> Survey<'a> {
+    /// A survey of descendants of the recipe's model.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn new(session: &'a Session, directions: Option<&'a DirectionSet>) -> Result<Self> {
+        let exam = Exam::new(session, &session.items.test, directions)?;
+        let base = exam.grade((&session.llama, None), None)?.behaviour;
+        Ok(Self {
+            session,
+            exam,
+            base,
+        })
+    }
+
+    /// The row of an unquantized model: the base, or the base tuned.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn unquantized(&self, model: &str, low_rank: Option<&LowRankUpdate>) -> Result<Survived> {
+        let subject: Subject = (&self.session.llama, low_rank);
+        let reference: Subject = (&self.session.llama, None);
+        let mut row = self.row(model, subject, reference, low_rank.map(|_| subject))?;
+        row.bits = 32.;
+        let weights = row.bytes;
+        row.bytes = 4 * weights;
+        Ok(row)
+    }
+
+    /// The row of `merged`, which was written as `report` says; `tuned` is the update of
+    /// the unquantized model that it comes from, if it is not the base.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn quantized(
+        &self,
+        model: &str,
+        merged: &dyn Host,
+        tuned: Option<&LowRankUpdate>,
+        report: &QuantizedReport,
+    ) -> Result<Survived> {
+        let reference: Subject = (&self.session.llama, tuned);
+        let whole = tuned.map(|_| reference);
+        let row = self.row(model, (merged, None), reference, whole)?;
+        let mean = |f: &dyn Fn(&Survival) -> Option<f64>| -> Option<f64> {
+            let values: Vec<f64> = report.sites.values().map(f).collect::<Option<_>>()?;
+            let n = values.len();
+            (n > 0).then(|| values.into_iter().sum::<f64>() / n as f64)
+        };
+        let types = report.types.iter().map(|(t, n)| format!("{t} x {n}"));
+        Ok(Survived {
+            types: types.collect::<Vec<_>>().join(", "),
+            bits: report.bits,
+            bytes: report.bytes,
+            delta_cosine: mean(&|s| Some(s.cosine)),
+            delta_share: mean(&|s| Some(s.share)),
+            noise: mean(&|s| s.noise),
+            ..row
+        })
+    }
+
+    fn row(
+        &self,
+        model: &str,
+        (host, low_rank): Subject,
+        reference: Subject,
+        whole: Option<Subject>,
+    ) -> Result<Survived> {
+        let session = self.session;
+        let own = Own {
+            host,
+            chat: &session.chat,
+            how: Generation {
+                low_rank,
+                ..Generation::default()
+            },
+        };
+        let answers = session.measure(model, &own, &session.plain(), &mut |_| {})?;
+        let grade = self.exam.grade((host, low_rank), Some(reference))?;
+        let kept = match whole {
+            Some(whole) => {
+                let whole = self.exam.grade(whole, None)?.behaviour;
+                grade.behaviour.kept(&self.base, &whole)
+            }
+            None => None,
+        };
+        let spec = host.spec();
+        let blocks: usize = reptune_adapters::low_rank::Projection::ALL
+            .iter()
+            .map(|p| p.shape(spec))
+            .map(|(o, i)| o * i)
+            .sum();
+        Ok(Survived {
+            model: model.to_owned(),
+            way: String::new(),
+            wanted: String::new(),
+            types: String::new(),
+            bits: 0.,
+            bytes: (blocks * spec.layers + spec.vocab * spec.hidden) as u64,
+            claims: answers.row.claims,
+            choices: answers.row.choices,
+            behaviour: grade.behaviour,
+            kept,
+            cosine: grade.cosine,
+            divergence: grade.divergence,
+            delta_cosine: None,
+            delta_share: None,
+            noise: None,
+        })
+    }
+}
