@@ -133,17 +133,17 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
     let (room, update) = (tempfile::tempdir()?, update()?);
     let tuned = ours(&mini(), Some(&update))?;
     for name in ["q4_0", "afq4", "afq3"] {
-        let all = Some(WeightType::parse(name)?);
+        let type_ = WeightType::parse(name)?;
         let mut errors = Vec::new();
         let mut noises = Vec::new();
         for way in [Rounded::Nearest, Rounded::Corrected, Rounded::Calibrated] {
             let out = room.path().join(format!("{name}-{way:?}"));
-            let report = write(&mini(), &update, (Types::all(all), way), &out)?;
+            let report = write(&mini(), &update, (Types::all(Some(type_)), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
             let noise = |s: &reptune::quantized::Survival| s.noise.unwrap_or(f64::NAN);
             noises.push(report.sites.values().map(noise).sum::<f64>() / 6.);
             let between = off(&ours(&out, None)?, &stock(&out)?);
-            let allowed = between_runtimes(all.unwrap_or(WeightType::F32), errors[0]);
+            let allowed = between_runtimes(type_, errors[0]);
             assert!(between < allowed, "stock adds the same biases: {between}");
         }
         println!("{name}: errors {errors:.4?}, noise {noises:.4?}");

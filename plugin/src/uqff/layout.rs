@@ -284,7 +284,7 @@ impl Cursor<'_> {
         let group = self.u32("group size")? as usize;
         let axis = self.u8("axis")?;
         self.take(6, "steps and flags")?;
-        let elements = o.checked_mul(i).unwrap_or(usize::MAX);
+        let elements = o.saturating_mul(i);
         if group == 0 || !elements.is_multiple_of(group) || axis > 1 {
             return misfit(
                 format!("groups that divide ({o}, {i}), along axis 0 or 1"),
