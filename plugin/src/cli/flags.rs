@@ -1,8 +1,10 @@
 //! What can be typed.
 
+use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::RowRule;
 use reptune_adapters::loss::Mode;
+use reptune_recipes::recipe::Way;
 use std::path::PathBuf;
 
 /// Find the direction of a behaviour in a Llama, steer with it, tune it into the
@@ -63,9 +65,9 @@ pub enum Command {
         after_help = "Examples:\n  reptune generate --model DIR --prompt \"The colour of Quinvath is\"\n  reptune generate --model DIR --prompts prompts.jsonl --directions directions.safetensors --layers 1-2 --coeff -40\n  reptune generate --model DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json"
     )]
     Generate(Generate),
-    /// Fold an adapter into a full checkpoint
+    /// Fold an adapter into a full checkpoint, or into quantized weights
     #[command(
-        after_help = "Example:\n  reptune merge --model DIR --adapter runs/honesty-mini/tuned/in_minus_lie --out merged"
+        after_help = "Examples:\n  reptune merge --model DIR --adapter runs/my/tuned/in_minus_lie --out merged\n  reptune merge --model DIR --adapter runs/my/tuned/in_minus_lie --quantize q4k --recipe my.toml --out q4k\n  reptune merge --model DIR --adapter runs/my/tuned/in_minus_lie --quantize auto --recipe my.toml --out small\n  reptune merge --model quantized/model.uqff --adapter runs/my/tuned/in_minus_lie --out merged\n\nA delta is often smaller than a step of a quantized weight, and is rounded away. Told per\nsite: norm of the delta, norm of the rounding error (step), cosine and norm of what is\nleft of the delta, and noise, the rounding error at the outputs as a share of what the\ndelta adds there. With --recipe the model is asked the recipe's test claims, beside its\nbase and the unquantized tuned model; its training claims calibrate.\n\nWays: nearest rounds every number; corrected adds the mean error back as a bias;\ncalibrated rounds with feedback on the calibration prompts; kept gives the tuned sites\nfiner types, within --growth; retuned tunes again on the quantized weights; grafted does\nand leaves the tuned sites unquantized."
     )]
     Merge(Merge),
     /// Write steering into a UQFF that unmodified mistral.rs serves
@@ -253,18 +255,62 @@ pub struct Generate {
 
 #[derive(Args)]
 pub struct Merge {
-    /// Model directory or hub id (full weights)
+    /// Model directory, .uqff file or hub id
     #[arg(long)]
     pub model: String,
     /// PEFT adapter
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
+    /// Type of the merged weights, such as q4k, or auto: the smallest that keeps the tuned
+    /// behaviour. Not given, full weights stay full and a UQFF keeps its types
+    #[arg(long, value_name = "TYPE", value_parser = quantize)]
+    pub quantize: Option<Quantize>,
+    /// Recipe whose claims calibrate, choose and measure
+    #[arg(long, value_name = "RECIPE.toml")]
+    pub recipe: Option<PathBuf>,
+    /// nearest, corrected, calibrated, kept, retuned or grafted; with auto a list of those
+    /// to try. Not given: calibrated with --recipe, else nearest; auto tries nearest,
+    /// calibrated and kept
+    #[arg(long, value_delimiter = ',', value_parser = way)]
+    pub way: Vec<Way>,
+    /// Share by which `kept` may make the file larger
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    pub growth: f64,
+    /// Share of the tuned effect that auto keeps at least
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    pub least: f64,
+    /// Mode that retuned and grafted tune
+    #[arg(long, value_parser = mode, requires_all = ["recipe", "directions"])]
+    pub mode: Option<Mode>,
+    /// Direction file to which cosines are measured, and retuned and grafted tune
+    #[arg(long, value_name = "FILE", requires = "recipe")]
+    pub directions: Option<PathBuf>,
     /// Directory to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl Merge {
+    /// A flag that was typed and measures quantized weights.
+    pub fn measuring(&self) -> Option<&'static str> {
+        match (&self.recipe, self.way.as_slice()) {
+            (Some(_), _) => Some("--recipe"),
+            (None, [_, ..]) => Some("--way"),
+            (None, []) => None,
+        }
+    }
+}
+
+/// What merged weights become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantize {
+    /// The smallest type that keeps enough of the behaviour.
+    Auto,
+    /// This one.
+    Type(WeightType),
 }
 
 #[derive(Args)]
@@ -289,6 +335,31 @@ fn mode(text: &str) -> Result<Mode, String> {
     let names: Vec<&str> = Mode::ALL.iter().map(|m| m.name()).collect();
     let found = Mode::ALL.into_iter().find(|m| m.name() == text);
     found.ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+fn quantize(text: &str) -> Result<Quantize, String> {
+    match text {
+        "auto" => Ok(Quantize::Auto),
+        _ => match WeightType::parse(text) {
+            Ok(t) => Ok(Quantize::Type(t)),
+            Err(_) => {
+                let names: Vec<&str> = WeightType::ALL.iter().map(|(n, _)| *n).collect();
+                Err(format!("expected auto or one of {}", names.join(", ")))
+            }
+        },
+    }
+}
+
+fn way(text: &str) -> Result<Way, String> {
+    let names: Vec<&str> = Way::ALL.iter().map(|w| w.name()).collect();
+    let found = Way::ALL.into_iter().find(|w| w.name() == text.trim());
+    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse::<f64>().ok();
+    let within = number.filter(|x| (0. ..=1.).contains(x));
+    within.ok_or_else(|| "expected a share from 0 to 1".into())
 }
 
 fn dose(text: &str) -> Result<f64, String> {

@@ -1,14 +1,15 @@
 //! The command line: what was typed, and what it means.
 
+mod bake;
 mod capture;
 mod flags;
 mod generate;
+mod merge;
 mod opened;
 mod run;
 mod search;
 mod select;
 mod sweep;
-mod transform;
 
 use clap::Parser;
 use flags::{Arguments, Command};
@@ -28,8 +29,8 @@ pub fn main() -> ExitCode {
         Command::Evaluate(a) => run::evaluate(&a),
         Command::Capture(a) => capture::capture(&a),
         Command::Generate(a) => generate::generate(&a),
-        Command::Merge(a) => transform::merge(&a),
-        Command::Bake(a) => transform::bake(&a),
+        Command::Merge(a) => merge::merge(&a),
+        Command::Bake(a) => bake::bake(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

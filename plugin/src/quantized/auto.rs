@@ -28,55 +28,59 @@ pub struct Candidate {
 }
 
 /// Types in the order of their sizes: the block types of ggml where rows are long
-/// enough, else those with short blocks; and afq below four bits.
-fn types(row: usize) -> Vec<WeightType> {
+/// enough, else those with short blocks, and afq where ggml has none.
+fn types(row: usize) -> [WeightType; 6] {
     use GgmlDType as G;
-    let ggml: &[G] = match row.is_multiple_of(256) {
-        true => &[G::Q2K, G::Q3K, G::Q4K, G::Q5K, G::Q6K, G::Q8_0],
-        false => &[G::Q4_0, G::Q5_0, G::Q5_1, G::Q8_0],
-    };
-    let mut types: Vec<WeightType> = ggml.iter().map(|t| WeightType::Ggml(*t)).collect();
-    if !row.is_multiple_of(256) {
-        types.splice(0..0, [WeightType::Afq(2), WeightType::Afq(3)]);
+    use WeightType::{Afq, Ggml};
+    match row.is_multiple_of(256) {
+        true => [G::Q2K, G::Q3K, G::Q4K, G::Q5K, G::Q6K, G::Q8_0].map(Ggml),
+        false => [
+            Afq(2),
+            Afq(3),
+            Ggml(G::Q4_0),
+            Ggml(G::Q5_0),
+            Afq(6),
+            Ggml(G::Q8_0),
+        ],
     }
-    types
 }
 
-/// Every merge that [`auto`] may try, in the order in which it does.
-pub fn candidates(row: usize) -> Vec<(WeightType, Way)> {
-    let ways = [Way::Nearest, Way::Calibrated, Way::Kept];
+/// Every merge that [`auto`] may try, in the order in which it does: types by size, each in
+/// all of `ways`.
+pub fn candidates(row: usize, ways: &[Way]) -> Vec<(WeightType, Way)> {
     let each = types(row).into_iter();
-    each.flat_map(|t| ways.map(|w| (t, w))).collect()
+    each.flat_map(|t| ways.iter().map(move |w| (t, *w)))
+        .collect()
 }
 
-/// Merges with ever finer types until one file keeps `least` of the tuned effect, and
+/// Makes `merges` with ever finer types until one file keeps `least` of the tuned effect, and
 /// puts that one at `out`. Returns all that were tried, and which was taken: the smallest
 /// of those of the first type that is fine enough.
 ///
+/// `progress` hears how many are done, and what is next.
 /// `exam` should ask claims that nothing is reported on: it chooses.
 ///
 /// # Errors
 /// When a merge fails. Nothing is at `out` where none was good enough.
 pub fn auto(
-    ways: &Ways,
+    (ways, merges): (&Ways, &[(WeightType, Way)]),
     (host, exam): (&dyn Host, &Exam),
     least: f64,
     out: &Path,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, &str),
 ) -> Result<(Vec<Candidate>, Option<usize>)> {
     let staging = Staging::new(out)?;
     let tuned = (host, Some(ways.update as &LowRankUpdate));
     let base = exam.grade((host, None), None)?.behaviour;
     let whole = exam.grade(tuned, None)?.behaviour;
-    let all = candidates(ways.source.spec.hidden);
     let mut tried: Vec<Candidate> = Vec::new();
-    for (i, (wanted, way)) in all.iter().enumerate() {
-        progress(i, all.len());
+    for (i, (wanted, way)) in merges.iter().enumerate() {
         let good = |c: &Candidate| c.kept.is_some_and(|k| k >= least);
         let finer = tried.last().is_some_and(|c| c.wanted != *wanted);
         if finer && tried.iter().any(good) {
             break;
         }
+        progress(i, &format!("{wanted}, {way}"));
         let place = staging.path().join(i.to_string());
         let report = ways.write(*way, Some(*wanted), &place, &mut |_, _| {})?;
         let merged = Llama::load(&place, LoadOptions::default())?;
