@@ -3,12 +3,20 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::quantized::{QuantizedMerge, QuantizedReport, Rounded, Source, Types};
+use reptune::quantized::{
+    Exam, QuantizedMerge, QuantizedReport, Rounded, Source, Types, Ways, auto, calibration,
+    candidates,
+};
+use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::uqff::{self, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions};
+use reptune_adapters::loss::Mode;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{Forest, Host, LowRankUpdate, Request};
+use reptune_recipes::extract::extract;
+use reptune_recipes::recipe::Way;
+use reptune_recipes::tune::Tuner;
 use reptune_tests::{flat, logits, pick, random_update, whole};
 use std::path::{Path, PathBuf};
 
@@ -207,6 +215,90 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
         let step = |r: &QuantizedReport| r.sites.values().map(|s| s.step_norm).sum::<f64>();
         assert!(growth == 0. || step(&report) < 0.8 * step(&plain));
     }
+    Ok(())
+}
+
+#[test]
+fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -> Result<()> {
+    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity");
+    let session = Session::open(&parity.join("recipe.toml"), None, LoadOptions::default())?;
+    let source = Source::open(&mini())?;
+    let room = tempfile::tempdir()?;
+    let directions = extract(
+        &session.llama,
+        &session.chat,
+        &session.recipe,
+        &session.items.train,
+        &mut |_, _| {},
+    )?
+    .directions;
+    let tuner = Tuner::new(
+        &session.llama,
+        &session.chat,
+        &session.recipe,
+        Mode::InMinusLie,
+        &directions,
+        &session.items.train[..80],
+        &session.items.validation,
+    )?;
+    let mut update = tuner.tune(
+        tuner.fresh()?,
+        &room.path().join("metrics.jsonl"),
+        &mut |_| {},
+    )?;
+    let calibration = calibration(&session)?;
+    let exam = Exam::new(&session, &session.items.validation, Some(&directions))?;
+    let take = |update: &LowRankUpdate, merges: &[(WeightType, Way)], out: &str| {
+        let ways = Ways {
+            source: &source,
+            update,
+            calibration: &calibration,
+            growth: 0.05,
+            retuner: None,
+        };
+        let (tried, taken) = auto(
+            (&ways, merges),
+            (&session.llama, &exam),
+            0.95,
+            &room.path().join(out),
+            &mut |_, _| {},
+        )?;
+        for c in &tried {
+            println!("{out}: {} {}: {:.3}", c.wanted, c.way, c.kept);
+        }
+        Ok::<_, reptune::Error>((tried, taken))
+    };
+    let all = candidates(source.spec.hidden, &[Way::Nearest, Way::Calibrated]);
+    let (tried, taken) = take(&update, &all, "taken")?;
+    let taken = &tried[taken.expect("eight bits keep all")];
+    assert!(taken.kept >= 0.95);
+    let last = tried.last().expect("one").wanted;
+    assert_eq!(taken.wanted, last, "it stops at the first type that does");
+    assert!(tried.iter().all(|c| c.wanted == last || c.kept < 0.95));
+    let host = Llama::load(&room.path().join("taken"), LoadOptions::default())?;
+    let again = exam.grade((&host, None), None)?;
+    assert_eq!(
+        again.behaviour, taken.grade.behaviour,
+        "the file is the one that was examined"
+    );
+
+    for low_rank in update.sites.values_mut() {
+        low_rank.scale /= 16.;
+    }
+    let coarse = [(WeightType::Afq(2), Way::Nearest)];
+    let (tried, taken) = take(&update, &coarse, "faint")?;
+    assert!(taken.is_none() && tried[0].kept < 0.95, "{}", tried[0].kept);
+    assert!(!room.path().join("faint").exists());
+
+    let none = LowRankUpdate::default();
+    let message = take(&none, &coarse, "none")
+        .expect_err("no effect")
+        .to_string();
+    assert!(
+        message.contains("changes what the model answers"),
+        "{message}"
+    );
+    assert!(!room.path().join("none").exists());
     Ok(())
 }
 

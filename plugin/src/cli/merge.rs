@@ -375,14 +375,13 @@ fn tried_table(tried: &[Candidate]) -> String {
     let head = ["type", "merged", "bits", "bytes", "effect kept", "KL"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in tried {
-        let or = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
         rows.push(vec![
             c.wanted.to_string(),
             c.way.to_string(),
             format!("{:.2}", c.report.bits),
             c.report.bytes.to_string(),
-            or(c.kept, 3),
-            or(c.grade.divergence, 4),
+            format!("{:.3}", c.kept),
+            c.grade.divergence.map_or("-".into(), |x| format!("{x:.4}")),
         ]);
     }
     aligned(&rows)

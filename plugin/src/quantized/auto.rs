@@ -23,8 +23,8 @@ pub struct Candidate {
     pub report: QuantizedReport,
     /// What it does.
     pub grade: Grade,
-    /// Share of the tuned effect; none where tuning had no effect.
-    pub kept: Option<f64>,
+    /// Share of the tuned effect.
+    pub kept: f64,
 }
 
 /// Types in the order of their sizes: the block types of ggml where rows are long
@@ -61,7 +61,7 @@ pub fn candidates(row: usize, ways: &[Way]) -> Vec<(WeightType, Way)> {
 /// `exam` should ask claims that nothing is reported on: it chooses.
 ///
 /// # Errors
-/// When a merge fails. Nothing is at `out` where none was good enough.
+/// When a merge fails, or the update changes nothing that the exam asks. Nothing is at `out` where none was good enough.
 pub fn auto(
     (ways, merges): (&Ways, &[(WeightType, Way)]),
     (host, exam): (&dyn Host, &Exam),
@@ -73,9 +73,18 @@ pub fn auto(
     let tuned = (host, Some(ways.update as &LowRankUpdate));
     let base = exam.grade((host, None), None)?.behaviour;
     let whole = exam.grade(tuned, None)?.behaviour;
+    if whole.kept(&base, &whole).is_none() {
+        return Err(reptune_adapters::Error::value(
+            "adapter",
+            "one that changes what the model answers on the validation claims",
+            "one that does not, before anything is quantized",
+            "tune longer, or check that the adapter is for this model and recipe",
+        )
+        .into());
+    }
     let mut tried: Vec<Candidate> = Vec::new();
     for (i, (wanted, way)) in merges.iter().enumerate() {
-        let good = |c: &Candidate| c.kept.is_some_and(|k| k >= least);
+        let good = |c: &Candidate| c.kept >= least;
         let finer = tried.last().is_some_and(|c| c.wanted != *wanted);
         if finer && tried.iter().any(good) {
             break;
@@ -85,16 +94,17 @@ pub fn auto(
         let report = ways.write(*way, Some(*wanted), &place, &mut |_, _| {})?;
         let merged = Llama::load(&place, LoadOptions::default())?;
         let grade = exam.grade((&merged, None), Some(tuned))?;
+        let kept = grade.behaviour.kept(&base, &whole).unwrap_or(0.);
         tried.push(Candidate {
             wanted: *wanted,
             way: *way,
             report,
-            kept: grade.behaviour.kept(&base, &whole),
+            kept,
             grade,
         });
     }
     let good = tried.iter().enumerate();
-    let good = good.filter(|(_, c)| c.kept.is_some_and(|k| k >= least));
+    let good = good.filter(|(_, c)| c.kept >= least);
     let taken = good.min_by_key(|(_, c)| c.report.bytes).map(|(i, _)| i);
     if let Some(i) = taken {
         take(&staging.path().join(i.to_string()), out)?;
