@@ -1,5 +1,7 @@
 //! What can be typed.
 
+pub mod serve;
+
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::RowRule;
@@ -75,6 +77,9 @@ pub enum Command {
         after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve -m baked --from-uqff model.uqff"
     )]
     Bake(Bake),
+    /// Serve a model and its variants behind OpenAI's interface
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::Serve),
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ mod opened;
 mod run;
 mod search;
 mod select;
+mod serve;
 mod sweep;
 
 use clap::Parser;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         Command::Generate(a) => generate::generate(&a),
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
+        Command::Serve(a) => serve::serve(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

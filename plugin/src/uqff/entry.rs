@@ -82,7 +82,10 @@ impl Entry {
         Ok(Some(bias.to_dtype(DType::F32)?))
     }
 
-    /// The same weight with another bias (O,), or none; stored as f32.
+    /// The same weight with another bias (O,), or none.
+    ///
+    /// It is stored as f32, and beside an unquantized weight in that weight's dtype:
+    /// mistral.rs adds it as it is to what the layer puts out.
     ///
     /// # Errors
     /// When the type takes none: [`WeightType::takes_bias`].
@@ -96,11 +99,18 @@ impl Entry {
                     reason: "mistral.rs 0.8.1 adds it twice there; use another type".into(),
                 });
             }
-            let bias = bias.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            for word in [4 * bias.len(), 6, 1, bias.len()] {
+            let dtype = self.layout.full.unwrap_or(DType::F32);
+            let mut data = Vec::new();
+            bias.to_dtype(dtype)?.write_bytes(&mut data)?;
+            let code = match dtype {
+                DType::F16 => 4,
+                DType::BF16 => 5,
+                _ => 6,
+            };
+            for word in [data.len(), code, 1, bias.elem_count()] {
                 bytes.extend((word as u32).to_le_bytes());
             }
-            bytes.extend(bias.iter().flat_map(|x| x.to_le_bytes()));
+            bytes.extend(data);
         }
         Self::read(bytes).map_err(broken)
     }
