@@ -11,11 +11,9 @@ pub mod serve;
 pub mod session;
 pub mod stages;
 pub mod steered;
-pub mod steered;
 pub mod stock;
 pub mod uqff;
 
 pub use error::{Error, Result};
 pub use llama::{Llama, LoadOptions};
-pub use steered::Steering;
 pub use steered::{Steer, Steered, Steering};

@@ -39,7 +39,7 @@ pub fn serve(a: &Serve) -> Result<()> {
             );
         }
         let mut total = 0;
-        let models = Models::load(model, variants, Cache::from_env()?, |name, bytes| {
+        let models = Models::load(model, variants, Cache::open()?, |name, bytes| {
             total += bytes;
             eprintln!("loaded {name}: about {} of weights", size(bytes));
         })

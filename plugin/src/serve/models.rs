@@ -137,8 +137,8 @@ impl Models {
         let (wanted, base, cache) = (variant.clone(), self.base.clone(), self.cache.clone());
         let made = apart(move || {
             // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
-            let scratch = cache.scratch()?;
-            let directory = wanted.write(&base, &cache, &scratch.path().join("model"))?;
+            let room = cache.room()?;
+            let directory = wanted.write(&base, &cache, &room.path().join("model"))?;
             engine::load(&directory)
         });
         let engine = made.await.map_err(|e| {

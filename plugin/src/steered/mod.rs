@@ -27,10 +27,12 @@ mod applied;
 pub(crate) mod biased;
 mod cache;
 mod steering;
+mod variant;
 
 pub(crate) use applied::Applied;
 pub use cache::Cache;
 pub use steering::{Dose, Part, Steering};
+pub use variant::Variant;
 
 use crate::bake::additions;
 use crate::error::{Error, Result};

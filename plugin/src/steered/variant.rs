@@ -1,6 +1,6 @@
 //! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
 
-use super::{Cache, Steering};
+use super::{Cache, Steering, VERSION};
 use crate::bake::bake;
 use crate::error::Result;
 use crate::llama::{LlamaConfig, model_spec};
@@ -33,15 +33,13 @@ impl Variant {
         let Some(bake) = self.baked(&model)? else {
             return Ok(model);
         };
-        let steering = self.steering.as_ref().map(Steering::key).transpose()?;
-        let key = [
-            "baked",
-            VERSION,
-            &model_key(&model)?,
-            &steering.unwrap_or_default(),
-            &bake.quantize.to_string(),
-        ];
-        cache.directory(&key, |out| bake.write(&model, out))
+        let mut parts = vec!["baked".to_owned(), model_key(&model)?];
+        parts.push(bake.quantize.to_string());
+        for part in self.steering.iter().flat_map(Steering::parts) {
+            let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
+            parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
+        }
+        cache.entry(&key(&parts), |out| bake.write(&model, out))
     }
 
     /// The same, but what must be baked is baked to `out` and not kept in `cache`.
@@ -61,8 +59,8 @@ impl Variant {
             return Ok(model.to_owned());
         };
         let update = peft::load(adapter, &model_spec(&LlamaConfig::read(model)?, model)?)?;
-        let key = ["merged", VERSION, &model_key(model)?, &files_key(adapter)?];
-        cache.directory(&key, |out| {
+        let parts = ["merged".to_owned(), model_key(model)?, files_key(adapter)?];
+        cache.entry(&key(&parts), |out| {
             merge(model, &update, out, &mut |_, _, _| {})?;
             Ok(())
         })
@@ -105,7 +103,12 @@ impl Baked {
     }
 }
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The key of what is made from `parts`.
+fn key(parts: &[String]) -> String {
+    let parts = parts.iter().map(|p| format!("{}:{p}", p.len()));
+    let all: Vec<String> = parts.collect();
+    artefact::sha256([VERSION, &all.join("")].map(str::as_bytes))
+}
 
 /// A hash of the names and contents of the files in `directory`.
 fn files_key(directory: &Path) -> Result<String> {
