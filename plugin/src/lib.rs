@@ -8,9 +8,11 @@ pub mod llama;
 pub mod prompts;
 pub mod quantized;
 pub mod session;
+pub mod source;
 pub mod stages;
 pub mod stock;
 pub mod uqff;
 
 pub use error::{Error, Result};
 pub use llama::{Llama, LoadOptions};
+pub use source::Source;

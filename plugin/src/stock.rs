@@ -2,6 +2,7 @@
 //! against, and what serves the rows of a table that say "stock mistral.rs".
 
 use crate::error::{Error, Result};
+use crate::uqff::UqffFile;
 use candle_core::{DType, Device, Tensor};
 use mistralrs::{
     Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk,
@@ -11,8 +12,7 @@ use mistralrs_core::ResponseErr;
 use mistralrs_quant::{
     LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, push_applied_lora,
 };
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A model in mistral.rs's own engine: f32, on the CPU, without prefix cache.
 ///
@@ -43,19 +43,28 @@ impl Stock {
             .enable_all()
             .build()
             .map_err(|e| failed(e.to_string()))?;
-        let file = uqff_file(path)?;
-        if let (Some(_), Some(adapter)) = (&file, adapter) {
+        let files = UqffFile::files(path)?;
+        if let (false, Some(adapter)) = (files.is_empty(), adapter) {
             return Err(failed(format!(
                 "it ignores adapters on a UQFF; merge {} into the full model first",
                 adapter.display()
             )));
         }
-        let builder = match &file {
-            None => TextModelBuilder::new(&place),
+        let builder = match files.first() {
+            None if path.is_dir() => TextModelBuilder::new(&place),
+            None => {
+                return Err(Error::model(
+                    path,
+                    "model",
+                    "a directory or a .uqff file",
+                    "something else",
+                    "give the directory",
+                ));
+            }
             Some(file) => {
                 let directory = file.parent().unwrap_or(Path::new("."));
-                let name = file.file_name().unwrap_or_default();
-                UqffTextModelBuilder::new(directory.display(), vec![name.into()]).into_inner()
+                let names = files.iter().filter_map(|f| Some(f.file_name()?.into()));
+                UqffTextModelBuilder::new(directory.display(), names.collect()).into_inner()
             }
         };
         let builder = builder
@@ -183,47 +192,6 @@ fn runtime_error(place: &str, reason: String) -> Error {
     Error::Runtime {
         place: place.to_owned(),
         reason: first.to_owned(),
-    }
-}
-
-/// The `.uqff` at `path`, or the only one (its first shard) in the directory `path`.
-fn uqff_file(path: &Path) -> Result<Option<PathBuf>> {
-    let is_uqff = |p: &PathBuf| p.extension().is_some_and(|e| e == "uqff");
-    if path.is_file() {
-        let path = path.to_owned();
-        return match is_uqff(&path) {
-            true => Ok(Some(path)),
-            false => Err(Error::model(
-                path,
-                "model",
-                "a directory or a .uqff file",
-                "another file",
-                "give the directory",
-            )),
-        };
-    }
-    let entries = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::read(path, e))?;
-    let files: BTreeSet<PathBuf> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(is_uqff)
-        .collect();
-    let shard = |p: &PathBuf| -> Option<String> {
-        let stem = p.file_stem()?.to_str()?.to_owned();
-        let (name, number) = stem.rsplit_once('-')?;
-        number.parse::<u64>().ok().map(|_| name.to_owned())
-    };
-    let names: BTreeSet<Option<String>> = files.iter().map(shard).collect();
-    match (files.len(), names.len()) {
-        (0 | 1, _) => Ok(files.into_iter().next()),
-        // several shards of one name
-        (_, 1) if !names.contains(&None) => Ok(files.into_iter().next()),
-        _ => Err(Error::model(
-            path,
-            "*.uqff",
-            "one model",
-            format!("{} files", files.len()),
-            "name the .uqff file itself",
-        )),
     }
 }
 

@@ -31,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Generate(a) => generate::generate(&a),
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
+        Command::SetCoeff(a) => bake::set_coeff(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -96,13 +96,23 @@ impl Entry {
                     reason: "mistral.rs 0.8.1 adds it twice there; use another type".into(),
                 });
             }
-            let bias = bias.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            for word in [4 * bias.len(), 6, 1, bias.len()] {
-                bytes.extend((word as u32).to_le_bytes());
-            }
-            bytes.extend(bias.iter().flat_map(|x| x.to_le_bytes()));
+            bytes.extend(Self::bias_bytes(bias)?);
         }
         Self::read(bytes).map_err(broken)
+    }
+
+    /// How a bias (O,) stands at the end of an entry, as f32.
+    ///
+    /// # Errors
+    /// When it is no vector.
+    pub fn bias_bytes(bias: &Tensor) -> Result<Vec<u8>> {
+        let bias = bias.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let head = [4 * bias.len(), 6, 1, bias.len()];
+        let head = head
+            .into_iter()
+            .flat_map(|word| (word as u32).to_le_bytes());
+        let data = bias.iter().flat_map(|x| x.to_le_bytes());
+        Ok(head.chain(data).collect())
     }
 
     /// The layer as mistral.rs computes with it, without its bias.
