@@ -77,11 +77,7 @@ fn patches(path: &Path, spec: &ModelSpec, coeff: f64) -> Result<(Vec<Patch>, f64
             None => None,
         };
         let bytes = |bias: Option<&Tensor>| -> Result<Vec<u8>> {
-            Ok(Entry::bias_bytes(&sum(
-                earlier.as_ref(),
-                bias,
-                spec.hidden,
-            )?)?)
+            Entry::bias_bytes(&sum(earlier.as_ref(), bias, spec.hidden)?)
         };
         let (is, becomes) = (bytes(was.biases.get(site))?, bytes(Some(bias))?);
         let offset = place(path, &file, *site, &is)?;
