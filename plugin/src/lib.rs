@@ -11,6 +11,7 @@ pub mod session;
 pub mod source;
 pub mod stages;
 pub mod stock;
+pub mod testing;
 pub mod uqff;
 
 pub use error::{Error, Result};

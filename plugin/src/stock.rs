@@ -2,6 +2,7 @@
 //! against, and what serves the rows of a table that say "stock mistral.rs".
 
 use crate::error::{Error, Result};
+use crate::testing::{Interview, Transcript};
 use crate::uqff::UqffFile;
 use candle_core::{DType, Device, Tensor};
 use mistralrs::{
@@ -146,6 +147,14 @@ impl Stock {
             .ok_or_else(|| runtime_error(&self.place, "an answer without choices".into()))
     }
 
+    /// Asks the model what `interview` asks.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with the question and what mistral.rs said.
+    pub fn interview(&self, interview: &Interview) -> Result<Transcript> {
+        self.runtime.block_on(interview.ask(&self.model))
+    }
+
     /// Raw logits of the prompt when `max_new_tokens` is none, else a greedy continuation.
     fn complete(&self, ids: &[u32], max_new_tokens: Option<usize>) -> Result<ResponseOk> {
         let failed = |reason: String| runtime_error(&self.place, reason);
@@ -170,19 +179,25 @@ impl Stock {
                 .await
                 .ok_or_else(|| "the engine stopped".to_owned())
         });
-        answer.map_err(failed)?.as_result().map_err(|e| match *e {
-            // their Display is a dump of the whole answer so far
-            ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => {
-                failed(text)
-            }
-            other => failed(other.to_string()),
-        })
+        answer
+            .map_err(failed)?
+            .as_result()
+            .map_err(|e| failed(said(*e)))
     }
 
     fn unexpected(&self, answer: &ResponseOk) -> Error {
         let mut text = format!("{answer:?}");
         text.truncate(text.find(['(', ' ', '{']).unwrap_or(text.len()));
         runtime_error(&self.place, format!("an answer of another kind, {text}"))
+    }
+}
+
+/// What mistral.rs says went wrong.
+pub(crate) fn said(error: ResponseErr) -> String {
+    match error {
+        // their Display is a dump of the whole answer so far
+        ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => text,
+        other => other.to_string(),
     }
 }
 
