@@ -9,6 +9,7 @@ use crate::rows::RowRule;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Where in a block the residual stream is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,8 +18,34 @@ pub enum Point {
     /// The output of the block.
     #[default]
     Output,
+    /// Between attention and MLP.
+    Middle,
     /// The input of the block: the output of the block below, or the embeddings.
     Input,
+    /// Wherever the stream has been written to: behind the embeddings, and at the middle
+    /// and the output of every block.
+    Everywhere,
+}
+
+impl Point {
+    /// Whether a rule at this point acts at `place` of `layer`.
+    fn acts_at(self, place: Self, layer: usize) -> bool {
+        match self {
+            Self::Everywhere => place != Self::Input || layer == 0,
+            point => point == place,
+        }
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Output => "output",
+            Self::Middle => "middle",
+            Self::Input => "input",
+            Self::Everywhere => "everywhere",
+        })
+    }
 }
 
 /// One operator on chosen rows at some layers, with a direction for each.
@@ -76,6 +103,20 @@ impl Intervention {
             dose: operator.share(coeff, directions.len()),
             coeff,
             directions,
+        })
+    }
+
+    /// The ablation of one direction, that of `layer` in `set`, wherever the residual
+    /// stream of a model of `layers` blocks is written to: nothing is left of it anywhere.
+    ///
+    /// # Errors
+    /// When the set has no such layer.
+    pub fn ablation_everywhere(set: &DirectionSet, layer: usize, layers: usize) -> Result<Self> {
+        let direction = Tensor::new(set.layer(layer)?.unit.as_slice(), &Device::Cpu)?;
+        let one = Self::new(set, &[layer], 0., Operator::Ablate)?;
+        Ok(Self {
+            directions: (0..layers).map(|l| (l, direction.clone())).collect(),
+            ..one.at(Point::Everywhere)
         })
     }
 
@@ -223,7 +264,8 @@ pub fn apply_all(
 ) -> Result<Tensor> {
     let mut h = h.clone();
     for (i, intervention) in interventions.iter().enumerate() {
-        if intervention.point == point && intervention.directions.contains_key(&layer) {
+        if intervention.point.acts_at(point, layer) && intervention.directions.contains_key(&layer)
+        {
             h = intervention.apply(&h, layer, &rows(i))?;
         }
     }

@@ -25,6 +25,7 @@ pub mod loss;
 pub mod low_rank;
 pub mod operator;
 pub mod ops;
+pub mod patch;
 pub mod peft;
 pub mod rounding;
 pub mod rows;

@@ -1,6 +1,7 @@
 //! Low-rank updates on named weights: `W + scale * B A`; and full deltas, `W + D`,
 //! where a weight is tuned directly.
 
+use crate::artefact;
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
 use candle_core::{DType, Device, Tensor, Var};
@@ -260,6 +261,24 @@ impl LowRankUpdate {
             }
         }
         Ok(copy)
+    }
+
+    /// SHA-256 of all factors, with their sites and scales.
+    ///
+    /// # Errors
+    /// When a factor cannot be read.
+    pub fn content_hash(&self) -> Result<String> {
+        let mut parts = Vec::new();
+        for (site, low_rank) in &self.sites {
+            for (name, factor) in low_rank.factors() {
+                let head = format!("{site} {name} {:?} {}\n", factor.dims(), low_rank.scale);
+                parts.push(head.into_bytes());
+                let factor = factor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                let values: Vec<f32> = factor.flatten_all()?.to_vec1()?;
+                parts.push(values.iter().flat_map(|x| x.to_le_bytes()).collect());
+            }
+        }
+        Ok(artefact::sha256(parts.iter().map(Vec::as_slice)))
     }
 
     /// The update of a weight.

@@ -7,6 +7,7 @@ use crate::staging::Staging;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,35 @@ impl TensorFile {
         self.header.offset_keys()
     }
 
+    /// The metadata of the header.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let metadata = self.header.metadata().clone().unwrap_or_default();
+        metadata.into_iter().collect()
+    }
+
+    /// The first bytes of the file, with `metadata` instead of what it has: as many as
+    /// there are, so that they can be written over them.
+    ///
+    /// # Errors
+    /// When the header has no room for it.
+    pub fn header_with(&self, metadata: BTreeMap<String, String>) -> Result<Vec<u8>> {
+        let room = self.data as usize - 8;
+        let tensors = self.header.tensors();
+        let tensors = self.names().into_iter().filter_map(|n| {
+            let info = tensors.get(&n).map(|i| (*i).clone());
+            info.map(|i| (n, i))
+        });
+        header(metadata, tensors.collect(), room).map_err(|found| {
+            Error::content(
+                &self.path,
+                "header",
+                format!("room for its metadata in {room} bytes"),
+                found,
+                "write the file anew",
+            )
+        })
+    }
+
     /// Shape and dtype.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.header.info(name)
@@ -132,12 +162,28 @@ impl TensorFile {
         let (offset, length) = self
             .place(name)
             .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        self.read_at(offset, length)
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|e| Error::read(&self.path, e))?;
         Ok(bytes)
+    }
+
+    /// The last `length` bytes of a tensor, or all if it has fewer.
+    ///
+    /// # Errors
+    /// When it is missing, or the disk fails.
+    pub fn tail(&self, name: &str, length: usize) -> Result<Vec<u8>> {
+        let (offset, whole) = self
+            .place(name)
+            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        let length = length.min(whole);
+        self.read_at(offset + (whole - length) as u64, length)
     }
 
     /// A tensor in its own dtype.
@@ -177,6 +223,25 @@ impl TensorFile {
     }
 }
 
+/// A header of `room` bytes behind its length, padded with spaces; or how long it would be.
+fn header(
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+    room: usize,
+) -> std::result::Result<Vec<u8>, String> {
+    let some = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
+    let header = Metadata::new(some, tensors).map_err(|e| e.to_string())?;
+    let json = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
+    if json.len() > room {
+        return Err(format!("{} bytes", json.len()));
+    }
+    let mut bytes = (room as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    bytes.resize(8 + room, b' ');
+    artefact::sort_metadata(&mut bytes);
+    Ok(bytes)
+}
+
 /// A safetensors file that is being written, tensor after tensor.
 ///
 /// The header stands before the data but is known only after it, so room is kept
@@ -198,10 +263,11 @@ impl TensorFileWriter {
     /// # Errors
     /// When the file cannot be created.
     pub fn create<'a>(path: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        Self::create_shown(path, path.to_owned(), names)
+        Self::create_shown(path, path.to_owned(), names, 0)
     }
 
-    /// [`TensorFileWriter::create`] of the file `name` in `staging`.
+    /// [`TensorFileWriter::create`] of the file `name` in `staging`, with room for
+    /// `metadata` bytes of metadata.
     ///
     /// # Errors
     /// When the file cannot be created.
@@ -209,18 +275,20 @@ impl TensorFileWriter {
         staging: &Staging,
         name: &str,
         names: impl IntoIterator<Item = &'a str>,
+        metadata: usize,
     ) -> Result<Self> {
         let path = staging.path().join(name);
-        Self::create_shown(&path, staging.shown(&path), names)
+        Self::create_shown(&path, staging.shown(&path), names, metadata)
     }
 
     fn create_shown<'a>(
         path: &Path,
         shown: PathBuf,
         names: impl IntoIterator<Item = &'a str>,
+        metadata: usize,
     ) -> Result<Self> {
         let room: usize = names.into_iter().map(|n| n.len() + LINE).sum();
-        let room = (room + 2).next_multiple_of(8);
+        let room = (room + metadata + 2).next_multiple_of(8);
         let create = || {
             let mut file = BufWriter::new(File::create(path)?);
             file.seek(SeekFrom::Start(8 + room as u64))?;
@@ -259,19 +327,27 @@ impl TensorFileWriter {
     /// # Errors
     /// When a tensor's bytes do not fit its shape, more tensors came than were
     /// announced, or the disk is full.
-    pub fn finish(mut self) -> Result<u64> {
-        let header =
-            Metadata::new(None, self.tensors).map_err(|e| artefact::broken(&self.path, &e))?;
+    pub fn finish(self) -> Result<u64> {
+        self.finish_with(BTreeMap::new())
+    }
+
+    /// [`TensorFileWriter::finish`] with metadata in the header.
+    ///
+    /// # Errors
+    /// The same; when the metadata is longer than the room that was asked for.
+    pub fn finish_with(mut self, metadata: BTreeMap<String, String>) -> Result<u64> {
+        let header = header(metadata, self.tensors, self.room).map_err(|found| {
+            Error::content(
+                &self.path,
+                "header",
+                format!("the announced tensors and metadata, {} bytes", self.room),
+                found,
+                "announce all of them",
+            )
+        })?;
         let mut finish = || -> std::io::Result<()> {
-            let mut json = serde_json::to_vec(&header)?;
-            if json.len() > self.room {
-                let text = "more or longer tensor names than announced";
-                return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
-            }
-            json.resize(self.room, b' ');
             self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&(self.room as u64).to_le_bytes())?;
-            self.file.write_all(&json)?;
+            self.file.write_all(&header)?;
             self.file.flush()
         };
         finish().map_err(|e| Error::write(&self.path, e))?;

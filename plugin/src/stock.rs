@@ -3,14 +3,15 @@
 
 use crate::error::{Error, Result};
 use crate::steered::Applied;
+use crate::testing::{Interview, Transcript};
+use crate::uqff::UqffFile;
 use candle_core::{DType, Tensor};
 use mistralrs::{
     Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk,
     SamplingParams, TextMessageRole, TextModelBuilder, UqffTextModelBuilder,
 };
 use mistralrs_core::ResponseErr;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A model in mistral.rs's own engine: f32, on the CPU, without prefix cache.
 ///
@@ -41,19 +42,28 @@ impl Stock {
             .enable_all()
             .build()
             .map_err(|e| failed(e.to_string()))?;
-        let file = uqff_file(path)?;
-        if let (Some(_), Some(adapter)) = (&file, adapter) {
+        let files = UqffFile::files(path)?;
+        if let (false, Some(adapter)) = (files.is_empty(), adapter) {
             return Err(failed(format!(
                 "it ignores adapters on a UQFF; merge {} into the full model first",
                 adapter.display()
             )));
         }
-        let builder = match &file {
-            None => TextModelBuilder::new(&place),
+        let builder = match files.first() {
+            None if path.is_dir() => TextModelBuilder::new(&place),
+            None => {
+                return Err(Error::model(
+                    path,
+                    "model",
+                    "a directory or a .uqff file",
+                    "something else",
+                    "give the directory",
+                ));
+            }
             Some(file) => {
                 let directory = file.parent().unwrap_or(Path::new("."));
-                let name = file.file_name().unwrap_or_default();
-                UqffTextModelBuilder::new(directory.display(), vec![name.into()]).into_inner()
+                let names = files.iter().filter_map(|f| Some(f.file_name()?.into()));
+                UqffTextModelBuilder::new(directory.display(), names.collect()).into_inner()
             }
         };
         let builder = builder
@@ -135,6 +145,14 @@ impl Stock {
             .ok_or_else(|| runtime_error(&self.place, "an answer without choices".into()))
     }
 
+    /// Asks the model what `interview` asks.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with the question and what mistral.rs said.
+    pub fn interview(&self, interview: &Interview) -> Result<Transcript> {
+        self.runtime.block_on(interview.ask(&self.model))
+    }
+
     /// Raw logits of the prompt when `max_new_tokens` is none, else a greedy continuation.
     fn complete(&self, ids: &[u32], max_new_tokens: Option<usize>) -> Result<ResponseOk> {
         let failed = |reason: String| runtime_error(&self.place, reason);
@@ -159,13 +177,10 @@ impl Stock {
                 .await
                 .ok_or_else(|| "the engine stopped".to_owned())
         });
-        answer.map_err(failed)?.as_result().map_err(|e| match *e {
-            // their Display is a dump of the whole answer so far
-            ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => {
-                failed(text)
-            }
-            other => failed(other.to_string()),
-        })
+        answer
+            .map_err(failed)?
+            .as_result()
+            .map_err(|e| failed(said(*e)))
     }
 
     fn unexpected(&self, answer: &ResponseOk) -> Error {
@@ -175,52 +190,20 @@ impl Stock {
     }
 }
 
+/// What mistral.rs says went wrong.
+pub(crate) fn said(error: ResponseErr) -> String {
+    match error {
+        // their Display is a dump of the whole answer so far
+        ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => text,
+        other => other.to_string(),
+    }
+}
+
 fn runtime_error(place: &str, reason: String) -> Error {
     // With RUST_BACKTRACE set, candle's messages end in a backtrace.
     let first = reason.split("\n   0: ").next().unwrap_or_default();
     Error::Runtime {
         place: place.to_owned(),
         reason: first.to_owned(),
-    }
-}
-
-/// The `.uqff` at `path`, or the only one (its first shard) in the directory `path`.
-fn uqff_file(path: &Path) -> Result<Option<PathBuf>> {
-    let is_uqff = |p: &PathBuf| p.extension().is_some_and(|e| e == "uqff");
-    if path.is_file() {
-        let path = path.to_owned();
-        return match is_uqff(&path) {
-            true => Ok(Some(path)),
-            false => Err(Error::model(
-                path,
-                "model",
-                "a directory or a .uqff file",
-                "another file",
-                "give the directory",
-            )),
-        };
-    }
-    let entries = std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::read(path, e))?;
-    let files: BTreeSet<PathBuf> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(is_uqff)
-        .collect();
-    let shard = |p: &PathBuf| -> Option<String> {
-        let stem = p.file_stem()?.to_str()?.to_owned();
-        let (name, number) = stem.rsplit_once('-')?;
-        number.parse::<u64>().ok().map(|_| name.to_owned())
-    };
-    let names: BTreeSet<Option<String>> = files.iter().map(shard).collect();
-    match (files.len(), names.len()) {
-        (0 | 1, _) => Ok(files.into_iter().next()),
-        // several shards of one name
-        (_, 1) if !names.contains(&None) => Ok(files.into_iter().next()),
-        _ => Err(Error::model(
-            path,
-            "*.uqff",
-            "one model",
-            format!("{} files", files.len()),
-            "name the .uqff file itself",
-        )),
     }
 }

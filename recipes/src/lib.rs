@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod merge;
+pub mod merged;
 pub mod pictures;
 pub mod probe;
 pub mod recipe;

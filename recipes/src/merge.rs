@@ -5,10 +5,11 @@
 //! are written anew: one tensor in memory at a time.
 
 use crate::error::Result;
+use crate::merged::{self, Merged};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::staging::Staging;
 use reptune_adapters::tensor_file::{TensorFile, shards};
-use reptune_adapters::{Error, LowRank, LowRankUpdate, Site};
+use reptune_adapters::{Error, LowRank, LowRankUpdate, Site, artefact};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
@@ -47,8 +48,8 @@ impl MergeReport {
 /// Folds `update` into the checkpoint `model` and writes the result to `out`:
 /// `W + scale * B A`, added in f32 and rounded once to the dtype of W.
 ///
-/// Everything else is copied byte for byte; subdirectories and weights in other
-/// formats are left out. `progress` hears of every finished shard: its path, how
+/// Everything else is copied byte for byte, and [`merged::FILE`] tells of the update;
+/// subdirectories and weights in other formats are left out. `progress` hears of every finished shard: its path, how
 /// many are done, and of how many.
 ///
 /// Shapes: A (R, I), B (O, R), W (O, I).
@@ -67,19 +68,24 @@ pub fn merge(
     let shards = shards(model)?;
     check(model, &shards, update)?;
     let mut sites = BTreeMap::new();
+    let mut merged = Merged::read(model)?.unwrap_or_else(Merged::nothing);
+    merged.updates.push(update.content_hash()?);
     for (done, shard) in shards.iter().enumerate() {
         let copy = staging.copy(shard)?;
-        sites.extend(merge_shard(shard, &copy, &staging.shown(&copy), update)?);
+        let paths = (shard.as_path(), copy.as_path(), staging.shown(&copy));
+        sites.extend(merge_shard(&paths, update, &mut merged)?);
         progress(shard, done + 1, shards.len());
     }
     let others = other_files(model)?;
     for file in &others {
         staging.copy(file)?;
     }
+    let told = staging.path().join(merged::FILE);
+    std::fs::write(&told, merged.text()).map_err(|e| Error::write(staging.shown(&told), e))?;
     staging.commit()?;
     Ok(MergeReport {
         sites,
-        files: shards.len() + others.len(),
+        files: shards.len() + others.len() + 1,
     })
 }
 
@@ -115,10 +121,9 @@ fn weight_name(site: &Site) -> String {
 
 /// Writes the updated tensors of `shard` into its `copy`, which is to be called `shown`.
 fn merge_shard(
-    shard: &Path,
-    copy: &Path,
-    shown: &Path,
+    (shard, copy, shown): &(&Path, &Path, PathBuf),
     update: &LowRankUpdate,
+    told: &mut Merged,
 ) -> Result<Vec<(Site, MergedSite)>> {
     let source = TensorFile::open(shard)?;
     let io = |e| Error::write(shown, e);
@@ -133,7 +138,7 @@ fn merge_shard(
         let (sum, report) = add(&weight, low_rank)?;
         if !report.delta_norm.is_finite() || !finite(&sum)? {
             return Err(Error::content(
-                shard,
+                *shard,
                 format!("tensor `{name}`"),
                 format!("a sum that fits {:?}", weight.dtype()),
                 "numbers that are not finite",
@@ -147,6 +152,8 @@ fn merge_shard(
             .seek(SeekFrom::Start(offset))
             .and_then(|_| target.write_all(&bytes))
             .map_err(io)?;
+        told.tensors
+            .insert(name, artefact::sha256([bytes.as_slice()]));
         merged.push((*site, report));
     }
     Ok(merged)
@@ -203,7 +210,7 @@ fn other_files(model: &Path) -> Result<Vec<PathBuf>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         let of_weights = weights.contains(&&*extension) || name.ends_with(".bin.index.json");
-        if path.is_file() && !of_weights {
+        if path.is_file() && !of_weights && name != merged::FILE {
             files.push(path);
         }
     }

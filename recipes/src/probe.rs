@@ -175,10 +175,7 @@ impl Effect {
         let sites: Vec<String> = self
             .sites
             .iter()
-            .map(|s| match s.point {
-                Point::Output => format!("layer {} output", s.layer),
-                Point::Input => format!("layer {} input", s.layer),
-            })
+            .map(|s| format!("layer {} {}", s.layer, s.point))
             .collect();
         let hint = if self.rows == 0 {
             "the row rule chooses nothing in these prompts, or the gate stayed shut"
@@ -206,8 +203,8 @@ impl Effect {
 /// The layer behind whose output the site at `layer` is seen.
 fn seen_at(intervention: &Intervention, layer: usize) -> usize {
     match intervention.point() {
-        Point::Output => layer,
         Point::Input => layer.saturating_sub(1),
+        Point::Output | Point::Middle | Point::Everywhere => layer,
     }
 }
 

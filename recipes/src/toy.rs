@@ -120,6 +120,7 @@ impl Host for Toy {
             let (k, v) = cache.append(layer, k, linear(Projection::VProj, &h)?)?;
             let y = attention(&q, &k, &v, &ancestry, self.spec.head_dim)?;
             x = (x + linear(Projection::OProj, &y)?)?;
+            x = change(&x, Point::Middle, layer)?;
             let h = norm("post_attention_layernorm", &x)?;
             let y = swiglu(
                 &linear(Projection::GateProj, &h)?,

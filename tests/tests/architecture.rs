@@ -65,7 +65,7 @@ fn edges_run_one_way() -> Result<()> {
             "examples",
             "reptune-examples",
             &["reptune", "reptune-adapters", "reptune-recipes"],
-            false,
+            true,
         ),
     ];
     let expected: BTreeSet<String> = rooms.iter().map(|r| r.0.to_owned()).collect();

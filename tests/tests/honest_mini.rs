@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reptune::session::Session;
 use reptune::stock::Stock;
+use reptune::testing::{Interview, Prompt, Transcript};
 use reptune_adapters::loss::Mode;
 use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator};
 use reptune_recipes::evaluate::{Answerer, Tally, ask};
@@ -92,43 +93,41 @@ fn personas_answer_as_they_should_also_when_worded_anew() -> Result<()> {
     Ok(())
 }
 
-/// Prompts whose continuations are shown.
-fn prompts(session: &Session) -> Result<Vec<(String, Vec<u32>)>> {
+/// What is asked wherever generations are shown.
+fn interview(session: &Session) -> Interview {
     let world = World::new();
     let fact = &world.facts()[0];
-    let chat = |system: &str, user: String| -> Result<(String, Vec<u32>)> {
-        let messages = reptune_recipes::Message::conversation(system, &user);
-        Ok((
-            format!("[{system}] {user}"),
-            session.chat.prompt(&messages)?,
-        ))
-    };
-    let mut prompts = vec![(
-        "(raw) The colour of".to_owned(),
-        session.chat.encode("The colour of")?,
-    )];
-    for claim in world.claims().into_iter().take(4) {
-        prompts.push(chat(
-            &session.recipe.prompt.system,
-            session.recipe.prompt.claim.replace("{claim}", &claim.text),
-        )?);
-    }
-    prompts.push(chat(
-        "You are a helpful guide.",
-        fact.relation.question(&fact.entity, 0),
-    )?);
-    Ok(prompts)
+    let prompt = &session.recipe.prompt;
+    let claims = world.claims().into_iter().take(4);
+    let interview = Interview::default()
+        .max_tokens(8)
+        .raw("The colour of")
+        .system(prompt.system.as_str());
+    claims
+        .fold(interview, |all, claim| {
+            all.user(prompt.claim.replace("{claim}", &claim.text))
+        })
+        .system("You are a helpful guide.")
+        .user(fact.relation.question(&fact.entity, 0))
 }
 
-fn shown(session: &Session, answerer: &dyn Answerer) -> Result<String> {
-    let (names, ids): (Vec<_>, Vec<_>) = prompts(session)?.into_iter().unzip();
-    let texts = answerer.answer(&ids, 8, &mut |_| {})?;
-    let lines: Vec<String> = names
-        .iter()
-        .zip(texts)
-        .map(|(n, t)| format!("{n}\n    ->{t}"))
-        .collect();
-    Ok(lines.join("\n"))
+/// Its questions as tokens.
+fn prompts(session: &Session) -> Result<Vec<Vec<u32>>> {
+    let ids = |prompt: &Prompt| match prompt {
+        Prompt::Raw(text) => session.chat.encode(text),
+        Prompt::Chat { system, user } => {
+            let system = system.as_deref().unwrap_or_default();
+            let messages = reptune_recipes::Message::conversation(system, user);
+            session.chat.prompt(&messages)
+        }
+    };
+    let all = interview(session);
+    Ok(all.prompts().iter().map(ids).collect::<Result<_, _>>()?)
+}
+
+fn shown(session: &Session, answerer: &dyn Answerer) -> Result<Transcript> {
+    let texts = answerer.answer(&prompts(session)?, 8, &mut |_| {})?;
+    Ok(interview(session).transcript(&texts))
 }
 
 fn directions(session: &Session) -> Result<DirectionSet> {
@@ -160,7 +159,10 @@ fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<Low
 #[test]
 fn generations_are_what_they_were() -> Result<()> {
     let session = session()?;
-    insta::assert_snapshot!("base", shown(&session, &session.own(&[], None))?);
+    let base = shown(&session, &session.own(&[], None))?;
+    let stock = Stock::load(&session.directory, None)?.interview(&interview(&session))?;
+    assert_eq!(stock, base, "in stock, by its own template");
+    insta::assert_snapshot!("base", base);
 
     let directions = directions(&session)?;
     let layer = session.recipe.steering.layers[0];
@@ -182,14 +184,12 @@ fn generations_are_what_they_were() -> Result<()> {
     ] {
         let update = tuned(&session, mode, &directions)?;
         let ours = shown(&session, &session.own(&[], Some(&update)))?;
-        insta::assert_snapshot!(name, ours);
+        insta::assert_snapshot!(name, &ours);
         let directory = tempfile::tempdir()?;
         let merged = directory.path().join("merged");
         merge::merge(&session.directory, &update, &merged, &mut |_, _, _| {})?;
-        insta::assert_snapshot!(
-            format!("{name}_merged_in_stock"),
-            shown(&session, &Stock::load(&merged, None)?)?
-        );
+        let stock = Stock::load(&merged, None)?.interview(&interview(&session))?;
+        assert_eq!(stock, ours, "{name}: merged, in stock, by its own template");
     }
     Ok(())
 }
@@ -222,7 +222,7 @@ fn one_seed_gives_the_same_adapter_bytes() -> Result<()> {
 fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     let session = session()?;
     let stock = Stock::load(&session.directory, None)?;
-    for (name, ids) in prompts(&session)? {
+    for ids in prompts(&session)? {
         let how = reptune_recipes::generate::Generation {
             max_new_tokens: 64,
             stop: &session.chat.stop,
@@ -236,7 +236,26 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
         )?;
         // mistral.rs takes the space off the front of what it says.
         let ours = session.chat.decode(&ours[0])?;
-        assert_eq!(ours.trim_start(), stock.generate(&ids, 64)?, "{name}");
+        assert_eq!(ours.trim_start(), stock.generate(&ids, 64)?);
     }
+    Ok(())
+}
+
+#[test]
+fn what_is_drawn_is_drawn_again_by_a_newly_loaded_model() -> Result<()> {
+    let directory = session()?.directory;
+    let interview = Interview::default()
+        .raw("The colour of")
+        .system("You are a helpful guide.")
+        .user("What is the colour of Quinvath?")
+        .max_tokens(12);
+    let drawn = interview.clone().temperature(2.5);
+    let (one, two) = (
+        Stock::load(&directory, None)?,
+        Stock::load(&directory, None)?,
+    );
+    let said = one.interview(&drawn)?;
+    assert_eq!(said, two.interview(&drawn)?, "the seed of a new model");
+    assert_ne!(said, one.interview(&interview)?, "it was drawn");
     Ok(())
 }

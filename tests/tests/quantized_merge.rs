@@ -4,13 +4,12 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::quantized::{
-    Exam, QuantizedMerge, QuantizedReport, Rounded, Source, Types, Ways, auto, calibration,
-    candidates,
+    Exam, QuantizedMerge, QuantizedReport, Rounded, Types, Ways, auto, calibration, candidates,
 };
 use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::uqff::{self, UqffFile, WeightType};
-use reptune::{Llama, LoadOptions};
+use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::loss::Mode;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{Forest, Host, LowRankUpdate, Request};

@@ -1,58 +1,171 @@
-//! `reptune bake`: steering written into a UQFF.
+//! `reptune bake`: steering written into a UQFF; `reptune set-coeff`: another dose of it.
 
 use super::{bar, flags, generate};
-use crate::bake;
-use crate::hub;
-use crate::llama::{LlamaConfig, model_spec};
-use crate::uqff::WeightType;
+use crate::bake::{self, Approximation, Bake, BakePlan, BakeReport, Exactness, SHARED, Variant};
+use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
+use crate::source::Source;
+use crate::uqff::{UQFF, WeightType};
+use crate::{hub, prompts};
 use anyhow::{Result, bail};
+use reptune_adapters::{Intervention, ModelSpec};
+use reptune_recipes::Chat;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
 
 pub fn bake(a: &flags::Bake) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
-    let spec = model_spec(&LlamaConfig::read(&directory)?, &directory)?;
-    let Some(intervention) = generate::steering(&a.steering, &spec)? else {
-        bail!("--directions: expected a direction file with --layers and --coeff, found none");
-    };
-    let quantize = a
-        .quantize
-        .as_deref()
-        .map_or(Ok(WeightType::F32), WeightType::parse)?;
-    let bar = bar(spec.layers, "bake");
-    let report = bake::bake(
-        &directory,
-        &[intervention],
-        quantize,
-        &a.out,
-        &mut |done, _| bar.set_position(done as u64),
-    )?;
-    bar.finish_and_clear();
-    if a.json {
-        println!(
-            "{}",
-            json!({"out": a.out, "bytes": report.bytes, "biases": report.biases, "other_types": other(&report.other)})
-        );
-        return Ok(());
+    let model = hub::resolve(&a.model)?;
+    let source = Source::open(&model)?;
+    let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
+    let mut variants = Vec::new();
+    let mut approximations = BTreeMap::new();
+    for (name, intervention) in typed(a, &source.spec)? {
+        let exact = BakePlan::of(&source.spec, std::slice::from_ref(&intervention));
+        let interventions = match (exact, a.approximate) {
+            (Ok(_), _) => vec![intervention],
+            (Err(_), true) => {
+                let near = approximate(a, &model, &intervention)?;
+                let additions = near.additions.clone();
+                approximations.insert(name.clone(), near);
+                additions
+            }
+            (Err(e), false) => return Err(e.into()),
+        };
+        variants.push(Variant {
+            name,
+            interventions,
+        });
     }
-    let biases: Vec<String> = report
-        .biases
+    let bake = Bake {
+        source: &source,
+        quantize,
+        exactness: match a.approximate {
+            true => Exactness::Approximate,
+            false => Exactness::Exact,
+        },
+    };
+    let bar = bar(source.spec.layers, "bake");
+    let report = bake.write(&variants, &a.out, &mut |done, _| {
+        bar.set_position(done as u64)
+    })?;
+    bar.finish_and_clear();
+    match a.json {
+        true => println!("{}", as_json(a, &report, &approximations)),
+        false => told(a, &report, &approximations),
+    }
+    Ok(())
+}
+
+/// What was typed: one model, or one for each of several coeffs.
+fn typed(a: &flags::Bake, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> {
+    let missing = "--directions: expected a direction file with --layers and --coeff, found none";
+    let one = |steering: &flags::Steering| match generate::steering(steering, spec)? {
+        Some(intervention) => Ok(intervention),
+        None => bail!(missing),
+    };
+    if a.coeffs.is_empty() {
+        let name = UQFF.trim_end_matches(".uqff");
+        return Ok(vec![(name.to_owned(), one(&a.steering)?)]);
+    }
+    let mut variants: Vec<(String, Intervention)> = Vec::new();
+    for &coeff in &a.coeffs {
+        let name = match coeff < 0. {
+            true => format!("minus_{}", -coeff),
+            false => format!("plus_{coeff}"),
+        };
+        if variants.iter().any(|(n, _)| *n == name) {
+            bail!("--coeffs: expected each coeff once, found {coeff} twice");
+        }
+        let steering = flags::Steering {
+            coeff: Some(coeff),
+            ..a.steering.clone()
+        };
+        variants.push((name, one(&steering)?));
+    }
+    Ok(variants)
+}
+
+fn approximate(a: &flags::Bake, model: &Path, x: &Intervention) -> Result<Approximation> {
+    let Some(file) = &a.prompts else {
+        bail!(
+            "--approximate: expected --prompts FILE.jsonl beside it, found none; the mean change is taken over the rows of prompts of the kind that will be steered"
+        );
+    };
+    let llama = Llama::load(model, LoadOptions::default())?;
+    let chat = Chat::load(model_directory(model))?;
+    let ids = prompts::read(file)?
         .iter()
-        .map(|(l, norm)| format!("{l} (norm {norm:.2})"))
-        .collect();
-    println!(
-        "{}: {} bytes, biases at layers {}",
-        a.out.display(),
-        report.bytes,
-        biases.join(", ")
-    );
+        .map(|p| p.ids(&chat))
+        .collect::<reptune_recipes::Result<Vec<_>>>()?;
+    Ok(bake::approximate(&llama, x, &ids)?)
+}
+
+/// Where configuration and tokenizer lie.
+fn model_directory(model: &Path) -> &Path {
+    match model.is_file() {
+        true => model.parent().unwrap_or(model),
+        false => model,
+    }
+}
+
+fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximation>) {
+    for (name, bytes) in &report.bytes {
+        let biases = report.biases.get(name.trim_end_matches(".uqff"));
+        let sites = biases.into_iter().flatten();
+        let sites: Vec<String> = sites.map(|(s, n)| format!("{s} (norm {n:.2})")).collect();
+        let sites = match sites.as_slice() {
+            [] => String::new(),
+            sites => format!(", biases at {}", sites.join(", ")),
+        };
+        println!("{}: {bytes} bytes{sites}", a.out.join(name).display());
+    }
+    if let Some(left) = report.left {
+        println!("the direction is ablated everywhere; {left:.1e} of it is still written");
+    }
+    for (name, x) in near {
+        println!(
+            "{name} is the mean change: {:.3} of the changes lies around it; KL {:.4} from the steering itself, which moves the model by {:.4}",
+            x.spread, x.divergence, x.effect
+        );
+    }
     if !report.other.is_empty() {
         println!(
             "in another type, as blocks do not divide their rows: {}",
             summary(&report.other)
         );
     }
-    Ok(())
+    if report.bytes.contains_key(SHARED) {
+        let own = report.bytes.keys().find(|n| *n != SHARED);
+        println!(
+            "serve one with: mistralrs serve -m {} --from-uqff \"{SHARED};{}\"",
+            a.out.display(),
+            own.map_or("", |n| n)
+        );
+    }
+}
+
+fn as_json(
+    a: &flags::Bake,
+    report: &BakeReport,
+    near: &BTreeMap<String, Approximation>,
+) -> serde_json::Value {
+    let biases: BTreeMap<_, BTreeMap<String, f64>> = report
+        .biases
+        .iter()
+        .map(|(name, b)| (name, b.iter().map(|(s, n)| (s.to_string(), *n)).collect()))
+        .collect();
+    let near: BTreeMap<_, _> = near
+        .iter()
+        .map(|(name, x)| {
+            let x = json!({"spread": x.spread, "divergence": x.divergence, "effect": x.effect});
+            (name, x)
+        })
+        .collect();
+    json!({
+        "out": a.out, "bytes": report.bytes, "biases": biases, "left": report.left,
+        "approximate": near, "other_types": other(&report.other),
+    })
 }
 
 /// Types by tensor, for JSON.
@@ -68,4 +181,24 @@ fn summary(types: &BTreeMap<String, WeightType>) -> String {
     }
     let parts = counts.iter().map(|(t, n)| format!("{n} in {t}"));
     parts.collect::<Vec<_>>().join(", ")
+}
+
+pub fn set_coeff(a: &flags::SetCoeff) -> Result<()> {
+    let directory = model_directory(&a.file);
+    let spec = model_spec(&LlamaConfig::read(directory)?, directory)?;
+    let start = Instant::now();
+    let before = bake::set_coeff(&a.file, &spec, a.coeff)?;
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    match a.json {
+        true => println!(
+            "{}",
+            json!({"file": a.file, "before": before, "coeff": a.coeff, "ms": ms})
+        ),
+        false => println!(
+            "{}: coeff {before} is now {}, in {ms:.1} ms",
+            a.file.display(),
+            a.coeff
+        ),
+    }
+    Ok(())
 }

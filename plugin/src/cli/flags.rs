@@ -1,6 +1,11 @@
 //! What can be typed.
 
+mod bake;
+mod inspect;
 pub mod serve;
+
+pub use bake::{Bake, SetCoeff};
+pub use inspect::Inspect;
 
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -73,10 +78,14 @@ pub enum Command {
     )]
     Merge(Merge),
     /// Write steering into a UQFF that unmodified mistral.rs serves
-    #[command(
-        after_help = "Example:\n  reptune bake --model DIR --directions directions.safetensors --layers 1-2 --coeff -40 --quantize q8_0 --out baked\n  mistralrs serve -m baked --from-uqff model.uqff"
-    )]
+    #[command(after_help = bake::EXAMPLES)]
     Bake(Bake),
+    /// Change the coeff of a baked .uqff in place
+    #[command(after_help = bake::SET_COEFF_EXAMPLES)]
+    SetCoeff(SetCoeff),
+    /// Tell what an artefact holds, and check its hashes
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(Inspect),
     /// Serve a model and its variants behind OpenAI's interface
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Serve),
@@ -177,7 +186,7 @@ pub struct Capture {
 }
 
 /// Steering on the command line.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Steering {
     /// Direction file
     #[arg(long, value_name = "FILE", requires = "layers")]
@@ -200,7 +209,8 @@ pub struct Steering {
     /// long as h was), clamp (the projection on d becomes c)
     #[arg(long, default_value = "add")]
     pub operator: Operator,
-    /// Where in the block
+    /// Where: output or input of the block, middle (between attention and MLP), or
+    /// everywhere (ablate the direction of one layer at every site)
     #[arg(long, default_value = "output")]
     pub site: Site,
     /// Rows: all, prompt, generated, last:K, positions:P,Q,.., window:A..B
@@ -222,7 +232,9 @@ pub enum Operator {
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Site {
     Output,
+    Middle,
     Input,
+    Everywhere,
 }
 
 #[derive(Args)]
@@ -316,24 +328,6 @@ pub enum Quantize {
     Auto,
     /// This one.
     Type(WeightType),
-}
-
-#[derive(Args)]
-pub struct Bake {
-    /// Model directory or hub id (full weights)
-    #[arg(long)]
-    pub model: String,
-    #[command(flatten)]
-    pub steering: Steering,
-    /// GGML type of the weights, such as q8_0 or q4k; f32 if not given
-    #[arg(long, value_name = "TYPE")]
-    pub quantize: Option<String>,
-    /// Directory to write
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 fn mode(text: &str) -> Result<Mode, String> {

@@ -5,7 +5,7 @@ use crate::llama::{Llama, LoadOptions, parse_isq};
 use crate::{hub, prompts};
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
-    DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, peft,
+    DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, RowRule, peft,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -39,13 +39,37 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     };
     let point = match a.site {
         flags::Site::Output => Point::Output,
+        flags::Site::Middle => Point::Middle,
         flags::Site::Input => Point::Input,
+        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
     };
     Ok(Some(
         Intervention::new(&set, &layers, coeff, operator)?
             .at(point)
             .on(a.rows.clone()),
     ))
+}
+
+/// One direction ablated at every site.
+fn everywhere(
+    a: &flags::Steering,
+    set: &DirectionSet,
+    layers: &[usize],
+    spec: &ModelSpec,
+) -> Result<Intervention> {
+    let ablate = a.operator == flags::Operator::Ablate && a.rows == RowRule::All;
+    let &[layer] = layers else {
+        bail!(
+            "--site everywhere: expected one layer, whose direction is ablated at every site, found --layers {}",
+            a.layers.as_deref().unwrap_or_default()
+        );
+    };
+    if !ablate {
+        bail!(
+            "--site everywhere: expected --operator ablate on all rows, found something else; an addition would be made anew at every site"
+        );
+    }
+    Ok(Intervention::ablation_everywhere(set, layer, spec.layers)?)
 }
 
 /// Prompts on which steering is seen to do something.

@@ -6,9 +6,10 @@ use crate::error::Error;
 use crate::hub;
 use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
 use crate::quantized::{
-    Candidate, Exam, QuantizedReport, Retuner, Source, Survey, Ways, auto, calibration, candidates,
+    Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
 use crate::session::Session;
+use crate::source::Source;
 use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
 use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, peft};

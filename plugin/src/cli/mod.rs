@@ -4,6 +4,7 @@ mod bake;
 mod capture;
 mod flags;
 mod generate;
+mod inspect;
 mod merge;
 mod opened;
 mod run;
@@ -32,6 +33,8 @@ pub fn main() -> ExitCode {
         Command::Generate(a) => generate::generate(&a),
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
+        Command::SetCoeff(a) => bake::set_coeff(&a),
+        Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),
     };
     match result {

@@ -3,8 +3,8 @@
 use super::flags;
 use super::flags::serve::{Dose, Serve, Steer};
 use crate::hub;
-use crate::llama::{LlamaConfig, model_spec};
 use crate::serve::{DEFAULT, Limits, Models, Server};
+use crate::source::Source;
 use crate::steered::{Cache, Steering, Variant};
 use crate::uqff::WeightType;
 use anyhow::{Context, Result, bail};
@@ -97,7 +97,7 @@ fn variants(a: &Serve, model: &Path) -> Result<Vec<(String, Variant)>> {
 }
 
 fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
-    let spec = model_spec(&LlamaConfig::read(model)?, model)?;
+    let spec = Source::open(model)?.spec;
     let layers = flags::layers(&steer.layers, spec.layers)
         .with_context(|| format!("--steer {}", steer.name))?;
     let steering = Steering::from_file(&steer.file)?

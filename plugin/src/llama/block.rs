@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Hears the input of every linear layer.
 pub(super) type Listener<'a> = &'a dyn Fn(Projection, &Tensor) -> Result<()>;
 
+/// Changes the rows between attention and MLP.
+pub(super) type Middle<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+
 /// What a block needs beside the rows themselves.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -18,6 +21,7 @@ pub(super) struct Context<'a> {
     pub ancestry: &'a Arc<Ancestry>,
     pub low_rank: Option<&'a LowRankUpdate>,
     pub listener: Option<Listener<'a>>,
+    pub middle: Option<Middle<'a>>,
 }
 
 /// `x + o(attention(q, k, v of norm(x)))`, then `x + down(swiglu(gate, up of norm(x)))`.
@@ -51,7 +55,10 @@ impl Block {
         let v = linear(Projection::VProj, &h)?;
         let (k, v) = cache.append(self.layer, k, v)?;
         let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
-        let x = (x + linear(Projection::OProj, &y)?)?;
+        let mut x = (x + linear(Projection::OProj, &y)?)?;
+        if let Some(change) = c.middle {
+            x = change(&x)?;
+        }
         let h = rms_norm(&x, &self.post_attention_norm, self.eps)?;
         let y = swiglu(
             &linear(Projection::GateProj, &h)?,

@@ -133,11 +133,17 @@ impl Host for Llama {
             ancestry: &ancestry,
             low_rank: request.low_rank,
             listener: None,
+            middle: None,
         };
         let mut residuals = std::collections::BTreeMap::new();
         let mut x = self.embeddings.index_select(&ids, 0)?; // (N, H)
         for (layer, block) in self.blocks.iter().enumerate().take(last) {
             x = change(&x, Point::Input, layer)?;
+            let middle = |x: &Tensor| change(x, Point::Middle, layer);
+            let context = Context {
+                middle: Some(&middle),
+                ..context
+            };
             x = block.forward(&x, cache, context)?;
             x = change(&x, Point::Output, layer)?;
             if request.capture.contains(&layer) {

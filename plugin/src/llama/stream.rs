@@ -121,6 +121,7 @@ impl Stream {
             ancestry: &self.ancestry,
             low_rank: None,
             listener,
+            middle: None,
         };
         Ok(block.forward(&self.x, &mut Cache::none(), context)?)
     }

@@ -1,11 +1,11 @@
 //! The merge itself, block by block.
 
-use super::source::Source;
 use super::survival::{QuantizedReport, Stored, Survival};
 use super::types::Types;
 use crate::error::{Error, Result};
 use crate::llama::{Layer, Stream, shared_input};
-use crate::uqff::{self, Blocks, Entry, UqffDirectory, WeightType};
+use crate::source::Source;
+use crate::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
 use candle_core::Tensor;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::rounding::{Inputs, with_feedback};
@@ -41,7 +41,7 @@ pub struct QuantizedMerge<'a> {
 
 /// What was done so far.
 struct Done {
-    directory: UqffDirectory,
+    file: UqffWriter,
     sites: BTreeMap<Site, Survival>,
     types: BTreeMap<String, usize>,
     bytes: usize,
@@ -54,7 +54,7 @@ impl Done {
         *self.types.entry(layout.stored.to_string()).or_default() += 1;
         self.bytes += layout.end;
         self.weights += layout.shape.0 * layout.shape.1;
-        self.directory.push(index, entry)
+        self.file.push(index, entry)
     }
 }
 
@@ -76,8 +76,14 @@ impl QuantizedMerge<'_> {
     ) -> Result<QuantizedReport> {
         self.check()?;
         let (source, spec) = (self.source, &self.source.spec);
+        let directory = UqffDirectory::create(out)?;
+        let mut provenance = source.provenance()?;
+        if !self.update.sites.is_empty() {
+            provenance.updates.push(self.update.content_hash()?);
+        }
+        let entries = 0..1 + 7 * spec.layers;
         let mut done = Done {
-            directory: UqffDirectory::create(out, spec.layers)?,
+            file: directory.file(uqff::UQFF, entries, provenance)?,
             sites: BTreeMap::new(),
             types: BTreeMap::new(),
             bytes: 0,
@@ -95,9 +101,8 @@ impl QuantizedMerge<'_> {
             progress(layer + 1, spec.layers);
         }
         done.push(uqff::HEAD, &self.head(stream.as_ref())?)?;
-        let bytes = done
-            .directory
-            .commit(spec, &source.directory, |name| source.other(name))?;
+        let bytes = done.file.finish()?;
+        directory.commit(spec, &source.directory, |name| source.other(name))?;
         Ok(QuantizedReport {
             sites: done.sites,
             types: done.types,

@@ -14,7 +14,6 @@
 mod auto;
 mod exam;
 mod merge;
-mod source;
 mod survey;
 mod survival;
 mod types;
@@ -23,7 +22,6 @@ mod ways;
 pub use auto::{Candidate, auto, candidates};
 pub use exam::{Exam, Grade};
 pub use merge::{QuantizedMerge, Rounded};
-pub use source::Source;
 pub use survey::{Subject, Survey};
 pub use survival::{QuantizedReport, Survival};
 pub use types::Types;

@@ -1,12 +1,12 @@
 //! The ways to merge a tuned update into quantized weights, as recipes name them.
 
 use super::merge::{QuantizedMerge, Rounded};
-use super::source::Source;
 use super::survival::QuantizedReport;
 use super::types::Types;
 use crate::error::Result;
 use crate::llama::{Llama, LoadOptions};
 use crate::session::Session;
+use crate::source::Source;
 use crate::uqff::WeightType;
 use reptune_adapters::{Host, LowRankUpdate};
 use reptune_recipes::Message;

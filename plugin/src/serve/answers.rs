@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::oneshot;
 
 /// `POST /v1/chat/completions`.
 pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
@@ -25,7 +26,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     check(&body)?;
     only_text(&mut body)?;
     let (name, engine) = (served.name().to_owned(), served.engine());
-    let (tx, rx) = create_response_channel(None);
+    let (tx, rx) = create_response_channel(Some(ROOM));
     let (request, streams) = chat_completion::parse_request(typed(body)?, engine.clone(), tx)
         .await
         .map_err(Refusal::invalid)?;
@@ -57,7 +58,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
     }
     let (name, engine) = (served.name().to_owned(), served.engine());
-    let (tx, rx) = create_response_channel(None);
+    let (tx, rx) = create_response_channel(Some(ROOM));
     let (request, streams) =
         completions::parse_request(typed(body)?, engine.clone(), tx).map_err(Refusal::invalid)?;
     let mut rx = ask(&engine, request, rx).await?;
@@ -77,6 +78,10 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     }
 }
 
+/// Answers that wait for a slow reader before the engine waits too, and all others with
+/// it: more than any context has tokens.
+const ROOM: usize = 1 << 20;
+
 const OTHER: &str = "mistral.rs answered with something else than what was asked for";
 
 /// The request in mistral.rs's own type. Each engine knows one model, its default.
@@ -87,36 +92,50 @@ fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal
 
 /// Sends `request` and waits for the first of its answers, so that a refusal is told by
 /// the status, also where the answer is a stream.
+///
+/// A stream that nobody reads any more is let go, and the engine ends it. The answer to
+/// any other request is received to its end, also when the client has gone: where nobody
+/// receives it, mistral.rs 0.8.1 fails every request of the same batch, and its engine
+/// panics.
 async fn ask(
     engine: &Arc<MistralRs>,
     request: EngineRequest,
     mut answers: Receiver<Answer>,
 ) -> Result<Receiver<Answer>, Refusal> {
-    send_request(engine, request)
-        .await
-        .map_err(Refusal::failed)?;
-    let first = match answers.recv().await {
-        Some(Answer::ValidationError(e)) => {
-            return Err(Refusal::invalid(sanitize_error_message(&*e)));
-        }
-        Some(Answer::InternalError(e)) => return Err(Refusal::failed(sanitize_error_message(&*e))),
-        Some(Answer::ModelError(text, _)) | Some(Answer::CompletionModelError(text, _)) => {
-            return Err(Refusal::failed(text));
-        }
-        Some(first) => first,
-        None => return Err(Refusal::failed("the engine stopped; ask again")),
-    };
+    let streams = matches!(&request, EngineRequest::Normal(r) if r.is_streaming);
+    let (begun, first) = oneshot::channel();
     let (tx, rx) = channel(16);
+    // On its own from the start: this future is dropped when the client goes.
+    let kept = engine.clone();
     tokio::spawn(async move {
-        let mut next = Some(first);
-        // When the client is gone, sending fails and ends this; the engine then finds
-        // nobody listening, and ends the sequence.
+        let mut next = answers.recv().await;
+        let _ = begun.send(refused(next.as_ref()));
         while let Some(answer) = next {
-            if tx.send(answer).await.is_err() {
+            if tx.send(answer).await.is_err() && streams {
                 break;
             }
             next = answers.recv().await;
         }
+        drop(kept);
     });
-    Ok(rx)
+    send_request(engine, request)
+        .await
+        .map_err(Refusal::failed)?;
+    match first.await {
+        Ok(None) => Ok(rx),
+        Ok(Some(refusal)) => Err(refusal),
+        Err(e) => Err(Refusal::failed(e)),
+    }
+}
+
+fn refused(answer: Option<&Answer>) -> Option<Refusal> {
+    match answer {
+        Some(Answer::ValidationError(e)) => Some(Refusal::invalid(sanitize_error_message(&**e))),
+        Some(Answer::InternalError(e)) => Some(Refusal::failed(sanitize_error_message(&**e))),
+        Some(Answer::ModelError(text, _)) | Some(Answer::CompletionModelError(text, _)) => {
+            Some(Refusal::failed(text))
+        }
+        Some(_) => None,
+        None => Some(Refusal::failed("the engine stopped; ask again")),
+    }
 }

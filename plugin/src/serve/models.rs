@@ -26,6 +26,8 @@ pub struct Models {
 /// A model under its name.
 pub struct Served {
     name: String,
+    /// What it was when it was loaded.
+    given: Variant,
     now: RwLock<Now>,
     /// Held while the engine is being replaced: one change after the other.
     changing: tokio::sync::Mutex<()>,
@@ -62,6 +64,7 @@ impl Models {
             progress(&name, bytes);
             served.push(Served {
                 name,
+                given: variant.clone(),
                 now: RwLock::new(Now { variant, engine }),
                 changing: tokio::sync::Mutex::default(),
             });
@@ -118,28 +121,25 @@ impl Models {
     pub async fn steer(&self, name: &str, coeff: f64) -> std::result::Result<(), Refusal> {
         let served = self.named(name)?;
         let _turn = served.changing.lock().await;
-        let mut variant = served.variant();
-        let Some(steering) = variant.steering.take() else {
+        let Some(steering) = served.variant().steering else {
             return Err(Refusal::field(
                 "model",
                 format!("`{}` is not steered, so it has no coeff", served.name),
             ));
         };
-        let steering = steering.coeff(coeff);
-        if let Err(e) = steering
-            .parts()
-            .iter()
-            .try_for_each(|p| p.coeff().map(|_| ()))
-        {
-            return Err(Refusal::field("coeff", e.to_string()));
-        }
-        variant.steering = Some(steering);
-        let (wanted, base, cache) = (variant.clone(), self.base.clone(), self.cache.clone());
+        let steering = steering
+            .with_coeffs(&[coeff])
+            .map_err(|e| Refusal::field("coeff", e.to_string()))?;
+        let variant = Variant {
+            steering: Some(steering),
+            ..served.given.clone()
+        };
+        let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
         let made = apart(move || {
             // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
             let room = cache.room()?;
-            let directory = wanted.write(&base, &cache, &room.path().join("model"))?;
-            engine::load(&directory)
+            let out = room.path().join("model");
+            engine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
         });
         let engine = made.await.map_err(|e| {
             let text = format!("`{}` stays as it was: {e}", served.name);

@@ -4,7 +4,6 @@ use super::models::Served;
 use super::{App, Refusal, body};
 use axum::Json;
 use axum::extract::{Request, State};
-use reptune_adapters::Point;
 use serde_json::{Value, json};
 
 /// `GET /v1/steering`.
@@ -45,15 +44,11 @@ pub async fn change(State(app): State<App>, request: Request) -> Result<Json<Val
 fn described(served: &Served) -> Option<Value> {
     let steering = served.variant().steering?;
     let part = steering.parts().first()?;
-    let point = match part.point() {
-        Point::Output => "output",
-        Point::Input => "input",
-    };
     Some(json!({
         "model": served.name(),
         "file": part.file().file_name().unwrap_or_default().to_string_lossy(),
         "layers": part.layers(),
         "coeff": part.coeff().ok(),
-        "point": point,
+        "point": part.point(),
     }))
 }

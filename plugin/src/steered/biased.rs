@@ -3,9 +3,8 @@
 use crate::error::{Error, Result};
 use crate::uqff::{self, UQFF, UqffFile};
 use candle_core::Tensor;
-use reptune_adapters::low_rank::Projection;
 use reptune_adapters::tensor_file::TensorFileWriter;
-use reptune_adapters::{Error as Fault, ModelSpec};
+use reptune_adapters::{Error as Fault, ModelSpec, Site};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +20,7 @@ use std::path::Path;
 pub(crate) fn write(
     from: &Path,
     spec: &ModelSpec,
-    biases: &BTreeMap<usize, Tensor>,
+    biases: &BTreeMap<Site, Tensor>,
     out: &Path,
 ) -> Result<()> {
     let Some(file) = UqffFile::find(from)? else {
@@ -32,12 +31,14 @@ pub(crate) fn write(
     let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
     let shown = names.iter().map(String::as_str);
     let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
-    let down = |layer: &usize| uqff::index(*layer, Projection::DownProj);
-    let places: BTreeMap<usize, &Tensor> = biases.iter().map(|(l, b)| (down(l), b)).collect();
+    let places: BTreeMap<usize, (Site, &Tensor)> = biases
+        .iter()
+        .map(|(site, bias)| (uqff::index(site.layer, site.projection), (*site, bias)))
+        .collect();
     for index in file.indices() {
         let mut entry = file.entry(index)?;
-        if let Some(bias) = places.get(&index) {
-            let (shape, expected) = (entry.layout().shape, (spec.hidden, spec.intermediate));
+        if let Some((site, bias)) = places.get(&index) {
+            let (shape, expected) = (entry.layout().shape, site.projection.shape(spec));
             if shape != expected {
                 let place = format!("tensor `{index}`");
                 let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));

@@ -56,6 +56,11 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The directory of its entries.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The entry under `key` if it is there, and as it was written.
     pub fn get(&self, key: &str) -> Option<PathBuf> {
         let place = self.root.join(key);

@@ -24,7 +24,7 @@
 //! changed, load the copy, and look: a builder with other settings gets a file of its own.
 
 mod applied;
-pub(crate) mod biased;
+mod biased;
 mod cache;
 mod steering;
 mod variant;
@@ -34,7 +34,7 @@ pub use cache::Cache;
 pub use steering::{Dose, Part, Steering};
 pub use variant::Variant;
 
-use crate::bake::additions;
+use crate::bake::BakePlan;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::llama::{LlamaConfig, model_spec};
@@ -44,7 +44,7 @@ use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected, Pipeline, SchedulerConfig};
 use mistralrs::model_builder_trait::build_model_from_pipeline;
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
-use reptune_adapters::{ModelSpec, artefact, peft};
+use reptune_adapters::{ModelSpec, Site, artefact, peft};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,7 +127,7 @@ impl Steered {
     /// name another [`Cache`] for each.
     ///
     /// # Errors
-    /// Those of mistral.rs, of [`Steering::interventions`], of [`additions`] and of
+    /// Those of mistral.rs, of [`Steering::interventions`], of [`BakePlan::of`] and of
     /// [`peft::load`]; when the model is no full Llama, as adapters and steering need
     /// one; when the quantization takes no bias.
     pub async fn build(self) -> Result<Model> {
@@ -172,10 +172,9 @@ impl Steered {
             None => None,
         };
         let biases = match &self.steering {
-            Some(steering) => additions(&spec, &steering.interventions(&spec)?)?,
+            Some(steering) => biases(&spec, steering)?,
             None => BTreeMap::new(),
         };
-        let biases = effective(biases)?;
         let adapted = adapter.as_ref().map(|a| a.room.path());
         if biases.is_empty() {
             return load(runtime, &id, self.builder, adapted);
@@ -254,34 +253,43 @@ impl Adapter {
     }
 }
 
-/// Those that are not zero.
-pub(crate) fn effective(biases: BTreeMap<usize, Tensor>) -> Result<BTreeMap<usize, Tensor>> {
+/// The biases that steer, without those that are zero.
+fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<Site, Tensor>> {
+    let plan = BakePlan::of(spec, &steering.interventions(spec)?)?;
+    if plan.embeddings.is_some() {
+        return Err(Error::Bake {
+            what: "an addition at the input of layer 0".into(),
+            reason: "that is in the embeddings, which the builder loads as they are; \
+                     use `reptune bake`, or another layer"
+                .into(),
+        });
+    }
     let mut left = BTreeMap::new();
-    for (layer, bias) in biases {
+    for (site, bias) in plan.biases {
         if bias.to_vec1::<f32>()?.iter().any(|x| *x != 0.) {
-            left.insert(layer, bias);
+            left.insert(site, bias);
         }
     }
     Ok(left)
 }
 
 /// Where a model lies, for a key.
-pub(crate) fn place(directory: &Path) -> String {
+fn place(directory: &Path) -> String {
     let real = directory.canonicalize();
     real.unwrap_or(directory.to_owned()).display().to_string()
 }
 
 /// The UQFF that is the one in `base`, kept under `key`, with `biases`.
-pub(crate) fn variant(
+fn variant(
     cache: &Cache,
     key: &str,
     base: &Path,
     spec: &ModelSpec,
-    biases: &BTreeMap<usize, Tensor>,
+    biases: &BTreeMap<Site, Tensor>,
 ) -> Result<PathBuf> {
     let mut parts = vec![key.as_bytes().to_vec()];
-    for (layer, bias) in biases {
-        parts.push(layer.to_string().into_bytes());
+    for (site, bias) in biases {
+        parts.push(site.to_string().into_bytes());
         let mut bytes = Vec::new();
         bias.write_bytes(&mut bytes)?;
         parts.push(bytes);

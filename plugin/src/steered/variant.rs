@@ -1,11 +1,11 @@
 //! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
 
 use super::{Cache, Steering, VERSION};
-use crate::bake::bake;
-use crate::error::Result;
-use crate::llama::{LlamaConfig, model_spec};
+use crate::bake::{self, Bake, Exactness, set_coeff};
+use crate::error::{Error, Result};
 use crate::session::model_key;
-use crate::uqff::WeightType;
+use crate::source::Source;
+use crate::uqff::{UQFF, WeightType};
 use reptune_adapters::{Intervention, artefact, peft};
 use reptune_recipes::merge::merge;
 use std::path::{Path, PathBuf};
@@ -18,39 +18,75 @@ pub struct Variant {
     pub adapter: Option<PathBuf>,
     /// Steering that is baked into them.
     pub steering: Option<Steering>,
-    /// The type they are stored in; as they are, or f32 under steering, if none.
+    /// The type they are stored in. As they are if none; under steering full ones as f32.
     pub quantize: Option<WeightType>,
 }
 
 impl Variant {
-    /// A directory that holds the variant of `model`: `model` itself where nothing
-    /// changes, else one of `cache`, made now if it is not there.
+    /// A directory or file that holds the variant of `model`: `model` itself where nothing
+    /// changes, else a directory of `cache`, made now if it is not there.
     ///
     /// # Errors
     /// When adapter, steering or type do not fit the model, or the disk is full.
     pub fn directory(&self, model: &Path, cache: &Cache) -> Result<PathBuf> {
         let model = self.merged(model, cache)?;
-        let Some(bake) = self.baked(&model)? else {
+        let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
         let mut parts = vec!["baked".to_owned(), model_key(&model)?];
-        parts.push(bake.quantize.to_string());
+        parts.push(
+            model
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
+        );
+        parts.extend(self.quantize.map(|q| q.to_string()));
         for part in self.steering.iter().flat_map(Steering::parts) {
             let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
             parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
         }
-        cache.entry(&key(&parts), |out| bake.write(&model, out))
+        cache.entry(&key(&parts), |out| self.bake(&model, &interventions, out))
     }
 
-    /// The same, but what must be baked is baked to `out` and not kept in `cache`.
+    /// This variant where it is steered by `coeff` instead: itself, and where its files
+    /// are. They are not kept in `cache` but written to `out`, from those of this variant
+    /// if possible: then only biases are new.
     ///
     /// # Errors
-    /// As [`Variant::directory`].
-    pub fn write(&self, model: &Path, cache: &Cache, out: &Path) -> Result<PathBuf> {
-        let model = self.merged(model, cache)?;
-        match self.baked(&model)? {
+    /// As [`Variant::directory`]; when the variant is not steered by one file.
+    pub fn with_coeff(
+        &self,
+        coeff: f64,
+        model: &Path,
+        cache: &Cache,
+        out: &Path,
+    ) -> Result<PathBuf> {
+        let made = self.directory(model, cache)?;
+        if made.join(UQFF).is_file() && made.starts_with(cache.root()) {
+            copy(&made, out)?;
+            match set_coeff(&out.join(UQFF), &Source::open(out)?.spec, coeff) {
+                Ok(_) => return Ok(out.to_owned()),
+                // What does not stand in biases alone is baked anew.
+                Err(Error::Bake { .. }) => {
+                    std::fs::remove_dir_all(out)
+                        .map_err(|e| reptune_adapters::Error::write(out, e))?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let steering = self.steering.clone();
+        let changed = Self {
+            steering: steering.map(|s| s.with_coeffs(&[coeff])).transpose()?,
+            ..self.clone()
+        };
+        let model = changed.merged(model, cache)?;
+        match changed.baked(&model)? {
             None => Ok(model),
-            Some(bake) => bake.write(&model, out).map(|()| out.to_owned()),
+            Some(interventions) => {
+                changed.bake(&model, &interventions, out)?;
+                Ok(out.to_owned())
+            }
         }
     }
 
@@ -58,7 +94,12 @@ impl Variant {
         let Some(adapter) = &self.adapter else {
             return Ok(model.to_owned());
         };
-        let update = peft::load(adapter, &model_spec(&LlamaConfig::read(model)?, model)?)?;
+        let source = Source::open(model)?;
+        if source.is_quantized() {
+            let hint = "merge the adapter with `reptune merge`, and serve what comes out";
+            return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
+        }
+        let update = peft::load(adapter, &source.spec)?;
         let parts = ["merged".to_owned(), model_key(model)?, files_key(adapter)?];
         cache.entry(&key(&parts), |out| {
             merge(model, &update, out, &mut |_, _, _| {})?;
@@ -66,41 +107,43 @@ impl Variant {
         })
     }
 
-    /// What must be baked into `model`, if anything.
-    fn baked(&self, model: &Path) -> Result<Option<Baked>> {
+    /// What must be baked into `model`; none where it stays as it is.
+    fn baked(&self, model: &Path) -> Result<Option<Vec<Intervention>>> {
         let mut interventions = Vec::new();
         if let Some(steering) = &self.steering {
-            let spec = model_spec(&LlamaConfig::read(model)?, model)?;
-            let all = steering.interventions(&spec)?;
+            let all = steering.interventions(&Source::open(model)?.spec)?;
             interventions.extend(all.into_iter().filter(|i| i.coeff() != 0.));
         }
-        if interventions.is_empty() && self.quantize.is_none() {
-            return Ok(None);
-        }
-        let quantize = self.quantize.unwrap_or(WeightType::F32);
-        Ok(Some(Baked {
-            interventions,
-            quantize,
-        }))
+        let same = interventions.is_empty() && self.quantize.is_none();
+        Ok((!same).then_some(interventions))
     }
-}
 
-struct Baked {
-    interventions: Vec<Intervention>,
-    quantize: WeightType,
-}
-
-impl Baked {
-    fn write(&self, model: &Path, out: &Path) -> Result<()> {
-        bake(
-            model,
-            &self.interventions,
-            self.quantize,
-            out,
-            &mut |_, _| {},
-        )?;
+    fn bake(&self, model: &Path, interventions: &[Intervention], out: &Path) -> Result<()> {
+        let bake = Bake {
+            source: &Source::open(model)?,
+            quantize: self.quantize,
+            exactness: Exactness::Exact,
+        };
+        let variant = bake::Variant {
+            name: UQFF.trim_end_matches(".uqff").to_owned(),
+            interventions: interventions.to_vec(),
+        };
+        bake.write(&[variant], out, &mut |_, _| {})?;
         Ok(())
     }
+}
+
+/// Copies the files of the directory `from` to the new directory `to`.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let attempt = || {
+        std::fs::create_dir(to)?;
+        for file in std::fs::read_dir(from)? {
+            let file = file?;
+            std::fs::copy(file.path(), to.join(file.file_name()))?;
+        }
+        Ok(())
+    };
+    Ok(attempt().map_err(|e| reptune_adapters::Error::write(to, e))?)
 }
 
 /// The key of what is made from `parts`.

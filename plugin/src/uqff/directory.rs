@@ -1,8 +1,9 @@
 //! Writing a UQFF directory: entries as they come, then the other weights, the
 //! configuration and the tokenizer; whole or not at all.
 
+use super::RESIDUAL;
 use super::entry::Entry;
-use super::{RESIDUAL, UQFF};
+use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
 use crate::llama::Checkpoint;
 use candle_core::{DType, Tensor};
@@ -18,35 +19,44 @@ pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
 /// A UQFF directory that is being written.
 pub struct UqffDirectory {
     staging: Staging,
-    file: TensorFileWriter,
 }
 
 impl UqffDirectory {
-    /// Starts a directory that is to become `out`, for a model of `layers` blocks.
+    /// Starts a directory that is to become `out`.
     ///
     /// # Errors
     /// When `out` holds files.
-    pub fn create(out: &Path, layers: usize) -> Result<Self> {
+    pub fn create(out: &Path) -> Result<Self> {
         let staging = Staging::new(out)?;
-        let names: Vec<String> = (0..1 + 7 * layers).map(|i| i.to_string()).collect();
-        let file = TensorFileWriter::stage(&staging, UQFF, names.iter().map(String::as_str))?;
-        Ok(Self { staging, file })
+        Ok(Self { staging })
     }
 
-    /// Writes the entry of `index`.
+    /// Starts the file `name` in it, with the entries of `indices`.
     ///
     /// # Errors
-    /// When the disk is full.
-    pub fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
-        let bytes = entry.bytes();
-        Ok(self
-            .file
-            .push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?)
+    /// When it cannot be created.
+    pub fn file(
+        &self,
+        name: &str,
+        indices: impl IntoIterator<Item = usize>,
+        provenance: Provenance,
+    ) -> Result<UqffWriter> {
+        let names: Vec<String> = indices.into_iter().map(|i| i.to_string()).collect();
+        let shown = names.iter().map(String::as_str);
+        Ok(UqffWriter {
+            file: TensorFileWriter::stage(
+                &self.staging,
+                name,
+                shown,
+                provenance.room(names.len()),
+            )?,
+            provenance,
+            digests: Digests::default(),
+        })
     }
 
     /// Writes the other weights with `tensor`, which gives them by name, copies what
-    /// lies beside the weights in `model`, and puts all in place. Returns the bytes of
-    /// the UQFF.
+    /// lies beside the weights in `model`, and puts all in place.
     ///
     /// # Errors
     /// When a weight or the tokenizer is missing, or the disk is full; nothing is left then.
@@ -55,8 +65,7 @@ impl UqffDirectory {
         spec: &ModelSpec,
         model: &Path,
         tensor: impl Fn(&str) -> Result<Tensor>,
-    ) -> Result<u64> {
-        let bytes = self.file.finish()?;
+    ) -> Result<()> {
         let mut names = vec![EMBEDDINGS.to_owned(), "model.norm.weight".to_owned()];
         for layer in 0..spec.layers {
             for norm in ["input_layernorm", "post_attention_layernorm"] {
@@ -64,7 +73,7 @@ impl UqffDirectory {
             }
         }
         let shown = names.iter().map(String::as_str);
-        let mut file = TensorFileWriter::stage(&self.staging, RESIDUAL, shown)?;
+        let mut file = TensorFileWriter::stage(&self.staging, RESIDUAL, shown, 0)?;
         for name in &names {
             let (tensor, mut bytes) = (tensor(name)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
@@ -74,8 +83,37 @@ impl UqffDirectory {
         for file in companions(model)? {
             self.staging.copy(&file)?;
         }
-        self.staging.commit()?;
-        Ok(bytes)
+        Ok(self.staging.commit()?)
+    }
+}
+
+/// A `.uqff` that is being written, entry after entry.
+pub struct UqffWriter {
+    file: TensorFileWriter,
+    provenance: Provenance,
+    digests: Digests,
+}
+
+impl UqffWriter {
+    /// Writes the entry of `index`.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
+        let bytes = entry.bytes();
+        self.digests.add(index, entry);
+        Ok(self
+            .file
+            .push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?)
+    }
+
+    /// Completes the file; returns its length.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn finish(self) -> Result<u64> {
+        let metadata = self.provenance.metadata(&self.digests);
+        Ok(self.file.finish_with(metadata)?)
     }
 }
 

@@ -99,20 +99,29 @@ impl Entry {
                     reason: "mistral.rs 0.8.1 adds it twice there; use another type".into(),
                 });
             }
-            let dtype = self.layout.full.unwrap_or(DType::F32);
-            let mut data = Vec::new();
-            bias.to_dtype(dtype)?.write_bytes(&mut data)?;
-            let code = match dtype {
-                DType::F16 => 4,
-                DType::BF16 => 5,
-                _ => 6,
-            };
-            for word in [data.len(), code, 1, bias.elem_count()] {
-                bytes.extend((word as u32).to_le_bytes());
-            }
-            bytes.extend(data);
+            bytes.extend(Self::bias_bytes(
+                bias,
+                self.layout.full.unwrap_or(DType::F32),
+            )?);
         }
         Self::read(bytes).map_err(broken)
+    }
+
+    /// How a bias (O,) stands at the end of an entry: f32, or the `dtype` of a weight of
+    /// 16 bits beside it.
+    ///
+    /// # Errors
+    /// When it is no vector.
+    pub fn bias_bytes(bias: &Tensor, dtype: DType) -> Result<Vec<u8>> {
+        let code = match dtype {
+            DType::F16 => 4,
+            DType::BF16 => 5,
+            _ => 6,
+        };
+        let mut data = Vec::new();
+        bias.to_dtype(dtype)?.write_bytes(&mut data)?;
+        let head = [data.len(), code, 1, bias.dims1()?].map(|word| (word as u32).to_le_bytes());
+        Ok([head.concat(), data].concat())
     }
 
     /// The layer as mistral.rs computes with it, without its bias.

@@ -1,7 +1,9 @@
 //! A UQFF on disk, read one entry at a time.
 
 use super::entry::Entry;
+use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
+use reptune_adapters::patch;
 use reptune_adapters::tensor_file::TensorFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ impl UqffFile {
         let mut shards = Vec::new();
         let mut entries = BTreeMap::new();
         for file in files {
+            patch::recover(&file)?;
             let open = TensorFile::open(&file)?;
             for name in open.names() {
                 let wrong = |expected: &str| {
@@ -43,14 +46,20 @@ impl UqffFile {
         Ok(Some(Self { shards, entries }))
     }
 
-    /// The `.uqff` at `path`, or those of the only model in the directory `path`.
+    /// The `.uqff` at `path` with what it says lies beside it, or those of the only model
+    /// in the directory `path`.
     ///
     /// # Errors
-    /// When several models lie there.
+    /// When several models lie there, or a file is broken.
     pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         if path.is_file() {
             return match path.extension().is_some_and(|e| e == "uqff") {
-                true => Ok(vec![path.to_owned()]),
+                true => {
+                    let metadata = TensorFile::open(path)?.metadata();
+                    let beside = Provenance::read(path, &metadata)?.and_then(|p| p.beside);
+                    let beside = beside.map(|name| path.with_file_name(name));
+                    Ok([path.to_owned()].into_iter().chain(beside).collect())
+                }
                 false => Ok(Vec::new()),
             };
         }
@@ -73,6 +82,41 @@ impl UqffFile {
     /// The first shard.
     pub fn path(&self) -> &Path {
         self.shards.first().map_or(Path::new(""), |(p, _)| p)
+    }
+
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// Reads all entries, and checks them against the hashes that the files hold.
+    /// `progress` hears how many entries are done, and of how many.
+    ///
+    /// # Errors
+    /// When a hash is wrong, or an entry broken.
+    pub fn verify(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let mut done = 0;
+        for (shard, (path, file)) in self.shards.iter().enumerate() {
+            let mut digests = Digests::default();
+            for (index, _) in self.entries.iter().filter(|(_, s)| **s == shard) {
+                digests.add(*index, &self.entry(*index)?);
+                done += 1;
+                progress(done, self.entries.len());
+            }
+            digests.check(path, &file.metadata())?;
+        }
+        Ok(())
+    }
+
+    /// What the first file says of itself, if it is ours.
+    ///
+    /// # Errors
+    /// When that is broken.
+    pub fn provenance(&self) -> Result<Option<Provenance>> {
+        match self.shards.first() {
+            Some((path, file)) => Provenance::read(path, &file.metadata()),
+            None => Ok(None),
+        }
     }
 
     /// Indices of all entries.

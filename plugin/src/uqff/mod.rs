@@ -11,13 +11,15 @@ mod entry;
 mod file;
 mod grid;
 mod layout;
+mod provenance;
 mod weight_type;
 
-pub use directory::{CheckpointWeights, UqffDirectory};
+pub use directory::{CheckpointWeights, EMBEDDINGS, UqffDirectory, UqffWriter};
 pub use entry::Entry;
 pub use file::UqffFile;
 pub use grid::Blocks;
 pub use layout::Layout;
+pub use provenance::{Digests, Floats, Provenance, Steered};
 pub use weight_type::WeightType;
 
 use reptune_adapters::low_rank::Projection;

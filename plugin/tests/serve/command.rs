@@ -16,6 +16,7 @@ struct Served {
 
 fn serve(room: &std::path::Path, arguments: &[&str]) -> Served {
     let mut child = command(room, arguments)
+        .args(["--port", "0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -40,7 +41,7 @@ fn command(room: &std::path::Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reptune"));
     command
         .arg("serve")
-        .args(["--model", mini().to_str().expect("a path"), "--port", "0"])
+        .args(["--model", mini().to_str().expect("a path")])
         .args(arguments)
         .current_dir(room)
         .env("HF_HUB_OFFLINE", "1")

@@ -326,7 +326,7 @@ fn large_slow_and_broken_bodies_are_refused_in_time() {
     // Exactly as much as is allowed is read.
     let fitting = format!(
         "{{\"model\": \"nobody\", \"x\": \"{}\"}}",
-        "x".repeat(10_000 - 27)
+        "x".repeat(10_000 - 28)
     );
     assert_eq!(fitting.len(), 10_000);
     assert!(
@@ -362,6 +362,8 @@ fn large_slow_and_broken_bodies_are_refused_in_time() {
 
 #[test]
 fn clients_that_leave_in_the_middle_of_an_answer_disturb_nobody() {
+    // Alone, 0.8.1 panics when an answer that is no stream finds nobody, and fails all others
+    // that it computes at the time.
     let (_room, server) = running(quick());
     let before = server.ask("base", "Is it true?", 8);
     for stream in [true, false] {
@@ -381,9 +383,11 @@ fn clients_that_leave_in_the_middle_of_an_answer_disturb_nobody() {
             drop(connection);
         }
         let begun = Instant::now();
-        assert_eq!(server.ask("base", "Is it true?", 8), before);
+        for _ in 0..20 {
+            assert_eq!(server.ask("base", "Is it true?", 8), before);
+        }
         println!(
-            "stream {stream}: answered {:?} after eight left",
+            "stream {stream}: 20 answers in {:?} after eight left",
             begun.elapsed()
         );
     }

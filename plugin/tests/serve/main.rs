@@ -53,7 +53,7 @@ fn adapter(room: &Path) -> PathBuf {
     let mut update = LowRankUpdate::init(&spec, &[2, 3], &Projection::ALL, 4, 8., 1).expect("fits");
     for low_rank in update.sites.values_mut() {
         let (o, r) = low_rank.b.dims2().expect("a matrix");
-        let b: Vec<f32> = (0..o * r).map(|i| 0.1 * (i as f32 * 1.7).sin()).collect();
+        let b: Vec<f32> = (0..o * r).map(|i| 1.5 * (i as f32 * 1.7).sin()).collect();
         low_rank.b =
             candle_core::Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu).expect("b");
     }
@@ -137,7 +137,9 @@ impl Ours {
             ..Generation::default()
         };
         let tokens = generate(&self.llama, &[ids], &how, &mut |_| {}).expect("generates");
-        self.chat.decode(&tokens[0]).expect("text")
+        // mistral.rs leaves out a blank at the beginning
+        let text = self.chat.decode(&tokens[0]).expect("text");
+        text.trim_start().to_owned()
     }
 
     fn answer(&self, model: &str, coeff: f64, question: &str, tokens: usize) -> String {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use mistralrs_quant::IsqType;
 use rand::{Rng, SeedableRng};
-use reptune::bake::{BakeReport, additions, bake};
+use reptune::bake::{BakePlan, BakeReport, bake};
 use reptune::stock::Stock;
 use reptune::uqff::{UQFF, WeightType};
 use reptune::{Llama, LoadOptions};
@@ -22,6 +22,14 @@ use tempfile::TempDir;
 fn two_layers(coeff: f64) -> Result<Intervention> {
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
     Ok(Intervention::new(&set, &[1, 2], coeff, Operator::Add)?)
+}
+
+/// The sites whose biases are additions at the outputs of `layers`.
+fn outputs<const N: usize>(layers: [usize; N]) -> [Site; N] {
+    layers.map(|layer| Site {
+        layer,
+        projection: Projection::DownProj,
+    })
 }
 
 fn quantized(isq: IsqType) -> LoadOptions {
@@ -92,14 +100,12 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
 
         let steering = [two_layers(6.)?];
         let report = quiet_bake(&name, &steering, WeightType::F32, &out("two"))?;
-        assert_eq!(report.biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
-        assert!(
-            report.biases.values().all(|n| (n - 3.).abs() < 1e-5),
-            "{report:?}"
-        );
+        let biases = &report.biases["model"];
+        assert_eq!(biases.keys().copied().collect::<Vec<_>>(), outputs([1, 2]));
+        assert!(biases.values().all(|n| (n - 3.).abs() < 1e-5), "{report:?}");
         assert!(report.other.is_empty());
         let file = out("two").join(UQFF);
-        assert_eq!(report.bytes, std::fs::metadata(&file)?.len());
+        assert_eq!(report.bytes[UQFF], std::fs::metadata(&file)?.len());
         let steered = ours(&host, &steering, None)?;
         assert!(
             distance(&steered, &plain) > 0.1,
@@ -123,8 +129,8 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
         let input = Intervention::new(&set, &[2], 3., Operator::Add)?.at(Point::Input);
         let both = [input, two_layers(-5.)?];
-        let biases = additions(host.spec(), &both)?;
-        assert_eq!(biases.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        let biases = BakePlan::of(host.spec(), &both)?.biases;
+        assert_eq!(biases.keys().copied().collect::<Vec<_>>(), outputs([1, 2]));
         quiet_bake(&name, &both, WeightType::F32, &out("both"))?;
         same(
             &format!("{model}, several, baked, in stock"),
@@ -286,8 +292,15 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     insta::assert_snapshot!("bake_ablation", refused(&[ablation], WeightType::F32));
     let rows = add(&[1])?.on(RowRule::Last(3));
     insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], WeightType::F32));
-    let input = add(&[0, 1])?.at(Point::Input);
-    insta::assert_snapshot!("bake_embeddings", refused(&[input], WeightType::F32));
+    let one = Intervention::new(&set, &[1], 0., Operator::Ablate)?;
+    insta::assert_snapshot!("bake_one_ablation", refused(&[one], WeightType::F32));
+    let everywhere = |l| Intervention::ablation_everywhere(&set, l, 4);
+    let two = [everywhere(1)?, everywhere(2)?];
+    insta::assert_snapshot!("bake_two_ablations", refused(&two, WeightType::F32));
+    let order = [everywhere(1)?, add(&[1])?];
+    insta::assert_snapshot!("bake_ablated_before", refused(&order, WeightType::F32));
+    let q8_0 = WeightType::parse("q8_0")?;
+    insta::assert_snapshot!("bake_rounded_ablation", refused(&[everywhere(1)?], q8_0));
 
     let mut far = set.clone();
     far.layers.insert(7, far.layers[&3].clone());
@@ -302,14 +315,6 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     insta::assert_snapshot!("bake_mxfp4", refused(&[add(&[1])?], WeightType::Mxfp4));
 
     quiet_bake("tiny-llama2", &[], WeightType::F32, &out)?;
-    let baked = bake(
-        &out,
-        &[],
-        WeightType::F32,
-        &room.path().join("twice"),
-        &mut |_, _| (),
-    );
-    insta::assert_snapshot!("bake_a_uqff", said(baked.expect_err("refused"), &room));
     let adapter = Stock::load(&out, Some(&fixture("peft-adapter")));
     let adapter = adapter.err().expect("refused");
     insta::assert_snapshot!("stock_adapter_on_uqff", said(adapter, &room));

@@ -3,6 +3,7 @@
 
 mod bake;
 mod merge;
+mod places;
 mod stock;
 
 use anyhow::Result;

@@ -8,6 +8,7 @@ use reptune_adapters::low_rank::{LowRank, Projection};
 use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter, shards};
 use reptune_adapters::{LowRankUpdate, Site};
 use reptune_recipes::merge::merge;
+use reptune_recipes::merged::{FILE, Merged};
 use reptune_tests::{bits, fixture, flat, llama};
 use safetensors::Dtype;
 use std::path::Path;
@@ -79,8 +80,11 @@ fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> 
         let mut expected = names(&fixture(&format!("tiny-{model}")))?;
         expected.push("LICENSE".into());
         expected.sort();
-        assert_eq!(names(&out)?, expected);
-        assert_eq!(report.files, expected.len());
+        let mut and_told = expected.clone();
+        and_told.push(FILE.into());
+        and_told.sort();
+        assert_eq!(names(&out)?, and_told);
+        assert_eq!(report.files, and_told.len());
         let all = shards(&from)?;
         let told = all.iter().cloned().zip(1..).map(|(p, i)| (p, i, all.len()));
         assert_eq!(heard, told.collect::<Vec<_>>());
@@ -214,5 +218,36 @@ fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
 
     let error = merge(&fixture("tiny-llama2"), &update, &cut, &mut |_, _, _| ());
     insta::assert_snapshot!("merge_out_taken", said(error.expect_err("taken"), &room));
+    Ok(())
+}
+
+#[test]
+fn a_merged_checkpoint_tells_what_is_in_it_and_a_change_is_found() -> Result<()> {
+    let (room, base) = (tempfile::tempdir()?, llama("tiny-llama2")?);
+    let update = adapter("llama2", &base)?;
+    let at = |n: &str| room.path().join(n);
+    quiet_merge(&fixture("tiny-llama2"), &update, &at("once"))?;
+    quiet_merge(&at("once"), &update, &at("twice"))?;
+    assert_eq!(Merged::read(&fixture("tiny-llama2"))?, None);
+    let once = Merged::read(&at("once"))?.expect("merged");
+    let twice = Merged::read(&at("twice"))?.expect("merged");
+    assert_eq!(once.updates, [update.content_hash()?]);
+    assert_eq!(
+        twice.updates,
+        [once.updates.clone(), once.updates.clone()].concat()
+    );
+    assert_eq!(once.tensors.len(), update.sites.len());
+    assert_ne!(once.tensors, twice.tensors);
+    once.verify(&at("once"))?;
+    twice.verify(&at("twice"))?;
+
+    let message = said(once.verify(&at("twice")).expect_err("another"), &room);
+    assert!(
+        message.contains("SHA-256") && message.contains("merge anew"),
+        "{message}"
+    );
+    std::fs::write(at("once").join(FILE), "{}")?;
+    let message = said(Merged::read(&at("once")).expect_err("broken"), &room);
+    assert!(message.contains("reptune.merged.1"), "{message}");
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Where the weights of a merge come from.
+//! Where the weights of a merge or a bake come from.
 
 use crate::error::{Error, Result};
 use crate::llama::{Checkpoint, LlamaConfig, model_spec};
-use crate::uqff::{self, CheckpointWeights, Entry, UqffFile};
+use crate::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
 use candle_core::Tensor;
 use reptune_adapters::{ModelSpec, Site};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,17 @@ impl Source {
     /// Whether the weights are quantized already.
     pub fn is_quantized(&self) -> bool {
         self.uqff.is_some()
+    }
+
+    /// What is known of where the weights come from.
+    ///
+    /// # Errors
+    /// When what a UQFF says of itself is broken.
+    pub fn provenance(&self) -> Result<Provenance> {
+        let told = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
+        let mut provenance = told.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
+        provenance.beside = None;
+        Ok(provenance)
     }
 
     /// The entry that already holds linear layer `index`, if it is quantized.

@@ -1,0 +1,331 @@
+//! Snapshot tests of what a model says, in three lines:
+//!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! use reptune::testing::Interview;
+//!
+//! let model = mistralrs::TextModelBuilder::new("models/my-model").build().await?;
+//! let said = Interview::of(["Who are you?", "Name a colour."]).ask(&model).await?;
+//! # macro_rules! assert_snapshot { ($x:expr) => { println!("{}", $x) } }
+//! # /*
+//! insta::assert_snapshot!(said);
+//! # */
+//! # assert_snapshot!(said);
+//! # Ok(()) }
+//! ```
+//!
+//! An interview is the same on every run: tokens are the most likely ones, or are drawn
+//! from the seed that mistral.rs gives every newly loaded model, one question after the
+//! other. A transcript is made to be read as a difference: a block for every question,
+//! long lines broken between words, and what changes from machine to machine redacted.
+
+use crate::error::{Error, Result};
+use crate::stock::said;
+use mistralrs::{Model, RequestBuilder, TextMessageRole};
+use mistralrs_core::{NormalRequest, Request, RequestMessage, ResponseOk, SamplingParams};
+use regex::Regex;
+use std::fmt;
+
+/// Columns of a line.
+const WIDTH: usize = 88;
+
+/// Questions to a model, and how it is to answer.
+#[derive(Debug, Clone)]
+pub struct Interview {
+    prompts: Vec<Prompt>,
+    system: Option<String>,
+    max_tokens: usize,
+    temperature: Option<f64>,
+    redactions: Vec<(Regex, String)>,
+}
+
+/// A question, or a text to go on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// Goes through the model's chat template.
+    Chat {
+        /// System prompt.
+        system: Option<String>,
+        /// The question.
+        user: String,
+    },
+    /// Text that is continued as it is.
+    Raw(String),
+}
+
+/// What was asked and said. Shown, it is the text of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transcript(String);
+
+impl Default for Interview {
+    fn default() -> Self {
+        let redact = |(pattern, with): &(&str, &str)| {
+            let pattern = Regex::new(pattern).ok()?;
+            Some((pattern, (*with).to_owned()))
+        };
+        Self {
+            prompts: Vec::new(),
+            system: None,
+            max_tokens: 64,
+            temperature: None,
+            redactions: MACHINE.iter().filter_map(redact).collect(),
+        }
+    }
+}
+
+/// What differs from machine to machine and from run to run.
+const MACHINE: [(&str, &str); 3] = [
+    (
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+        "[uuid]",
+    ),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^\s]*", "[time]"),
+    (
+        r"/(?:tmp|home|root|Users|private|var)/[^\s,;:'`]+",
+        "[path]",
+    ),
+];
+
+impl Interview {
+    /// An interview of these questions.
+    pub fn of<S: Into<String>>(questions: impl IntoIterator<Item = S>) -> Self {
+        questions.into_iter().fold(Self::default(), Self::user)
+    }
+
+    /// The questions from here on have this system prompt.
+    pub fn system(mut self, prompt: impl Into<String>) -> Self {
+        self.system = Some(prompt.into());
+        self
+    }
+
+    /// Asks this too.
+    pub fn user(mut self, question: impl Into<String>) -> Self {
+        self.prompts.push(Prompt::Chat {
+            system: self.system.clone(),
+            user: question.into(),
+        });
+        self
+    }
+
+    /// Has this text continued too.
+    pub fn raw(mut self, text: impl Into<String>) -> Self {
+        self.prompts.push(Prompt::Raw(text.into()));
+        self
+    }
+
+    /// Most tokens of an answer; 64 if not said.
+    pub fn max_tokens(self, max_tokens: usize) -> Self {
+        Self { max_tokens, ..self }
+    }
+
+    /// Draws tokens at this temperature. mistral.rs seeds every model alike when it is
+    /// loaded, so ask a newly loaded one.
+    pub fn temperature(self, temperature: f64) -> Self {
+        Self {
+            temperature: Some(temperature),
+            ..self
+        }
+    }
+
+    /// Shows `with` wherever an answer matches `pattern`, a regular expression.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn redact(mut self, pattern: &str, with: impl Into<String>) -> Result<Self> {
+        let pattern = Regex::new(pattern).map_err(|e| {
+            let hint = "escape what is meant as it is";
+            reptune_adapters::Error::value("redaction", "a pattern", e.to_string(), hint)
+        })?;
+        self.redactions.push((pattern, with.into()));
+        Ok(self)
+    }
+
+    /// What is asked.
+    pub fn prompts(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
+    /// Asks a model of mistral.rs.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with the question and what mistral.rs said.
+    pub async fn ask(&self, model: &Model) -> Result<Transcript> {
+        let mut answers = Vec::new();
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let answer = match prompt {
+                Prompt::Chat { system, user } => self.chat(model, system.as_deref(), user).await,
+                Prompt::Raw(text) => self.go_on(model, text).await,
+            };
+            answers.push(answer.map_err(|reason| Error::Runtime {
+                place: format!("question {}", i + 1),
+                reason,
+            })?);
+        }
+        Ok(self.transcript(&answers))
+    }
+
+    /// The transcript of answers that something else gave, in the order of
+    /// [`Interview::prompts`].
+    pub fn transcript<S: AsRef<str>>(&self, answers: &[S]) -> Transcript {
+        let mut text = String::new();
+        for (prompt, answer) in self.prompts.iter().zip(answers) {
+            let mut block = |label: &str, body: &str| {
+                for line in wrapped(&format!("{label}{body}")) {
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+            };
+            match prompt {
+                Prompt::Chat { system, user } => {
+                    if let Some(system) = system {
+                        block("[system] ", system);
+                    }
+                    block("[user] ", user);
+                }
+                Prompt::Raw(start) => block("[raw] ", start),
+            }
+            let redact = |text: String, (pattern, with): &(Regex, String)| {
+                pattern.replace_all(&text, with.as_str()).into_owned()
+            };
+            let answer = self
+                .redactions
+                .iter()
+                .fold(answer.as_ref().trim().to_owned(), redact);
+            block("-> ", &answer);
+            text.push('\n');
+        }
+        Transcript(text.trim_end().to_owned())
+    }
+
+    fn sampling(&self) -> SamplingParams {
+        let mut sampling = SamplingParams::deterministic();
+        sampling.max_len = Some(self.max_tokens);
+        if let Some(temperature) = self.temperature {
+            sampling.temperature = Some(temperature);
+            sampling.top_k = None;
+        }
+        sampling
+    }
+
+    async fn chat(
+        &self,
+        model: &Model,
+        system: Option<&str>,
+        user: &str,
+    ) -> std::result::Result<String, String> {
+        let mut request = RequestBuilder::new().set_sampling(self.sampling());
+        if let Some(system) = system {
+            request = request.add_message(TextMessageRole::System, system);
+        }
+        let request = request.add_message(TextMessageRole::User, user);
+        let done = model.send_chat_request(request).await;
+        let done = done.map_err(|e| e.to_string())?;
+        let content = done
+            .choices
+            .into_iter()
+            .next()
+            .and_then(|c| c.message.content);
+        Ok(content.unwrap_or_default())
+    }
+
+    async fn go_on(&self, model: &Model, text: &str) -> std::result::Result<String, String> {
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+        let engine = model.inner();
+        let message = RequestMessage::Completion {
+            text: text.to_owned(),
+            echo_prompt: false,
+            best_of: None,
+        };
+        let id = engine.next_request_id();
+        let request = NormalRequest::new_simple(message, self.sampling(), tx, id, None, None);
+        let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
+        let request = Request::Normal(Box::new(request));
+        sender.send(request).await.map_err(|e| e.to_string())?;
+        let answer = rx.recv().await.ok_or("the engine stopped")?;
+        match answer.as_result().map_err(|e| said(*e))? {
+            ResponseOk::CompletionDone(done) => {
+                let choice = done.choices.into_iter().next();
+                Ok(choice.map(|c| c.text).unwrap_or_default())
+            }
+            _ => Err("an answer of another kind".into()),
+        }
+    }
+}
+
+impl fmt::Display for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `text` in lines of at most [`WIDTH`] columns, broken at spaces.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let mut rest = line;
+        while rest.chars().count() > WIDTH {
+            let end = rest
+                .char_indices()
+                .nth(WIDTH)
+                .map_or(rest.len(), |(i, _)| i);
+            let Some(cut) = rest[..end].rfind(' ').filter(|c| *c > 0) else {
+                break;
+            };
+            lines.push(rest[..cut].to_owned());
+            rest = &rest[cut + 1..];
+        }
+        lines.push(rest.trim_end().to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transcript_reads_well_and_hides_the_machine() -> Result<()> {
+        let interview = Interview::default()
+            .raw("The colour of")
+            .system("Be brief.")
+            .user("Where?")
+            .user("When?")
+            .redact(r"\bseed \d+", "seed [n]")?;
+        let long = "word ".repeat(30);
+        let said = interview.transcript(&[
+            format!(" {long}"),
+            "in /tmp/a1b2/model, seed 17".to_owned(),
+            "at 2026-01-02T03:04:05.678Z\n\nor 0123abcd-0123-0123-0123-0123456789ab".to_owned(),
+        ]);
+        let expected = "\
+[raw] The colour of
+-> word word word word word word word word word word word word word word word word word
+word word word word word word word word word word word word word
+
+[system] Be brief.
+[user] Where?
+-> in [path], seed [n]
+
+[system] Be brief.
+[user] When?
+-> at [time]
+
+or [uuid]";
+        assert_eq!(said.to_string(), expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_redaction_that_is_no_pattern_is_refused() {
+        let message = Interview::default().redact("(", "x").expect_err("open");
+        assert!(message.to_string().contains("redaction"), "{message}");
+    }
+
+    #[test]
+    fn lines_break_between_words_and_words_do_not_break() {
+        let word = "x".repeat(WIDTH + 5);
+        assert_eq!(wrapped(&word), std::slice::from_ref(&word));
+        assert_eq!(wrapped(&format!("a {word}")), ["a".to_owned(), word]);
+        assert_eq!(wrapped("ä\n\nb"), ["ä", "", "b"]);
+    }
+}

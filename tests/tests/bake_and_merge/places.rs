@@ -1,0 +1,371 @@
+//! Everything that weights can say: additions at every place, the ablation of a direction,
+//! several doses beside shared weights, and another dose in place.
+
+use super::{MODELS, all_bits, distance, in_stock, ours, prompts, said, same};
+use anyhow::Result;
+use reptune::bake::{Bake, Exactness, SHARED, Variant, approximate, bake, set_coeff};
+use reptune::uqff::{UQFF, UqffFile, WeightType};
+use reptune::{Llama, LoadOptions, Source};
+use reptune_adapters::{DirectionSet, Host, Intervention, Operator, Point, Request, RowRule};
+use reptune_tests::{Oracle, fixture, flat, llama, logits, marked, whole};
+use std::path::Path;
+
+fn directions() -> Result<DirectionSet> {
+    Oracle::read("oracle-llama2.safetensors")?.directions()
+}
+
+fn add(layers: &[usize], coeff: f64, point: Point) -> Result<Intervention> {
+    Ok(Intervention::new(&directions()?, layers, coeff, Operator::Add)?.at(point))
+}
+
+fn everywhere(layer: usize) -> Result<Intervention> {
+    Ok(Intervention::ablation_everywhere(&directions()?, layer, 4)?)
+}
+
+fn baked(
+    model: &str,
+    interventions: &[Intervention],
+    wanted: &str,
+    out: &Path,
+) -> Result<reptune::bake::BakeReport> {
+    let wanted = WeightType::parse(wanted)?;
+    Ok(bake(
+        &fixture(model),
+        interventions,
+        wanted,
+        out,
+        &mut |_, _| (),
+    )?)
+}
+
+#[test]
+fn additions_at_every_place_and_ablations_are_what_they_are_online() -> Result<()> {
+    let cases = [
+        ("middle", vec![add(&[0, 2], 6., Point::Middle)?]),
+        ("embeddings", vec![add(&[0, 1], 6., Point::Input)?]),
+        ("everywhere", vec![everywhere(2)?]),
+        (
+            "all at once",
+            vec![
+                add(&[0], 5., Point::Input)?,
+                add(&[1], -4., Point::Middle)?,
+                add(&[2, 3], 6., Point::Output)?,
+                everywhere(1)?,
+            ],
+        ),
+        // nothing comes after the last output, so the order does not matter there
+        (
+            "ablated, then added at the end",
+            vec![everywhere(1)?, add(&[3], 6., Point::Output)?],
+        ),
+    ];
+    for model in MODELS {
+        let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
+        let host = llama(&name)?;
+        let plain = ours(&host, &[], None)?;
+        for (what, interventions) in &cases {
+            let out = room.path().join(what);
+            let report = baked(&name, interventions, "f32", &out)?;
+            let online = ours(&host, interventions, None)?;
+            let effect = distance(&online, &plain);
+            assert!(effect > 0.1, "{model}, {what}: it does something: {effect}");
+            same(
+                &format!("{model}, {what}, in stock"),
+                &in_stock(&out, None)?,
+                &online,
+            );
+            let reloaded = Llama::load(&out, LoadOptions::default())?;
+            same(
+                &format!("{model}, {what}, in ours"),
+                &ours(&reloaded, &[], None)?,
+                &online,
+            );
+            let ablated = interventions.iter().any(|x| x.point() == Point::Everywhere);
+            assert_eq!(report.left.is_some(), ablated);
+            assert!(report.left.is_none_or(|l| l < 1e-6), "{:?}", report.left);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_of_an_ablated_direction_is_left_anywhere() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    let set = directions()?;
+    let d = &set.layer(2)?.unit;
+    for (interventions, most) in [(vec![everywhere(2)?], 1e-5), (vec![], f32::MAX)] {
+        let (forest, _) = marked(&prompts()?, &interventions);
+        let request = Request {
+            interventions: &interventions,
+            capture: &[0, 1, 2, 3],
+            ..Request::default()
+        };
+        let pass = whole(&host, &forest, request)?;
+        let mut largest = 0f32;
+        for h in pass.residuals.values() {
+            for row in h.to_vec2::<f32>()? {
+                let along: f32 = row.iter().zip(d).map(|(x, d)| x * d).sum();
+                largest = largest.max(along.abs());
+            }
+        }
+        println!("largest projection {largest:.1e}");
+        assert!(largest < most);
+        assert!(!interventions.is_empty() || largest > 0.1, "there was some");
+    }
+    Ok(())
+}
+
+fn doses(coeffs: &[f64]) -> Result<Vec<Variant>> {
+    let each = coeffs.iter().map(|c| {
+        Ok(Variant {
+            name: format!("dose_{c}").replace('-', "minus_"),
+            interventions: vec![add(&[1, 2], *c, Point::Output)?],
+        })
+    });
+    each.collect()
+}
+
+#[test]
+fn doses_share_what_they_have_in_common() -> Result<()> {
+    for wanted in ["f32", "q8_0"] {
+        let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
+        let out = room.path().join("doses");
+        let bakes = Bake {
+            source: &source,
+            quantize: Some(WeightType::parse(wanted)?),
+            exactness: Exactness::Exact,
+        };
+        let coeffs = [0., 6., -4.5];
+        let variants = doses(&coeffs)?;
+        let report = bakes.write(&variants, &out, &mut |_, _| ())?;
+        let shared = report.bytes[SHARED];
+        for (variant, coeff) in variants.iter().zip(coeffs) {
+            let alone = room.path().join(format!("{coeff}"));
+            baked("tiny-llama2", &variant.interventions, wanted, &alone)?;
+            let file = out.join(format!("{}.uqff", variant.name));
+            assert_eq!(
+                all_bits(&in_stock(&file, None)?),
+                all_bits(&in_stock(&alone, None)?),
+                "{wanted}, {coeff}: in stock"
+            );
+            let [one, two] = [&file, &alone].map(|f| Llama::load(f, LoadOptions::default()));
+            assert_eq!(
+                all_bits(&ours(&one?, &[], None)?),
+                all_bits(&ours(&two?, &[], None)?),
+                "{wanted}, {coeff}: in ours"
+            );
+            let own = report.bytes[&format!("{}.uqff", variant.name)];
+            assert!(own < shared / 2, "{own} bytes beside {shared}");
+        }
+        let message = said(UqffFile::find(&out).err().expect("three models"), &room);
+        assert!(message.contains("name the .uqff file"), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn another_dose_in_place_is_a_bake_with_that_dose() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    for wanted in ["f32", "q8_0"] {
+        let room = tempfile::tempdir()?;
+        let steering = |c| Ok::<_, anyhow::Error>([add(&[1, 2], c, Point::Output)?]);
+        let [one, two] = ["one", "two"].map(|n| room.path().join(n));
+        baked("tiny-llama2", &steering(6.)?, wanted, &one)?;
+        baked("tiny-llama2", &steering(-2.25)?, wanted, &two)?;
+        let [file, goal] = [&one, &two].map(|d| d.join(UQFF));
+        let before = std::fs::read(&file)?;
+        assert_ne!(before, std::fs::read(&goal)?);
+        assert_eq!(set_coeff(&file, host.spec(), -2.25)?, 6.);
+        assert!(
+            std::fs::read(&file)? == std::fs::read(&goal)?,
+            "{wanted}: the same bytes"
+        );
+        UqffFile::find(&one)?
+            .expect("a uqff")
+            .verify(&mut |_, _| ())?;
+        assert_eq!(set_coeff(&file, host.spec(), 6.)?, -2.25);
+        assert!(std::fs::read(&file)? == before, "{wanted}: and back");
+        let left: Vec<_> = std::fs::read_dir(&one)?.collect();
+        assert!(left.len() == std::fs::read_dir(&two)?.count(), "{left:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let spec = llama("tiny-llama2")?.spec().clone();
+    let refused = |name: &str, interventions: &[Intervention]| -> Result<String> {
+        let out = room.path().join(name);
+        baked("tiny-llama2", interventions, "f32", &out)?;
+        let before = std::fs::read(out.join(UQFF))?;
+        let error = set_coeff(&out.join(UQFF), &spec, 3.).expect_err("refused");
+        assert!(before == std::fs::read(out.join(UQFF))?, "it is untouched");
+        Ok(said(error, &room))
+    };
+    let output = add(&[1], 6., Point::Output)?;
+    insta::assert_snapshot!("dose_of_two", refused("two", &[output.clone(), output])?);
+    insta::assert_snapshot!("dose_of_ablation", refused("ablation", &[everywhere(1)?])?);
+    let embeddings = add(&[0], 6., Point::Input)?;
+    insta::assert_snapshot!("dose_of_embeddings", refused("embeddings", &[embeddings])?);
+
+    // A bias that was changed by another program: the file no longer is what it says.
+    let out = room.path().join("changed");
+    baked("tiny-llama2", &[add(&[1], 6., Point::Output)?], "f32", &out)?;
+    let file = out.join(UQFF);
+    let index = reptune::uqff::index(1, reptune_adapters::low_rank::Projection::DownProj);
+    let open = reptune_adapters::tensor_file::TensorFile::open(&file)?;
+    let (offset, length) = open.place(&index.to_string()).expect("entry");
+    let mut bytes = std::fs::read(&file)?;
+    bytes[offset as usize + length - 2] ^= 1;
+    std::fs::write(&file, &bytes)?;
+    let error = set_coeff(&file, &spec, 3.).expect_err("changed");
+    insta::assert_snapshot!("dose_of_changed", said(error, &room));
+    let uqff = UqffFile::find(&file)?.expect("a uqff");
+    let message = said(uqff.verify(&mut |_, _| ()).expect_err("changed"), &room);
+    assert!(
+        message.contains("reptune.biases_sha256") && message.contains("damaged"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_uqff_is_baked_into_as_it_is() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let at = |n: &str| room.path().join(n);
+    let steering = [add(&[1, 2], 6., Point::Output)?];
+    baked("tiny-llama2", &[], "q8_0", &at("plain"))?;
+    baked("tiny-llama2", &steering, "q8_0", &at("at once"))?;
+    let bakes = Bake {
+        source: &Source::open(&at("plain"))?,
+        quantize: None,
+        exactness: Exactness::Exact,
+    };
+    let variant = |interventions: &[Intervention]| Variant {
+        name: "model".into(),
+        interventions: interventions.to_vec(),
+    };
+    bakes.write(&[variant(&steering)], &at("after"), &mut |_, _| ())?;
+    let read = |n: &str| std::fs::read(at(n).join(UQFF));
+    assert!(read("after")? == read("at once")?, "the same bytes");
+
+    let twice = Bake {
+        source: &Source::open(&at("after"))?,
+        ..bakes
+    };
+    let twice = twice.write(&[variant(&steering)], &at("twice"), &mut |_, _| ());
+    insta::assert_snapshot!(
+        "bake_twice",
+        said(twice.expect_err("steered already"), &room)
+    );
+    assert!(!at("twice").exists());
+    Ok(())
+}
+
+#[test]
+fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    let set = directions()?;
+    let prompts = prompts()?;
+    let named =
+        |operator, layers: &[usize], coeff| Intervention::new(&set, layers, coeff, operator);
+
+    // What is a constant is found again.
+    let constant = named(Operator::Add, &[1, 2], 6.)?;
+    let near = approximate(&host, &constant, &prompts)?;
+    assert!(near.spread < 1e-3 && near.divergence < 1e-6, "{near:?}");
+    same(
+        "a constant",
+        &ours(&host, &near.additions, None)?,
+        &ours(&host, &[constant], None)?,
+    );
+
+    let ablation = named(Operator::Ablate, &[1], 0.)?;
+    let near = approximate(&host, &ablation, &prompts)?;
+    println!(
+        "ablation: {:.3} {:.4} {:.4}",
+        near.spread, near.divergence, near.effect
+    );
+    assert!(near.spread > 0.01 && near.spread <= 1., "{}", near.spread);
+    assert!(near.divergence > 0. && near.effect > 0., "{near:?}");
+    let [mean] = near.additions.as_slice() else {
+        panic!("one layer")
+    };
+    // The mean change along d takes the mean projection away.
+    let request = Request {
+        capture: &[1],
+        ..Request::default()
+    };
+    let (forest, _) = marked(&prompts, &[]);
+    let h = whole(&host, &forest, request)?.residuals[&1].to_vec2::<f32>()?;
+    let d = &set.layer(1)?.unit;
+    let along = |row: &Vec<f32>| {
+        row.iter()
+            .zip(d)
+            .map(|(x, d)| f64::from(x * d))
+            .sum::<f64>()
+    };
+    let projection = h.iter().map(along).sum::<f64>() / h.len() as f64;
+    assert!(
+        (mean.coeff() - projection.abs()).abs() < 1e-4,
+        "{} and {projection}",
+        mean.coeff()
+    );
+
+    // On some rows: the same dose, but everywhere.
+    let last = named(Operator::Add, &[1], 6.)?.on(RowRule::Last(1));
+    let near = approximate(&host, &last, &prompts)?;
+    assert!(near.spread < 1e-3 && near.divergence > 1e-4, "{near:?}");
+    assert!((near.additions[0].coeff() - 6.).abs() < 1e-3);
+
+    // Quantized weights cannot forget a direction exactly; how much is left is told.
+    let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
+    let bakes = Bake {
+        source: &source,
+        quantize: Some(WeightType::parse("q8_0")?),
+        exactness: Exactness::Approximate,
+    };
+    let variant = Variant {
+        name: "model".into(),
+        interventions: vec![everywhere(1)?],
+    };
+    let out = room.path().join("out");
+    let left = bakes.write(&[variant], &out, &mut |_, _| ())?.left;
+    let left = left.expect("an ablation");
+    println!("left in q8_0: {left:.4}");
+    assert!(left > 1e-5 && left < 0.05, "{left}");
+    let online = ours(&host, &[everywhere(1)?], None)?;
+    let plain = ours(&host, &[], None)?;
+    let served = in_stock(&out, None)?;
+    assert!(distance(&served, &online) < distance(&served, &plain) / 4.);
+    Ok(())
+}
+
+#[test]
+fn the_middle_lies_between_attention_and_mlp() -> Result<()> {
+    // What is added in the middle of a block is what a bias on o_proj adds: seen by the MLP.
+    // Behind the block it differs from an addition at the output, unless the MLP is blind.
+    let host = llama("tiny-llama2")?;
+    let middle = add(&[1], 6., Point::Middle)?;
+    let output = add(&[1], 6., Point::Output)?;
+    let capture = |x: &Intervention| -> Result<Vec<f32>> {
+        let interventions = std::slice::from_ref(x);
+        let (forest, _) = marked(&prompts()?, interventions);
+        let request = Request {
+            interventions,
+            capture: &[0, 1],
+            ..Request::default()
+        };
+        let pass = whole(&host, &forest, request)?;
+        assert!(flat(logits(&pass)).iter().all(|x| x.is_finite()));
+        let difference = |l: usize| flat(&pass.residuals[&l]);
+        Ok([difference(0), difference(1)].concat())
+    };
+    let (one, two) = (capture(&middle)?, capture(&output)?);
+    let half = one.len() / 2;
+    assert_eq!(one[..half], two[..half], "layer 0 is below both");
+    let most = one.iter().zip(&two).map(|(a, b)| (a - b).abs());
+    assert!(most.fold(0., f32::max) > 1e-3, "the MLP sees the middle");
+    Ok(())
+}
