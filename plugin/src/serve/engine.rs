@@ -1,6 +1,7 @@
 //! mistral.rs's engine over a directory of files, as the server holds it.
 
 use crate::error::{Error, Result};
+use crate::steered::Applied;
 use crate::uqff::UqffFile;
 use mistralrs::{AnyModelBuilder, ModelDType, TextModelBuilder, UqffTextModelBuilder};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
@@ -31,6 +32,8 @@ pub fn load(path: &Path) -> Result<Arc<MistralRs>> {
         }
     };
     let builder = AnyModelBuilder::from(builder.with_dtype(ModelDType::F32));
+    // Whatever was loaded on this thread before leaves nothing behind.
+    let _applied = Applied::new(None)?;
     let runtime = tokio::runtime::Handle::try_current().map_err(|e| failed(e.to_string()))?;
     runtime.block_on(async {
         let (pipeline, scheduler, config) = builder

@@ -3,6 +3,8 @@
 //! One engine for each, and not mistral.rs's several models in one: so a variant is
 //! replaced by putting another engine in its place, whoever began on the old one ends
 //! on it (it stays until the last request lets go of it), and no other model notices.
+//! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
+//! no memory to speak of.
 
 use super::{Refusal, engine};
 use crate::error::{Error, Result};

@@ -1,9 +1,10 @@
-//! An adapter on mistral.rs's own list.
+//! What mistral.rs keeps on the thread that loads, and never clears.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use mistralrs_quant::{
-    LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, push_applied_lora,
+    LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, clear_immediate_isq,
+    push_applied_lora,
 };
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use std::path::Path;
 ///
 /// mistral.rs 0.8.1 takes adapters from the hub only, but its list is a public one, of
 /// this thread. It never clears it, and the next model loaded on the thread would get
-/// the adapter too; so the list is cleared when this goes, whatever happened.
+/// the adapter too; nor does it forget the quantization of the last `with_isq`, which the
+/// next model would get. So both are cleared before, and when this goes, whatever happened.
 pub(crate) struct Applied;
 
 impl Applied {
@@ -20,8 +22,8 @@ impl Applied {
     /// # Errors
     /// When it cannot be read; the list is empty then.
     pub(crate) fn new(adapter: Option<&Path>) -> Result<Self> {
-        clear_applied_loras();
-        let applied = Self; // from here on the list is cleared, whatever happens
+        clear();
+        let applied = Self; // from here on they are cleared, whatever happens
         if let Some(directory) = adapter {
             push_applied_lora(read(directory)?);
         }
@@ -31,8 +33,13 @@ impl Applied {
 
 impl Drop for Applied {
     fn drop(&mut self) {
-        clear_applied_loras();
+        clear();
     }
+}
+
+fn clear() {
+    clear_applied_loras();
+    clear_immediate_isq();
 }
 
 fn read(directory: &Path) -> Result<LoraAdapter> {

@@ -175,7 +175,7 @@ fn sampling_at_the_edges_does_not_stop_an_engine() {
             body[key] = value.clone();
         }
         let reply = server.post(CHAT, &body);
-        assert!(matches!(reply.status, 200 | 400 | 500), "{more}: {reply:?}");
+        assert_eq!(reply.status, 200, "{more}: {reply:?}");
         println!(
             "{} {more}: {}",
             reply.status,
