@@ -4,6 +4,7 @@ pub mod bake;
 pub mod cli;
 mod error;
 pub mod hub;
+pub mod inspect;
 pub mod llama;
 pub mod prompts;
 pub mod quantized;

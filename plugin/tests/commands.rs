@@ -4,16 +4,10 @@
 use reptune_adapters::DirectionSet;
 use reptune_recipes::Recipe;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use typed::{json, masked, model, printed, refusal, root};
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn model() -> String {
-    root().join("models/honest-mini").display().to_string()
-}
+mod typed;
 
 /// A recipe of few pairs and few steps; `[extraction]` stands before what is added to it.
 const RECIPE: &str = r#"
@@ -58,46 +52,10 @@ fn workplace(more: &str) -> tempfile::TempDir {
     directory
 }
 
-fn reptune(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_reptune"))
-        .args(arguments)
-        .current_dir(directory)
-        .env("HF_HUB_OFFLINE", "1")
-        .output()
-        .expect("reptune runs")
-}
-
-fn printed(directory: &Path, arguments: &[&str]) -> String {
-    let output = reptune(directory, arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn json(directory: &Path, arguments: &[&str]) -> Value {
-    let arguments = [arguments, &["--json"]].concat();
-    serde_json::from_str(&printed(directory, &arguments)).expect("JSON")
-}
-
-/// What a command that must fail says: exit code 2, and nothing on stdout.
-fn refusal(directory: &Path, arguments: &[&str]) -> String {
-    let output = reptune(directory, arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert_eq!(output.stdout, b"", "{arguments:?}");
-    message.replace(&model(), "[model]")
-}
-
 fn number(value: &Value) -> f64 {
     value
         .as_f64()
         .unwrap_or_else(|| panic!("a number, not {value}"))
-}
-
-/// Numbers, and what their lengths do to the columns, are for the asserts.
-fn masked(text: &str, check: impl FnOnce(&str)) {
-    let filters = [(r"[+-]?\d+\.\d+", "#"), (r"-{3,}", "---"), (r" {2,}", "  ")];
-    insta::with_settings!({filters => filters}, { check(text) });
 }
 
 #[test]

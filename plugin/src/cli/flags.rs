@@ -1,8 +1,10 @@
 //! What can be typed.
 
 mod bake;
+mod inspect;
 
 pub use bake::{Bake, SetCoeff};
+pub use inspect::Inspect;
 
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -80,6 +82,9 @@ pub enum Command {
     /// Change the coeff of a baked .uqff in place
     #[command(after_help = bake::SET_COEFF_EXAMPLES)]
     SetCoeff(SetCoeff),
+    /// Tell what an artefact holds, and check its hashes
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(Inspect),
 }
 
 #[derive(Args)]

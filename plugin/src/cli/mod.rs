@@ -4,6 +4,7 @@ mod bake;
 mod capture;
 mod flags;
 mod generate;
+mod inspect;
 mod merge;
 mod opened;
 mod run;
@@ -32,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
         Command::SetCoeff(a) => bake::set_coeff(&a),
+        Command::Inspect(a) => inspect::inspect(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

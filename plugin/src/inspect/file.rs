@@ -1,0 +1,178 @@
+//! Single files.
+
+use super::{Inspection, counted, ranges};
+use crate::error::{Error, Result};
+use crate::uqff::{HEAD, Provenance, UqffFile, index};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::tensor_file::TensorFile;
+use reptune_adapters::{DirectionSet, Point, Site, delta_file};
+use std::path::Path;
+
+pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
+    let extension = path.extension().and_then(|e| e.to_str());
+    match extension {
+        Some("uqff") => uqff(path, progress),
+        Some("safetensors") => safetensors(path),
+        _ => Err(Error::model(
+            path,
+            "file",
+            ".safetensors, .uqff, or a directory",
+            "another kind of file",
+            "inspect the directory that it lies in",
+        )),
+    }
+}
+
+fn safetensors(path: &Path) -> Result<Inspection> {
+    let file = TensorFile::open(path)?;
+    let metadata = file.metadata();
+    let format = metadata.get("format").map_or("", String::as_str);
+    let name = path.file_name().and_then(|n| n.to_str());
+    let beside = path.parent().unwrap_or(Path::new("."));
+    match (format, name) {
+        ("reptune.directions.1", _) => Ok(directions(&DirectionSet::load(path)?)),
+        (_, Some(delta_file::FILE | "adapter_model.safetensors")) => {
+            super::directory::adapter(beside)
+        }
+        _ => Ok(tensors(&file)),
+    }
+}
+
+fn directions(set: &DirectionSet) -> Inspection {
+    let p = &set.provenance;
+    let rows = set
+        .layers
+        .iter()
+        .map(|(layer, d)| {
+            let norm = p.residual_norms.get(layer);
+            [
+                layer.to_string(),
+                d.unit.len().to_string(),
+                format!("{:.4}", d.norm),
+                norm.map_or("-".into(), |n| format!("{n:.4}")),
+            ]
+        })
+        .collect();
+    Inspection::new("direction set", "content hash: right")
+        .fact("model", model_name(&p.model))
+        .fact("model layers", p.model_layers)
+        .fact("model fingerprint", &p.model_fingerprint)
+        .fact("method", &p.method)
+        .fact("rows", &p.rows)
+        .fact("pairs", format!("{} of {}", p.pairs, p.pairs_captured))
+        .fact("recipe", &p.recipe)
+        .fact("layers", ranges(set.layers.keys().copied()))
+        .fact("layer convention", "output of block i, 0-based")
+        .table(["layer", "width", "norm", "residual norm"], rows)
+}
+
+/// Of a path its last part: where others keep their models is nobody's business.
+fn model_name(name: &str) -> String {
+    let last = Path::new(name).file_name().unwrap_or_default();
+    last.to_string_lossy().into_owned()
+}
+
+fn tensors(file: &TensorFile) -> Inspection {
+    let names = file.names();
+    let infos: Vec<_> = names.iter().filter_map(|n| file.info(n)).collect();
+    let metadata = file.metadata();
+    let mut told = Inspection::new("tensors", "no hash to check; the header fits the file")
+        .fact("tensors", names.len())
+        .fact(
+            "dtypes",
+            counted(infos.iter().map(|i| format!("{:?}", i.dtype))),
+        );
+    for (key, value) in &metadata {
+        told = told.fact(key, value);
+    }
+    const MOST: usize = 20;
+    let rows = names.iter().zip(infos).take(MOST).map(|(name, info)| {
+        [
+            name.clone(),
+            format!("{:?}", info.dtype),
+            format!("{:?}", info.shape),
+        ]
+    });
+    let rows = rows.collect();
+    let told = told.table(["tensor", "dtype", "shape"], rows);
+    match names.len() > MOST {
+        true => told.fact("shown", format!("the first {MOST}")),
+        false => told,
+    }
+}
+
+/// A `.uqff`, or a directory with one.
+pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
+    let Some(file) = UqffFile::find(path)? else {
+        let hint = "give a .uqff or its directory";
+        return Err(Error::model(path, "*.uqff", "a file", "nothing", hint));
+    };
+    let provenance = file.provenance()?;
+    file.verify(progress)?;
+    let (mut types, mut elements, mut bytes) = (Vec::new(), 0usize, 0usize);
+    let mut rows = Vec::new();
+    for i in file.indices() {
+        let entry = file.entry(i)?;
+        let (o, inputs) = entry.layout().shape;
+        types.push(entry.layout().stored);
+        elements += o * inputs;
+        bytes += entry.layout().end;
+        if let Some(bias) = entry.bias()? {
+            let norm: f32 = bias.sqr()?.sum_all()?.sqrt()?.to_scalar()?;
+            rows.push([
+                named(i),
+                entry.layout().stored.to_string(),
+                format!("{norm:.4}"),
+            ]);
+        }
+    }
+    let names = file
+        .paths()
+        .map(|p| p.file_name().unwrap_or_default().to_string_lossy());
+    let checked = match &provenance {
+        Some(_) => "hashes of weights, biases and provenance: right",
+        None => "no hash to check: not written by reptune; every entry can be read",
+    };
+    let mut told = Inspection::new("UQFF", checked)
+        .fact("files", names.collect::<Vec<_>>().join(", "))
+        .fact("entries", counted(types))
+        .fact(
+            "bits a weight",
+            format!("{:.2}", 8. * bytes as f64 / elements.max(1) as f64),
+        )
+        .fact("biases", rows.len());
+    if let Some(p) = &provenance {
+        told = provenance_facts(told, p);
+    }
+    match rows.is_empty() {
+        true => Ok(told),
+        false => Ok(told.table(["bias of", "type", "norm"], rows)),
+    }
+}
+
+fn provenance_facts(told: Inspection, p: &Provenance) -> Inspection {
+    let steering = p.steering.iter().map(|s| {
+        let layers = || ranges(s.directions.keys().copied());
+        match (s.operator, s.point) {
+            (operator, Point::Everywhere) => format!("{operator} everywhere"),
+            (operator, point) => format!("{operator} {}, {point} of layers {}", s.coeff, layers()),
+        }
+    });
+    told.fact("made by", &p.made_by)
+        .fact("model", &p.model)
+        .fact("model fingerprint", &p.model_fingerprint)
+        .fact("merged updates", p.updates.join(", "))
+        .fact("steering", steering.collect::<Vec<_>>().join("; "))
+}
+
+fn named(entry: usize) -> String {
+    match entry {
+        HEAD => "output head".into(),
+        _ => {
+            let (layer, which) = ((entry - 1) / 7, (entry - 1) % 7);
+            let projection = Projection::ALL[which];
+            debug_assert_eq!(index(layer, projection), entry);
+            Site { layer, projection }.to_string()
+        }
+    }
+}
