@@ -100,40 +100,55 @@ pub fn tables(update: &LowRankUpdate) -> Result<(Tables, Metadata)> {
 /// When it is not of this format, was changed, or does not fit the model.
 pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
     let path = directory.join(FILE);
-    let (tables, metadata) = artefact::read_tables(&path)?;
+    let (update, metadata) = whole(&path)?;
+    let key = "model_fingerprint";
+    let found = metadata.get(key).map_or("nothing", String::as_str);
+    if found != model.fingerprint {
+        return Err(Error::content(
+            &path,
+            format!("metadata `{key}`"),
+            format!("`{}`", model.fingerprint),
+            format!("`{found}`"),
+            "it is no update of reptune for this model",
+        ));
+    }
+    update.check_model(&path, model)?;
+    Ok(update)
+}
+
+/// Reads [`FILE`] from `directory`, whatever model it is for.
+///
+/// # Errors
+/// When it is not of this format, or was changed.
+pub fn read(directory: &Path) -> Result<LowRankUpdate> {
+    Ok(whole(&directory.join(FILE))?.0)
+}
+
+fn whole(path: &Path) -> Result<(LowRankUpdate, Metadata)> {
+    let (tables, metadata) = artefact::read_tables(path)?;
     let hash = artefact::content_hash(&tables, &metadata);
-    for (key, expected) in [
-        ("format", FORMAT),
-        (CONTENT_HASH, hash.as_str()),
-        ("model_fingerprint", model.fingerprint.as_str()),
-    ] {
+    for (key, expected) in [("format", FORMAT), (CONTENT_HASH, hash.as_str())] {
         let found = metadata.get(key).map_or("nothing", String::as_str);
         if found != expected {
             return Err(Error::content(
-                &path,
+                path,
                 format!("metadata `{key}`"),
                 format!("`{expected}`"),
                 format!("`{found}`"),
-                "it is no update of reptune for this model, or it was changed",
+                "it is no update of reptune, or it was changed",
             ));
         }
     }
-    from_tables(&path, tables, &metadata, model)
+    Ok((from_tables(path, tables, &metadata)?, metadata))
 }
 
 /// The update of [`tables`] again; `path` is named in messages.
 ///
 /// # Errors
-/// When a tensor or scale is missing, superfluous, or does not fit the model.
-pub fn from_tables(
-    path: &Path,
-    mut tables: Tables,
-    metadata: &Metadata,
-    model: &ModelSpec,
-) -> Result<LowRankUpdate> {
+/// When a tensor or scale is missing, superfluous, or of a shape that does not fit the others.
+pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Result<LowRankUpdate> {
     let wrong = |place: String, expected: String, found: String| {
-        let hint = format!("the update does not fit {}", model.name);
-        Error::content(path, place, expected, found, hint)
+        Error::content(path, place, expected, found, "write the update again")
     };
     let sites: Vec<(String, Option<Site>)> = tables
         .keys()
@@ -144,25 +159,31 @@ pub fn from_tables(
         .collect();
     let mut update = LowRankUpdate::default();
     for (name, site) in sites {
-        let site = site.filter(|s| s.layer < model.layers).ok_or_else(|| {
-            let layers = format!("a linear layer of blocks 0 to {}", model.layers - 1);
-            wrong("tensors".into(), layers, format!("`{name}`"))
+        let site = site.ok_or_else(|| {
+            wrong(
+                "tensors".into(),
+                "a linear layer of a block".into(),
+                format!("`{name}`"),
+            )
         })?;
-        let (o, i) = site.projection.shape(model);
-        let rank = tables[&name].shape.first().copied().unwrap_or(0);
-        let mut take = |name: &str, rows: usize, columns: usize| -> Result<Tensor> {
+        let mut take = |name: &str, rows: Option<usize>| -> Result<Tensor> {
             let place = format!("tensor `{site}.{name}`");
-            let expected = format!("shape [{rows}, {columns}]");
-            match tables.remove(&format!("{site}.{name}")) {
-                Some(t) if t.shape == [rows, columns] => {
-                    Ok(Tensor::from_vec(t.data, (rows, columns), &Device::Cpu)?)
+            let expected = match rows {
+                Some(_) => "a matrix whose rank is that of A".to_owned(),
+                None => "a matrix".to_owned(),
+            };
+            let Some(t) = tables.remove(&format!("{site}.{name}")) else {
+                return Err(wrong(place, expected, "nothing".into()));
+            };
+            match t.shape[..] {
+                [a, b] if rows.is_none_or(|r| r == b) && a * b == t.data.len() => {
+                    Ok(Tensor::from_vec(t.data, (a, b), &Device::Cpu)?)
                 }
-                Some(t) => Err(wrong(place, expected, format!("{:?}", t.shape))),
-                None => Err(wrong(place, expected, "nothing".into())),
+                _ => Err(wrong(place, expected, format!("shape {:?}", t.shape))),
             }
         };
         let low_rank = if name.ends_with(".delta") {
-            LowRank::direct(take("delta", o, i)?)?
+            LowRank::direct(take("delta", None)?)?
         } else {
             let key = format!("{SCALE}{site}");
             let scale = metadata.get(&key).and_then(|s| s.parse().ok());
@@ -170,9 +191,10 @@ pub fn from_tables(
                 let found = format!("{:?}", metadata.get(&key));
                 wrong(format!("metadata `{key}`"), "a number".into(), found)
             })?;
+            let a = take("A", None)?;
             LowRank {
-                a: take("A", rank, i)?,
-                b: take("B", o, rank)?,
+                b: take("B", Some(a.dims()[0]))?,
+                a,
                 scale,
                 full: None,
             }

@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// A linear layer of a Llama block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -261,6 +262,31 @@ impl LowRankUpdate {
             }
         }
         Ok(copy)
+    }
+
+    /// Checks that every site is one of `model`, and of its shape; `path` is named in
+    /// messages.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
+        for (site, low_rank) in &self.sites {
+            let expected = match site.layer < model.layers {
+                true => format!("shape {:?} of {}", site.projection.shape(model), model.name),
+                false => format!("one of the {} blocks of {}", model.layers, model.name),
+            };
+            let found = (low_rank.b.dims()[0], low_rank.a.dims()[1]);
+            if site.layer >= model.layers || found != site.projection.shape(model) {
+                return Err(Error::content(
+                    path,
+                    format!("`{site}`"),
+                    expected,
+                    format!("an update of shape {found:?}"),
+                    "the update is for another model",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// SHA-256 of all factors, with their sites and scales.

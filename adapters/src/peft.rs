@@ -90,10 +90,21 @@ pub fn save(directory: &Path, update: &LowRankUpdate, base_model: &str) -> Resul
 /// # Errors
 /// When it is not LoRA, is of a kind not taken (each is named), or does not fit the model.
 pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
-    let path = directory.join(CONFIG);
-    if directory.join(delta_file::FILE).is_file() && !path.exists() {
+    if directory.join(delta_file::FILE).is_file() && !directory.join(CONFIG).exists() {
         return delta_file::load(directory, model);
     }
+    let update = read(directory)?;
+    update.check_model(&directory.join(WEIGHTS), model)?;
+    Ok(update)
+}
+
+/// Reads a PEFT directory, whatever model it is for.
+///
+/// # Errors
+/// When it is not LoRA, is of a kind not taken (each is named), or its tensors do not fit
+/// its configuration.
+pub fn read(directory: &Path) -> Result<LowRankUpdate> {
+    let path = directory.join(CONFIG);
     let config: Value = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
         Error::content(
             &path,
@@ -131,49 +142,35 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
     for name in names {
         let module = name.trim_end_matches(".lora_A.weight");
         let bare = module.strip_prefix(PREFIX).unwrap_or(module);
-        let site = Site::parse(bare).filter(|s| s.layer < model.layers).ok_or_else(|| {
+        let site = Site::parse(bare).ok_or_else(|| {
             Error::content(
                 &path,
                 format!("tensor `{name}`"),
-                format!("a linear layer of blocks 0 to {}", model.layers - 1),
+                "a linear layer of a block",
                 format!("`{bare}`"),
-                "the adapter is for another model, or tunes something other than q, k, v, o, gate, up, down",
+                "only q, k, v, o, gate, up and down are taken",
             )
         })?;
-        let (o, i) = site.projection.shape(model);
-        let mut take = |suffix: &str, shape: [usize; 2]| -> Result<Tensor> {
+        let mut take = |suffix: &str, dim: usize| -> Result<Tensor> {
             let name = format!("{module}.{suffix}.weight");
-            let hint = format!(
-                "the adapter does not fit {} (weight ({o}, {i})) or its config (r = {rank})",
-                model.name
-            );
-            let Some(table) = tables.remove(&name) else {
-                return Err(Error::content(
-                    &path,
-                    format!("tensor `{name}`"),
-                    format!("shape {shape:?}"),
-                    "nothing",
-                    hint,
-                ));
+            let wrong = |found: String| {
+                let expected = format!("a matrix whose dim {dim} is the rank {rank} of its config");
+                let hint = "tensors and config belong to different adapters; write it again";
+                Error::content(&path, format!("tensor `{name}`"), expected, found, hint)
             };
-            if table.shape != shape {
-                return Err(Error::content(
-                    &path,
-                    format!("tensor `{name}`"),
-                    format!("shape {shape:?}"),
-                    format!("{:?}", table.shape),
-                    hint,
-                ));
+            let table = tables
+                .remove(&name)
+                .ok_or_else(|| wrong("nothing".into()))?;
+            match table.shape[..] {
+                [a, b] if table.shape[dim] == rank => {
+                    Ok(Tensor::from_vec(table.data, (a, b), &Device::Cpu)?)
+                }
+                _ => Err(wrong(format!("shape {:?}", table.shape))),
             }
-            Ok(Tensor::from_vec(
-                table.data,
-                (shape[0], shape[1]),
-                &Device::Cpu,
-            )?)
         };
         let low_rank = LowRank {
-            a: take("lora_A", [rank, i])?,
-            b: take("lora_B", [o, rank])?,
+            a: take("lora_A", 0)?,
+            b: take("lora_B", 1)?,
             scale,
             full: None,
         };

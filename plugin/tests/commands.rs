@@ -4,6 +4,7 @@
 use reptune_adapters::DirectionSet;
 use reptune_recipes::Recipe;
 use serde_json::Value;
+use std::path::Path;
 use typed::{json, masked, model, printed, refusal, root};
 
 mod typed;

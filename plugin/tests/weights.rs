@@ -46,7 +46,7 @@ fn named(text: &str, room: &Path, run: &Path) -> String {
 
 #[test]
 fn help_reads_well() {
-    for command in ["merge", "bake", "set-coeff", "inspect"] {
+    for command in ["set-coeff", "inspect"] {
         let help = printed(&root(), &[command, "--help"]);
         insta::assert_snapshot!(format!("help_{command}"), help);
     }

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_quant::{
     AfqLayer, F8Q8Linear, FP8Linear, GgufMatMul, HqqLayer, MXFP4Layer, QuantMethod,
-    QuantizeOntoGuard, QuantizedSerde, UnquantLinear,
+    QuantMethodConfig, QuantizeOntoGuard, QuantizedSerde, UnquantLinear,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -31,6 +31,19 @@ impl Entry {
         let bytes = method.serialize_with_bias(None)?.into_owned();
         let entry = Self::read(bytes).map_err(broken)?;
         entry.with_bias(bias)
+    }
+
+    /// Holds a weight (O, I) whose blocks of ggml are `data`.
+    ///
+    /// # Errors
+    /// When there are more or fewer bytes than the shape takes, or mistral.rs knows no such
+    /// type.
+    pub fn ggml(dtype: GgmlDType, (o, i): (usize, usize), data: &[u8]) -> Result<Self> {
+        let storage = QStorage::from_data(Cow::from(data), &Device::Cpu, dtype)?;
+        let q_weight = Arc::new(QTensor::new(storage, (o, i))?);
+        let method = GgufMatMul::new(QuantMethodConfig::Gguf { q_weight, b: None })?;
+        let bytes = method.serialize_with_bias(None)?.into_owned();
+        Self::read(bytes).map_err(broken)
     }
 
     /// Takes bytes as an entry.
@@ -149,13 +162,13 @@ impl Entry {
     /// When mistral.rs refuses the bytes.
     pub fn weight(&self) -> Result<Tensor> {
         match self.layout.stored {
-            WeightType::Ggml(dtype) => Ok(self.ggml(dtype)?),
+            WeightType::Ggml(dtype) => Ok(self.dequantized(dtype)?),
             _ => Ok(self.method()?.dequantize_w()?.to_dtype(DType::F32)?),
         }
     }
 
     /// mistral.rs's own way goes through f16.
-    fn ggml(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
+    fn dequantized(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
         let data = Cow::from(&self.bytes[self.layout.data.clone()]);
         let storage = QStorage::from_data(data, &Device::Cpu, dtype)?;
         QTensor::new(storage, self.layout.shape)?.dequantize(&Device::Cpu)

@@ -175,8 +175,10 @@ impl Provenance {
 
     /// Bytes of metadata that this takes in a file of `entries`, whatever the coeffs are.
     pub(super) fn room(&self, entries: usize) -> usize {
+        let mut still = self.clone();
+        still.steering.iter_mut().for_each(|s| s.coeff = 0.);
         // quotes and backslashes of the JSON are escaped in the header
-        let text = self.text();
+        let text = still.text();
         let escaped = text.len() + text.matches(['"', '\\']).count();
         escaped + 32 * self.steering.len() + 80 * entries + 512
     }

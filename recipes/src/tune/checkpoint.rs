@@ -151,12 +151,9 @@ impl Checkpoint {
             let of_part = tables.iter().filter_map(|(n, t)| {
                 Some((n.strip_prefix(prefix.as_str())?.to_owned(), t.clone()))
             });
-            Ok(delta_file::from_tables(
-                path,
-                of_part.collect(),
-                &metadata,
-                model,
-            )?)
+            let update = delta_file::from_tables(path, of_part.collect(), &metadata)?;
+            update.check_model(path, model)?;
+            Ok(update)
         };
         let factors = |update: LowRankUpdate| {
             let all = update.sites.into_values();

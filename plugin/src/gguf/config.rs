@@ -1,0 +1,112 @@
+//! `config.json` from the metadata of a GGUF Llama.
+
+use super::Model;
+use crate::error::Result;
+use serde_json::{Value, json};
+
+impl Model {
+    /// The configuration as Hugging Face writes it.
+    ///
+    /// # Errors
+    /// When a number is missing, or the rotary embedding is of a kind that cannot be said
+    /// there exactly.
+    pub(super) fn config(&self) -> Result<Value> {
+        let heads = self.count("llama.attention.head_count")?;
+        let hidden = self.count("llama.embedding_length")?;
+        let kv_heads = match self.value("llama.attention.head_count_kv") {
+            Some(_) => self.count("llama.attention.head_count_kv")?,
+            None => heads,
+        };
+        let vocab = self.rows("token_embd.weight")?;
+        let width = hidden / heads.max(1);
+        for key in ["llama.rope.dimension_count", "llama.attention.key_length"] {
+            if self.value(key).is_some() && self.count(key)? != width {
+                let found = self.count(key)?.to_string();
+                return Err(self.wrong(key, &format!("{width}, the width of a head"), found));
+            }
+        }
+        let theta = match self.value("llama.rope.freq_base") {
+            Some(_) => self.number("llama.rope.freq_base")?,
+            None => 10000.,
+        };
+        let context = self.count("llama.context_length")?;
+        let tokens = ["bos", "eos"].map(|t| {
+            let id = self.value(&format!("tokenizer.ggml.{t}_token_id"));
+            id.and_then(|v| v.to_u32().ok())
+        });
+        Ok(json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "intermediate_size": self.count("llama.feed_forward_length")?,
+            "num_hidden_layers": self.count("llama.block_count")?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "vocab_size": vocab,
+            "max_position_embeddings": context,
+            "rms_norm_eps": self.number("llama.attention.layer_norm_rms_epsilon")?,
+            "rope_theta": theta,
+            "rope_scaling": self.rope_scaling(theta, width)?,
+            "hidden_act": "silu",
+            "attention_bias": false,
+            "mlp_bias": false,
+            "tie_word_embeddings": self.info("output.weight").is_none(),
+            "bos_token_id": tokens[0],
+            "eos_token_id": tokens[1],
+            "torch_dtype": "float32",
+        }))
+    }
+
+    /// Llama 3.1 stretches slow rotations; GGUF holds the factor of every frequency, and
+    /// config.json the rule. The rule is found again, and must give the factors.
+    fn rope_scaling(&self, theta: f64, width: usize) -> Result<Value> {
+        const FACTORS: &str = "rope_freqs.weight";
+        let key = "llama.rope.scaling.type";
+        let kind = match self.value(key) {
+            Some(value) => value.to_string().cloned().unwrap_or_default(),
+            None => "none".into(),
+        };
+        match kind.as_str() {
+            "linear" => {
+                let factor = self.number("llama.rope.scaling.factor")?;
+                return Ok(json!({"rope_type": "linear", "factor": factor}));
+            }
+            "none" => {}
+            other => return Err(self.wrong(key, "none or linear", format!("`{other}`"))),
+        }
+        if self.info(FACTORS).is_none() {
+            return Ok(Value::Null);
+        }
+        let factors: Vec<f32> = self.tensor(FACTORS)?.flatten_all()?.to_vec1()?;
+        let most = factors.iter().copied().fold(0f32, f32::max);
+        if factors.len() != width / 2 {
+            let found = format!("{} factors", factors.len());
+            return Err(self.wrong(FACTORS, &format!("{}, one a frequency", width / 2), found));
+        }
+        let frequency = |i: usize| theta.powf(-(2. * i as f64) / width as f64);
+        let (low, high) = (1., 4.);
+        let given = |factor: f64, original: f64, i: usize| {
+            let turns = original * frequency(i) / (2. * std::f64::consts::PI);
+            let smooth = ((turns - low) / (high - low)).clamp(0., 1.);
+            1. / ((1. - smooth) / factor + smooth)
+        };
+        // Contexts that models are trained with are powers of two.
+        for original in (4..24).map(|bits| 1usize << bits) {
+            let same = factors.iter().enumerate().all(|(i, f)| {
+                let rule = given(f64::from(most), original as f64, i);
+                (rule - f64::from(*f)).abs() <= 1e-4 * rule
+            });
+            if same {
+                return Ok(json!({
+                    "rope_type": "llama3", "factor": most, "low_freq_factor": low,
+                    "high_freq_factor": high, "original_max_position_embeddings": original,
+                }));
+            }
+        }
+        Err(self.wrong(
+            FACTORS,
+            "the factors of Llama 3.1's rule",
+            format!("others, {:?} ..", &factors[..factors.len().min(4)]),
+        ))
+    }
+}

@@ -1,0 +1,203 @@
+//! `tokenizer.json` and `tokenizer_config.json` from the metadata of a GGUF model.
+//!
+//! Two kinds of tokenizer are known: byte-level BPE with its merges (`gpt2`), and the
+//! pieces of SentencePiece (`llama`), whose merges follow from their scores.
+
+use super::Model;
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// How Llama 3 cuts text into words.
+const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// What a token is, by the numbers of `tokenizer.ggml.token_type`.
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const DEFINED: i64 = 4;
+
+impl Model {
+    /// Both files, ready to be written.
+    ///
+    /// # Errors
+    /// When a list is missing or of another length, or the tokenizer is of another kind.
+    pub(super) fn tokenizer(&self) -> Result<(Value, Value)> {
+        let tokens = self.texts("tokenizer.ggml.tokens")?;
+        let kind = self.text("tokenizer.ggml.model")?;
+        let mut vocab = Map::new();
+        for (id, token) in tokens.iter().enumerate() {
+            vocab.insert((*token).to_owned(), json!(id));
+        }
+        if vocab.len() != tokens.len() {
+            let found = format!("{} of {}", vocab.len(), tokens.len());
+            return Err(self.wrong("tokenizer.ggml.tokens", "different tokens", found));
+        }
+        let types = self.types(tokens.len())?;
+        let added: Vec<Value> = tokens
+            .iter()
+            .zip(&types)
+            .enumerate()
+            .filter(|(_, (_, t))| matches!(**t, UNKNOWN | CONTROL | DEFINED))
+            .map(|(id, (token, t))| {
+                json!({
+                    "id": id, "content": token, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": *t != DEFINED,
+                })
+            })
+            .collect();
+        let parts = match kind {
+            "gpt2" => self.byte_level(vocab)?,
+            "llama" => self.pieces(&tokens, vocab)?,
+            other => {
+                let found = format!("`{other}`");
+                let hint = "`gpt2` or `llama`; else put the model's tokenizer.json beside it";
+                return Err(self.wrong("tokenizer.ggml.model", hint, found));
+            }
+        };
+        let special = |which: &str| {
+            let id = self.value(&format!("tokenizer.ggml.{which}_token_id"))?;
+            let id = id.to_u32().ok()? as usize;
+            Some((id, *tokens.get(id)?))
+        };
+        let bos = special("bos");
+        let adds = match self.value("tokenizer.ggml.add_bos_token") {
+            Some(value) => value.to_bool().unwrap_or(true),
+            None => true,
+        };
+        let start = bos.filter(|_| adds).map(|(id, token)| {
+            json!({
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+            })
+        });
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": parts.normalizer, "pre_tokenizer": parts.pre_tokenizer,
+            "post_processor": start, "decoder": parts.decoder, "model": parts.model,
+        });
+        let template = self.value("tokenizer.chat_template");
+        let config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": bos.map(|(_, t)| t),
+            "eos_token": special("eos").map(|(_, t)| t),
+            "chat_template": template.and_then(|t| t.to_string().ok()),
+        });
+        Ok((tokenizer, config))
+    }
+
+    fn types(&self, count: usize) -> Result<Vec<i64>> {
+        let key = "tokenizer.ggml.token_type";
+        let Some(value) = self.value(key) else {
+            return Ok(vec![1; count]);
+        };
+        let list = value.to_vec().ok().filter(|l| l.len() == count);
+        let list = list.ok_or_else(|| {
+            self.wrong(key, &format!("{count} numbers"), "another list".into())
+        })?;
+        let number = |v: &super::Field| v.to_i32().map_or(1, i64::from);
+        Ok(list.iter().map(number).collect())
+    }
+
+    /// Byte-level BPE.
+    fn byte_level(&self, vocab: Map<String, Value>) -> Result<Parts> {
+        let merges = self.texts("tokenizer.ggml.merges")?;
+        let pre = match self.value("tokenizer.ggml.pre") {
+            Some(_) => self.text("tokenizer.ggml.pre")?,
+            None => "default",
+        };
+        let words = |regex: bool| {
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
+        };
+        let (pre_tokenizer, ignore_merges) = match pre {
+            "llama-bpe" | "llama3" | "llama-v3" => {
+                let split = json!({
+                    "type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated", "invert": false,
+                });
+                let both = json!({"type": "Sequence", "pretokenizers": [split, words(false)]});
+                (both, true)
+            }
+            "default" | "gpt-2" => (words(true), false),
+            other => {
+                let hint = "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
+                return Err(self.wrong("tokenizer.ggml.pre", hint, format!("`{other}`")));
+            }
+        };
+        Ok(Parts {
+            normalizer: Value::Null,
+            pre_tokenizer,
+            decoder: words(true),
+            model: json!({
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges,
+            }),
+        })
+    }
+
+    /// SentencePiece's BPE: the pair whose union has the best score is merged first.
+    fn pieces(&self, tokens: &[&str], vocab: Map<String, Value>) -> Result<Parts> {
+        let key = "tokenizer.ggml.scores";
+        let scores: Option<Vec<f32>> = self
+            .value(key)
+            .and_then(|v| v.to_vec().ok())
+            .map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
+        let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| {
+            self.wrong(key, &format!("{} numbers", tokens.len()), "another list".into())
+        })?;
+        let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
+        let mut merges: Vec<(usize, usize, usize)> = Vec::new(); // left, right, both
+        for (id, token) in tokens.iter().enumerate() {
+            let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+            let mut all: Vec<_> = cuts
+                .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)))
+                .collect();
+            all.sort_unstable();
+            merges.extend(all);
+        }
+        // stable: of equal scores the earlier piece comes first
+        merges.sort_by(|a, b| scores[b.2].total_cmp(&scores[a.2]));
+        let merges: Vec<String> = merges
+            .iter()
+            .map(|(l, r, _)| format!("{} {}", tokens[*l], tokens[*r]))
+            .collect();
+        let prefix = match self.value("tokenizer.ggml.add_space_prefix") {
+            Some(value) => value.to_bool().unwrap_or(true),
+            None => true,
+        };
+        let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let normalizer = match prefix {
+            true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]}),
+            false => space,
+        };
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if prefix {
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let unknown = self.value("tokenizer.ggml.unknown_token_id");
+        let unknown = unknown.and_then(|v| v.to_u32().ok()).unwrap_or(0) as usize;
+        Ok(Parts {
+            normalizer,
+            pre_tokenizer: Value::Null,
+            decoder: json!({"type": "Sequence", "decoders": decoders}),
+            model: json!({
+                "type": "BPE", "dropout": null, "unk_token": tokens.get(unknown),
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
+                "byte_fallback": true, "ignore_merges": false, "vocab": vocab, "merges": merges,
+            }),
+        })
+    }
+}
+
+/// What differs from kind to kind.
+struct Parts {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    model: Value,
+}
