@@ -8,6 +8,7 @@ use crate::source::Source;
 use crate::steered::{Cache, Steering, Variant};
 use crate::uqff::WeightType;
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,9 +45,12 @@ pub fn serve(a: &Serve) -> Result<()> {
             eprintln!("loaded {name}: about {} of weights", size(bytes));
         })
         .await?;
-        let names = models.names().join(", ");
         eprintln!("weights in memory: about {}", size(total));
-        println!("serving {names} on http://{address}/v1");
+        let (names, url) = (models.names(), format!("http://{address}/v1"));
+        match a.json {
+            true => println!("{}", json!({"url": url, "models": names, "bytes": total})),
+            false => println!("serving {} on {url}", names.join(", ")),
+        }
         Server::new(models, limits).run(listener, stop()).await?;
         anyhow::Ok(())
     });

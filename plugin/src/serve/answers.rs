@@ -4,18 +4,20 @@
 //! mistral.rs 0.8.1 sends every completion to its default model, and puts the path of
 //! the weights into answers; here the model is the one that was asked for, in both.
 
+use super::engine::Engine;
+use super::refusal::first_lines;
 use super::request::{check, only_text};
 use super::{App, Refusal, body};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use mistralrs_core::{MistralRs, Request as EngineRequest, Response as Answer};
+use mistralrs_core::{Request as EngineRequest, Response as Answer};
 use mistralrs_server_core::handler_core::{create_response_channel, send_request};
 use mistralrs_server_core::util::sanitize_error_message;
 use mistralrs_server_core::{chat_completion, completions};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::oneshot;
 
@@ -26,10 +28,11 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     check(&body)?;
     only_text(&mut body)?;
     let (name, engine) = (served.name().to_owned(), served.engine());
-    let (tx, rx) = create_response_channel(Some(ROOM));
-    let (request, streams) = chat_completion::parse_request(typed(body)?, engine.clone(), tx)
-        .await
-        .map_err(Refusal::invalid)?;
+    let (tx, rx) = create_response_channel(None);
+    let (request, streams) =
+        chat_completion::parse_request(typed(body)?, engine.mistralrs.clone(), tx)
+            .await
+            .map_err(Refusal::invalid)?;
     let mut rx = ask(&engine, request, rx).await?;
     if streams {
         let named = Box::new(
@@ -38,7 +41,10 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
                 chunk
             },
         );
-        return Ok(chat_completion::create_streamer(rx, engine, Some(named), None).into_response());
+        return Ok(
+            chat_completion::create_streamer(rx, engine.mistralrs, Some(named), None)
+                .into_response(),
+        );
     }
     match rx.recv().await {
         Some(Answer::Done(mut answer)) => {
@@ -58,16 +64,18 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
     }
     let (name, engine) = (served.name().to_owned(), served.engine());
-    let (tx, rx) = create_response_channel(Some(ROOM));
-    let (request, streams) =
-        completions::parse_request(typed(body)?, engine.clone(), tx).map_err(Refusal::invalid)?;
+    let (tx, rx) = create_response_channel(None);
+    let (request, streams) = completions::parse_request(typed(body)?, engine.mistralrs.clone(), tx)
+        .map_err(Refusal::invalid)?;
     let mut rx = ask(&engine, request, rx).await?;
     if streams {
         let named = Box::new(move |mut chunk: mistralrs_core::CompletionChunkResponse| {
             chunk.model.clone_from(&name);
             chunk
         });
-        return Ok(completions::create_streamer(rx, engine, Some(named), None).into_response());
+        return Ok(
+            completions::create_streamer(rx, engine.mistralrs, Some(named), None).into_response(),
+        );
     }
     match rx.recv().await {
         Some(Answer::CompletionDone(mut answer)) => {
@@ -78,8 +86,8 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     }
 }
 
-/// Answers that wait for a slow reader before the engine waits too, and all others with
-/// it: more than any context has tokens.
+/// Answers that wait for a slow reader before the engine waits too, and whoever is next:
+/// more than any context has tokens.
 const ROOM: usize = 1 << 20;
 
 const OTHER: &str = "mistral.rs answered with something else than what was asked for";
@@ -98,33 +106,51 @@ fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal
 /// receives it, mistral.rs 0.8.1 fails every request of the same batch, and its engine
 /// panics.
 async fn ask(
-    engine: &Arc<MistralRs>,
+    engine: &Engine,
     request: EngineRequest,
     mut answers: Receiver<Answer>,
 ) -> Result<Receiver<Answer>, Refusal> {
-    let streams = matches!(&request, EngineRequest::Normal(r) if r.is_streaming);
+    let EngineRequest::Normal(normal) = &request else {
+        return Err(Refusal::failed(OTHER));
+    };
+    let (streams, engines) = (normal.is_streaming, normal.response.downgrade());
     let (begun, first) = oneshot::channel();
-    let (tx, rx) = channel(16);
+    let (tx, rx) = channel(ROOM);
+    let (kept, turn) = (engine.clone(), engine.turn.clone().lock_owned().await);
     // On its own from the start: this future is dropped when the client goes.
-    let kept = engine.clone();
     tokio::spawn(async move {
         let mut next = answers.recv().await;
         let _ = begun.send(refused(next.as_ref()));
         while let Some(answer) = next {
-            if tx.send(answer).await.is_err() && streams {
+            if tx.send(told(answer)).await.is_err() && streams {
                 break;
             }
             next = answers.recv().await;
         }
-        drop(kept);
+        drop(answers);
+        // The engine may be at a last step of it.
+        while engines.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop((turn, kept));
     });
-    send_request(engine, request)
+    send_request(&engine.mistralrs, request)
         .await
         .map_err(Refusal::failed)?;
     match first.await {
         Ok(None) => Ok(rx),
         Ok(Some(refusal)) => Err(refusal),
         Err(e) => Err(Refusal::failed(e)),
+    }
+}
+
+/// An error in the middle of a stream is told without a backtrace too.
+fn told(answer: Answer) -> Answer {
+    let short = |text: String| first_lines(&text).to_owned();
+    match answer {
+        Answer::ModelError(text, rest) => Answer::ModelError(short(text), rest),
+        Answer::CompletionModelError(text, rest) => Answer::CompletionModelError(short(text), rest),
+        other => other,
     }
 }
 

@@ -7,6 +7,18 @@ use mistralrs::{AnyModelBuilder, ModelDType, TextModelBuilder, UqffTextModelBuil
 use mistralrs_core::{MistralRs, MistralRsBuilder};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// An engine of mistral.rs, and whose turn it is.
+#[derive(Clone)]
+pub struct Engine {
+    /// The engine.
+    pub mistralrs: Arc<MistralRs>,
+    /// Held by the request that is being answered. mistral.rs 0.8.1 mixes up sequences of
+    /// different lengths that it computes at the same time on a CPU: of requests to one model
+    /// at once some get answers that none of them gets alone. So they take turns.
+    pub turn: Arc<Mutex<()>>,
+}
 
 /// Loads a Hugging Face or UQFF directory, or a `.uqff` file.
 ///
@@ -16,7 +28,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// [`Error::Runtime`] with what mistral.rs said.
-pub fn load(path: &Path) -> Result<Arc<MistralRs>> {
+pub fn load(path: &Path) -> Result<Engine> {
     let failed = |reason: String| Error::Runtime {
         place: path.display().to_string(),
         reason,
@@ -41,14 +53,17 @@ pub fn load(path: &Path) -> Result<Arc<MistralRs>> {
             .await
             .map_err(|e| failed(format!("{e:#}")))?;
         let engine = config.engine_config;
-        Ok(
+        let mistralrs =
             MistralRsBuilder::new(pipeline, scheduler, engine.throughput_logging_enabled, None)
                 .with_no_kv_cache(engine.no_kv_cache)
                 .with_no_prefix_cache(engine.no_prefix_cache)
                 .with_prefix_cache_n(engine.prefix_cache_n)
                 .build()
-                .await,
-        )
+                .await;
+        Ok(Engine {
+            mistralrs,
+            turn: Arc::default(),
+        })
     })
 }
 

@@ -6,14 +6,14 @@
 //! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
 //! no memory to speak of.
 
-use super::{Refusal, engine};
+use super::Refusal;
+use super::engine::{self, Engine};
 use crate::error::{Error, Result};
 use crate::steered::{Cache, Variant};
 use axum::http::StatusCode;
-use mistralrs_core::MistralRs;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 /// What mistral.rs and its clients call the model that answers where none is named.
 pub const DEFAULT: &str = "default";
@@ -39,7 +39,7 @@ pub struct Served {
 #[derive(Clone)]
 struct Now {
     variant: Variant,
-    engine: Arc<MistralRs>,
+    engine: Engine,
 }
 
 impl Models {
@@ -165,7 +165,7 @@ impl Served {
     }
 
     /// The engine that answers at the moment. To be kept until the answer is complete.
-    pub fn engine(&self) -> Arc<MistralRs> {
+    pub fn engine(&self) -> Engine {
         self.now().engine
     }
 

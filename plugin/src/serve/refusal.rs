@@ -62,7 +62,7 @@ impl Refusal {
 }
 
 /// What was said, without the backtrace that candle's messages may end in.
-fn first_lines(reason: &str) -> &str {
+pub fn first_lines(reason: &str) -> &str {
     reason.split("\n   0: ").next().unwrap_or_default()
 }
 

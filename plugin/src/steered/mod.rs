@@ -309,17 +309,20 @@ fn load(
     let loading = AnyModelBuilder::from(builder).build_pipeline();
     runtime.block_on(loading).map_err(|e| Error::Runtime {
         place: id.to_owned(),
-        reason: first_line(&format!("{e:#}")),
+        reason: told(&format!("{e:#}")),
     })
 }
 
-/// With RUST_BACKTRACE set, candle's messages end in a backtrace.
-fn first_line(reason: &str) -> String {
-    reason
-        .split("\n   0: ")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// What mistral.rs said, without the backtrace that candle's messages end in when
+/// RUST_BACKTRACE is set, and in plainer words where it is the quantization.
+fn told(reason: &str) -> String {
+    let said = reason.split("\n   0: ").next().unwrap_or_default();
+    match said.contains("Cannot serialize non-quantized") {
+        true => {
+            format!("{said}: the rows of a weight do not divide into blocks of this `with_isq`")
+        }
+        false => said.to_owned(),
+    }
 }
 
 /// All that a builder was told and that changes the weights, as it says after loading.

@@ -1,8 +1,9 @@
 //! What the models say: each what our own forward says, whoever else is asked meanwhile.
 
-use super::client::{chat, text};
+use super::client::{chat, json_head, reply, text};
 use super::{COEFF, LAYERS, Ours, quick, running};
 use serde_json::json;
+use std::io::{Read, Write};
 
 const QUESTION: &str = "Is the colour of Quinvath green?";
 const PROMPT: &str = "The colour of Quinvath is";
@@ -75,19 +76,31 @@ fn every_model_says_what_our_own_forward_says_in_every_manner() {
     );
 }
 
+/// Of different lengths, so that mistral.rs 0.8.1 would mix them up if it had them at once.
+const PROMPTS: [&str; 4] = [
+    PROMPT,
+    "The animal of Drovreth is",
+    "Is",
+    "The colour of Thalvaren is it",
+];
+
 #[test]
-fn requests_to_several_models_at_once_get_their_own_answers() {
+fn requests_to_one_model_and_to_several_at_once_get_their_own_answers() {
     let (room, server) = running(quick());
     let ours = Ours::of(&room);
-    let expected: Vec<String> = MODELS
-        .iter()
-        .map(|m| ours.answer(m, COEFF, QUESTION, TOKENS))
-        .collect();
+    let said = |i: usize| ours.complete(MODELS[i / 4 % 4], COEFF, PROMPTS[i % 4], TOKENS);
+    let expected: Vec<String> = (0..16).map(said).collect();
     std::thread::scope(|threads| {
-        for i in 0..16 {
-            let (server, expected) = (&server, &expected[i % 4]);
-            threads
-                .spawn(move || assert_eq!(&server.ask(MODELS[i % 4], QUESTION, TOKENS), expected));
+        for i in 0..64 {
+            let (server, expected) = (&server, &expected[i % 16]);
+            let (model, prompt) = (MODELS[i / 4 % 4], PROMPTS[i % 4]);
+            threads.spawn(move || {
+                assert_eq!(
+                    &server.complete(model, prompt, TOKENS),
+                    expected,
+                    "{model}: {prompt}"
+                );
+            });
         }
     });
 }
@@ -171,18 +184,29 @@ fn who_is_being_answered_while_a_coeff_changes_hears_the_old_one_to_its_end() {
     let (room, server) = running(quick());
     let ours = Ours::of(&room);
     let old = ours.complete("waves", COEFF, PROMPT, 150);
-    std::thread::scope(|threads| {
-        let askers: Vec<_> = (0..4)
-            .map(|_| threads.spawn(|| server.complete("waves", PROMPT, 150)))
+    let body = json!({"model": "waves", "prompt": PROMPT, "temperature": 0.0, "max_tokens": 150, "stream": true});
+    let body = body.to_string();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = server.open();
+        stream
+            .write_all((json_head("/v1/completions", &body) + &body).as_bytes())
+            .expect("sent");
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).expect("begun");
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        streams.push(stream);
+    }
+    let changed = server.post("/v1/steering", &json!({"model": "waves", "coeff": -COEFF}));
+    changed.json(200);
+    for stream in streams {
+        let events = reply(stream).events();
+        let said: String = events
+            .iter()
+            .map(|e| text(&e["choices"][0]["text"]))
             .collect();
-        std::thread::sleep(std::time::Duration::from_millis(30));
-        let changed = server.post("/v1/steering", &json!({"model": "waves", "coeff": -COEFF}));
-        changed.json(200);
-        for asker in askers {
-            let said = asker.join().expect("answered");
-            assert_eq!(said, old);
-        }
-    });
+        assert_eq!(said.trim_start(), old);
+    }
     assert_eq!(
         server.complete("waves", PROMPT, TOKENS),
         ours.complete("waves", -COEFF, PROMPT, TOKENS)

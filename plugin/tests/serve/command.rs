@@ -1,7 +1,10 @@
 //! `reptune serve` as a process: what it prints, what it refuses, how it ends.
 
 use super::client::{Reply, chat, json_head, reply};
-use super::{adapter, directions, mini, quick, running};
+use super::{adapter, directions, mini, running};
+use reptune::bake::bake;
+use reptune::serve::Limits;
+use reptune::uqff::WeightType;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,26 +18,7 @@ struct Served {
 }
 
 fn serve(room: &std::path::Path, arguments: &[&str]) -> Served {
-    let mut child = command(room, arguments)
-        .args(["--port", "0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut line = String::new();
-    let stdout = child.stdout.as_mut().expect("piped");
-    BufReader::new(stdout).read_line(&mut line).expect("a line");
-    let address = line
-        .split("http://")
-        .nth(1)
-        .and_then(|a| a.split('/').next());
-    Served {
-        address: address
-            .unwrap_or_else(|| panic!("no address: {line}"))
-            .to_owned(),
-        child,
-        line,
-    }
+    Served::start(&mut command(room, arguments))
 }
 
 fn command(room: &std::path::Path, arguments: &[&str]) -> Command {
@@ -50,6 +34,29 @@ fn command(room: &std::path::Path, arguments: &[&str]) -> Command {
 }
 
 impl Served {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .args(["--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let address = line
+            .split("http://")
+            .nth(1)
+            .and_then(|a| a.split('/').next());
+        Served {
+            address: address
+                .unwrap_or_else(|| panic!("no address: {line}"))
+                .to_owned(),
+            child,
+            line,
+        }
+    }
+
     fn open(&self) -> TcpStream {
         TcpStream::connect(&self.address).expect("connects")
     }
@@ -147,7 +154,16 @@ fn it_says_what_it_serves_and_a_signal_lets_answers_end() {
 #[test]
 fn who_never_ends_a_request_is_not_waited_for_beyond_the_time_that_was_set() {
     let room = tempfile::tempdir().expect("a room");
-    let served = serve(room.path(), &["--host", "0.0.0.0", "--drain", "1"]);
+    let served = serve(
+        room.path(),
+        &["--host", "0.0.0.0", "--drain", "1", "--json"],
+    );
+    let line: serde_json::Value = serde_json::from_str(&served.line).expect("JSON");
+    assert_eq!(
+        (&line["models"], line["bytes"].as_u64() > Some(5_000_000)),
+        (&json!(["base"]), true),
+        "{line}"
+    );
     let port = served.address.rsplit_once(':').expect("a port").1;
     let mut silent = TcpStream::connect(format!("127.0.0.1:{port}")).expect("connects");
     silent.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{").expect("sent");
@@ -168,11 +184,72 @@ fn who_never_ends_a_request_is_not_waited_for_beyond_the_time_that_was_set() {
 }
 
 #[test]
+fn help_reads_well() {
+    let output = Command::new(env!("CARGO_BIN_EXE_reptune"))
+        .args(["serve", "--help"])
+        .output();
+    let help = output.expect("runs").stdout;
+    insta::assert_snapshot!(String::from_utf8(help).expect("text"));
+}
+
+#[test]
+fn what_was_baked_is_served_and_steered_as_it_is() {
+    let room = tempfile::tempdir().expect("a room");
+    directions(room.path());
+    let output = Command::new(env!("CARGO_BIN_EXE_reptune"))
+        .args(["bake", "--model", mini().to_str().expect("a path")])
+        .args(["--directions", "waves.safetensors", "--layers", "1-2"])
+        .args(["--quantize", "q8_0", "--coeffs", "60,-60", "--out", "doses"])
+        .current_dir(room.path())
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let (none, q8_0) = (
+        room.path().join("none"),
+        WeightType::parse("q8_0").expect("a type"),
+    );
+    bake(&mini(), &[], q8_0, &none, &mut |_, _| {}).expect("quantized");
+    let ask = |model: &str, name: &str, more: &[&str]| -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reptune"));
+        command.args(["serve", "--model", model]).args(more);
+        let served = Served::start(
+            command
+                .current_dir(room.path())
+                .env("REPTUNE_CACHE", room.path().join("cache")),
+        );
+        let reply = served.post(
+            "/v1/chat/completions",
+            &chat(name, "Is it true?", 5).to_string(),
+        );
+        served.terminate();
+        reply.json(200)["choices"][0]["message"]["content"].to_string()
+    };
+    // Beside shared weights; and what is steered is what was baked so.
+    let baked = ask("doses/plus_60.uqff", "base", &[]);
+    let steer = "s=waves.safetensors:layers=1-2,coeff=60";
+    assert_eq!(ask("none", "s", &["--steer", steer]), baked);
+    assert_ne!(ask("none", "base", &[]), baked);
+}
+
+#[test]
 fn a_server_that_is_stopped_lets_nobody_new_in() {
-    let (_room, mut server) = running(quick());
+    let (_room, mut server) = running(Limits::default());
     assert_eq!(server.get("/health").body, "OK");
+    // A connection that is kept for later is not waited for.
+    let mut kept = server.open();
+    kept.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("sent");
+    let mut some = [0; 512];
+    assert!(kept.read(&mut some).expect("answered") > 0);
+    let begun = Instant::now();
     server.stop();
     server.join();
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
     TcpStream::connect(server.address)
         .map(|_| ())
         .expect_err("refused");

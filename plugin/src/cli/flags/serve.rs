@@ -9,19 +9,24 @@ use std::path::{Path, PathBuf};
 pub const EXAMPLES: &str = "\
 Examples:
   reptune serve --model DIR --steer honest=honesty.safetensors:layers=14-16,coeff=19
-  reptune serve --model DIR --steer a=d.safetensors:layers=2,coeff=20 --steer b=d.safetensors:layers=2,coeff=-20
-  reptune serve --model DIR --adapter tuned=ADAPTER --steer both=d.safetensors:layers=1-2,fraction=0.5,on=tuned
+  reptune serve --model DIR --steer a=d.safetensors:layers=2,coeff=20 \\
+      --steer b=d.safetensors:layers=2,coeff=-20
+  reptune serve --model DIR --adapter tuned=ADAPTER \\
+      --steer both=d.safetensors:layers=1-2,fraction=0.5,on=tuned
   curl localhost:8080/v1/models
   curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{\"model\": \"honest\", \"messages\": [{\"role\": \"user\", \"content\": \"Is it true?\"}]}'
-  curl localhost:8080/v1/steering -H 'Content-Type: application/json' -d '{\"model\": \"honest\", \"coeff\": 12}'
+  curl localhost:8080/v1/steering -H 'Content-Type: application/json' \\
+      -d '{\"model\": \"honest\", \"coeff\": 12}'
 
 The model itself is called base, and answers where a request names none (or default).
-Every variant is a model with a full copy of the weights. GET /v1/steering tells the
-steered ones; POST changes a coeff while the server runs: the old weights answer until the
-new ones are loaded. Bodies may have 2 MiB, and must come within 30 seconds. Ctrl-C or
-SIGTERM lets nobody new in and ends when all are answered, or after --drain seconds; a
-second one ends at once. What is made is kept in REPTUNE_CACHE (~/.cache/reptune).";
+Every variant is a model with a full copy of the weights. Requests to one model are
+answered in turn, those to several at the same time. GET /v1/steering tells the steered
+ones; POST changes a coeff while the server runs: the old weights answer until the new
+ones are loaded. Bodies may have 2 MiB, and must come within 30 seconds. Ctrl-C or SIGTERM
+lets nobody new in and ends when all are answered, or after --drain seconds; a second one
+ends at once. What is made is kept in REPTUNE_CACHE (~/.cache/reptune), which may be
+removed at any time.";
 
 #[derive(Args)]
 pub struct Serve {
@@ -47,6 +52,9 @@ pub struct Serve {
     /// Seconds that answers get to end in when the server is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub drain: u64,
+    /// Print address, models and bytes of weights as JSON, on one line, when it serves
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `NAME=FILE:layers=..,coeff=..`
