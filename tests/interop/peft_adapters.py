@@ -40,6 +40,7 @@ TAKEN = {
     "patterns": dict(r=4, lora_alpha=8, target_modules=ALL, **PATTERNS),
     "rslora": dict(r=4, lora_alpha=3, target_modules=["q_proj", "v_proj"], use_rslora=True, **PATTERNS),
     "named": dict(r=2, lora_alpha=4, target_modules=["o_proj"], fan_in_fan_out=True),
+    "plain": dict(r=4, lora_alpha=8, target_modules=[*ALL, "k_proj", "gate_proj"], layers_to_transform=[0, 3]),
     "bf16": dict(r=3, lora_alpha=-5, target_modules=["k_proj", "gate_proj"]),
 }
 REFUSED = {

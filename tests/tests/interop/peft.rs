@@ -19,7 +19,7 @@ fn read(case: &str) -> reptune_adapters::Result<LowRankUpdate> {
 fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<()> {
     let host = llama("tiny-llama2")?;
     let theirs = tensors(&interop("peft/logits.safetensors"))?;
-    for case in ["patterns", "rslora", "named", "bf16"] {
+    for case in ["plain", "patterns", "rslora", "named", "bf16"] {
         let update = peft::load(&interop("peft").join(case), host.spec())?;
         same(
             case,
