@@ -2,7 +2,8 @@
 
     LLAMA_CPP_PYTHON tests/interop/llama_cpp_logits.py
 
-Reads from tests/interop/fixtures/llama_cpp: tiny-llama2.gguf, control-vector.gguf, lora.gguf.
+Reads from tests/interop/fixtures/llama_cpp: tiny-llama2.gguf, and control-vector.gguf, dose.gguf
+and lora.gguf, which reptune wrote (`REPTUNE_INTEROP=write cargo test -p reptune-tests --test interop`).
 Writes there logits.safetensors with `{case}.{i}` (T, V) for the first two prompts of the
 oracle. Everything is f32, the cache too; llama.cpp keeps it in f16 if not told otherwise.
 
@@ -45,6 +46,7 @@ def main():
         "base": lambda context: None,
         "control_vector": lambda context: steer(model, context, "control-vector.gguf", 1, layers),
         "control_vector_2": lambda context: steer(model, context, "control-vector.gguf", 2, 2),
+        "dose": lambda context: steer(model, context, "dose.gguf", 1, layers),
         "lora": lambda context: tune(model, context, 1.0),
         "lora_half": lambda context: tune(model, context, -0.5),
     }

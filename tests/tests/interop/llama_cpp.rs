@@ -5,9 +5,12 @@
 use super::{interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune_adapters::{Host, Intervention, LowRankUpdate, Operator, peft};
+use reptune_adapters::exchange::control_vector::{self, Length};
+use reptune_adapters::exchange::lora;
+use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, Operator, peft};
 use reptune_tests::{Oracle, llama};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// The prompts whose logits llama.cpp wrote.
 const PROMPTS: usize = 2;
@@ -33,12 +36,75 @@ fn the_base_model_in_llama_cpp_computes_our_logits() -> Result<()> {
     check("base", &[], None)
 }
 
+/// Files that llama.cpp read are ours: what is written now must be them, byte for byte.
+/// `REPTUNE_INTEROP=write` writes them anew, for llama.cpp to be asked again.
+fn written(name: &str, write: impl Fn(&Path) -> reptune_adapters::Result<()>) -> Result<()> {
+    let kept = interop("llama_cpp").join(name);
+    if std::env::var("REPTUNE_INTEROP").is_ok_and(|v| v == "write") {
+        write(&kept)?;
+    }
+    let room = tempfile::tempdir()?;
+    let now = room.path().join(name);
+    write(&now)?;
+    assert!(
+        std::fs::read(&now)? == std::fs::read(&kept)?,
+        "{name} is not what llama.cpp read"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
+    let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
+    let write = |p: &Path, layers: &[usize], length| control_vector::write(p, &set, layers, length);
+    written("control-vector.gguf", |p| {
+        write(p, &[1, 2, 3], Length::Unit)
+    })?;
+    // at strength 3 this is coeff 3 * 2 on layers 1 and 3
+    written("dose.gguf", |p| write(p, &[1, 3], Length::Dose(2.)))?;
+    let spec = llama("tiny-llama2")?.spec().clone();
+    let update = peft::load(&interop("peft/plain"), &spec)?;
+    written("lora.gguf", |p| lora::write(p, &update, &spec))
+}
+
+#[test]
+fn what_is_read_back_is_what_was_written() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    let set = DirectionSet::open(&interop("llama_cpp/control-vector.gguf"))?;
+    check(
+        "control_vector",
+        &[Intervention::new(
+            &set,
+            &[1, 2, 3],
+            3. * STRENGTH,
+            Operator::Add,
+        )?],
+        None,
+    )?;
+    let set = DirectionSet::open(&interop("llama_cpp/dose.gguf"))?;
+    check(
+        "dose",
+        &[Intervention::as_stored(&set, &[1, 3], STRENGTH)?],
+        None,
+    )?;
+    let set = DirectionSet::open(&interop("llama_cpp/repeng.gguf"))?;
+    let layers: Vec<usize> = set.layers.keys().copied().collect();
+    check(
+        "repeng",
+        &[Intervention::as_stored(&set, &layers, STRENGTH)?],
+        None,
+    )?;
+    let update = lora::read(&interop("llama_cpp/lora.gguf"), host.spec())?;
+    check("lora", &[], Some(&update))
+}
+
 #[test]
 fn a_control_vector_in_llama_cpp_is_our_steering() -> Result<()> {
     // `Intervention` shares its coeff among the layers; llama.cpp adds to each.
     let each: Vec<_> = (1..4).map(|l| add(&[l], STRENGTH)).collect::<Result<_>>()?;
     check("control_vector", &each, None)?;
-    check("control_vector_2", &[add(&[2], STRENGTH)?], None)
+    check("control_vector_2", &[add(&[2], STRENGTH)?], None)?;
+    check("dose", &[add(&[1, 3], 2. * STRENGTH)?], None)
 }
 
 /// A file of repeng's, in llama.cpp and in repeng's own way of steering.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use reptune_adapters::artefact::{self, Table};
 use reptune_adapters::direction::{Direction, Provenance};
 use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate, ModelSpec, peft};
+use reptune_adapters::{DirectionSet, Host, ModelSpec, peft};
 use reptune_tests::{bits, fixture, llama, random_update};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
