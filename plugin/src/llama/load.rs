@@ -187,7 +187,11 @@ impl Llama {
                 "copy it from where the UQFF was written",
             ));
         }
-        let vb = var_builder(&[residual], &device)?;
+        let beside = Checkpoint {
+            files: vec![residual],
+        };
+        beside.check_residual(&spec)?;
+        let vb = var_builder(&beside.files, &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let read = |index: usize, shape: (usize, usize), split: Option<Split>| -> Result<Weight> {
             let entry = files.entry(index)?;

@@ -153,13 +153,13 @@ impl Entry {
     /// When mistral.rs refuses the bytes.
     pub fn weight(&self) -> Result<Tensor> {
         match self.layout.stored {
-            WeightType::Ggml(dtype) => Ok(self.ggml(dtype)?),
+            WeightType::Ggml(dtype) => Ok(self.widened(dtype)?),
             _ => Ok(self.method()?.dequantize_w()?.to_dtype(DType::F32)?),
         }
     }
 
     /// mistral.rs's own way goes through f16.
-    fn ggml(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
+    fn widened(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
         let data = Cow::from(&self.bytes[self.layout.data.clone()]);
         let storage = QStorage::from_data(data, &Device::Cpu, dtype)?;
         QTensor::new(storage, self.layout.shape)?.dequantize(&Device::Cpu)
