@@ -2,17 +2,15 @@
 //! against, and what serves the rows of a table that say "stock mistral.rs".
 
 use crate::error::{Error, Result};
+use crate::steered::Applied;
 use crate::testing::{Interview, Transcript};
 use crate::uqff::UqffFile;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use mistralrs::{
     Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk,
     SamplingParams, TextMessageRole, TextModelBuilder, UqffTextModelBuilder,
 };
 use mistralrs_core::ResponseErr;
-use mistralrs_quant::{
-    LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, push_applied_lora,
-};
 use std::path::Path;
 
 /// A model in mistral.rs's own engine: f32, on the CPU, without prefix cache.
@@ -208,36 +206,4 @@ fn runtime_error(place: &str, reason: String) -> Error {
         place: place.to_owned(),
         reason: first.to_owned(),
     }
-}
-
-/// An adapter on mistral.rs's list of this thread. mistral.rs never clears it, and
-/// the next model loaded on the thread would get the adapter too.
-struct Applied;
-
-impl Applied {
-    fn new(adapter: Option<&Path>) -> Result<Self> {
-        clear_applied_loras();
-        let applied = Self; // from here on the list is cleared, whatever happens
-        if let Some(directory) = adapter {
-            push_applied_lora(read_adapter(directory)?);
-        }
-        Ok(applied)
-    }
-}
-
-impl Drop for Applied {
-    fn drop(&mut self) {
-        clear_applied_loras();
-    }
-}
-
-fn read_adapter(directory: &Path) -> Result<LoraAdapter> {
-    let path = directory.join("adapter_config.json");
-    let config: LoraConfig = serde_json::from_slice(&reptune_adapters::artefact::read(&path)?)
-        .map_err(|e| runtime_error(&path.display().to_string(), e.to_string()))?;
-    let path = directory.join("adapter_model.safetensors");
-    let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
-        .map_err(|e| runtime_error(&path.display().to_string(), e.to_string()))?;
-    let weights = ShardedSafeTensors::wrap(Box::new(tensors), DType::F32, Device::Cpu);
-    Ok(LoraAdapter { config, weights })
 }

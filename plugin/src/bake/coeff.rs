@@ -3,7 +3,7 @@
 use super::{BakePlan, refused, sum};
 use crate::error::{Error, Result};
 use crate::uqff::{self, Entry, Floats, Provenance};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use reptune_adapters::patch::{self, Patch};
 use reptune_adapters::tensor_file::TensorFile;
 use reptune_adapters::{ModelSpec, Site};
@@ -77,7 +77,8 @@ fn patches(path: &Path, spec: &ModelSpec, coeff: f64) -> Result<(Vec<Patch>, f64
             None => None,
         };
         let bytes = |bias: Option<&Tensor>| -> Result<Vec<u8>> {
-            Entry::bias_bytes(&sum(earlier.as_ref(), bias, spec.hidden)?)
+            let sum = sum(earlier.as_ref(), bias, spec.hidden)?;
+            Entry::bias_bytes(&sum, DType::F32)
         };
         let (is, becomes) = (bytes(was.biases.get(site))?, bytes(Some(bias))?);
         let offset = place(path, &file, *site, &is)?;

@@ -2,6 +2,7 @@
 
 mod bake;
 mod inspect;
+pub mod serve;
 
 pub use bake::{Bake, SetCoeff};
 pub use inspect::Inspect;
@@ -85,6 +86,9 @@ pub enum Command {
     /// Tell what an artefact holds, and check its hashes
     #[command(after_help = inspect::EXAMPLES)]
     Inspect(Inspect),
+    /// Serve a model and its variants behind OpenAI's interface
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::Serve),
 }
 
 #[derive(Args)]

@@ -10,6 +10,7 @@ mod opened;
 mod run;
 mod search;
 mod select;
+mod serve;
 mod sweep;
 
 use clap::Parser;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Bake(a) => bake::bake(&a),
         Command::SetCoeff(a) => bake::set_coeff(&a),
         Command::Inspect(a) => inspect::inspect(&a),
+        Command::Serve(a) => serve::serve(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -95,7 +95,10 @@ impl Entry {
         Ok(Some(bias.to_dtype(DType::F32)?))
     }
 
-    /// The same weight with another bias (O,), or none; stored as f32.
+    /// The same weight with another bias (O,), or none.
+    ///
+    /// It is stored as f32, and beside an unquantized weight in that weight's dtype:
+    /// mistral.rs adds it as it is to what the layer puts out.
     ///
     /// # Errors
     /// When the type takes none: [`WeightType::takes_bias`].
@@ -109,23 +112,29 @@ impl Entry {
                     reason: "mistral.rs 0.8.1 adds it twice there; use another type".into(),
                 });
             }
-            bytes.extend(Self::bias_bytes(bias)?);
+            bytes.extend(Self::bias_bytes(
+                bias,
+                self.layout.full.unwrap_or(DType::F32),
+            )?);
         }
         Self::read(bytes).map_err(broken)
     }
 
-    /// How a bias (O,) stands at the end of an entry, as f32.
+    /// How a bias (O,) stands at the end of an entry: f32, or the `dtype` of a weight of
+    /// 16 bits beside it.
     ///
     /// # Errors
     /// When it is no vector.
-    pub fn bias_bytes(bias: &Tensor) -> Result<Vec<u8>> {
-        let bias = bias.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        let head = [4 * bias.len(), 6, 1, bias.len()];
-        let head = head
-            .into_iter()
-            .flat_map(|word| (word as u32).to_le_bytes());
-        let data = bias.iter().flat_map(|x| x.to_le_bytes());
-        Ok(head.chain(data).collect())
+    pub fn bias_bytes(bias: &Tensor, dtype: DType) -> Result<Vec<u8>> {
+        let code = match dtype {
+            DType::F16 => 4,
+            DType::BF16 => 5,
+            _ => 6,
+        };
+        let mut data = Vec::new();
+        bias.to_dtype(dtype)?.write_bytes(&mut data)?;
+        let head = [data.len(), code, 1, bias.dims1()?].map(|word| (word as u32).to_le_bytes());
+        Ok([head.concat(), data].concat())
     }
 
     /// The layer as mistral.rs computes with it, without its bias.
@@ -153,13 +162,13 @@ impl Entry {
     /// When mistral.rs refuses the bytes.
     pub fn weight(&self) -> Result<Tensor> {
         match self.layout.stored {
-            WeightType::Ggml(dtype) => Ok(self.widened(dtype)?),
+            WeightType::Ggml(dtype) => Ok(self.dequantized(dtype)?),
             _ => Ok(self.method()?.dequantize_w()?.to_dtype(DType::F32)?),
         }
     }
 
     /// mistral.rs's own way goes through f16.
-    fn widened(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
+    fn dequantized(&self, dtype: GgmlDType) -> candle_core::Result<Tensor> {
         let data = Cow::from(&self.bytes[self.layout.data.clone()]);
         let storage = QStorage::from_data(data, &Device::Cpu, dtype)?;
         QTensor::new(storage, self.layout.shape)?.dequantize(&Device::Cpu)

@@ -18,6 +18,7 @@
 //! its data u32, dtype u32, dims, data.
 
 use super::weight_type::WeightType;
+use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use std::ops::Range;
 
@@ -30,6 +31,8 @@ pub struct Layout {
     pub shape: (usize, usize),
     /// Data of a ggml weight; empty for other kinds.
     pub data: Range<usize>,
+    /// Dtype of an unquantized weight.
+    pub full: Option<DType>,
     /// Where it says whether there is a bias.
     pub flag: usize,
     /// Where the weight ends and the bias may begin.
@@ -216,6 +219,7 @@ impl Cursor<'_> {
             stored,
             shape,
             data: 0..0,
+            full: None,
             flag,
             end: 0,
             bias: None,
@@ -266,10 +270,17 @@ impl Cursor<'_> {
         let flag = self.at;
         self.u8("bias flag")?;
         let tensor = self.tensor("weight")?;
+        let full = match tensor.dtype {
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::Other(5) => Some(DType::BF16),
+            _ => None,
+        };
         match (tensor.dims.as_slice(), tensor.dtype) {
-            ([o, i], Dtype::F32 | Dtype::F16 | Dtype::Other(5)) if *o > 0 && *i > 0 => {
-                Ok(Self::made(WeightType::F32, (*o, *i), flag))
-            }
+            ([o, i], _) if *o > 0 && *i > 0 && full.is_some() => Ok(Layout {
+                full,
+                ..Self::made(WeightType::F32, (*o, *i), flag)
+            }),
             (dims, dtype) => misfit("a float weight (O, I)", format!("{dims:?} of {dtype:?}")),
         }
     }

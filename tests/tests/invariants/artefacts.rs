@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use reptune_adapters::artefact::{self, Table};
 use reptune_adapters::direction::{Direction, Provenance};
 use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{DirectionSet, Host, ModelSpec, peft};
+use reptune_adapters::{DirectionSet, Host, LowRankUpdate, ModelSpec, peft};
 use reptune_tests::{bits, fixture, llama, random_update};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -247,21 +247,11 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
         ("bias", json!("all")),
         ("lora_bias", json!(true)),
         ("rank_pattern", json!({"v_proj": 8})),
-        ("rank_pattern", json!({"v_proj": 0})),
-        ("rank_pattern", json!({"v_proj": 4.5})),
-        ("rank_pattern", json!(["v_proj"])),
-        ("rank_pattern", json!({"(?=v)v_proj": 4})),
-        ("rank_pattern", json!({"[[:alpha:]]_proj": 4})),
-        ("alpha_pattern", json!({"v_proj": "16"})),
-        ("alpha_pattern", json!({"v_proj": -1})),
-        ("use_rslora", json!("yes")),
         ("modules_to_save", json!(["lm_head"])),
         ("init_lora_weights", json!("pissa")),
         ("peft_type", json!("IA3")),
         ("r", json!(8)),
         ("r", json!(0)),
-        ("r", json!(4.0)),
-        ("r", json!(4_000_000_000u64)),
         ("lora_alpha", Value::Null),
     ] {
         let mut config = good.clone();
@@ -336,37 +326,23 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
 }
 
 #[test]
-fn several_ranks_and_scales_are_written_as_one_of_each() -> Result<()> {
+fn an_adapter_that_the_runtime_would_misread_is_not_written() -> Result<()> {
     let host = llama("tiny-llama2")?;
     let directory = tempfile::tempdir()?;
     let mut update = random_update(host.spec(), &[0], &[Projection::QProj], 2)?;
-    let mut second = random_update(host.spec(), &[1], &[Projection::DownProj], 3)?;
-    for l in second.sites.values_mut() {
-        (l.a, l.b, l.scale) = (l.a.narrow(0, 0, 2)?, l.b.narrow(1, 0, 2)?, 8.);
-    }
-    update.sites.extend(second.sites);
-    peft::save(directory.path(), &update, "tiny")?;
-    let path = directory.path().join("adapter_config.json");
-    let config: Value = serde_json::from_slice(&std::fs::read(path)?)?;
-    assert_eq!(
-        (&config["r"], &config["lora_alpha"]),
-        (&json!(4), &json!(8))
+    let rank_2 = LowRankUpdate::init(host.spec(), &[1], &[Projection::QProj], 2, 4., 2)?;
+    update.sites.extend(rank_2.sites);
+    let message = peft::save(directory.path(), &update, "tiny")
+        .expect_err("two ranks")
+        .to_string();
+    assert!(
+        message.contains("several ranks") && message.contains("mistral.rs"),
+        "{message}"
     );
-    for pattern in ["rank_pattern", "alpha_pattern"] {
-        assert!(config[pattern].is_null(), "mistral.rs would skip {pattern}");
-    }
-    let back = peft::load(directory.path(), host.spec())?;
-    for (site, l) in &back.sites {
-        assert_eq!((l.rank(), l.scale), (4, 2.), "{site}");
-        let old = &update.sites[site];
-        let (kept, rest) = (old.rank(), 4 - old.rank());
-        assert_eq!(bits(&l.a.narrow(0, 0, kept)?), bits(&old.a), "{site}: A");
-        // 8 over 2 is a power of two, so this is exact
-        let b = (l.b.narrow(1, 0, kept)? * (l.scale / old.scale))?;
-        assert_eq!(bits(&b), bits(&old.b), "{site}: B");
-        for zeros in [l.a.narrow(0, kept, rest)?, l.b.narrow(1, kept, rest)?] {
-            assert!(bits(&zeros).iter().all(|b| *b == 0), "{site}: padding");
-        }
-    }
+    assert_eq!(
+        std::fs::read_dir(directory.path())?.count(),
+        0,
+        "nothing is written"
+    );
     Ok(())
 }

@@ -1,0 +1,141 @@
+//! Chats and completions: the requests and answers of mistral.rs's own server, each sent
+//! to the engine of the model it names.
+//!
+//! mistral.rs 0.8.1 sends every completion to its default model, and puts the path of
+//! the weights into answers; here the model is the one that was asked for, in both.
+
+use super::request::{check, only_text};
+use super::{App, Refusal, body};
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use mistralrs_core::{MistralRs, Request as EngineRequest, Response as Answer};
+use mistralrs_server_core::handler_core::{create_response_channel, send_request};
+use mistralrs_server_core::util::sanitize_error_message;
+use mistralrs_server_core::{chat_completion, completions};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::oneshot;
+
+/// `POST /v1/chat/completions`.
+pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
+    let mut body = body::object(request, &app.limits).await?;
+    let served = app.models.asked(&body)?;
+    check(&body)?;
+    only_text(&mut body)?;
+    let (name, engine) = (served.name().to_owned(), served.engine());
+    let (tx, rx) = create_response_channel(Some(ROOM));
+    let (request, streams) = chat_completion::parse_request(typed(body)?, engine.clone(), tx)
+        .await
+        .map_err(Refusal::invalid)?;
+    let mut rx = ask(&engine, request, rx).await?;
+    if streams {
+        let named = Box::new(
+            move |mut chunk: mistralrs_core::ChatCompletionChunkResponse| {
+                chunk.model.clone_from(&name);
+                chunk
+            },
+        );
+        return Ok(chat_completion::create_streamer(rx, engine, Some(named), None).into_response());
+    }
+    match rx.recv().await {
+        Some(Answer::Done(mut answer)) => {
+            answer.model = name;
+            Ok(Json(answer).into_response())
+        }
+        _ => Err(Refusal::failed(OTHER)),
+    }
+}
+
+/// `POST /v1/completions`.
+pub async fn complete(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
+    let body = body::object(request, &app.limits).await?;
+    let served = app.models.asked(&body)?;
+    check(&body)?;
+    if !body.get("prompt").is_some_and(Value::is_string) {
+        return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
+    }
+    let (name, engine) = (served.name().to_owned(), served.engine());
+    let (tx, rx) = create_response_channel(Some(ROOM));
+    let (request, streams) =
+        completions::parse_request(typed(body)?, engine.clone(), tx).map_err(Refusal::invalid)?;
+    let mut rx = ask(&engine, request, rx).await?;
+    if streams {
+        let named = Box::new(move |mut chunk: mistralrs_core::CompletionChunkResponse| {
+            chunk.model.clone_from(&name);
+            chunk
+        });
+        return Ok(completions::create_streamer(rx, engine, Some(named), None).into_response());
+    }
+    match rx.recv().await {
+        Some(Answer::CompletionDone(mut answer)) => {
+            answer.model = name;
+            Ok(Json(answer).into_response())
+        }
+        _ => Err(Refusal::failed(OTHER)),
+    }
+}
+
+/// Answers that wait for a slow reader before the engine waits too, and all others with
+/// it: more than any context has tokens.
+const ROOM: usize = 1 << 20;
+
+const OTHER: &str = "mistral.rs answered with something else than what was asked for";
+
+/// The request in mistral.rs's own type. Each engine knows one model, its default.
+fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal> {
+    body.insert("model".into(), json!(super::models::DEFAULT));
+    serde_json::from_value(Value::Object(body)).map_err(Refusal::invalid)
+}
+
+/// Sends `request` and waits for the first of its answers, so that a refusal is told by
+/// the status, also where the answer is a stream.
+///
+/// A stream that nobody reads any more is let go, and the engine ends it. The answer to
+/// any other request is received to its end, also when the client has gone: where nobody
+/// receives it, mistral.rs 0.8.1 fails every request of the same batch, and its engine
+/// panics.
+async fn ask(
+    engine: &Arc<MistralRs>,
+    request: EngineRequest,
+    mut answers: Receiver<Answer>,
+) -> Result<Receiver<Answer>, Refusal> {
+    let streams = matches!(&request, EngineRequest::Normal(r) if r.is_streaming);
+    let (begun, first) = oneshot::channel();
+    let (tx, rx) = channel(16);
+    // On its own from the start: this future is dropped when the client goes.
+    let kept = engine.clone();
+    tokio::spawn(async move {
+        let mut next = answers.recv().await;
+        let _ = begun.send(refused(next.as_ref()));
+        while let Some(answer) = next {
+            if tx.send(answer).await.is_err() && streams {
+                break;
+            }
+            next = answers.recv().await;
+        }
+        drop(kept);
+    });
+    send_request(engine, request)
+        .await
+        .map_err(Refusal::failed)?;
+    match first.await {
+        Ok(None) => Ok(rx),
+        Ok(Some(refusal)) => Err(refusal),
+        Err(e) => Err(Refusal::failed(e)),
+    }
+}
+
+fn refused(answer: Option<&Answer>) -> Option<Refusal> {
+    match answer {
+        Some(Answer::ValidationError(e)) => Some(Refusal::invalid(sanitize_error_message(&**e))),
+        Some(Answer::InternalError(e)) => Some(Refusal::failed(sanitize_error_message(&**e))),
+        Some(Answer::ModelError(text, _)) | Some(Answer::CompletionModelError(text, _)) => {
+            Some(Refusal::failed(text))
+        }
+        Some(_) => None,
+        None => Some(Refusal::failed("the engine stopped; ask again")),
+    }
+}

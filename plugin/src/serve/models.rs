@@ -1,0 +1,183 @@
+//! The models of a server: the base and its variants, each with an engine of its own.
+//!
+//! One engine for each, and not mistral.rs's several models in one: so a variant is
+//! replaced by putting another engine in its place, whoever began on the old one ends
+//! on it (it stays until the last request lets go of it), and no other model notices.
+
+use super::{Refusal, engine};
+use crate::error::{Error, Result};
+use crate::steered::{Cache, Variant};
+use axum::http::StatusCode;
+use mistralrs_core::MistralRs;
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What mistral.rs and its clients call the model that answers where none is named.
+pub const DEFAULT: &str = "default";
+
+/// The base first, then the variants as they were given.
+pub struct Models {
+    served: Vec<Served>,
+    base: PathBuf,
+    cache: Cache,
+}
+
+/// A model under its name.
+pub struct Served {
+    name: String,
+    /// What it was when it was loaded.
+    given: Variant,
+    now: RwLock<Now>,
+    /// Held while the engine is being replaced: one change after the other.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// What answers at the moment.
+#[derive(Clone)]
+struct Now {
+    variant: Variant,
+    engine: Arc<MistralRs>,
+}
+
+impl Models {
+    /// Makes and loads `variants` of the model at `base`; the first is what answers
+    /// where none is named. `progress` hears the name of each that is loaded and the
+    /// bytes of its weights.
+    ///
+    /// # Errors
+    /// When one does not fit the model, or cannot be loaded.
+    pub async fn load(
+        base: PathBuf,
+        variants: Vec<(String, Variant)>,
+        cache: Cache,
+        mut progress: impl FnMut(&str, u64),
+    ) -> Result<Self> {
+        let mut served = Vec::new();
+        for (name, variant) in variants {
+            let (wanted, base, cache) = (variant.clone(), base.clone(), cache.clone());
+            let (engine, bytes) = apart(move || {
+                let directory = wanted.directory(&base, &cache)?;
+                Ok((engine::load(&directory)?, engine::bytes(&directory)?))
+            })
+            .await?;
+            progress(&name, bytes);
+            served.push(Served {
+                name,
+                given: variant.clone(),
+                now: RwLock::new(Now { variant, engine }),
+                changing: tokio::sync::Mutex::default(),
+            });
+        }
+        Ok(Self {
+            served,
+            base,
+            cache,
+        })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Served] {
+        &self.served
+    }
+
+    /// The names.
+    pub fn names(&self) -> Vec<String> {
+        self.served.iter().map(|s| s.name.clone()).collect()
+    }
+
+    /// The model called `name`.
+    ///
+    /// # Errors
+    /// 404, with the names there are.
+    pub fn named(&self, name: &str) -> std::result::Result<&Served, Refusal> {
+        let found = match name {
+            DEFAULT => self.served.first(),
+            _ => self.served.iter().find(|s| s.name == name),
+        };
+        found.ok_or_else(|| Refusal::no_model(name, &self.names()))
+    }
+
+    /// The model that a request names.
+    ///
+    /// # Errors
+    /// 404 for a name that is none, 400 for what is no name.
+    pub fn asked(&self, body: &Map<String, Value>) -> std::result::Result<&Served, Refusal> {
+        match body.get("model") {
+            None | Some(Value::Null) => self.named(DEFAULT),
+            Some(Value::String(name)) => self.named(name),
+            Some(_) => Err(Refusal::field("model", "expected `model` to be a name")),
+        }
+    }
+
+    /// Replaces the engine of the steered model `name` by one with another coeff.
+    ///
+    /// While the new one is made and loaded the old one answers, so for that time
+    /// memory holds both.
+    ///
+    /// # Errors
+    /// 404 for an unknown model, 400 for one that is not steered or a coeff that is not
+    /// finite; 500 when the new engine does not load, and then the old one stays.
+    pub async fn steer(&self, name: &str, coeff: f64) -> std::result::Result<(), Refusal> {
+        let served = self.named(name)?;
+        let _turn = served.changing.lock().await;
+        let Some(steering) = served.variant().steering else {
+            return Err(Refusal::field(
+                "model",
+                format!("`{}` is not steered, so it has no coeff", served.name),
+            ));
+        };
+        let steering = steering
+            .with_coeffs(&[coeff])
+            .map_err(|e| Refusal::field("coeff", e.to_string()))?;
+        let variant = Variant {
+            steering: Some(steering),
+            ..served.given.clone()
+        };
+        let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
+        let made = apart(move || {
+            // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
+            let room = cache.room()?;
+            let out = room.path().join("model");
+            engine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
+        });
+        let engine = made.await.map_err(|e| {
+            let text = format!("`{}` stays as it was: {e}", served.name);
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })?;
+        let mut now = served.now.write().unwrap_or_else(PoisonError::into_inner);
+        *now = Now { variant, engine };
+        Ok(())
+    }
+}
+
+impl Served {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is at the moment.
+    pub fn variant(&self) -> Variant {
+        self.now().variant
+    }
+
+    /// The engine that answers at the moment. To be kept until the answer is complete.
+    pub fn engine(&self) -> Arc<MistralRs> {
+        self.now().engine
+    }
+
+    fn now(&self) -> Now {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        now.clone()
+    }
+}
+
+/// Runs what blocks on a thread of its own.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let failed = |e: tokio::task::JoinError| Error::Runtime {
+        place: "loading".into(),
+        reason: e.to_string(),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}

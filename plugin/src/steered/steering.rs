@@ -1,0 +1,199 @@
+//! What is added to the residual stream, as a user of mistral.rs writes it.
+
+use crate::error::Result;
+use reptune_adapters::{DirectionSet, Error, Intervention, ModelSpec, Operator, Point, artefact};
+use std::path::{Path, PathBuf};
+
+/// Directions from files, each with layers and a dose.
+///
+/// ```no_run
+/// # fn main() -> reptune::Result<()> {
+/// use reptune::Steering;
+/// let steering = Steering::from_file("honesty.safetensors")?
+///     .layers(11..=17)
+///     .coeff(19.0)
+///     .and(Steering::from_file("calm.safetensors")?.layers([20]).fraction(0.3));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Layer i is the output of block i, counted from 0. Of several layers each gets
+/// `coeff / layers`. What several files add adds up.
+#[derive(Debug, Clone)]
+pub struct Steering {
+    parts: Vec<Part>,
+}
+
+/// One file and how it is used.
+#[derive(Debug, Clone)]
+pub struct Part {
+    file: PathBuf,
+    set: DirectionSet,
+    hash: String,
+    layers: Vec<usize>,
+    dose: Option<Dose>,
+    point: Point,
+}
+
+/// How much of a direction is added.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Dose {
+    /// A signed multiplier of the unit direction, divided by the number of layers.
+    Coeff(f64),
+    /// A signed fraction of the mean residual norm, at every layer.
+    Fraction(f64),
+}
+
+impl Steering {
+    /// The directions of a file, as `reptune extract` writes them.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its hash, shapes or layer convention are wrong.
+    pub fn from_file(file: impl AsRef<Path>) -> Result<Self> {
+        let file = file.as_ref().to_owned();
+        let part = Part {
+            set: DirectionSet::load(&file)?,
+            hash: artefact::sha256([artefact::read(&file)?.as_slice()]),
+            file,
+            layers: Vec::new(),
+            dose: None,
+            point: Point::Output,
+        };
+        Ok(Self { parts: vec![part] })
+    }
+
+    /// Where the directions of the file named last are added: `11..=17`, or `[3, 5]`.
+    pub fn layers(self, layers: impl IntoIterator<Item = usize>) -> Self {
+        let mut layers: Vec<usize> = layers.into_iter().collect();
+        layers.sort_unstable();
+        layers.dedup();
+        self.last(|part| part.layers = layers)
+    }
+
+    /// How much of them: a signed multiplier of the unit direction, divided by the
+    /// number of layers.
+    pub fn coeff(self, coeff: f64) -> Self {
+        self.dose(Dose::Coeff(coeff))
+    }
+
+    /// Instead of a coeff: a signed fraction of the mean residual norm at these layers.
+    pub fn fraction(self, fraction: f64) -> Self {
+        self.dose(Dose::Fraction(fraction))
+    }
+
+    /// How much of them.
+    pub fn dose(self, dose: Dose) -> Self {
+        self.last(|part| part.dose = Some(dose))
+    }
+
+    /// At the input of these blocks instead of their output.
+    pub fn at(self, point: Point) -> Self {
+        self.last(|part| part.point = point)
+    }
+
+    /// This and another: both are added.
+    pub fn and(mut self, other: Self) -> Self {
+        self.parts.extend(other.parts);
+        self
+    }
+
+    /// The files and how they are used.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The same with other coeffs, one a file.
+    ///
+    /// # Errors
+    /// When there are more or fewer coeffs than files, or one is not finite.
+    pub fn with_coeffs(mut self, coeffs: &[f64]) -> Result<Self> {
+        if coeffs.len() != self.parts.len() || coeffs.iter().any(|c| !c.is_finite()) {
+            return Err(Error::value(
+                "coeff",
+                format!("{} finite numbers, one a direction file", self.parts.len()),
+                format!("{coeffs:?}"),
+                "give them in the order of the files",
+            )
+            .into());
+        }
+        for (part, coeff) in self.parts.iter_mut().zip(coeffs) {
+            part.dose = Some(Dose::Coeff(*coeff));
+        }
+        Ok(self)
+    }
+
+    /// What this does to a model, as additions on every row.
+    ///
+    /// # Errors
+    /// When a file was made for another model or lacks a layer, or layers or a dose
+    /// were not named.
+    pub fn interventions(&self, spec: &ModelSpec) -> Result<Vec<Intervention>> {
+        self.parts.iter().map(|p| p.intervention(spec)).collect()
+    }
+
+    fn last(mut self, change: impl FnOnce(&mut Part)) -> Self {
+        if let Some(part) = self.parts.last_mut() {
+            change(part);
+        }
+        self
+    }
+}
+
+impl Part {
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// SHA-256 of the file.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The layers.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    /// Where in the blocks.
+    pub fn point(&self) -> Point {
+        self.point
+    }
+
+    /// The dose as a coeff, divided by the number of layers where it is used.
+    ///
+    /// # Errors
+    /// When none was named, or a fraction has no norm to be a fraction of.
+    pub fn coeff(&self) -> Result<f64> {
+        match self.dose {
+            Some(Dose::Coeff(coeff)) => Ok(coeff),
+            Some(Dose::Fraction(fraction)) => {
+                let each = self.set.natural_coeff(&self.layers, fraction)?;
+                Ok(each * self.layers.len() as f64)
+            }
+            None => Err(self.wrong("dose", "a coeff or a fraction", "neither", "name one")),
+        }
+    }
+
+    fn intervention(&self, spec: &ModelSpec) -> Result<Intervention> {
+        self.set.check_model(&self.file, spec)?;
+        let held: Vec<usize> = self.set.layers.keys().copied().collect();
+        let missing = self.layers.iter().find(|l| !held.contains(l));
+        if self.layers.is_empty() || missing.is_some() {
+            let found = missing.map_or("none".to_owned(), |l| format!("layer {l}"));
+            let expected = format!("some of the layers of this file, {held:?}");
+            return Err(self.wrong("layers", &expected, &found, "name others"));
+        }
+        let coeff = self.coeff()?;
+        if !coeff.is_finite() {
+            let found = coeff.to_string();
+            return Err(self.wrong("coeff", "a finite number", &found, "for example 19.0"));
+        }
+        Ok(Intervention::new(&self.set, &self.layers, coeff, Operator::Add)?.at(self.point))
+    }
+
+    fn wrong(&self, what: &str, expected: &str, found: &str, hint: &str) -> crate::Error {
+        let what = format!("{}: {what}", self.file.display());
+        Error::value(what, expected, found, hint).into()
+    }
+}

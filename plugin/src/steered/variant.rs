@@ -1,0 +1,169 @@
+//! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
+
+use super::{Cache, Steering, VERSION};
+use crate::bake::{self, Bake, Exactness, set_coeff};
+use crate::error::{Error, Result};
+use crate::session::model_key;
+use crate::source::Source;
+use crate::uqff::{UQFF, WeightType};
+use reptune_adapters::{Intervention, artefact, peft};
+use reptune_recipes::merge::merge;
+use std::path::{Path, PathBuf};
+
+/// What becomes of a model before it is loaded. Adapter first, then steering: the
+/// directions are added to the residual stream of the tuned model.
+#[derive(Debug, Clone, Default)]
+pub struct Variant {
+    /// A PEFT directory that is merged into the weights.
+    pub adapter: Option<PathBuf>,
+    /// Steering that is baked into them.
+    pub steering: Option<Steering>,
+    /// The type they are stored in. As they are if none; under steering full ones as f32.
+    pub quantize: Option<WeightType>,
+}
+
+impl Variant {
+    /// A directory or file that holds the variant of `model`: `model` itself where nothing
+    /// changes, else a directory of `cache`, made now if it is not there.
+    ///
+    /// # Errors
+    /// When adapter, steering or type do not fit the model, or the disk is full.
+    pub fn directory(&self, model: &Path, cache: &Cache) -> Result<PathBuf> {
+        let model = self.merged(model, cache)?;
+        let Some(interventions) = self.baked(&model)? else {
+            return Ok(model);
+        };
+        let mut parts = vec!["baked".to_owned(), model_key(&model)?];
+        parts.push(
+            model
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
+        );
+        parts.extend(self.quantize.map(|q| q.to_string()));
+        for part in self.steering.iter().flat_map(Steering::parts) {
+            let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
+            parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
+        }
+        cache.entry(&key(&parts), |out| self.bake(&model, &interventions, out))
+    }
+
+    /// This variant where it is steered by `coeff` instead: itself, and where its files
+    /// are. They are not kept in `cache` but written to `out`, from those of this variant
+    /// if possible: then only biases are new.
+    ///
+    /// # Errors
+    /// As [`Variant::directory`]; when the variant is not steered by one file.
+    pub fn with_coeff(
+        &self,
+        coeff: f64,
+        model: &Path,
+        cache: &Cache,
+        out: &Path,
+    ) -> Result<PathBuf> {
+        let made = self.directory(model, cache)?;
+        if made.join(UQFF).is_file() && made.starts_with(cache.root()) {
+            copy(&made, out)?;
+            match set_coeff(&out.join(UQFF), &Source::open(out)?.spec, coeff) {
+                Ok(_) => return Ok(out.to_owned()),
+                // What does not stand in biases alone is baked anew.
+                Err(Error::Bake { .. }) => {
+                    std::fs::remove_dir_all(out)
+                        .map_err(|e| reptune_adapters::Error::write(out, e))?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let steering = self.steering.clone();
+        let changed = Self {
+            steering: steering.map(|s| s.with_coeffs(&[coeff])).transpose()?,
+            ..self.clone()
+        };
+        let model = changed.merged(model, cache)?;
+        match changed.baked(&model)? {
+            None => Ok(model),
+            Some(interventions) => {
+                changed.bake(&model, &interventions, out)?;
+                Ok(out.to_owned())
+            }
+        }
+    }
+
+    fn merged(&self, model: &Path, cache: &Cache) -> Result<PathBuf> {
+        let Some(adapter) = &self.adapter else {
+            return Ok(model.to_owned());
+        };
+        let source = Source::open(model)?;
+        if source.is_quantized() {
+            let hint = "merge the adapter with `reptune merge`, and serve what comes out";
+            return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
+        }
+        let update = peft::load(adapter, &source.spec)?;
+        let parts = ["merged".to_owned(), model_key(model)?, files_key(adapter)?];
+        cache.entry(&key(&parts), |out| {
+            merge(model, &update, out, &mut |_, _, _| {})?;
+            Ok(())
+        })
+    }
+
+    /// What must be baked into `model`; none where it stays as it is.
+    fn baked(&self, model: &Path) -> Result<Option<Vec<Intervention>>> {
+        let mut interventions = Vec::new();
+        if let Some(steering) = &self.steering {
+            let all = steering.interventions(&Source::open(model)?.spec)?;
+            interventions.extend(all.into_iter().filter(|i| i.coeff() != 0.));
+        }
+        let same = interventions.is_empty() && self.quantize.is_none();
+        Ok((!same).then_some(interventions))
+    }
+
+    fn bake(&self, model: &Path, interventions: &[Intervention], out: &Path) -> Result<()> {
+        let bake = Bake {
+            source: &Source::open(model)?,
+            quantize: self.quantize,
+            exactness: Exactness::Exact,
+        };
+        let variant = bake::Variant {
+            name: UQFF.trim_end_matches(".uqff").to_owned(),
+            interventions: interventions.to_vec(),
+        };
+        bake.write(&[variant], out, &mut |_, _| {})?;
+        Ok(())
+    }
+}
+
+/// Copies the files of the directory `from` to the new directory `to`.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let attempt = || {
+        std::fs::create_dir(to)?;
+        for file in std::fs::read_dir(from)? {
+            let file = file?;
+            std::fs::copy(file.path(), to.join(file.file_name()))?;
+        }
+        Ok(())
+    };
+    Ok(attempt().map_err(|e| reptune_adapters::Error::write(to, e))?)
+}
+
+/// The key of what is made from `parts`.
+fn key(parts: &[String]) -> String {
+    let parts = parts.iter().map(|p| format!("{}:{p}", p.len()));
+    let all: Vec<String> = parts.collect();
+    artefact::sha256([VERSION, &all.join("")].map(str::as_bytes))
+}
+
+/// A hash of the names and contents of the files in `directory`.
+fn files_key(directory: &Path) -> Result<String> {
+    let io = |e| reptune_adapters::Error::read(directory, e);
+    let mut parts = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.is_file() {
+            let hash = artefact::sha256([artefact::read(&path)?.as_slice()]);
+            parts.push(format!("{:?} {hash}", path.file_name()));
+        }
+    }
+    parts.sort();
+    Ok(parts.join("\n"))
+}
