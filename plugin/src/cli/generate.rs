@@ -18,7 +18,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let (Some(file), Some(layers)) = (&a.directions, &a.layers) else {
         return Ok(None);
     };
-    let set = DirectionSet::load(file)?;
+    let set = DirectionSet::open(file)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
     let coeff = match a.fraction {
