@@ -103,11 +103,25 @@ impl Chat {
         let eos = token("eos_token");
         let mut stop: Vec<u32> = Vec::new();
         for file in ["generation_config.json", "config.json"] {
-            match &json(file)?["eos_token_id"] {
+            let tokens = &json(file)?["eos_token_id"];
+            let id = |id: &Value| {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                id.ok_or_else(|| {
+                    Error::input(
+                        directory.join(file),
+                        "key `eos_token_id`",
+                        "a token id, or several",
+                        tokens.to_string(),
+                        "fetch it again",
+                    )
+                })
+            };
+            match tokens {
+                Value::Null => {}
                 Value::Array(ids) => {
-                    stop.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32))
+                    stop.extend(ids.iter().map(id).collect::<Result<Vec<_>>>()?);
                 }
-                id => stop.extend(id.as_u64().map(|id| id as u32)),
+                one => stop.push(id(one)?),
             }
         }
         stop.extend(tokenizer.token_to_id(&eos));

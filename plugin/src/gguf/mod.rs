@@ -10,6 +10,7 @@
 //! which is exact for quantized weights too, as their blocks run along a row.
 
 mod config;
+mod tensors;
 mod tokenizer;
 
 use crate::error::{Error, Result};
@@ -57,7 +58,11 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     let spec = model_spec(&config, &beside)?;
     let directory = UqffDirectory::create(out)?;
     let mut told = Provenance::of(&spec);
-    told.model = gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    told.model = gguf
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, told)?;
     for layer in 0..spec.layers {
         for p in Projection::ALL {
@@ -76,7 +81,10 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
-    file.push(uqff::HEAD, &model.entry(head, (spec.vocab, spec.hidden), None)?)?;
+    file.push(
+        uqff::HEAD,
+        &model.entry(head, (spec.vocab, spec.hidden), None)?,
+    )?;
     file.finish()?;
     directory.commit(&spec, &beside, |tensor| {
         let theirs = match tensor.strip_prefix("model.layers.") {
@@ -119,7 +127,12 @@ impl Model {
         write("config.json", &self.config()?)?;
         let beside = self.file.path().parent().unwrap_or(Path::new("."));
         if beside.join("tokenizer.json").is_file() {
-            for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
+            for name in [
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "generation_config.json",
+                "chat_template.jinja",
+            ] {
                 let from = beside.join(name);
                 if from.is_file() {
                     std::fs::copy(&from, room.join(name))
@@ -134,52 +147,13 @@ impl Model {
         Ok(room.to_owned())
     }
 
-    /// A linear layer (O, I); `heads` of q and k, whose rows are put back in their order.
-    fn entry(&self, tensor: &str, shape: (usize, usize), heads: Option<usize>) -> Result<Entry> {
-        let info = self.expected(tensor, &[shape.0, shape.1])?;
-        let bytes = self.file.bytes(tensor)?;
-        let bytes = match heads {
-            Some(heads) => rows_put_back(&bytes, shape.0, heads),
-            None => bytes,
-        };
-        match info.dtype {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                let weight = floats(&bytes, info.dtype, &[shape.0, shape.1])?;
-                Entry::quantize(&weight, None, WeightType::F32)
-            }
-            dtype => Entry::ggml(dtype, shape, &bytes),
-        }
-    }
-
-    /// A tensor in f32.
-    fn tensor(&self, tensor: &str) -> Result<Tensor> {
-        let info = self.expected(tensor, &[])?;
-        floats(&self.file.bytes(tensor)?, info.dtype, &info.shape)
-    }
-
-    fn shaped(&self, tensor: &str, shape: &[usize]) -> Result<Tensor> {
-        self.expected(tensor, shape)?;
-        self.tensor(tensor)
-    }
-
-    /// The tensor's type and shape, which must be `shape` if that is not empty.
-    fn expected(&self, tensor: &str, shape: &[usize]) -> Result<&TensorInfo> {
-        match self.info(tensor) {
-            Some(info) if shape.is_empty() || info.shape == shape => Ok(info),
-            Some(info) => {
-                let found = format!("{:?}", info.shape);
-                Err(self.wrong(tensor, &format!("a tensor of shape {shape:?}"), found))
-            }
-            None => Err(self.wrong(tensor, "a tensor", "nothing".into())),
-        }
-    }
-
-    fn info(&self, tensor: &str) -> Option<&TensorInfo> {
-        self.file.tensor(tensor)
-    }
-
     fn rows(&self, tensor: &str) -> Result<usize> {
-        Ok(self.expected(tensor, &[])?.shape.first().copied().unwrap_or(0))
+        Ok(self
+            .expected(tensor, &[])?
+            .shape
+            .first()
+            .copied()
+            .unwrap_or(0))
     }
 
     fn value(&self, key: &str) -> Option<&Field> {
@@ -205,12 +179,17 @@ impl Model {
     /// are the same.
     fn count(&self, key: &str) -> Result<usize> {
         let whole = |v: &Field| {
-            let n = v.to_u64().ok().or_else(|| u64::try_from(v.to_i64().ok()?).ok());
+            let n = v
+                .to_u64()
+                .ok()
+                .or_else(|| u64::try_from(v.to_i64().ok()?).ok());
             n.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
         };
         let found = match self.value(key) {
             Some(Field::Array(list)) => match list.split_first() {
-                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => whole(first),
+                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => {
+                    whole(first)
+                }
                 _ => None,
             },
             Some(value) => whole(value),
@@ -223,7 +202,9 @@ impl Model {
         let value = self.value(key);
         let number = value.and_then(|v| {
             let short = v.to_f32().ok().map(|x| x.to_string().parse());
-            short.and_then(std::result::Result::ok).or_else(|| v.to_f64().ok())
+            short
+                .and_then(std::result::Result::ok)
+                .or_else(|| v.to_f64().ok())
         });
         let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
         number.ok_or_else(|| self.wrong(key, "a positive number", "another value, or none".into()))
@@ -231,27 +212,12 @@ impl Model {
 
     fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
         let hint = "fetch the file again, or convert the model anew";
-        Error::model(self.file.path(), format!("`{place}`"), expected, found, hint)
+        Error::model(
+            self.file.path(),
+            format!("`{place}`"),
+            expected,
+            found,
+            hint,
+        )
     }
-}
-
-/// Row (h, k, j) of Hugging Face is row (h, j, k) of llama.cpp: head, half, place in it.
-fn rows_put_back(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let (row, width) = (bytes.len() / rows, rows / heads);
-    let half = width / 2;
-    let mut back = Vec::with_capacity(bytes.len());
-    for h in 0..heads {
-        for k in 0..2 {
-            for j in 0..half {
-                let from = (h * width + 2 * j + k) * row;
-                back.extend_from_slice(&bytes[from..from + row]);
-            }
-        }
-    }
-    back
-}
-
-fn floats(bytes: &[u8], dtype: GgmlDType, shape: &[usize]) -> Result<Tensor> {
-    let storage = QStorage::from_data(Cow::from(bytes), &Device::Cpu, dtype)?;
-    Ok(QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?)
 }

@@ -75,12 +75,22 @@ pub fn odd() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
-        prop_oneof![Just(0u64), Just(1), Just(u64::MAX), Just(1 << 62), any::<u64>()]
-            .prop_map(Value::from),
+        prop_oneof![
+            Just(0u64),
+            Just(1),
+            Just(u64::MAX),
+            Just(1 << 62),
+            any::<u64>()
+        ]
+        .prop_map(Value::from),
         prop_oneof![Just(-1i64), Just(i64::MIN), any::<i64>()].prop_map(Value::from),
         prop_oneof![Just(0.5), Just(1e300), Just(-1e-300), any::<f64>()].prop_map(|x| json!(x)),
-        prop_oneof![Just(String::new()), "\\PC{0,12}", Just("../../etc/passwd".into())]
-            .prop_map(Value::from),
+        prop_oneof![
+            Just(String::new()),
+            "\\PC{0,12}",
+            Just("../../etc/passwd".into())
+        ]
+        .prop_map(Value::from),
         Just(json!([])),
         Just(json!({})),
         Just(json!([[[1, "a"]]])),

@@ -1,6 +1,7 @@
 //! UQFF entries of every type, and the files that hold them.
 
 use crate::change::{changed, changes};
+use crate::tensors::file;
 use crate::{MOST, config, copy, largest, reads};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -12,10 +13,9 @@ use reptune::quantized::{QuantizedMerge, Rounded, Types};
 use reptune::uqff::{Entry, UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::LowRankUpdate;
-use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter};
 use reptune_tests::fixture;
-use std::collections::BTreeMap;
-use std::path::Path;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// What stands before the data of an entry is not longer than this.
@@ -69,7 +69,10 @@ fn a_truncated_entry_is_refused_wherever_it_is_cut() {
         }
         let longer = [bytes.as_slice(), &[0]].concat();
         let (expected, found) = ask(longer).expect_err(name);
-        assert!(expected.ends_with("bytes") && found.ends_with("bytes"), "{name}: {found}");
+        assert!(
+            expected.ends_with("bytes") && found.ends_with("bytes"),
+            "{name}: {found}"
+        );
     }
 }
 
@@ -109,24 +112,21 @@ proptest! {
 
 /// The tiny Llama as a UQFF.
 fn quantized() -> &'static Path {
-    static ROOM: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let room = ROOM.get_or_init(|| {
-        let room = tempfile::tempdir().expect("room");
-        let source = Source::open(&fixture("tiny-llama2")).expect("a model");
+    static MODEL: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let make = || -> Result<_> {
+        let room = tempfile::tempdir()?;
         let merge = QuantizedMerge {
-            source: &source,
+            source: &Source::open(&fixture("tiny-llama2"))?,
             update: &LowRankUpdate::default(),
-            types: Types::All(WeightType::parse("q8_0").expect("a type")),
+            types: Types::all(Some(WeightType::parse("q8_0")?)),
             way: Rounded::Nearest,
             calibration: &[],
         };
         let out = room.path().join("model");
-        merge.write(&out, &mut |_, _| ()).expect("a UQFF");
-        std::fs::remove_dir_all(room.path().join("none")).ok();
-        room
-    });
-    static MODEL: OnceLock<std::path::PathBuf> = OnceLock::new();
-    MODEL.get_or_init(|| room.path().join("model"))
+        merge.write(&out, &mut |_, _| ())?;
+        Ok((room, out))
+    };
+    &MODEL.get_or_init(|| make().expect("a UQFF")).1
 }
 
 fn load(path: &Path) -> reptune::Result<()> {
@@ -163,15 +163,60 @@ proptest! {
     }
 }
 
-/// A `.uqff` of `entries` under `names` with `metadata`.
-fn write(path: &Path, names: &[&str], metadata: BTreeMap<String, String>) -> Result<()> {
-    let room = metadata.iter().map(|(k, v)| 2 * (k.len() + v.len()) + 16).sum();
-    let mut file = TensorFileWriter::create(path, names.iter().copied())?;
-    let _: usize = room;
-    for name in names {
-        let (_, bytes) = &entries()[0];
-        file.push(name, safetensors::Dtype::U8, &[bytes.len()], bytes)?;
+#[test]
+fn names_and_metadata_of_a_uqff_lead_nowhere_else() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let path = room.path().join("m.uqff");
+    let (_, entry) = &entries()[0];
+    let length = entry.len();
+    let line = json!({"dtype": "U8", "shape": [length], "data_offsets": [0, length]});
+    let told = |beside: &str| {
+        let provenance = json!({
+            "format": "reptune.uqff.1", "made_by": "x", "layer_convention": "block_output_0",
+            "model": "m", "model_fingerprint": "f", "beside": beside,
+        });
+        json!({"reptune.provenance": provenance.to_string()})
+    };
+    for (header, said) in [
+        (
+            json!({"lm_head": line}),
+            "tensor `lm_head`: expected an index",
+        ),
+        (json!({"-1": line}), "tensor `-1`: expected an index"),
+        (
+            json!({"99999999999999999999999": line}),
+            "tensor `99999999999999999999999`: expected an index",
+        ),
+        (
+            json!({"0": line, "__metadata__": told("../secret.uqff")}),
+            "`beside`, the name of a file, found `../secret.uqff`",
+        ),
+        (
+            json!({"0": line, "__metadata__": told("/etc/passwd")}),
+            "`beside`, the name of a file, found `/etc/passwd`",
+        ),
+        (
+            json!({"0": line, "__metadata__": told("gone.uqff")}),
+            "gone.uqff",
+        ),
+        (
+            json!({"0": line, "__metadata__": {"reptune.provenance": "[]"}}),
+            "metadata `reptune.provenance`: expected a provenance",
+        ),
+    ] {
+        std::fs::write(&path, file(&header, entry))?;
+        let Err(message) = reads(room.path(), || UqffFile::find(&path)) else {
+            panic!("{header} was read")
+        };
+        assert!(message.contains(said), "{message}");
     }
-    file.finish_with(metadata)?;
+    std::fs::write(&path, file(&json!({"0": line}), entry))?;
+    let good = UqffFile::find(&path)?.expect("a UQFF");
+    assert_eq!(good.entry(0)?.layout().shape, (2, 256));
+    let message = good.entry(7).expect_err("none").to_string();
+    assert!(
+        message.contains("m.uqff: tensor `7`: expected an entry"),
+        "{message}"
+    );
     Ok(())
 }
