@@ -46,6 +46,58 @@ fn an_end_token_that_is_no_token_is_refused_by_its_key() -> Result<()> {
 }
 
 #[test]
+fn a_malformed_tokenizer_is_refused_also_where_its_library_panics() -> Result<()> {
+    let room = copy(&fixture("tiny-llama2"))?;
+    let path = room.path().join("tokenizer.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    for (key, value) in [
+        ("decoder", json!({"type": "Replace", "pattern": 7})),
+        ("decoder", json!(7)),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": 7}),
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}),
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}),
+        ),
+        ("model", json!(null)),
+    ] {
+        let mut json = good.clone();
+        json[key] = value.clone();
+        std::fs::write(&path, json.to_string())?;
+        let message = talk(room.path()).expect_err(key);
+        let place = "[DIR]/tokenizer.json: file: expected a tokenizer of Hugging Face tokenizers";
+        assert!(message.starts_with(place), "{key} = {value}: {message}");
+    }
+    let text = good.to_string();
+    let decoder = text.find("\"decoder\":{").expect("a decoder") + 11;
+    for (from, bytes) in [
+        (decoder, "x"),
+        (decoder, "\0"),
+        (decoder, "\\ud800"),
+        (0, ""),
+    ] {
+        let changed = format!("{}{bytes}{}", &text[..from], &text[from..text.len() - 1]);
+        std::fs::write(&path, changed)?;
+        let message = talk(room.path()).expect_err("no JSON");
+        assert!(
+            message.starts_with("[DIR]/tokenizer.json: line 1: expected a tokenizer"),
+            "{message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn templates_that_fail_say_so() -> Result<()> {
     for (template, said) in [
         ("{% for m in messages %}", "a template that renders"),
