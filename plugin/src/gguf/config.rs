@@ -12,7 +12,9 @@ impl Model {
     /// there exactly.
     pub(super) fn config(&self) -> Result<Value> {
         if self.value("llama.expert_count").is_some() {
-            let experts = self.value("llama.expert_count").and_then(|v| v.to_u32().ok());
+            let experts = self
+                .value("llama.expert_count")
+                .and_then(|v| v.to_u32().ok());
             if experts != Some(0) {
                 let found = experts.map_or("another value".into(), |n| n.to_string());
                 return Err(self.wrong("llama.expert_count", "0: no mixture of experts", found));
@@ -26,7 +28,11 @@ impl Model {
         };
         let vocab = self.rows("token_embd.weight")?;
         let width = hidden / heads.max(1);
-        for key in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
+        for key in [
+            "llama.rope.dimension_count",
+            "llama.attention.key_length",
+            "llama.attention.value_length",
+        ] {
             if self.value(key).is_some() && self.count(key)? != width {
                 let found = self.count(key)?.to_string();
                 return Err(self.wrong(key, &format!("{width}, the width of a head"), found));

@@ -1,13 +1,13 @@
 //! Tensors of a GGUF Llama: all that belong to one, and no others; rows of q and k put back.
 
-use super::{Model, name};
+use super::Model;
 use crate::error::Result;
 use crate::uqff::{Entry, WeightType};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use reptune_adapters::ModelSpec;
-use reptune_adapters::gguf::TensorInfo;
+use reptune_adapters::gguf::{TensorInfo, llama};
 use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{ModelSpec, Site};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -15,13 +15,16 @@ impl Model {
     /// Refuses a tensor that an ordinary Llama has not, such as a bias: leaving it out
     /// would make another model.
     pub(super) fn check_complete(&self, spec: &ModelSpec) -> Result<()> {
-        let mut known: BTreeSet<String> =
-            ["token_embd", "output_norm", "output", "rope_freqs"].map(|t| format!("{t}.weight")).into();
+        let mut known: BTreeSet<String> = ["token_embd", "output_norm", "output", "rope_freqs"]
+            .map(|t| format!("{t}.weight"))
+            .into();
         for layer in 0..spec.layers {
             for norm in ["attn_norm", "ffn_norm"] {
                 known.insert(format!("blk.{layer}.{norm}.weight"));
             }
-            known.extend(Projection::ALL.map(|p| format!("blk.{layer}.{}.weight", name(p))));
+            for projection in Projection::ALL {
+                known.insert(llama::name(Site { layer, projection }));
+            }
         }
         match self.file.tensors().keys().find(|t| !known.contains(*t)) {
             None => Ok(()),
@@ -33,11 +36,16 @@ impl Model {
     }
 
     /// A linear layer (O, I); `heads` of q and k, whose rows are put back in their order.
-    pub(super) fn entry(&self, tensor: &str, shape: (usize, usize), heads: Option<usize>) -> Result<Entry> {
+    pub(super) fn entry(
+        &self,
+        tensor: &str,
+        shape: (usize, usize),
+        heads: Option<usize>,
+    ) -> Result<Entry> {
         let info = self.expected(tensor, &[shape.0, shape.1])?;
         let bytes = self.file.bytes(tensor)?;
         let bytes = match heads {
-            Some(heads) => rows_put_back(&bytes, shape.0, heads),
+            Some(heads) => llama::from_llama_cpp(&bytes, shape.0, heads),
             None => bytes,
         };
         match info.dtype {
@@ -75,22 +83,6 @@ impl Model {
     pub(super) fn info(&self, tensor: &str) -> Option<&TensorInfo> {
         self.file.tensor(tensor)
     }
-}
-
-/// Row (h, k, j) of Hugging Face is row (h, j, k) of llama.cpp: head, half, place in it.
-fn rows_put_back(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let (row, width) = (bytes.len() / rows, rows / heads);
-    let half = width / 2;
-    let mut back = Vec::with_capacity(bytes.len());
-    for h in 0..heads {
-        for k in 0..2 {
-            for j in 0..half {
-                let from = (h * width + 2 * j + k) * row;
-                back.extend_from_slice(&bytes[from..from + row]);
-            }
-        }
-    }
-    back
 }
 
 fn floats(bytes: &[u8], dtype: GgmlDType, shape: &[usize]) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 //! Two kinds of tokenizer are known: byte-level BPE with its merges (`gpt2`), and the
 //! pieces of SentencePiece (`llama`), whose merges follow from their scores.
 
-use super::Model;
+use super::{Field, Model};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -106,7 +106,7 @@ impl Model {
         let list = value.to_vec().ok().filter(|l| l.len() == count);
         let list = list
             .ok_or_else(|| self.wrong(key, &format!("{count} numbers"), "another list".into()))?;
-        let number = |v: &super::Field| v.to_i32().map_or(1, i64::from);
+        let number = |v: &Field| v.to_i32().map_or(1, i64::from);
         Ok(list.iter().map(number).collect())
     }
 
