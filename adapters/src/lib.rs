@@ -19,6 +19,7 @@ pub mod direction;
 mod error;
 pub mod forest;
 pub mod gate;
+pub mod gguf;
 pub mod host;
 pub mod intervention;
 pub mod loss;
