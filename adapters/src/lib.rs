@@ -17,6 +17,7 @@ pub mod artefact;
 pub mod delta_file;
 pub mod direction;
 mod error;
+pub mod exchange;
 pub mod forest;
 pub mod gate;
 pub mod gguf;

@@ -1,8 +1,11 @@
 //! From what the user calls a model to a directory: a path, or a hub id.
 
 use crate::error::{Error, Result};
+use crate::gguf;
+use crate::steered::Cache;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo};
+use hf_hub::{Cache as HubCache, Repo};
+use reptune_adapters::gguf::Gguf;
 use std::path::{Path, PathBuf};
 
 /// Files of a model directory beside the weights; those marked true must be there.
@@ -15,13 +18,17 @@ const FILES: [(&str, bool); 5] = [
 ];
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The directory of `model`: itself if it exists, else the hub repository of that
-/// name in the cache of `HF_HOME`, downloaded unless `HF_HUB_OFFLINE` is set.
+/// The directory of `model`: itself if it exists; a GGUF as the UQFF directory that it
+/// [comes to](crate::gguf); else the hub repository of that name in the cache of `HF_HOME`,
+/// downloaded unless `HF_HUB_OFFLINE` is set.
 ///
 /// # Errors
 /// When it is neither, or the hub cannot deliver it.
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
+    if path.is_file() && Gguf::is_one(path) {
+        return gguf::directory(path, &Cache::open()?);
+    }
     if path.exists() {
         return Ok(path.to_owned());
     }
@@ -41,7 +48,7 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
         ));
     }
     let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
-    let cached = Cache::from_env().repo(Repo::model(model.to_owned()));
+    let cached = HubCache::from_env().repo(Repo::model(model.to_owned()));
     let api = match offline {
         true => None,
         false => {

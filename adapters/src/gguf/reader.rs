@@ -34,16 +34,11 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Whether the file at `path` starts as a GGUF file does.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn is(path: &Path) -> Result<bool> {
-        let mut start = Vec::new();
-        let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let read = file.take(MAGIC.len() as u64).read_to_end(&mut start);
-        read.map_err(|e| Error::read(path, e))?;
-        Ok(start == MAGIC)
+    /// Whether the file at `path` can be read and starts as a GGUF file does.
+    pub fn is_one(path: &Path) -> bool {
+        let mut start = [0; MAGIC.len()];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        read.is_ok() && start == MAGIC
     }
 
     /// Reads the header of `path` (version 2 or 3, little-endian) and holds every extent in

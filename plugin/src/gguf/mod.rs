@@ -5,40 +5,61 @@
 //! captured, steered, tuned, merged into, baked and served like any other. Nothing is rounded:
 //! blocks are copied, and floats of 16 bits widened.
 //!
-//! llama.cpp turns pairs of neighbouring columns of a head where Hugging Face turns column i
-//! with i + half; converters therefore reorder the rows of q and k. Here they are put back,
-//! which is exact for quantized weights too, as their blocks run along a row.
+//! Rows of q and k come back into Hugging Face's order
+//! ([`llama`](reptune_adapters::gguf::llama)), which is exact for quantized weights too, as
+//! their blocks run along a row.
 
 mod config;
 mod tokenizer;
 
 use crate::error::{Error, Result};
 use crate::llama::{LlamaConfig, model_spec};
+use crate::steered::Cache;
 use crate::uqff::{self, Entry, Provenance, UQFF, UqffDirectory, WeightType};
 use candle_core::quantized::gguf_file::Value as Field;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use reptune_adapters::gguf::{Gguf, TensorInfo};
+use reptune_adapters::gguf::{Gguf, TensorInfo, llama};
 use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{Site, artefact};
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Name of a projection in llama.cpp.
-pub fn name(p: Projection) -> &'static str {
-    match p {
-        Projection::QProj => "attn_q",
-        Projection::KProj => "attn_k",
-        Projection::VProj => "attn_v",
-        Projection::OProj => "attn_output",
-        Projection::GateProj => "ffn_gate",
-        Projection::UpProj => "ffn_up",
-        Projection::DownProj => "ffn_down",
-    }
-}
+/// Files beside a GGUF that are taken instead of its own tokenizer.
+const BESIDE: [&str; 4] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 /// An open GGUF of a Llama.
 struct Model {
     file: Gguf,
+}
+
+/// The UQFF directory that the Llama in the file `gguf` comes to, made once and kept in
+/// `cache`.
+///
+/// # Errors
+/// Those of [`import`].
+pub fn directory(gguf: &Path, cache: &Cache) -> Result<PathBuf> {
+    let io = |e| reptune_adapters::Error::read(gguf, e);
+    let mut parts = vec![concat!("gguf reptune-", env!("CARGO_PKG_VERSION")).to_owned()];
+    let beside = gguf.parent().unwrap_or(Path::new("."));
+    for file in [&[gguf.to_owned()][..], &BESIDE.map(|n| beside.join(n))].concat() {
+        if file.is_file() {
+            let real = file.canonicalize().map_err(io)?;
+            let told = std::fs::metadata(&file).map_err(io)?;
+            parts.push(format!(
+                "{real:?} {} {:?}",
+                told.len(),
+                told.modified().ok()
+            ));
+        }
+    }
+    let key = artefact::sha256(parts.iter().map(String::as_bytes));
+    cache.entry(&key, |out| import(gguf, out, &mut |_, _| {}))
 }
 
 /// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
@@ -57,17 +78,19 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     let spec = model_spec(&config, &beside)?;
     let directory = UqffDirectory::create(out)?;
     let mut told = Provenance::of(&spec);
-    told.model = gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    told.model = gguf
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, told)?;
     for layer in 0..spec.layers {
         for p in Projection::ALL {
-            let tensor = format!("blk.{layer}.{}.weight", name(p));
-            let heads = match p {
-                Projection::QProj => Some(spec.heads),
-                Projection::KProj => Some(spec.kv_heads),
-                _ => None,
-            };
-            let entry = model.entry(&tensor, p.shape(&spec), heads)?;
+            let tensor = llama::name(Site {
+                layer,
+                projection: p,
+            });
+            let entry = model.entry(&tensor, p.shape(&spec), llama::heads(p, &spec))?;
             file.push(uqff::index(layer, p), &entry)?;
         }
         progress(layer + 1, spec.layers);
@@ -76,7 +99,10 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
-    file.push(uqff::HEAD, &model.entry(head, (spec.vocab, spec.hidden), None)?)?;
+    file.push(
+        uqff::HEAD,
+        &model.entry(head, (spec.vocab, spec.hidden), None)?,
+    )?;
     file.finish()?;
     directory.commit(&spec, &beside, |tensor| {
         let theirs = match tensor.strip_prefix("model.layers.") {
@@ -119,7 +145,7 @@ impl Model {
         write("config.json", &self.config()?)?;
         let beside = self.file.path().parent().unwrap_or(Path::new("."));
         if beside.join("tokenizer.json").is_file() {
-            for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
+            for name in BESIDE {
                 let from = beside.join(name);
                 if from.is_file() {
                     std::fs::copy(&from, room.join(name))
@@ -139,7 +165,7 @@ impl Model {
         let info = self.expected(tensor, &[shape.0, shape.1])?;
         let bytes = self.file.bytes(tensor)?;
         let bytes = match heads {
-            Some(heads) => rows_put_back(&bytes, shape.0, heads),
+            Some(heads) => llama::from_llama_cpp(&bytes, shape.0, heads),
             None => bytes,
         };
         match info.dtype {
@@ -179,7 +205,12 @@ impl Model {
     }
 
     fn rows(&self, tensor: &str) -> Result<usize> {
-        Ok(self.expected(tensor, &[])?.shape.first().copied().unwrap_or(0))
+        Ok(self
+            .expected(tensor, &[])?
+            .shape
+            .first()
+            .copied()
+            .unwrap_or(0))
     }
 
     fn value(&self, key: &str) -> Option<&Field> {
@@ -205,12 +236,17 @@ impl Model {
     /// are the same.
     fn count(&self, key: &str) -> Result<usize> {
         let whole = |v: &Field| {
-            let n = v.to_u64().ok().or_else(|| u64::try_from(v.to_i64().ok()?).ok());
+            let n = v
+                .to_u64()
+                .ok()
+                .or_else(|| u64::try_from(v.to_i64().ok()?).ok());
             n.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
         };
         let found = match self.value(key) {
             Some(Field::Array(list)) => match list.split_first() {
-                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => whole(first),
+                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => {
+                    whole(first)
+                }
                 _ => None,
             },
             Some(value) => whole(value),
@@ -223,7 +259,9 @@ impl Model {
         let value = self.value(key);
         let number = value.and_then(|v| {
             let short = v.to_f32().ok().map(|x| x.to_string().parse());
-            short.and_then(std::result::Result::ok).or_else(|| v.to_f64().ok())
+            short
+                .and_then(std::result::Result::ok)
+                .or_else(|| v.to_f64().ok())
         });
         let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
         number.ok_or_else(|| self.wrong(key, "a positive number", "another value, or none".into()))
@@ -231,24 +269,14 @@ impl Model {
 
     fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
         let hint = "fetch the file again, or convert the model anew";
-        Error::model(self.file.path(), format!("`{place}`"), expected, found, hint)
+        Error::model(
+            self.file.path(),
+            format!("`{place}`"),
+            expected,
+            found,
+            hint,
+        )
     }
-}
-
-/// Row (h, k, j) of Hugging Face is row (h, j, k) of llama.cpp: head, half, place in it.
-fn rows_put_back(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let (row, width) = (bytes.len() / rows, rows / heads);
-    let half = width / 2;
-    let mut back = Vec::with_capacity(bytes.len());
-    for h in 0..heads {
-        for k in 0..2 {
-            for j in 0..half {
-                let from = (h * width + 2 * j + k) * row;
-                back.extend_from_slice(&bytes[from..from + row]);
-            }
-        }
-    }
-    back
 }
 
 fn floats(bytes: &[u8], dtype: GgmlDType, shape: &[usize]) -> Result<Tensor> {

@@ -93,9 +93,8 @@ impl Model {
             return Ok(vec![1; count]);
         };
         let list = value.to_vec().ok().filter(|l| l.len() == count);
-        let list = list.ok_or_else(|| {
-            self.wrong(key, &format!("{count} numbers"), "another list".into())
-        })?;
+        let list = list
+            .ok_or_else(|| self.wrong(key, &format!("{count} numbers"), "another list".into()))?;
         let number = |v: &super::Field| v.to_i32().map_or(1, i64::from);
         Ok(list.iter().map(number).collect())
     }
@@ -107,9 +106,7 @@ impl Model {
             Some(_) => self.text("tokenizer.ggml.pre")?,
             None => "default",
         };
-        let words = |regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
-        };
+        let words = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
         let (pre_tokenizer, ignore_merges) = match pre {
             "llama-bpe" | "llama3" | "llama-v3" => {
                 let split = json!({
@@ -120,7 +117,8 @@ impl Model {
             }
             "default" | "gpt-2" => (words(true), false),
             other => {
-                let hint = "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
+                let hint =
+                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
                 return Err(self.wrong("tokenizer.ggml.pre", hint, format!("`{other}`")));
             }
         };
@@ -144,12 +142,19 @@ impl Model {
             .and_then(|v| v.to_vec().ok())
             .map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
         let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| {
-            self.wrong(key, &format!("{} numbers", tokens.len()), "another list".into())
+            self.wrong(
+                key,
+                &format!("{} numbers", tokens.len()),
+                "another list".into(),
+            )
         })?;
         let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new(); // left, right, both
         for (id, token) in tokens.iter().enumerate() {
-            let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+            let cuts = token
+                .char_indices()
+                .skip(1)
+                .map(|(at, _)| token.split_at(at));
             let mut all: Vec<_> = cuts
                 .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)))
                 .collect();
@@ -168,7 +173,9 @@ impl Model {
         };
         let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let normalizer = match prefix {
-            true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]}),
+            true => {
+                json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]})
+            }
             false => space,
         };
         let mut decoders = vec![
