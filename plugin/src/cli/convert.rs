@@ -55,7 +55,10 @@ fn kind(from: &Path) -> Result<Kind> {
     }
     let file = Gguf::open(from)?;
     Ok(
-        match (file.text("general.type"), file.text("general.architecture")) {
+        match (
+            file.text("general.type")?,
+            file.text("general.architecture")?,
+        ) {
             (Some("adapter"), _) => Kind::GgufAdapter,
             (_, Some("controlvector")) => Kind::Directions,
             _ => Kind::Model,

@@ -44,12 +44,15 @@ fn safetensors(path: &Path) -> Result<Inspection> {
 /// A GGUF: directions, an adapter or a model.
 fn gguf(path: &Path) -> Result<Inspection> {
     let file = Gguf::open(path)?;
-    let text = |key: &str| file.text(key).unwrap_or_default().to_owned();
-    if text("general.architecture") == "controlvector" {
+    let text = |key: &str| {
+        let text = file.text(key).map(Option::unwrap_or_default);
+        text.map(str::to_owned)
+    };
+    if text("general.architecture")? == "controlvector" {
         return Ok(foreign(exchange::read(path, 0)?));
     }
     let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
-    let kind = match text("general.type").as_str() {
+    let kind = match text("general.type")?.as_str() {
         "adapter" => "GGUF adapter",
         _ => "GGUF model",
     };
@@ -57,8 +60,8 @@ fn gguf(path: &Path) -> Result<Inspection> {
         kind,
         "no hash to check; every tensor has its place in the file",
     )
-    .fact("architecture", text("general.architecture"))
-    .fact("name", text("general.name"))
+    .fact("architecture", text("general.architecture")?)
+    .fact("name", text("general.name")?)
     .fact("tensors", counted(types));
     if kind == "GGUF model" {
         let number = |key: &str| {
@@ -70,7 +73,7 @@ fn gguf(path: &Path) -> Result<Inspection> {
         return Ok(told
             .fact("layers", number("block_count"))
             .fact("hidden", number("embedding_length"))
-            .fact("tokenizer", text("tokenizer.ggml.model")));
+            .fact("tokenizer", text("tokenizer.ggml.model")?));
     }
     let alpha = file
         .value("adapter.lora.alpha")
@@ -80,7 +83,7 @@ fn gguf(path: &Path) -> Result<Inspection> {
         .iter()
         .map(|(name, info)| [name.clone(), format!("{:?}", info.shape)]);
     Ok(told
-        .fact("kind", text("adapter.type"))
+        .fact("kind", text("adapter.type")?)
         .fact("alpha", alpha.map_or(String::new(), |a| a.to_string()))
         .table(["tensor", "shape"], rows.collect()))
 }
