@@ -1,7 +1,8 @@
 //! Files as this project writes and reads them: whole or not at all.
 
 use crate::error::{Error, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use crate::tensor_file::TensorFile;
+use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -146,32 +147,27 @@ pub fn write_tables(
 /// # Errors
 /// When it is not safetensors, truncated, or holds another dtype.
 pub fn read_tables(path: &Path) -> Result<(BTreeMap<String, Table>, HashMap<String, String>)> {
-    let bytes = read(path)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(path, &e))?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(path, &e))?;
+    let file = TensorFile::open(path)?;
     let mut tables = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        if view.dtype() != Dtype::F32 {
+    for name in file.names() {
+        let Some(info) = file.info(&name) else {
+            continue;
+        };
+        if info.dtype != Dtype::F32 {
             return Err(Error::content(
                 path,
                 format!("tensor `{name}`"),
                 "dtype F32",
-                format!("{:?}", view.dtype()),
+                format!("{:?}", info.dtype),
                 "convert the file to float32",
             ));
         }
-        let (words, _) = view.data().as_chunks::<4>();
+        let (shape, bytes) = (info.shape.clone(), file.bytes(&name)?);
+        let (words, _) = bytes.as_chunks::<4>();
         let data = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        tables.insert(
-            name,
-            Table {
-                shape: view.shape().to_vec(),
-                data,
-            },
-        );
+        tables.insert(name, Table { shape, data });
     }
-    Ok((tables, metadata))
+    Ok((tables, file.metadata().into_iter().collect()))
 }
 
 /// A safetensors file that cannot be parsed, as an [`Error::Content`].

@@ -65,6 +65,10 @@ pub struct Provenance {
     pub pairs_captured: usize,
     /// Mean L2 norm of the captured residual rows, per layer.
     pub residual_norms: BTreeMap<usize, f64>,
+    /// What file of another program the set was read from, and how; empty if it was
+    /// extracted here.
+    #[serde(default)]
+    pub origin: String,
 }
 
 /// One direction per layer, with provenance.
@@ -143,9 +147,11 @@ impl DirectionSet {
             ("pairs_captured", p.pairs_captured.to_string()),
             ("residual_norms", json(&p.residual_norms)),
             ("norms", json(&norms)),
+            ("origin", p.origin.clone()),
         ];
         let mut metadata: HashMap<String, String> = metadata
             .into_iter()
+            .filter(|(k, v)| *k != "origin" || !v.is_empty())
             .map(|(k, v)| (k.to_owned(), v))
             .collect();
         metadata.insert(HASH.to_owned(), content_hash(&tables, &metadata));
@@ -255,6 +261,7 @@ impl DirectionSet {
                 pairs: number("pairs"),
                 pairs_captured: number("pairs_captured"),
                 residual_norms: map("residual_norms")?,
+                origin: get("origin"),
             },
         })
     }
@@ -280,6 +287,9 @@ impl DirectionSet {
                 );
             }
         }
+        if !self.provenance.origin.is_empty() && self.provenance.model_fingerprint.is_empty() {
+            return self.check_foreign(path, model);
+        }
         if self.provenance.model_layers != model.layers {
             return misfit(
                 "metadata `model_layers`",
@@ -295,6 +305,32 @@ impl DirectionSet {
             );
         }
         Ok(())
+    }
+}
+
+impl DirectionSet {
+    /// Another program tells of a model its kind at most.
+    fn check_foreign(&self, path: &Path, model: &ModelSpec) -> Result<()> {
+        let hint = "the vectors were made for another model";
+        if let Some(layer) = self.layers.keys().find(|l| **l >= model.layers) {
+            let expected = format!("layers 0 to {} of {}", model.layers - 1, model.name);
+            let place = format!("tensor of layer {layer}");
+            return Err(Error::content(path, place, expected, "one more", hint));
+        }
+        let plain = |name: &str| -> String {
+            let letters = name.chars().filter(char::is_ascii_alphanumeric);
+            letters.map(|c| c.to_ascii_lowercase()).collect()
+        };
+        match plain(&self.provenance.model).as_str() {
+            "" | "llama" | "llamaforcausallm" => Ok(()),
+            _ => Err(Error::content(
+                path,
+                "kind of model",
+                "`llama`",
+                format!("`{}`", self.provenance.model),
+                hint,
+            )),
+        }
     }
 }
 

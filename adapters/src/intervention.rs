@@ -55,10 +55,11 @@ pub struct Intervention {
     point: Point,
     rows: RowRule,
     gate: Option<Gate>,
-    /// What each layer gets: its share of the coeff, or all of it.
-    dose: f64,
     coeff: f64,
     directions: BTreeMap<usize, Tensor>,
+    /// What each layer gets for a coeff of 1, where that is not its share of it: the norms
+    /// of vectors that are applied as they were stored.
+    norms: Option<BTreeMap<usize, f64>>,
 }
 
 impl Intervention {
@@ -100,9 +101,22 @@ impl Intervention {
             point: Point::Output,
             rows: RowRule::All,
             gate: None,
-            dose: operator.share(coeff, directions.len()),
             coeff,
             directions,
+            norms: None,
+        })
+    }
+
+    /// An addition of the vectors of `set` as they were before normalising, `strength *
+    /// norm * unit` at every one of `layers`: what llama.cpp does with a control vector.
+    ///
+    /// # Errors
+    /// When no layer is named, the set lacks one of them, or strength is not finite.
+    pub fn as_stored(set: &DirectionSet, layers: &[usize], strength: f64) -> Result<Self> {
+        let norm = |l: &usize| Ok((*l, set.layer(*l)?.norm));
+        Ok(Self {
+            norms: Some(layers.iter().map(norm).collect::<Result<_>>()?),
+            ..Self::new(set, layers, strength, Operator::Add)?
         })
     }
 
@@ -171,9 +185,24 @@ impl Intervention {
         self.directions.get(&layer)
     }
 
-    /// The coeff, not yet divided by the number of layers.
+    /// The coeff, not yet divided by the number of layers; the strength of vectors that are
+    /// applied as they were stored.
     pub fn coeff(&self) -> f64 {
         self.coeff
+    }
+
+    /// The norm that the vector of `layer` has for a coeff of 1, where vectors are applied
+    /// as they were stored.
+    pub fn norm(&self, layer: usize) -> Option<f64> {
+        self.norms.as_ref()?.get(&layer).copied()
+    }
+
+    /// What `layer` gets: its share of the coeff, or all of it.
+    fn dose(&self, layer: usize) -> f64 {
+        match self.norm(layer) {
+            Some(norm) => self.coeff * norm,
+            None => self.operator.share(self.coeff, self.directions.len()),
+        }
     }
 
     /// The layers.
@@ -196,7 +225,7 @@ impl Intervention {
                 reason: "what it adds depends on the row; use an addition without a gate".into(),
             });
         }
-        Ok(Some((d * self.dose)?))
+        Ok(Some((d * self.dose(layer))?))
     }
 
     fn name(&self) -> String {
@@ -219,7 +248,8 @@ impl Intervention {
         let Some(d) = self.directions.get(&layer) else {
             return Ok(h.clone());
         };
-        if rows.is_empty() || self.operator.is_identity(self.dose) {
+        let dose = self.dose(layer);
+        if rows.is_empty() || self.operator.is_identity(dose) {
             return Ok(h.clone());
         }
         let (n, width) = h.dims2()?;
@@ -240,11 +270,11 @@ impl Intervention {
         }
         let d = d.to_device(h.device())?;
         if open.len() == n {
-            return Ok((h + self.operator.change(h, &d, self.dose)?)?);
+            return Ok((h + self.operator.change(h, &d, dose)?)?);
         }
         let index = Tensor::new(open.as_slice(), h.device())?;
         let picked = h.index_select(&index, 0)?; // (rows, H)
-        let change = self.operator.change(&picked, &d, self.dose)?;
+        let change = self.operator.change(&picked, &d, dose)?;
         Ok(h.index_add(&index, &change.contiguous()?, 0)?)
     }
 }

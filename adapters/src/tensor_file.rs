@@ -42,21 +42,31 @@ pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
     let map = json["weight_map"]
         .as_object()
         .ok_or_else(|| wrong("tensor names and files", json["weight_map"].to_string()))?;
-    let mut names: Vec<&str> = map.values().filter_map(|f| f.as_str()).collect();
+    let name = |(tensor, file): (&String, &serde_json::Value)| match file {
+        serde_json::Value::String(name) => Ok(name.clone()),
+        other => Err(wrong(
+            &format!("the name of the file that holds `{tensor}`"),
+            other.to_string(),
+        )),
+    };
+    let mut names: Vec<String> = map.iter().map(name).collect::<Result<_>>()?;
+    if names.is_empty() {
+        return Err(wrong("tensor names and files", "none".into()));
+    }
     names.sort();
     names.dedup();
-    let find = |name: &str| {
+    let find = |name: &String| {
         let file = directory.join(name);
         match Path::new(name).file_name() {
-            Some(plain) if plain == name && file.is_file() => Ok(file),
-            Some(plain) if plain == name => Err(wrong(
+            Some(plain) if plain == name.as_str() && file.is_file() => Ok(file),
+            Some(plain) if plain == name.as_str() => Err(wrong(
                 &format!("shard {name} beside the index"),
                 "no such file".into(),
             )),
             _ => Err(wrong("files beside the index", format!("`{name}`"))),
         }
     };
-    names.into_iter().map(find).collect()
+    names.iter().map(find).collect()
 }
 
 /// An open safetensors file, of which only the header is in memory.
@@ -96,9 +106,10 @@ impl TensorFile {
         let mut json = vec![0; size as usize];
         file.read_exact(&mut json).map_err(io)?;
         let header: Metadata = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
-        let needed = 8 + size + header.data_len() as u64;
-        if needed != length {
-            let found = format!("{length} bytes where the header tells of {needed}");
+        // a header may tell of more bytes than can be counted
+        let (data, claimed) = (length - 8 - size, header.data_len() as u64);
+        if data != claimed {
+            let found = format!("{data} bytes of data where the header tells of {claimed}");
             return Err(broken(found));
         }
         Ok(Self {

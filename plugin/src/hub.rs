@@ -1,6 +1,8 @@
 //! From what the user calls a model to a directory: a path, or a hub id.
 
 use crate::error::{Error, Result};
+use crate::gguf;
+use crate::steered::Cache as Imports;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
 use std::path::{Path, PathBuf};
@@ -16,12 +18,16 @@ const FILES: [(&str, bool); 5] = [
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The directory of `model`: itself if it exists, else the hub repository of that
-/// name in the cache of `HF_HOME`, downloaded unless `HF_HUB_OFFLINE` is set.
+/// name in the cache of `HF_HOME`, downloaded unless `HF_HUB_OFFLINE` is set. Of a GGUF it
+/// is what was [imported](gguf::imported).
 ///
 /// # Errors
-/// When it is neither, or the hub cannot deliver it.
+/// When it is neither, the hub cannot deliver it, or a GGUF is not a Llama.
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
+    if gguf::is_gguf(path) {
+        return gguf::imported(path, &Imports::open()?, &mut |_, _| {});
+    }
     if path.exists() {
         return Ok(path.to_owned());
     }

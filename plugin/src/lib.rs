@@ -3,6 +3,7 @@
 pub mod bake;
 pub mod cli;
 mod error;
+pub mod gguf;
 pub mod hub;
 pub mod inspect;
 pub mod llama;

@@ -1,7 +1,9 @@
 //! Where the weights of a merge or a bake come from.
 
 use crate::error::{Error, Result};
+use crate::gguf;
 use crate::llama::{Checkpoint, LlamaConfig, model_spec};
+use crate::steered::Cache;
 use crate::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
 use candle_core::Tensor;
 use reptune_adapters::{ModelSpec, Site};
@@ -20,11 +22,14 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a directory or a `.uqff` file.
+    /// Opens a directory, a `.uqff` file or a GGUF file.
     ///
     /// # Errors
     /// When a file is missing or does not fit config.json.
     pub fn open(path: &Path) -> Result<Self> {
+        if gguf::is_gguf(path) {
+            return Self::open(&gguf::imported(path, &Cache::open()?, &mut |_, _| {})?);
+        }
         let directory = match path.is_file() {
             true => path.parent().unwrap_or(path),
             false => path,

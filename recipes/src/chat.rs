@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use minijinja::{Environment, context};
 use reptune_adapters::artefact;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,27 @@ impl Message {
     }
 }
 
+/// Reads a `tokenizer.json`.
+///
+/// tokenizers 0.21 panics where a decoder or a normalizer is malformed. JSON that is none is
+/// found before, with its line; the rest is caught.
+fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let broken = |place: String, found: String| {
+        let expected = "a tokenizer of Hugging Face tokenizers";
+        Error::input(path, place, expected, found, "fetch it again")
+    };
+    let bytes = artefact::read(path)?;
+    serde_json::from_slice::<IgnoredAny>(&bytes)
+        .map_err(|e| broken(format!("line {}", e.line()), e.to_string()))?;
+    match std::panic::catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
+        Ok(read) => read.map_err(|e| broken("file".into(), e.to_string())),
+        Err(_) => {
+            let found = "a decoder or a normalizer that is malformed";
+            Err(broken("file".into(), found.into()))
+        }
+    }
+}
+
 /// A tokenizer with a chat template.
 pub struct Chat {
     directory: PathBuf,
@@ -56,16 +78,7 @@ impl Chat {
         } else {
             directory
         };
-        let path = directory.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_bytes(artefact::read(&path)?).map_err(|e| {
-            Error::input(
-                &path,
-                "file",
-                "a tokenizer of Hugging Face tokenizers",
-                e.to_string(),
-                "fetch it again",
-            )
-        })?;
+        let tokenizer = read_tokenizer(&directory.join("tokenizer.json"))?;
         let json = |name: &str| -> Result<Value> {
             let path = directory.join(name);
             if !path.is_file() {
@@ -103,11 +116,25 @@ impl Chat {
         let eos = token("eos_token");
         let mut stop: Vec<u32> = Vec::new();
         for file in ["generation_config.json", "config.json"] {
-            match &json(file)?["eos_token_id"] {
+            let tokens = &json(file)?["eos_token_id"];
+            let id = |id: &Value| {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                id.ok_or_else(|| {
+                    Error::input(
+                        directory.join(file),
+                        "key `eos_token_id`",
+                        "a token id, or several",
+                        tokens.to_string(),
+                        "fetch it again",
+                    )
+                })
+            };
+            match tokens {
+                Value::Null => {}
                 Value::Array(ids) => {
-                    stop.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32))
+                    stop.extend(ids.iter().map(id).collect::<Result<Vec<_>>>()?);
                 }
-                id => stop.extend(id.as_u64().map(|id| id as u32)),
+                one => stop.push(id(one)?),
             }
         }
         stop.extend(tokenizer.token_to_id(&eos));

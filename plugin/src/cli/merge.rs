@@ -328,7 +328,7 @@ impl Measured {
         }
         let directions = match &a.directions {
             Some(file) => {
-                let set = DirectionSet::load(file)?;
+                let set = DirectionSet::open(file)?;
                 set.check_model(file, spec)?;
                 Some(set)
             }

@@ -28,7 +28,7 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
     let spec = session.llama.spec();
     let sets = flags::layer_sets(&a.layers, spec.layers)?;
     let loaded = a.directions.as_ref().map(|file| {
-        let set = DirectionSet::load(file)?;
+        let set = DirectionSet::open(file)?;
         set.check_model(file, spec)?;
         reptune_adapters::Result::Ok((set, file.clone()))
     });

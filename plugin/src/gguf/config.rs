@@ -11,6 +11,15 @@ impl Model {
     /// When a number is missing, or the rotary embedding is of a kind that cannot be said
     /// there exactly.
     pub(super) fn config(&self) -> Result<Value> {
+        if self.value("llama.expert_count").is_some() {
+            let experts = self
+                .value("llama.expert_count")
+                .and_then(|v| v.to_u32().ok());
+            if experts != Some(0) {
+                let found = experts.map_or("another value".into(), |n| n.to_string());
+                return Err(self.wrong("llama.expert_count", "0: no mixture of experts", found));
+            }
+        }
         let heads = self.count("llama.attention.head_count")?;
         let hidden = self.count("llama.embedding_length")?;
         let kv_heads = match self.value("llama.attention.head_count_kv") {
@@ -19,7 +28,11 @@ impl Model {
         };
         let vocab = self.rows("token_embd.weight")?;
         let width = hidden / heads.max(1);
-        for key in ["llama.rope.dimension_count", "llama.attention.key_length"] {
+        for key in [
+            "llama.rope.dimension_count",
+            "llama.attention.key_length",
+            "llama.attention.value_length",
+        ] {
             if self.value(key).is_some() && self.count(key)? != width {
                 let found = self.count(key)?.to_string();
                 return Err(self.wrong(key, &format!("{width}, the width of a head"), found));
@@ -94,7 +107,7 @@ impl Model {
         for original in (4..24).map(|bits| 1usize << bits) {
             let same = factors.iter().enumerate().all(|(i, f)| {
                 let rule = given(f64::from(most), original as f64, i);
-                (rule - f64::from(*f)).abs() <= 1e-4 * rule
+                (rule - f64::from(*f)).abs() <= 1e-5 * rule
             });
             if same {
                 return Ok(json!({

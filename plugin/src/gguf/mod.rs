@@ -8,32 +8,66 @@
 //! llama.cpp turns pairs of neighbouring columns of a head where Hugging Face turns column i
 //! with i + half; converters therefore reorder the rows of q and k. Here they are put back,
 //! which is exact for quantized weights too, as their blocks run along a row.
+//!
+//! A file that is given as a model is imported into the user's [`Cache`], once.
 
 mod config;
+mod tensors;
 mod tokenizer;
 
 use crate::error::{Error, Result};
 use crate::llama::{LlamaConfig, model_spec};
-use crate::uqff::{self, Entry, Provenance, UQFF, UqffDirectory, WeightType};
-use candle_core::quantized::gguf_file::Value as Field;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{Device, Tensor};
-use reptune_adapters::gguf::{Gguf, TensorInfo};
+use crate::steered::Cache;
+use crate::uqff::{self, Provenance, UQFF, UqffDirectory};
+use reptune_adapters::gguf::{Gguf, Value as Field, llama};
 use reptune_adapters::low_rank::Projection;
-use std::borrow::Cow;
-use std::path::Path;
+use reptune_adapters::{Site, artefact};
+use std::path::{Path, PathBuf};
 
-/// Name of a projection in llama.cpp.
-pub fn name(p: Projection) -> &'static str {
-    match p {
-        Projection::QProj => "attn_q",
-        Projection::KProj => "attn_k",
-        Projection::VProj => "attn_v",
-        Projection::OProj => "attn_output",
-        Projection::GateProj => "ffn_gate",
-        Projection::UpProj => "ffn_up",
-        Projection::DownProj => "ffn_down",
+/// Files beside a GGUF that stand for its metadata, if the first of them is there.
+const BESIDE: [&str; 4] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// Whether `path` is a file called `.gguf`.
+pub fn is_gguf(path: &Path) -> bool {
+    path.is_file()
+        && path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+}
+
+/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there.
+///
+/// # Errors
+/// Those of [`import`].
+pub fn imported(
+    gguf: &Path,
+    cache: &Cache,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<PathBuf> {
+    let key = format!("gguf-{}", key(gguf)?);
+    cache.entry(&key, |out| import(gguf, out, progress))
+}
+
+/// Changes when the file does, or one beside it that counts. Lengths and times stand for the
+/// contents, which may take a minute to read.
+fn key(gguf: &Path) -> Result<String> {
+    let path = gguf.canonicalize();
+    let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
+    let beside = path.parent().unwrap_or(Path::new(""));
+    let mut parts = vec![format!("{} {path:?}", env!("CARGO_PKG_VERSION"))];
+    for file in [path.clone()]
+        .into_iter()
+        .chain(BESIDE.map(|name| beside.join(name)))
+    {
+        let told = std::fs::metadata(&file).and_then(|m| Ok((m.len(), m.modified()?)));
+        parts.push(format!("{:?}", told.ok()));
     }
+    Ok(artefact::sha256(parts.iter().map(String::as_bytes)))
 }
 
 /// An open GGUF of a Llama.
@@ -55,20 +89,21 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     let beside = model.companions(room.path())?;
     let config = LlamaConfig::read(&beside)?;
     let spec = model_spec(&config, &beside)?;
+    model.check_complete(&spec)?;
     let directory = UqffDirectory::create(out)?;
     let mut told = Provenance::of(&spec);
-    told.model = gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    told.model = gguf
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, told)?;
     for layer in 0..spec.layers {
-        for p in Projection::ALL {
-            let tensor = format!("blk.{layer}.{}.weight", name(p));
-            let heads = match p {
-                Projection::QProj => Some(spec.heads),
-                Projection::KProj => Some(spec.kv_heads),
-                _ => None,
-            };
-            let entry = model.entry(&tensor, p.shape(&spec), heads)?;
-            file.push(uqff::index(layer, p), &entry)?;
+        for projection in Projection::ALL {
+            let site = Site { layer, projection };
+            let heads = llama::heads(projection, &spec);
+            let entry = model.entry(&llama::name(site), projection.shape(&spec), heads)?;
+            file.push(uqff::index(layer, projection), &entry)?;
         }
         progress(layer + 1, spec.layers);
     }
@@ -76,7 +111,10 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
-    file.push(uqff::HEAD, &model.entry(head, (spec.vocab, spec.hidden), None)?)?;
+    file.push(
+        uqff::HEAD,
+        &model.entry(head, (spec.vocab, spec.hidden), None)?,
+    )?;
     file.finish()?;
     directory.commit(&spec, &beside, |tensor| {
         let theirs = match tensor.strip_prefix("model.layers.") {
@@ -99,6 +137,11 @@ impl Model {
         let model = Self {
             file: Gguf::open(path)?,
         };
+        let parts = model.value("split.count").and_then(whole);
+        if let Some(parts) = parts.filter(|n| *n > 1) {
+            let one = "1: join the parts with `llama-gguf-split --merge`";
+            return Err(model.wrong("split.count", one, parts.to_string()));
+        }
         match model.text("general.architecture")? {
             "llama" => Ok(model),
             other => Err(model.wrong(
@@ -110,76 +153,37 @@ impl Model {
     }
 
     /// Puts configuration and tokenizer into `room`.
-    fn companions(&self, room: &Path) -> Result<std::path::PathBuf> {
+    fn companions(&self, room: &Path) -> Result<PathBuf> {
         let write = |name: &str, json: &serde_json::Value| {
             let text = serde_json::to_vec_pretty(json).unwrap_or_default();
             let path = room.join(name);
             std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
         };
         write("config.json", &self.config()?)?;
-        let beside = self.file.path().parent().unwrap_or(Path::new("."));
-        if beside.join("tokenizer.json").is_file() {
-            for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
-                let from = beside.join(name);
-                if from.is_file() {
-                    std::fs::copy(&from, room.join(name))
-                        .map_err(|e| reptune_adapters::Error::read(from, e))?;
-                }
-            }
-        } else {
+        let beside = self.file.path().parent().unwrap_or(Path::new(""));
+        if !beside.join(BESIDE[0]).is_file() {
             let (tokenizer, config) = self.tokenizer()?;
             write("tokenizer.json", &tokenizer)?;
             write("tokenizer_config.json", &config)?;
+            return Ok(room.to_owned());
+        }
+        for name in BESIDE {
+            let from = beside.join(name);
+            if from.is_file() {
+                let copied = std::fs::copy(&from, room.join(name));
+                copied.map_err(|e| reptune_adapters::Error::read(from, e))?;
+            }
         }
         Ok(room.to_owned())
     }
 
-    /// A linear layer (O, I); `heads` of q and k, whose rows are put back in their order.
-    fn entry(&self, tensor: &str, shape: (usize, usize), heads: Option<usize>) -> Result<Entry> {
-        let info = self.expected(tensor, &[shape.0, shape.1])?;
-        let bytes = self.file.bytes(tensor)?;
-        let bytes = match heads {
-            Some(heads) => rows_put_back(&bytes, shape.0, heads),
-            None => bytes,
-        };
-        match info.dtype {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                let weight = floats(&bytes, info.dtype, &[shape.0, shape.1])?;
-                Entry::quantize(&weight, None, WeightType::F32)
-            }
-            dtype => Entry::ggml(dtype, shape, &bytes),
-        }
-    }
-
-    /// A tensor in f32.
-    fn tensor(&self, tensor: &str) -> Result<Tensor> {
-        let info = self.expected(tensor, &[])?;
-        floats(&self.file.bytes(tensor)?, info.dtype, &info.shape)
-    }
-
-    fn shaped(&self, tensor: &str, shape: &[usize]) -> Result<Tensor> {
-        self.expected(tensor, shape)?;
-        self.tensor(tensor)
-    }
-
-    /// The tensor's type and shape, which must be `shape` if that is not empty.
-    fn expected(&self, tensor: &str, shape: &[usize]) -> Result<&TensorInfo> {
-        match self.info(tensor) {
-            Some(info) if shape.is_empty() || info.shape == shape => Ok(info),
-            Some(info) => {
-                let found = format!("{:?}", info.shape);
-                Err(self.wrong(tensor, &format!("a tensor of shape {shape:?}"), found))
-            }
-            None => Err(self.wrong(tensor, "a tensor", "nothing".into())),
-        }
-    }
-
-    fn info(&self, tensor: &str) -> Option<&TensorInfo> {
-        self.file.tensor(tensor)
-    }
-
     fn rows(&self, tensor: &str) -> Result<usize> {
-        Ok(self.expected(tensor, &[])?.shape.first().copied().unwrap_or(0))
+        Ok(self
+            .expected(tensor, &[])?
+            .shape
+            .first()
+            .copied()
+            .unwrap_or(0))
     }
 
     fn value(&self, key: &str) -> Option<&Field> {
@@ -189,7 +193,7 @@ impl Model {
     fn text(&self, key: &str) -> Result<&str> {
         let text = self.value(key).and_then(|v| v.to_string().ok());
         let text = text.map(String::as_str);
-        text.ok_or_else(|| self.wrong(key, "a text", "another value, or none".into()))
+        text.ok_or_else(|| self.wrong(key, "a text", self.told(key)))
     }
 
     fn texts(&self, key: &str) -> Result<Vec<&str>> {
@@ -198,60 +202,65 @@ impl Model {
             let each = l.iter().map(|v| v.to_string().ok().map(String::as_str));
             each.collect::<Option<Vec<_>>>()
         });
-        texts.ok_or_else(|| self.wrong(key, "a list of texts", "another value, or none".into()))
+        texts.ok_or_else(|| self.wrong(key, "a list of texts", self.told(key)))
     }
 
     /// A positive whole number. Lists with one number for every block are taken where all
     /// are the same.
     fn count(&self, key: &str) -> Result<usize> {
-        let whole = |v: &Field| {
-            let n = v.to_u64().ok().or_else(|| u64::try_from(v.to_i64().ok()?).ok());
-            n.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
-        };
         let found = match self.value(key) {
             Some(Field::Array(list)) => match list.split_first() {
-                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => whole(first),
+                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => {
+                    whole(first)
+                }
                 _ => None,
             },
-            Some(value) => whole(value),
-            None => None,
+            value => value.and_then(whole),
         };
-        found.ok_or_else(|| self.wrong(key, "a positive number", "another value, or none".into()))
+        found.ok_or_else(|| self.wrong(key, "a positive whole number", self.told(key)))
     }
 
     fn number(&self, key: &str) -> Result<f64> {
         let value = self.value(key);
         let number = value.and_then(|v| {
             let short = v.to_f32().ok().map(|x| x.to_string().parse());
-            short.and_then(std::result::Result::ok).or_else(|| v.to_f64().ok())
+            short
+                .and_then(std::result::Result::ok)
+                .or_else(|| v.to_f64().ok())
         });
         let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
-        number.ok_or_else(|| self.wrong(key, "a positive number", "another value, or none".into()))
+        number.ok_or_else(|| self.wrong(key, "a positive number", self.told(key)))
+    }
+
+    /// What a field holds, in a few words.
+    fn told(&self, key: &str) -> String {
+        match self.value(key) {
+            None => "nothing".into(),
+            Some(Field::Array(list)) => format!("a list of {}", list.len()),
+            Some(value) => format!("{value:?}").chars().take(80).collect(),
+        }
     }
 
     fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
         let hint = "fetch the file again, or convert the model anew";
-        Error::model(self.file.path(), format!("`{place}`"), expected, found, hint)
+        Error::model(
+            self.file.path(),
+            format!("`{place}`"),
+            expected,
+            found,
+            hint,
+        )
     }
 }
 
-/// Row (h, k, j) of Hugging Face is row (h, j, k) of llama.cpp: head, half, place in it.
-fn rows_put_back(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let (row, width) = (bytes.len() / rows, rows / heads);
-    let half = width / 2;
-    let mut back = Vec::with_capacity(bytes.len());
-    for h in 0..heads {
-        for k in 0..2 {
-            for j in 0..half {
-                let from = (h * width + 2 * j + k) * row;
-                back.extend_from_slice(&bytes[from..from + row]);
-            }
-        }
-    }
-    back
-}
-
-fn floats(bytes: &[u8], dtype: GgmlDType, shape: &[usize]) -> Result<Tensor> {
-    let storage = QStorage::from_data(Cow::from(bytes), &Device::Cpu, dtype)?;
-    Ok(QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?)
+/// A positive whole number, of whatever type.
+fn whole(value: &Field) -> Option<usize> {
+    let n = match value {
+        Field::I8(n) => u64::try_from(*n).ok()?,
+        Field::I16(n) => u64::try_from(*n).ok()?,
+        Field::I32(n) => u64::try_from(*n).ok()?,
+        Field::I64(n) => u64::try_from(*n).ok()?,
+        other => other.to_u64().ok()?,
+    };
+    usize::try_from(n).ok().filter(|n| *n > 0)
 }

@@ -3,13 +3,21 @@
 //! Two kinds of tokenizer are known: byte-level BPE with its merges (`gpt2`), and the
 //! pieces of SentencePiece (`llama`), whose merges follow from their scores.
 
-use super::Model;
+use super::{Field, Model};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
 /// How Llama 3 cuts text into words.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// How llama.cpp cuts text where the file does not say, one pattern after the other.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
 
 /// What a token is, by the numbers of `tokenizer.ggml.token_type`.
 const UNKNOWN: i64 = 2;
@@ -50,8 +58,8 @@ impl Model {
             "llama" => self.pieces(&tokens, vocab)?,
             other => {
                 let found = format!("`{other}`");
-                let hint = "`gpt2` or `llama`; else put the model's tokenizer.json beside it";
-                return Err(self.wrong("tokenizer.ggml.model", hint, found));
+                let known = "`gpt2` or `llama`; else put the model's tokenizer.json beside it";
+                return Err(self.wrong("tokenizer.ggml.model", known, found));
             }
         };
         let special = |which: &str| {
@@ -61,8 +69,11 @@ impl Model {
         };
         let bos = special("bos");
         let adds = match self.value("tokenizer.ggml.add_bos_token") {
-            Some(value) => value.to_bool().unwrap_or(true),
-            None => true,
+            Some(value) => value.to_bool().map_err(|_| {
+                let found = "another value".into();
+                self.wrong("tokenizer.ggml.add_bos_token", "true or false", found)
+            })?,
+            None => parts.starts,
         };
         let start = bos.filter(|_| adds).map(|(id, token)| {
             json!({
@@ -93,10 +104,9 @@ impl Model {
             return Ok(vec![1; count]);
         };
         let list = value.to_vec().ok().filter(|l| l.len() == count);
-        let list = list.ok_or_else(|| {
-            self.wrong(key, &format!("{count} numbers"), "another list".into())
-        })?;
-        let number = |v: &super::Field| v.to_i32().map_or(1, i64::from);
+        let list = list
+            .ok_or_else(|| self.wrong(key, &format!("{count} numbers"), "another list".into()))?;
+        let number = |v: &Field| v.to_i32().map_or(1, i64::from);
         Ok(list.iter().map(number).collect())
     }
 
@@ -107,31 +117,37 @@ impl Model {
             Some(_) => self.text("tokenizer.ggml.pre")?,
             None => "default",
         };
-        let words = |regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
+        let llama_3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+        let words = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+        let cut = |patterns: &[&str]| {
+            let mut all: Vec<Value> = patterns
+                .iter()
+                .map(|regex| {
+                    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+                })
+                .collect();
+            all.push(words(false));
+            json!({"type": "Sequence", "pretokenizers": all})
         };
-        let (pre_tokenizer, ignore_merges) = match pre {
-            "llama-bpe" | "llama3" | "llama-v3" => {
-                let split = json!({
-                    "type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated", "invert": false,
-                });
-                let both = json!({"type": "Sequence", "pretokenizers": [split, words(false)]});
-                (both, true)
-            }
-            "default" | "gpt-2" => (words(true), false),
+        let pre_tokenizer = match pre {
+            _ if llama_3 => cut(&[LLAMA_3]),
+            "default" => cut(&DEFAULT),
+            "gpt-2" => words(true),
             other => {
-                let hint = "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
-                return Err(self.wrong("tokenizer.ggml.pre", hint, format!("`{other}`")));
+                let known =
+                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
+                return Err(self.wrong("tokenizer.ggml.pre", known, format!("`{other}`")));
             }
         };
         Ok(Parts {
+            starts: llama_3,
             normalizer: Value::Null,
             pre_tokenizer,
             decoder: words(true),
             model: json!({
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges,
+                "ignore_merges": llama_3, "vocab": vocab, "merges": merges,
             }),
         })
     }
@@ -144,12 +160,19 @@ impl Model {
             .and_then(|v| v.to_vec().ok())
             .map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
         let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| {
-            self.wrong(key, &format!("{} numbers", tokens.len()), "another list".into())
+            self.wrong(
+                key,
+                &format!("{} numbers", tokens.len()),
+                "another list".into(),
+            )
         })?;
         let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new(); // left, right, both
         for (id, token) in tokens.iter().enumerate() {
-            let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+            let cuts = token
+                .char_indices()
+                .skip(1)
+                .map(|(at, _)| token.split_at(at));
             let mut all: Vec<_> = cuts
                 .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)))
                 .collect();
@@ -168,7 +191,9 @@ impl Model {
         };
         let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let normalizer = match prefix {
-            true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]}),
+            true => {
+                json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]})
+            }
             false => space,
         };
         let mut decoders = vec![
@@ -182,6 +207,7 @@ impl Model {
         let unknown = self.value("tokenizer.ggml.unknown_token_id");
         let unknown = unknown.and_then(|v| v.to_u32().ok()).unwrap_or(0) as usize;
         Ok(Parts {
+            starts: true,
             normalizer,
             pre_tokenizer: Value::Null,
             decoder: json!({"type": "Sequence", "decoders": decoders}),
@@ -196,6 +222,8 @@ impl Model {
 
 /// What differs from kind to kind.
 struct Parts {
+    /// Whether llama.cpp puts a begin-of-text token where the file does not say.
+    starts: bool,
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,

@@ -3,7 +3,7 @@
 use super::config::LlamaConfig;
 use crate::error::{Error, Result};
 use reptune_adapters::ModelSpec;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::low_rank::{Projection, Site};
 use reptune_adapters::tensor_file::{TensorFile, shards};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -33,6 +33,23 @@ impl Checkpoint {
     /// # Errors
     /// Names the first file and tensor that is wrong.
     pub fn check(&self, config: &LlamaConfig, spec: &ModelSpec) -> Result<()> {
+        let blocks =
+            (0..spec.layers).flat_map(|layer| norms(spec, layer).chain(linears(spec, layer)));
+        let head = (!config.tie_word_embeddings)
+            .then(|| ("lm_head.weight".into(), vec![spec.vocab, spec.hidden]));
+        self.holds(ends(spec).chain(blocks).chain(head))
+    }
+
+    /// Checks the headers of what lies beside a UQFF: embeddings and norms.
+    ///
+    /// # Errors
+    /// Names the first file and tensor that is wrong.
+    pub fn check_residual(&self, spec: &ModelSpec) -> Result<()> {
+        self.holds(ends(spec).chain((0..spec.layers).flat_map(|layer| norms(spec, layer))))
+    }
+
+    /// Stops at the first tensor that is not there, however many are expected.
+    fn holds(&self, expected: impl Iterator<Item = Expected>) -> Result<()> {
         let mut found = BTreeMap::new();
         for file in &self.files {
             let open = TensorFile::open(file)?;
@@ -42,7 +59,7 @@ impl Checkpoint {
                 }
             }
         }
-        for (name, shape) in expected(config, spec) {
+        for (name, shape) in expected {
             let Some((file, actual, dtype)) = found.get(&name) else {
                 let place = self
                     .files
@@ -80,22 +97,31 @@ impl Checkpoint {
     }
 }
 
-/// Names and shapes of all tensors of a Llama.
-fn expected(config: &LlamaConfig, spec: &ModelSpec) -> Vec<(String, Vec<usize>)> {
+/// Name and shape of a tensor.
+type Expected = (String, Vec<usize>);
+
+/// The tensors outside the blocks, but for the output head.
+fn ends(spec: &ModelSpec) -> impl Iterator<Item = Expected> {
     let (h, v) = (spec.hidden, spec.vocab);
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, h])];
-    for layer in 0..spec.layers {
-        let at = |name: &str| format!("model.layers.{layer}.{name}.weight");
-        all.push((at("input_layernorm"), vec![h]));
-        all.push((at("post_attention_layernorm"), vec![h]));
-        for p in Projection::ALL {
-            let (o, i) = p.shape(spec);
-            all.push((at(p.path()), vec![o, i]));
-        }
-    }
-    all.push(("model.norm.weight".into(), vec![h]));
-    if !config.tie_word_embeddings {
-        all.push(("lm_head.weight".into(), vec![v, h]));
-    }
-    all
+    [
+        ("model.embed_tokens.weight", vec![v, h]),
+        ("model.norm.weight", vec![h]),
+    ]
+    .into_iter()
+    .map(|(name, shape)| (name.to_owned(), shape))
+}
+
+fn norms(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
+    let h = spec.hidden;
+    ["input_layernorm", "post_attention_layernorm"]
+        .into_iter()
+        .map(move |name| (format!("model.layers.{layer}.{name}.weight"), vec![h]))
+}
+
+fn linears(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
+    Projection::ALL.into_iter().map(move |projection| {
+        let (o, i) = projection.shape(spec);
+        let site = Site { layer, projection };
+        (format!("{site}.weight"), vec![o, i])
+    })
 }

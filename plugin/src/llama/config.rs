@@ -3,7 +3,10 @@
 use crate::error::{Error, Result};
 use reptune_adapters::artefact;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The longest context taken: that of the longest Llama 3 published.
+const LONGEST: usize = 1 << 22;
 
 /// The numbers of a Llama's `config.json`.
 #[derive(Debug, Clone)]
@@ -20,6 +23,7 @@ pub struct LlamaConfig {
     pub tie_word_embeddings: bool,
     /// The whole file.
     json: Value,
+    path: PathBuf,
 }
 
 impl LlamaConfig {
@@ -69,36 +73,53 @@ impl LlamaConfig {
             ));
         }
         for key in ["attention_bias", "mlp_bias"] {
-            if json[key] == true {
+            if !matches!(json[key], Value::Null | Value::Bool(false)) {
                 return Err(Error::model(
                     path,
                     format!("key `{key}`"),
                     "false",
-                    "true",
+                    json[key].to_string(),
                     "Llamas with biases are not taken",
                 ));
             }
         }
-        if let Some(act) = json["hidden_act"].as_str().filter(|a| *a != "silu") {
+        if !json["hidden_act"].is_null() && json["hidden_act"] != "silu" {
             return Err(Error::model(
                 path,
                 "key `hidden_act`",
-                "silu",
-                act,
+                "\"silu\"",
+                json["hidden_act"].to_string(),
                 "other activations are not taken",
             ));
         }
-        let number = |key: &str, default: Option<usize>| match json[key].as_u64() {
-            Some(n) if n > 0 => Ok(n as usize),
-            _ => default.ok_or_else(|| {
-                Error::model(
-                    path,
-                    format!("key `{key}`"),
-                    "a positive number",
-                    json[key].to_string(),
-                    "fetch the file again",
-                )
-            }),
+        let wrong = |key: &str, expected: &str| {
+            let hint = "fetch the file again";
+            Error::model(
+                path,
+                format!("key `{key}`"),
+                expected,
+                json[key].to_string(),
+                hint,
+            )
+        };
+        // Only what is left out has a default; what is of another type is wrong.
+        let number = |key: &str, default: Option<usize>| match (&json[key], default) {
+            (Value::Null, Some(default)) => Ok(default),
+            (value, _) => match value.as_u64().map(usize::try_from) {
+                Some(Ok(n)) if n > 0 => Ok(n),
+                _ => Err(wrong(key, "a positive whole number")),
+            },
+        };
+        let rms_norm_eps = match &json["rms_norm_eps"] {
+            Value::Null => 1e-6,
+            eps => (eps.as_f64().filter(|eps| *eps >= 0.))
+                .ok_or_else(|| wrong("rms_norm_eps", "a number, not below 0"))?,
+        };
+        let tie_word_embeddings = match &json["tie_word_embeddings"] {
+            Value::Null => false,
+            tied => {
+                (tied.as_bool()).ok_or_else(|| wrong("tie_word_embeddings", "true or false"))?
+            }
         };
         let heads = number("num_attention_heads", None)?;
         let config = Self {
@@ -108,17 +129,31 @@ impl LlamaConfig {
             num_hidden_layers: number("num_hidden_layers", None)?,
             num_attention_heads: heads,
             num_key_value_heads: number("num_key_value_heads", Some(heads))?,
-            rms_norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6),
+            rms_norm_eps,
             max_position_embeddings: number("max_position_embeddings", Some(2048))?,
-            tie_word_embeddings: json["tie_word_embeddings"].as_bool().unwrap_or(false),
+            tie_word_embeddings,
             json: Value::Null,
+            path: path.to_owned(),
         };
         let head_dim = number("head_dim", Some(config.head_dim()))?;
-        if head_dim * heads != config.hidden_size || heads % config.num_key_value_heads != 0 {
+        // mistral.rs computes the angles of all positions when it loads a model
+        if config.max_position_embeddings > LONGEST {
+            return Err(Error::model(
+                path,
+                "key `max_position_embeddings`",
+                format!("at most {LONGEST}"),
+                config.max_position_embeddings.to_string(),
+                "give the length that you need; the angles of all positions are kept in memory",
+            ));
+        }
+        if head_dim.checked_mul(heads) != Some(config.hidden_size)
+            || !head_dim.is_multiple_of(2)
+            || !heads.is_multiple_of(config.num_key_value_heads)
+        {
             return Err(Error::model(
                 path,
                 "key `num_attention_heads`",
-                "heads that divide hidden_size, in equal groups",
+                "heads of even width that divide hidden_size, in equal groups",
                 format!(
                     "hidden_size {}, {heads} heads of {head_dim}, {} key/value heads",
                     config.hidden_size, config.num_key_value_heads
@@ -158,6 +193,11 @@ impl LlamaConfig {
             true => "model.embed_tokens.weight",
             false => "lm_head.weight",
         }
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file as mistral.rs's own configuration type takes it.

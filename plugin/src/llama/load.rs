@@ -8,6 +8,8 @@ use super::config::LlamaConfig;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
+use crate::gguf;
+use crate::steered::Cache;
 use crate::uqff::{self, Entry, UqffFile};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
@@ -88,11 +90,15 @@ fn split(p: Projection) -> Split {
 
 impl Llama {
     /// Loads a directory: Hugging Face safetensors, or a UQFF (a directory with
-    /// `.uqff` beside `residual.safetensors`, or the `.uqff` file itself).
+    /// `.uqff` beside `residual.safetensors`, or the `.uqff` file itself), or a GGUF file.
     ///
     /// # Errors
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
+        if gguf::is_gguf(path) {
+            let directory = gguf::imported(path, &Cache::open()?, &mut |_, _| {})?;
+            return Self::load(&directory, options);
+        }
         let device = Device::Cpu;
         let directory = if path.is_file() {
             path.parent().unwrap_or(path)
@@ -187,7 +193,11 @@ impl Llama {
                 "copy it from where the UQFF was written",
             ));
         }
-        let vb = var_builder(&[residual], &device)?;
+        let beside = Checkpoint {
+            files: vec![residual],
+        };
+        beside.check_residual(&spec)?;
+        let vb = var_builder(&beside.files, &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let read = |index: usize, shape: (usize, usize), split: Option<Split>| -> Result<Weight> {
             let entry = files.entry(index)?;

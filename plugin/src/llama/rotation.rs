@@ -20,22 +20,36 @@ pub(super) struct RotationTable {
 }
 
 impl RotationTable {
-    pub(super) fn new(config: &LlamaConfig, device: &Device) -> Result<Self> {
+    /// # Errors
+    /// When mistral.rs does not take the rope settings, or angles are not finite.
+    pub(super) fn new(config: &LlamaConfig, device: &Device) -> crate::Result<Self> {
+        let wrong = |found: String| {
+            crate::Error::model(
+                config.path(),
+                "keys `rope_theta`, `rope_scaling`",
+                "rope settings of a Llama that mistral.rs 0.8.1 takes",
+                found,
+                "fetch the file again",
+            )
+        };
         // models::llama::Config is private by name; inference names it.
         let runtime_config =
-            serde_json::from_value(config.for_runtime()).map_err(candle_core::Error::wrap)?;
-        Ok(Self {
-            embedding: Llama3RotaryEmbedding::new_llama3(
-                DType::F32,
-                &runtime_config,
-                device,
-                true,
-            )?,
+            serde_json::from_value(config.for_runtime()).map_err(|e| wrong(e.to_string()))?;
+        let embedding =
+            Llama3RotaryEmbedding::new_llama3(DType::F32, &runtime_config, device, true)
+                .map_err(|e| wrong(e.to_string()))?;
+        let table = Self {
+            embedding,
             half: config.head_dim() / 2,
             context: config.max_position_embeddings,
             device: device.clone(),
             known: Mutex::default(),
-        })
+        };
+        let (cosines, sines) = table.probe(table.context.min(2))?;
+        match cosines.iter().chain(&sines).all(|x| x.is_finite()) {
+            true => Ok(table),
+            false => Err(wrong("settings whose angles are not finite".into())),
+        }
     }
 
     /// The rotation of rows at `positions`.

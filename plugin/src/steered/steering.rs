@@ -52,7 +52,7 @@ impl Steering {
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let part = Part {
-            set: DirectionSet::load(&file)?,
+            set: DirectionSet::open(&file)?,
             hash: artefact::sha256([artefact::read(&file)?.as_slice()]),
             file,
             layers: Vec::new(),

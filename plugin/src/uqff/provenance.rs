@@ -59,6 +59,9 @@ pub struct Steered {
     pub coeff: f64,
     /// The unit direction of every layer.
     pub directions: BTreeMap<usize, Floats>,
+    /// Norms of the vectors, where they are applied as they were stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norms: Option<BTreeMap<usize, f64>>,
 }
 
 /// Numbers that are written bit for bit: base64 of little-endian f32.
@@ -105,6 +108,10 @@ impl Steered {
                 .layers()
                 .filter_map(|l| floats(l).transpose())
                 .collect::<Result<_>>()?,
+            norms: intervention
+                .layers()
+                .map(|l| Some((l, intervention.norm(l)?)))
+                .collect(),
         })
     }
 
@@ -114,15 +121,20 @@ impl Steered {
     /// When it has no layer, or coeff is not finite.
     pub fn with(&self, coeff: f64) -> Result<Intervention> {
         let direction = |(layer, unit): (&usize, &Floats)| {
-            let unit = unit.0.clone();
-            (*layer, Direction { unit, norm: 1. })
+            let norm = self.norms.as_ref().and_then(|n| n.get(layer));
+            let (unit, norm) = (unit.0.clone(), norm.copied().unwrap_or(1.));
+            (*layer, Direction { unit, norm })
         };
         let set = DirectionSet {
             layers: self.directions.iter().map(direction).collect(),
             provenance: Default::default(),
         };
         let layers: Vec<usize> = self.directions.keys().copied().collect();
-        Ok(Intervention::new(&set, &layers, coeff, self.operator)?.at(self.point))
+        let intervention = match self.norms {
+            Some(_) => Intervention::as_stored(&set, &layers, coeff)?,
+            None => Intervention::new(&set, &layers, coeff, self.operator)?,
+        };
+        Ok(intervention.at(self.point))
     }
 }
 

@@ -130,6 +130,7 @@ fn found(
         pairs: captured.pairs(),
         pairs_captured: captured.asked(),
         residual_norms,
+        origin: String::new(),
     };
     Ok(Extracted {
         directions: DirectionSet { layers, provenance },

@@ -84,7 +84,7 @@ fn is_addition(operator: &Operator) -> bool {
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
-    let set = DirectionSet::load(path)?;
+    let set = DirectionSet::open(path)?;
     set.check_model(path, model)?;
     Ok(set)
 }

@@ -1,0 +1,173 @@
+//! Low-rank updates as llama.cpp takes them: a GGUF with `lora_a` (R, I) and `lora_b` (O, R)
+//! of every weight.
+//!
+//! It applies `alpha / rank * B A`, with one alpha for the file and the rank of each B. Where
+//! scales differ the difference goes into B. Rows of B of q and k are in llama.cpp's order.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, GgufWriter, Value, llama};
+use crate::host::ModelSpec;
+use crate::low_rank::{LowRank, LowRankUpdate};
+use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const ALPHA: &str = "adapter.lora.alpha";
+
+/// Writes `update`, which is for `model`.
+///
+/// # Errors
+/// When a site is tuned in full, `update` is empty or for another model, or the file cannot
+/// be written.
+pub fn write(path: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<()> {
+    update.check_model(path, model)?;
+    if let Some((site, _)) = update.sites.iter().find(|(_, l)| l.full.is_some()) {
+        return Err(Error::Unsupported {
+            what: format!("{site}, a full delta, in a GGUF adapter"),
+            reason: "llama.cpp has factors alone; merge it instead".into(),
+        });
+    }
+    let Some(first) = update.sites.values().next() else {
+        return Err(Error::value(
+            "adapter",
+            "at least one site",
+            "none",
+            "tune some first",
+        ));
+    };
+    let alpha = (first.scale * first.rank() as f64) as f32;
+    let mut file = GgufWriter::new("llama");
+    file.text("general.type", "adapter");
+    file.text("adapter.type", "lora");
+    file.set(ALPHA, Value::F32(alpha));
+    for (site, l) in &update.sites {
+        let numbers = |t: &Tensor| -> Result<Vec<f32>> {
+            Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        };
+        let (a, mut b) = (numbers(&l.a)?, numbers(&l.b)?);
+        let (o, i) = site.projection.shape(model);
+        // of 1 where all scales are the same
+        let factor = (l.scale / (f64::from(alpha) / l.rank() as f64)) as f32;
+        if factor != 1. {
+            b.iter_mut().for_each(|x| *x *= factor);
+        }
+        if let Some(heads) = llama::heads(site.projection, model) {
+            b = llama::to_llama_cpp(&b, o, heads);
+        }
+        let name = llama::name(*site);
+        file.floats(&format!("{name}.lora_a"), &[l.rank(), i], &a)?;
+        file.floats(&format!("{name}.lora_b"), &[o, l.rank()], &b)?;
+    }
+    file.write(path)?;
+    Ok(())
+}
+
+/// Reads an adapter of llama.cpp for `model`.
+///
+/// # Errors
+/// When it is none, is of another kind (each is named), or does not fit the model.
+pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
+    let file = Gguf::open(path)?;
+    let wrong = |place: String, expected: String, found: String| {
+        let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is taken";
+        Error::content(path, place, expected, found, hint)
+    };
+    for (key, expected) in [
+        ("general.type", "adapter"),
+        ("general.architecture", "llama"),
+        ("adapter.type", "lora"),
+    ] {
+        let found = file.text(key)?.unwrap_or("nothing");
+        if found != expected {
+            return Err(wrong(
+                format!("`{key}`"),
+                format!("`{expected}`"),
+                format!("`{found}`"),
+            ));
+        }
+    }
+    if file.value("adapter.alora.invocation_tokens").is_some() {
+        return Err(Error::Unsupported {
+            what: format!("{}: an activated LoRA", path.display()),
+            reason: "it is switched on by tokens; only plain LoRA is taken".into(),
+        });
+    }
+    let alpha = file
+        .value(ALPHA)
+        .and_then(|v| v.to_f32().ok())
+        .unwrap_or(0.);
+    if !alpha.is_finite() {
+        return Err(wrong(
+            format!("`{ALPHA}`"),
+            "a finite number".into(),
+            alpha.to_string(),
+        ));
+    }
+    let mut sites = BTreeMap::new();
+    for name in file.tensors().keys() {
+        let place = || format!("tensor `{name}`");
+        let weight = name
+            .strip_suffix(".lora_a")
+            .or(name.strip_suffix(".lora_b"));
+        let site = weight
+            .and_then(llama::site)
+            .filter(|s| s.layer < model.layers);
+        let Some(site) = site else {
+            let expected = format!("a factor of a weight of blocks 0 to {}", model.layers - 1);
+            return Err(wrong(place(), expected, format!("`{name}`")));
+        };
+        if let Some(weight) = name.strip_suffix(".lora_b") {
+            let a = format!("{weight}.lora_a");
+            match file.tensor(&a) {
+                Some(_) => continue,
+                None => {
+                    return Err(wrong(
+                        format!("tensor `{a}`"),
+                        "a tensor".into(),
+                        "nothing".into(),
+                    ));
+                }
+            }
+        }
+        let (o, i) = site.projection.shape(model);
+        let rank = file
+            .tensor(name)
+            .and_then(|t| t.shape.first())
+            .copied()
+            .unwrap_or(0);
+        let take = |suffix: &str, shape: [usize; 2]| -> Result<Vec<f32>> {
+            let name = format!("{}.{suffix}", llama::name(site));
+            match file.tensor(&name) {
+                Some(t) if t.shape == shape && rank > 0 => file.floats(&name),
+                other => Err(wrong(
+                    format!("tensor `{name}`"),
+                    format!("shape {shape:?}, of rank 1 or more"),
+                    other.map_or("nothing".into(), |t| format!("{:?}", t.shape)),
+                )),
+            }
+        };
+        let a = take("lora_a", [rank, i])?;
+        let mut b = take("lora_b", [o, rank])?;
+        if let Some(heads) = llama::heads(site.projection, model) {
+            b = llama::from_llama_cpp(&b, o, heads);
+        }
+        let low_rank = LowRank {
+            a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
+            b: Tensor::from_vec(b, (o, rank), &Device::Cpu)?,
+            scale: match alpha {
+                0. => 1.,
+                alpha => f64::from(alpha) / rank as f64,
+            },
+            full: None,
+        };
+        sites.insert(site, low_rank);
+    }
+    match sites.is_empty() {
+        true => Err(wrong(
+            "tensors".into(),
+            "at least one `lora_a`".into(),
+            "none".into(),
+        )),
+        false => Ok(LowRankUpdate { sites }),
+    }
+}

@@ -1,0 +1,152 @@
+//! Files of our own, which carry a hash: damaged they are refused, or are what they were.
+
+use crate::change::{changed, changes};
+use crate::{config, reads};
+use anyhow::Result;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use reptune::inspect::inspect;
+use reptune::llama::{LlamaConfig, model_spec};
+use reptune_adapters::direction::{Direction, Provenance};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::patch::{self, Patch};
+use reptune_adapters::{DirectionSet, Error, LowRank, LowRankUpdate, ModelSpec, Site, delta_file};
+use reptune_tests::{bits, fixture};
+use std::path::Path;
+
+fn spec() -> Result<ModelSpec> {
+    let model = fixture("tiny-llama2");
+    Ok(model_spec(&LlamaConfig::read(&model)?, &model)?)
+}
+
+fn directions() -> Result<DirectionSet> {
+    let direction = |l: usize| {
+        let v: Vec<f64> = (0..32).map(|i| ((i * (l + 2)) as f64).sin()).collect();
+        Ok((l, Direction::new(&v)?))
+    };
+    Ok(DirectionSet {
+        layers: (1..4).map(direction).collect::<Result<_>>()?,
+        provenance: Provenance {
+            model: "tiny".into(),
+            model_layers: 4,
+            residual_norms: (0..4).map(|l| (l, 1.5)).collect(),
+            ..Provenance::default()
+        },
+    })
+}
+
+fn update(spec: &ModelSpec) -> Result<LowRankUpdate> {
+    let mut update = LowRankUpdate::init(
+        spec,
+        &[1],
+        &[Projection::VProj, Projection::OProj],
+        2,
+        3.,
+        5,
+    )?;
+    let site = Site {
+        layer: 2,
+        projection: Projection::KProj,
+    };
+    update.make_direct(spec, &[site])?;
+    Ok(update)
+}
+
+fn content(update: &LowRankUpdate) -> Vec<(String, u64, Vec<u32>)> {
+    let of = |l: &LowRank| l.factors().into_iter().flat_map(|(_, t)| bits(t)).collect();
+    let all = update.sites.iter();
+    all.map(|(site, l)| (site.to_string(), l.scale.to_bits(), of(l)))
+        .collect()
+}
+
+/// Whether `path` changed as `changes` say is refused, or reads as before.
+fn noticed<T: PartialEq>(
+    path: &Path,
+    (near, changes): (bool, &[crate::change::Change]),
+    read: impl Fn() -> reptune_adapters::Result<T>,
+) {
+    let wanted = read().expect("good");
+    let good = std::fs::read(path).expect("bytes");
+    let reach = if near { 1500 } else { usize::MAX };
+    std::fs::write(path, changed(&good, reach, changes)).expect("write");
+    let directory = path.parent().expect("a directory");
+    if let Ok(found) = reads(directory, &read) {
+        assert!(found == wanted, "damage was not noticed");
+    }
+    let _ = reads(directory, || inspect(path, &mut |_, _| ()));
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn damaged_directions_are_noticed(changes in changes(), near: bool) {
+        let room = tempfile::tempdir().expect("room");
+        let path = room.path().join("d.safetensors");
+        directions().and_then(|d| Ok(d.save(&path)?)).expect("directions");
+        noticed(&path, (near, &changes), || DirectionSet::load(&path));
+    }
+
+    #[test]
+    fn damaged_updates_are_noticed(changes in changes(), near: bool) {
+        let room = tempfile::tempdir().expect("room");
+        let spec = spec().expect("a model");
+        delta_file::save(room.path(), &update(&spec).expect("an update"), &spec).expect("write");
+        let path = room.path().join(delta_file::FILE);
+        noticed(&path, (near, &changes), || Ok(content(&delta_file::load(room.path(), &spec)?)));
+    }
+
+    #[test]
+    fn arbitrary_files_are_no_artefact(bytes in vec(any::<u8>(), 0..80), name in 0usize..6) {
+        let room = tempfile::tempdir().expect("room");
+        let names = ["x.safetensors", "x.uqff", delta_file::FILE, "adapter_model.safetensors", "x", "x.gguf"];
+        let path = room.path().join(names[name]);
+        std::fs::write(&path, &bytes).expect("write");
+        let told = reads(room.path(), || inspect(&path, &mut |_, _| ()));
+        prop_assert!(told.is_err(), "{told:?}");
+    }
+
+    #[test]
+    fn a_redo_file_that_is_not_ours_changes_nothing(rest in vec(any::<u8>(), 0..90), begun: bool) {
+        let room = tempfile::tempdir().expect("room");
+        let path = room.path().join("m.uqff");
+        std::fs::write(&path, b"as it was").expect("write");
+        let start: &[u8] = if begun { b"reptune redo 1\n" } else { b"" };
+        std::fs::write(room.path().join(".m.uqff.redo"), [start, &rest].concat()).expect("write");
+        let message = reads(room.path(), || patch::recover(&path)).expect_err("refused");
+        prop_assert!(message.contains("m.uqff.redo: file: expected patches with their hash"), "{message}");
+        prop_assert_eq!(std::fs::read(&path).expect("bytes"), b"as it was");
+    }
+}
+
+#[test]
+fn a_redo_file_reaches_no_further_than_its_file() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let (path, redo) = (room.path().join("m"), room.path().join(".m.redo"));
+    std::fs::write(&path, b"as it was")?;
+    for (offset, length) in [(5, 5u64), (u64::MAX, 1), (0, u64::MAX), (1 << 40, 0)] {
+        let mut body = [offset, length].map(u64::to_le_bytes).concat();
+        body.resize(body.len() + length.min(5) as usize, b'!');
+        let hash = reptune_adapters::artefact::sha256([body.as_slice()]);
+        let bytes = [b"reptune redo 1\n", hash.as_bytes(), &body].concat();
+        std::fs::write(&redo, bytes)?;
+        let message = reads(room.path(), || patch::recover(&path)).expect_err("refused");
+        assert!(
+            message.contains("a file of 9 bytes") || message.contains("patches with their hash"),
+            "{offset}, {length}: {message}"
+        );
+        assert_eq!(std::fs::read(&path)?, b"as it was");
+        std::fs::remove_file(&redo)?;
+    }
+    let beyond = Patch {
+        offset: 8,
+        bytes: b"!!".to_vec(),
+    };
+    let refused = patch::apply::<Error>(&path, || Ok(vec![beyond])).expect_err("beyond the end");
+    assert!(
+        refused.to_string().contains("a file of 9 bytes"),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read(&path)?, b"as it was");
+    Ok(())
+}
