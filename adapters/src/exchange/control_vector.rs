@@ -50,13 +50,12 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         ));
     }
     let p = &set.provenance;
-    let mut file = GgufWriter::default();
-    file.text("general.architecture", ARCHITECTURE);
+    let mut file = GgufWriter::new(ARCHITECTURE);
     file.text("controlvector.model_hint", "llama");
-    file.value("controlvector.layer_count", Value::I32(layers.len() as i32));
-    file.value("glp.spec_version", Value::U32(1));
+    file.set("controlvector.layer_count", Value::I32(layers.len() as i32));
+    file.set("glp.spec_version", Value::U32(1));
     file.text("glp.mode", "add");
-    file.value("glp.alpha_default", Value::F32(1.));
+    file.set("glp.alpha_default", Value::F32(1.));
     file.text("glp.hook_point", HOOK);
     file.text("glp.derived_at", HOOK);
     file.text("glp.method", p.method.as_str());
@@ -73,7 +72,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
             }
         };
         all.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
-        file.floats(&format!("{NAME}{layer}"), &[vector.len()], &vector);
+        file.floats(&format!("{NAME}{layer}"), &[vector.len()], &vector)?;
     }
     file.text("glp.content_sha256", artefact::sha256([all.as_slice()]));
     if length == Length::Unit {
@@ -101,7 +100,8 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
             file.text(&format!("reptune.{key}"), value);
         }
     }
-    file.write(path)
+    file.write(path)?;
+    Ok(())
 }
 
 /// Reads a control vector; layer N of the file is our layer N + `offset`.
@@ -114,7 +114,7 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
     let wrong = |place: &str, expected: &str, found: String, hint: &str| {
         Error::content(path, place, expected, found, hint)
     };
-    let architecture = file.text("general.architecture").unwrap_or("nothing");
+    let architecture = file.text("general.architecture")?.unwrap_or("nothing");
     if architecture != ARCHITECTURE {
         return Err(wrong(
             "`general.architecture`",
@@ -157,7 +157,7 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
     if vectors.contains_key(&0) {
         notes.push("it has direction.0, with which llama.cpp refuses it; taken here".into());
     }
-    if file.text("reptune.format") == Some(FORMAT) {
+    if file.text("reptune.format")? == Some(FORMAT) {
         if offset != 0 {
             return Err(Error::value(
                 "layer offset",
@@ -169,10 +169,10 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
         let set = ours(&file, vectors)?;
         return Ok(Read { set, notes });
     }
-    let hint = file.text("controlvector.model_hint").unwrap_or_default();
+    let hint = file.text("controlvector.model_hint")?.unwrap_or_default();
     let method = file
-        .text("glp.method")
-        .or(file.text("controlvector.method"));
+        .text("glp.method")?
+        .or(file.text("controlvector.method")?);
     let mut set = foreign(path, vectors, (offset, hint), "GGUF control vector".into())?;
     if let Some(method) = method {
         set.provenance.method = method.to_owned();
@@ -189,7 +189,7 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
 
 /// Refuses what is no addition behind whole blocks.
 fn kind(file: &Gguf) -> Result<Vec<String>> {
-    let mode = file.text("glp.mode");
+    let mode = file.text("glp.mode")?;
     let refused = |what: String, reason: &str| {
         Err(Error::Unsupported {
             what: format!("{}: {what}", file.path().display()),
@@ -208,7 +208,7 @@ fn kind(file: &Gguf) -> Result<Vec<String>> {
         Some(other) => return refused(format!("`glp.mode` = {other}"), "only `add` is known"),
     }
     for key in ["glp.hook_point", "glp.derived_at"] {
-        match file.text(key) {
+        match file.text(key)? {
             None | Some(HOOK) => {}
             Some(other) => {
                 return refused(
@@ -246,6 +246,8 @@ fn kind(file: &Gguf) -> Result<Vec<String>> {
 fn ours(file: &Gguf, vectors: BTreeMap<i64, Vec<f32>>) -> Result<DirectionSet> {
     let get = |key: &str| {
         file.text(&format!("reptune.{key}"))
+            .ok()
+            .flatten()
             .unwrap_or_default()
             .to_owned()
     };
@@ -259,7 +261,7 @@ fn ours(file: &Gguf, vectors: BTreeMap<i64, Vec<f32>>) -> Result<DirectionSet> {
         .flat_map(|x| x.to_le_bytes())
         .collect();
     let (told, found) = (
-        file.text("glp.content_sha256").unwrap_or_default(),
+        file.text("glp.content_sha256")?.unwrap_or_default(),
         artefact::sha256([bytes.as_slice()]),
     );
     if told != found {

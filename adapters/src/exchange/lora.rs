@@ -36,11 +36,10 @@ pub fn write(path: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<(
         ));
     };
     let alpha = (first.scale * first.rank() as f64) as f32;
-    let mut file = GgufWriter::default();
+    let mut file = GgufWriter::new("llama");
     file.text("general.type", "adapter");
-    file.text("general.architecture", "llama");
     file.text("adapter.type", "lora");
-    file.value(ALPHA, Value::F32(alpha));
+    file.set(ALPHA, Value::F32(alpha));
     for (site, l) in &update.sites {
         let numbers = |t: &Tensor| -> Result<Vec<f32>> {
             Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
@@ -56,10 +55,11 @@ pub fn write(path: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<(
             b = llama::to_llama_cpp(&b, o, heads);
         }
         let name = llama::name(*site);
-        file.floats(&format!("{name}.lora_a"), &[l.rank(), i], &a);
-        file.floats(&format!("{name}.lora_b"), &[o, l.rank()], &b);
+        file.floats(&format!("{name}.lora_a"), &[l.rank(), i], &a)?;
+        file.floats(&format!("{name}.lora_b"), &[o, l.rank()], &b)?;
     }
-    file.write(path)
+    file.write(path)?;
+    Ok(())
 }
 
 /// Reads an adapter of llama.cpp for `model`.
@@ -77,7 +77,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
         ("general.architecture", "llama"),
         ("adapter.type", "lora"),
     ] {
-        let found = file.text(key).unwrap_or("nothing");
+        let found = file.text(key)?.unwrap_or("nothing");
         if found != expected {
             return Err(wrong(
                 format!("`{key}`"),

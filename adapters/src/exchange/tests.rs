@@ -111,11 +111,11 @@ fn block_0_is_refused_for_llama_cpp() -> Result<()> {
 
 /// A file as others write it: repeng with u32 and a layer 0, cvector-generator with i32.
 fn theirs(path: &Path, change: impl FnOnce(&mut GgufWriter)) -> Result<()> {
-    let mut file = GgufWriter::default();
-    file.text("general.architecture", "controlvector");
+    let mut file = GgufWriter::new("controlvector");
     file.text("controlvector.model_hint", "llama");
     change(&mut file);
-    file.write(path)
+    file.write(path)?;
+    Ok(())
 }
 
 #[test]
@@ -123,9 +123,9 @@ fn files_of_others_are_taken_with_a_word_on_their_layers() -> Result<()> {
     let (_room, path) = room();
     let row = |x: f32| [x, 0., 0., 0., 0., 0., 0., 0.];
     theirs(&path, |file| {
-        file.value("controlvector.layer_count", Value::U32(2));
-        file.floats("direction.0", &[8], &row(2.));
-        file.floats("direction.3", &[8], &row(-0.5));
+        file.set("controlvector.layer_count", Value::U32(2));
+        file.floats("direction.0", &[8], &row(2.)).expect("fits");
+        file.floats("direction.3", &[8], &row(-0.5)).expect("fits");
     })?;
     let read = super::read(&path, 0)?;
     let norms: Vec<(usize, f64)> = read.set.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
@@ -139,8 +139,8 @@ fn files_of_others_are_taken_with_a_word_on_their_layers() -> Result<()> {
     read.set.check_model(&path, &spec())?;
 
     theirs(&path, |file| {
-        file.value("controlvector.layer_count", Value::I32(1));
-        file.floats("direction.3", &[8], &row(1.));
+        file.set("controlvector.layer_count", Value::I32(1));
+        file.floats("direction.3", &[8], &row(1.)).expect("fits");
     })?;
     let moved = super::read(&path, -1)?;
     assert_eq!(moved.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
@@ -160,16 +160,19 @@ fn files_of_others_are_taken_with_a_word_on_their_layers() -> Result<()> {
 fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     let (_room, path) = room();
     let row = [1f32; 8];
-    type Change = fn(&mut GgufWriter);
+    type Change = fn(&mut GgufWriter) -> Result<&mut GgufWriter>;
     let cases: [(Change, &str); 9] = [
-        (|f| f.text("glp.mode", "project"), "--operator ablate"),
-        (|f| f.text("glp.mode", "multiply"), "`glp.mode` = multiply"),
+        (|f| Ok(f.text("glp.mode", "project")), "--operator ablate"),
         (
-            |f| f.text("glp.hook_point", "ffn_out_pre_residual"),
+            |f| Ok(f.text("glp.mode", "multiply")),
+            "`glp.mode` = multiply",
+        ),
+        (
+            |f| Ok(f.text("glp.hook_point", "ffn_out_pre_residual")),
             "ffn_out_pre_residual",
         ),
         (
-            |f| f.value("glp.spec_version", Value::U32(2)),
+            |f| Ok(f.set("glp.spec_version", Value::U32(2))),
             "rank above 1",
         ),
         (
@@ -186,21 +189,22 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     ];
     for (change, said) in cases {
         theirs(&path, |file| {
-            file.floats("direction.1", &[8], &row);
-            change(file);
+            file.floats("direction.1", &[8], &row).expect("fits");
+            change(file).expect("fits");
         })?;
         let message = DirectionSet::open(&path).expect_err(said).to_string();
         assert!(message.contains(said), "{said}: {message}");
     }
-    let mut model = GgufWriter::default();
-    model.text("general.architecture", "llama");
+    let model = GgufWriter::new("llama");
     model.write(&path)?;
     let message = DirectionSet::open(&path).expect_err("a model").to_string();
     assert!(
         message.contains("`llama`") && message.contains("else than directions"),
         "{message}"
     );
-    theirs(&path, |file| file.text("general.name", "empty"))?;
+    theirs(&path, |file| {
+        file.text("general.name", "empty");
+    })?;
     let message = DirectionSet::open(&path).expect_err("empty").to_string();
     assert!(message.contains("at least one"), "{message}");
     Ok(())

@@ -1,39 +1,40 @@
-//! GGUF, the container of llama.cpp: typed metadata and tensors in blocks of ggml.
+//! GGUF, the container of llama.cpp: typed metadata and tensors in one file.
 //!
-//! A reader that believes a header allocates whatever it claims. [`Gguf`] measures every
-//! length against the file before it allocates, and reads tensors one at a time.
+//! candle reads it too, but allocates what the header claims before it looks whether the
+//! file is that long. Files come from strangers, so here every count, length and extent is
+//! held against the bytes that are really there, before memory is asked for; what is said
+//! of the file is an [`Error::Content`](crate::Error) with the field's name. Values and
+//! types of tensors are candle's own.
+//!
+//! Shapes are row-major, as everywhere in this project; the file has them the other way round.
 
+mod cursor;
+mod dtype;
 pub mod llama;
-mod read;
-mod write;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use candle_core::quantized::GgmlDType;
 pub use candle_core::quantized::gguf_file::Value;
-pub use read::{Gguf, TensorInfo};
-pub use write::GgufWriter;
+pub use reader::{Gguf, TensorInfo};
+pub use writer::GgufWriter;
 
-const MAGIC: &[u8; 4] = b"GGUF";
-/// Where tensors start, unless `general.alignment` says otherwise.
-const ALIGNMENT: u64 = 32;
+/// The first four bytes.
+pub const MAGIC: [u8; 4] = *b"GGUF";
 
-/// Numbers of the types that are known here.
-const TYPES: [(u32, GgmlDType); 15] = [
-    (0, GgmlDType::F32),
-    (1, GgmlDType::F16),
-    (2, GgmlDType::Q4_0),
-    (3, GgmlDType::Q4_1),
-    (6, GgmlDType::Q5_0),
-    (7, GgmlDType::Q5_1),
-    (8, GgmlDType::Q8_0),
-    (9, GgmlDType::Q8_1),
-    (10, GgmlDType::Q2K),
-    (11, GgmlDType::Q3K),
-    (12, GgmlDType::Q4K),
-    (13, GgmlDType::Q5K),
-    (14, GgmlDType::Q6K),
-    (15, GgmlDType::Q8K),
-    (30, GgmlDType::BF16),
-];
+/// Metadata key of what the file is for.
+pub const ARCHITECTURE: &str = "general.architecture";
 
-#[cfg(test)]
-mod tests;
+/// Metadata key of the multiple at which every tensor's data starts.
+const ALIGNMENT: &str = "general.alignment";
+
+/// Alignment where the metadata has none.
+const USUAL_ALIGNMENT: u64 = 32;
+
+/// Most dims of a tensor.
+const MOST_DIMS: usize = 4;
+
+/// Longest name of a tensor that llama.cpp takes: its buffer has 64 bytes.
+const LONGEST_NAME: usize = 63;

@@ -1,10 +1,12 @@
 //! What can be typed.
 
 mod bake;
+mod convert;
 mod inspect;
 pub mod serve;
 
 pub use bake::{Bake, SetCoeff};
+pub use convert::Convert;
 pub use inspect::Inspect;
 
 use crate::uqff::WeightType;
@@ -83,6 +85,9 @@ pub enum Command {
     /// Change the coeff of a baked .uqff in place
     #[command(after_help = bake::SET_COEFF_EXAMPLES)]
     SetCoeff(SetCoeff),
+    /// Directions, adapters and models in the formats of other programs
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(Convert),
     /// Tell what an artefact holds, and check its hashes
     #[command(after_help = inspect::EXAMPLES)]
     Inspect(Inspect),
@@ -188,7 +193,7 @@ pub struct Capture {
 /// Steering on the command line.
 #[derive(Args, Clone)]
 pub struct Steering {
-    /// Direction file
+    /// Direction file: ours, a GGUF control vector or .svec
     #[arg(long, value_name = "FILE", requires = "layers")]
     pub directions: Option<PathBuf>,
     /// Layers such as 1-2 or 1,3
@@ -205,6 +210,15 @@ pub struct Steering {
         conflicts_with = "coeff"
     )]
     pub fraction: Option<f64>,
+    /// Instead of --coeff: each layer gets this times its own norm, as llama.cpp applies a
+    /// control vector
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        requires = "directions",
+        conflicts_with_all = ["coeff", "fraction"]
+    )]
+    pub strength: Option<f64>,
     /// What is done to the rows: add (h + c d), ablate (h - (h.d) d), turn (as add, but as
     /// long as h was), clamp (the projection on d becomes c)
     #[arg(long, default_value = "add")]

@@ -21,6 +21,19 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let set = DirectionSet::open(file)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
+    let point = match a.site {
+        flags::Site::Output => Point::Output,
+        flags::Site::Middle => Point::Middle,
+        flags::Site::Input => Point::Input,
+        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
+    };
+    if let Some(strength) = a.strength {
+        if a.operator != flags::Operator::Add {
+            bail!("--strength: expected --operator add, found another; give a coeff instead");
+        }
+        let stored = Intervention::as_stored(&set, &layers, strength)?;
+        return Ok(Some(stored.at(point).on(a.rows.clone())));
+    }
     let coeff = match a.fraction {
         Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),
         None => a.coeff,
@@ -36,12 +49,6 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
         (flags::Operator::Ablate, Some(_)) => {
             bail!("--coeff: --operator ablate takes none; leave it out")
         }
-    };
-    let point = match a.site {
-        flags::Site::Output => Point::Output,
-        flags::Site::Middle => Point::Middle,
-        flags::Site::Input => Point::Input,
-        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
     };
     Ok(Some(
         Intervention::new(&set, &layers, coeff, operator)?

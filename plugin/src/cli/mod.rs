@@ -2,6 +2,7 @@
 
 mod bake;
 mod capture;
+mod convert;
 mod flags;
 mod generate;
 mod inspect;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
         Command::SetCoeff(a) => bake::set_coeff(&a),
+        Command::Convert(a) => convert::convert(&a),
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),
     };

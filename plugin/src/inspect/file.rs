@@ -3,9 +3,10 @@
 use super::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
 use crate::uqff::{HEAD, Provenance, UqffFile, index};
+use reptune_adapters::gguf::Gguf;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::tensor_file::TensorFile;
-use reptune_adapters::{DirectionSet, Point, Site, delta_file};
+use reptune_adapters::{DirectionSet, Point, Site, delta_file, exchange};
 use std::path::Path;
 
 pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
@@ -13,10 +14,12 @@ pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Re
     match extension {
         Some("uqff") => uqff(path, progress),
         Some("safetensors") => safetensors(path),
+        _ if Gguf::is_one(path) => gguf(path),
+        Some("svec") => Ok(foreign(exchange::read(path, 0)?)),
         _ => Err(Error::model(
             path,
             "file",
-            ".safetensors, .uqff, or a directory",
+            ".safetensors, .uqff, .gguf, .svec, or a directory",
             "another kind of file",
             "inspect the directory that it lies in",
         )),
@@ -36,6 +39,67 @@ fn safetensors(path: &Path) -> Result<Inspection> {
         }
         _ => Ok(tensors(&file)),
     }
+}
+
+/// A GGUF: directions, an adapter or a model.
+fn gguf(path: &Path) -> Result<Inspection> {
+    let file = Gguf::open(path)?;
+    let text = |key: &str| {
+        let text = file.text(key).map(Option::unwrap_or_default);
+        text.map(str::to_owned)
+    };
+    if text("general.architecture")? == "controlvector" {
+        return Ok(foreign(exchange::read(path, 0)?));
+    }
+    let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
+    let kind = match text("general.type")?.as_str() {
+        "adapter" => "GGUF adapter",
+        _ => "GGUF model",
+    };
+    let told = Inspection::new(
+        kind,
+        "no hash to check; every tensor has its place in the file",
+    )
+    .fact("architecture", text("general.architecture")?)
+    .fact("name", text("general.name")?)
+    .fact("tensors", counted(types));
+    if kind == "GGUF model" {
+        let number = |key: &str| {
+            let value = file.value(&format!("llama.{key}"));
+            value
+                .and_then(|v| v.to_u32().ok())
+                .map_or(String::new(), |n| n.to_string())
+        };
+        return Ok(told
+            .fact("layers", number("block_count"))
+            .fact("hidden", number("embedding_length"))
+            .fact("tokenizer", text("tokenizer.ggml.model")?));
+    }
+    let alpha = file
+        .value("adapter.lora.alpha")
+        .and_then(|v| v.to_f32().ok());
+    let rows = file
+        .tensors()
+        .iter()
+        .map(|(name, info)| [name.clone(), format!("{:?}", info.shape)]);
+    Ok(told
+        .fact("kind", text("adapter.type")?)
+        .fact("alpha", alpha.map_or(String::new(), |a| a.to_string()))
+        .table(["tensor", "shape"], rows.collect()))
+}
+
+/// Directions of another program, or of ours in its format.
+fn foreign(read: exchange::Read) -> Inspection {
+    let mut told = directions(&read.set);
+    if read.set.provenance.origin.is_empty() {
+        return told;
+    }
+    told.checked = "no hash to check; vectors are of one width and finite".into();
+    told = told.fact("origin", &read.set.provenance.origin);
+    for note in read.notes {
+        told = told.fact("note", note);
+    }
+    told
 }
 
 fn directions(set: &DirectionSet) -> Inspection {

@@ -1,0 +1,162 @@
+//! `reptune convert`: directions, adapters and models in the formats of other programs.
+
+use super::{bar, flags};
+use crate::llama::{LlamaConfig, model_spec};
+use crate::{gguf, hub};
+use anyhow::{Result, bail};
+use reptune_adapters::direction::LAYER_CONVENTION;
+use reptune_adapters::exchange::control_vector::{self, Length};
+use reptune_adapters::exchange::{self, lora, svec};
+use reptune_adapters::gguf::Gguf;
+use reptune_adapters::{ModelSpec, peft};
+use serde_json::json;
+use std::path::Path;
+
+pub fn convert(a: &flags::Convert) -> Result<()> {
+    let (what, notes) = match kind(&a.from)? {
+        Kind::Adapter => adapter(a)?,
+        Kind::GgufAdapter => gguf_adapter(a)?,
+        Kind::Model => model(a)?,
+        Kind::Directions => directions(a)?,
+    };
+    if a.json {
+        println!(
+            "{}",
+            json!({"out": a.out, "what": what, "layer_convention": LAYER_CONVENTION, "notes": notes})
+        );
+        return Ok(());
+    }
+    println!("{}: {what}", a.out.display());
+    for note in notes {
+        println!("  {note}");
+    }
+    Ok(())
+}
+
+enum Kind {
+    Adapter,
+    GgufAdapter,
+    Model,
+    Directions,
+}
+
+fn kind(from: &Path) -> Result<Kind> {
+    if from.is_dir() {
+        return Ok(Kind::Adapter);
+    }
+    if !from.is_file() {
+        bail!(
+            "{}: expected a file or a directory, found nothing; check the path",
+            from.display()
+        );
+    }
+    if !Gguf::is_one(from) {
+        return Ok(Kind::Directions);
+    }
+    let file = Gguf::open(from)?;
+    Ok(
+        match (
+            file.text("general.type")?,
+            file.text("general.architecture")?,
+        ) {
+            (Some("adapter"), _) => Kind::GgufAdapter,
+            (_, Some("controlvector")) => Kind::Directions,
+            _ => Kind::Model,
+        },
+    )
+}
+
+type Told = (String, Vec<String>);
+
+fn directions(a: &flags::Convert) -> Result<Told> {
+    let exchange::Read { set, mut notes } = exchange::read(&a.from, a.layer_offset)?;
+    let held: Vec<usize> = set.layers.keys().copied().collect();
+    let target = a
+        .out
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
+    let layers = match &a.layers {
+        Some(text) => flags::layers(text, held.last().map_or(1, |l| l + 1))?,
+        None if target == "gguf" && held.first() == Some(&0) => {
+            notes.push("layer 0 is left out: llama.cpp cannot steer block 0".into());
+            held[1..].to_vec()
+        }
+        None => held,
+    };
+    if a.coeff.is_some() && target != "gguf" {
+        bail!(
+            "--coeff: expected a .gguf as --out, found another; a dose is written into control vectors only"
+        );
+    }
+    match target {
+        "gguf" => {
+            let length = a.coeff.map_or(Length::Unit, Length::Dose);
+            control_vector::write(&a.out, &set, &layers, length)?;
+            notes.push(match a.coeff {
+                Some(coeff) => format!("strength 1 in llama.cpp is --coeff {coeff} here"),
+                None => "unit vectors: a strength in llama.cpp is a coeff at every layer".into(),
+            });
+        }
+        "svec" => {
+            svec::write(&a.out, &set, &layers)?;
+            notes.push("what is known of the directions but their lengths is left out".into());
+        }
+        "safetensors" => {
+            let mut kept = set;
+            kept.layers.retain(|l, _| layers.contains(l));
+            kept.save(&a.out)?;
+        }
+        other => bail!(
+            "--out: expected a name that ends in .safetensors, .gguf or .svec, found `{other}`"
+        ),
+    }
+    Ok((
+        format!(
+            "directions of {} layers, each for the output of its block, counted from 0",
+            layers.len()
+        ),
+        notes,
+    ))
+}
+
+fn spec(a: &flags::Convert) -> Result<ModelSpec> {
+    let Some(model) = &a.model else {
+        bail!("--model: expected the model of the adapter, whose heads order the rows, found none");
+    };
+    let directory = hub::resolve(model)?;
+    Ok(model_spec(&LlamaConfig::read(&directory)?, &directory)?)
+}
+
+fn adapter(a: &flags::Convert) -> Result<Told> {
+    let spec = spec(a)?;
+    let update = peft::load(&a.from, &spec)?;
+    lora::write(&a.out, &update, &spec)?;
+    Ok((
+        format!("a LoRA of {} weights for llama.cpp", update.sites.len()),
+        Vec::new(),
+    ))
+}
+
+fn gguf_adapter(a: &flags::Convert) -> Result<Told> {
+    let spec = spec(a)?;
+    let update = lora::read(&a.from, &spec)?;
+    peft::save(&a.out, &update, &spec.name)?;
+    Ok((
+        format!("a PEFT adapter of {} weights", update.sites.len()),
+        Vec::new(),
+    ))
+}
+
+fn model(a: &flags::Convert) -> Result<Told> {
+    let shown = bar(1, "convert");
+    gguf::import(&a.from, &a.out, &mut |done, of| {
+        shown.set_length(of as u64);
+        shown.set_position(done as u64);
+    })?;
+    shown.finish_and_clear();
+    Ok((
+        "a UQFF directory with the same quantized weights".into(),
+        Vec::new(),
+    ))
+}

@@ -1,0 +1,174 @@
+//! Adapters that PEFT wrote (`tests/interop/peft_adapters.py`).
+
+use super::{fixture, interop, ours, prompts, same, tensors};
+use anyhow::Result;
+use candle_core::Tensor;
+use reptune::stock::Stock;
+use reptune_adapters::{Host, LowRankUpdate, Site, peft};
+use reptune_tests::{Walk, bits, llama};
+use std::collections::BTreeSet;
+
+/// The prompts whose logits PEFT wrote.
+const PROMPTS: usize = 2;
+
+fn read(case: &str) -> reptune_adapters::Result<LowRankUpdate> {
+    peft::read(&interop("peft").join(case))
+}
+
+#[test]
+fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    let theirs = tensors(&interop("peft/logits.safetensors"))?;
+    for case in ["plain", "patterns", "rslora", "named", "bf16"] {
+        let update = peft::load(&interop("peft").join(case), host.spec())?;
+        same(
+            case,
+            &ours(&host, &prompts()?[..PROMPTS], &[], Some(&update))?,
+            &theirs,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_module_has_the_rank_and_the_scale_of_its_pattern() -> Result<()> {
+    let of = |update: &LowRankUpdate, path: &str| -> (usize, f64) {
+        let site = Site::parse(path).expect("a site");
+        let low_rank = &update.sites[&site];
+        (low_rank.rank(), low_rank.scale)
+    };
+    let (patterns, rslora) = (read("patterns")?, read("rslora")?);
+    for (path, rank, alpha) in [
+        ("model.layers.0.self_attn.q_proj", 2, 8.),
+        ("model.layers.1.self_attn.q_proj", 3, 8.),
+        ("model.layers.1.self_attn.v_proj", 4, 12.),
+        ("model.layers.2.self_attn.v_proj", 4, 1.),
+        ("model.layers.1.mlp.down_proj", 4, 6.),
+        ("model.layers.3.mlp.up_proj", 5, 6.),
+        ("model.layers.3.self_attn.o_proj", 4, 8.),
+    ] {
+        assert_eq!(of(&patterns, path), (rank, alpha / rank as f64), "{path}");
+    }
+    let (rank, scale) = of(&rslora, "model.layers.1.self_attn.q_proj");
+    assert_eq!((rank, scale), (3, 3. / 3f64.sqrt()), "rank-stabilised");
+    assert_eq!(
+        of(&read("bf16")?, "model.layers.1.self_attn.k_proj").1,
+        -5. / 3.
+    );
+    Ok(())
+}
+
+#[test]
+fn dora_and_biases_of_peft_are_refused_by_name() {
+    for (case, parts) in [
+        ("dora", ["adapter with `use_dora`", "DoRA scales the rows"]),
+        ("lora_bias", ["adapter with `lora_bias`", "biases"]),
+    ] {
+        let message = read(case).expect_err(case).to_string();
+        for part in parts {
+            assert!(message.contains(part), "{case}: {message}");
+        }
+    }
+}
+
+#[test]
+fn their_tensors_are_refused_too_where_the_config_is_silent() -> Result<()> {
+    for (case, key, kind) in [
+        ("dora", "use_dora", "the magnitudes of DoRA"),
+        ("lora_bias", "lora_bias", "found a bias"),
+    ] {
+        let room = tempfile::tempdir()?;
+        let from = interop("peft").join(case);
+        let weights = "adapter_model.safetensors";
+        std::fs::copy(from.join(weights), room.path().join(weights))?;
+        let config = std::fs::read_to_string(from.join("adapter_config.json"))?;
+        let silent = config.replace(&format!("\"{key}\": true"), &format!("\"{key}\": false"));
+        assert_ne!(config, silent);
+        std::fs::write(room.path().join("adapter_config.json"), silent)?;
+        let message = peft::read(room.path()).expect_err(case).to_string();
+        assert!(message.contains(kind), "{case}: {message}");
+    }
+    Ok(())
+}
+
+/// PEFT's `{name}/` of adapters that are not called "default".
+#[test]
+fn the_only_adapter_in_a_sub_directory_is_found_and_several_are_listed() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let copy = |name: &str| -> Result<()> {
+        let to = room.path().join(name);
+        std::fs::create_dir(&to)?;
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(interop("peft/named/honest").join(file), to.join(file))?;
+        }
+        Ok(())
+    };
+    copy("honest")?;
+    std::fs::create_dir(room.path().join("checkpoints"))?;
+    assert_eq!(peft::locate(room.path())?, room.path().join("honest"));
+    let sites: BTreeSet<Site> = peft::read(room.path())?.sites.into_keys().collect();
+    assert_eq!(sites.len(), 4);
+
+    copy("blunt")?;
+    let message = peft::read(room.path()).expect_err("two").to_string();
+    assert!(
+        message.contains("several adapters: blunt, honest"),
+        "{message}"
+    );
+    assert_eq!(peft::read(&room.path().join("blunt"))?.sites.len(), 4);
+    Ok(())
+}
+
+#[test]
+fn a_pickle_is_refused_by_name_with_what_to_do() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let config = interop("peft/patterns/adapter_config.json");
+    std::fs::copy(config, room.path().join("adapter_config.json"))?;
+    std::fs::write(room.path().join("adapter_model.bin"), "PK")?;
+    let message = peft::read(room.path()).expect_err("a pickle").to_string();
+    for part in ["adapter_model.bin", "runs the code", "`save_pretrained`"] {
+        assert!(message.contains(part), "{message}");
+    }
+    Ok(())
+}
+
+/// Several ranks and scales are written as one of each, so that mistral.rs, which knows no
+/// patterns, computes what PEFT computes.
+#[test]
+fn several_ranks_and_scales_reach_stock_mistral_rs() -> Result<()> {
+    let host = llama("tiny-llama2")?;
+    let room = tempfile::tempdir()?;
+    let theirs = tensors(&interop("peft/logits.safetensors"))?;
+    for case in ["patterns", "rslora"] {
+        let update = read(case)?;
+        peft::save(room.path(), &update, "tiny-llama2")?;
+        let back = peft::load(room.path(), host.spec())?;
+        let mut walk = Walk::within(f32::EPSILON);
+        for (site, l) in &back.sites {
+            let largest = update.sites.values().map(|l| l.rank()).max();
+            assert_eq!(Some(l.rank()), largest, "{site}");
+            let before = &update.sites[site];
+            let zeros = l.a.narrow(0, before.rank(), l.rank() - before.rank())?;
+            assert!(
+                bits(&zeros).iter().all(|b| *b == 0),
+                "{site}: padded with zeros"
+            );
+            let kept = l.a.narrow(0, 0, before.rank())?;
+            assert_eq!(bits(&kept), bits(&before.a), "{site}: A");
+            let b = l.b.narrow(1, 0, before.rank())?;
+            walk.check(
+                &format!("{site}: scale * B"),
+                &(b.contiguous()? * l.scale)?,
+                &(&before.b * before.scale)?,
+            );
+        }
+        walk.finish(&format!("{case}: scale * B"));
+        let stock = Stock::load(&fixture("tiny-llama2"), Some(room.path()))?;
+        let logits: Vec<Tensor> = prompts()?[..PROMPTS]
+            .iter()
+            .map(|p| stock.logits(p))
+            .collect::<std::result::Result<_, _>>()?;
+        same(case, &logits, &theirs)?;
+    }
+    Ok(())
+}
