@@ -53,7 +53,17 @@ impl Model {
                 let weight = floats(&bytes, info.dtype, &[shape.0, shape.1])?;
                 Entry::quantize(&weight, None, WeightType::F32)
             }
-            dtype => Entry::ggml(dtype, shape, &bytes),
+            dtype
+                if WeightType::ALL
+                    .iter()
+                    .any(|(_, t)| *t == WeightType::Ggml(dtype)) =>
+            {
+                Entry::ggml(dtype, shape, &bytes)
+            }
+            other => {
+                let expected = "a type that mistral.rs reads from a UQFF: q8_0, q6k, q4_0 ..";
+                Err(self.wrong(tensor, expected, format!("{other:?}").to_lowercase()))
+            }
         }
     }
 

@@ -40,6 +40,12 @@ impl Model {
             let found = format!("{} of {}", vocab.len(), tokens.len());
             return Err(self.wrong("tokenizer.ggml.tokens", "different tokens", found));
         }
+        let rows = self.rows("token_embd.weight")?;
+        if tokens.len() != rows {
+            let expected = format!("{rows} tokens, as many as embeddings");
+            let found = tokens.len().to_string();
+            return Err(self.wrong("tokenizer.ggml.tokens", &expected, found));
+        }
         let types = self.types(tokens.len())?;
         let added: Vec<Value> = tokens
             .iter()

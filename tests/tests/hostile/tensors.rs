@@ -95,7 +95,8 @@ fn a_header_that_contradicts_itself_or_the_file_is_refused() -> Result<()> {
         let expected = "[DIR]/x.safetensors: file: expected a complete safetensors file";
         assert!(message.starts_with(expected), "{case}: {message}");
         let tables = reads(room.path(), || artefact::read_tables(&path)).map(|_| ());
-        assert_eq!(tables, Err(message), "{case}");
+        let message = tables.expect_err(case);
+        assert!(message.starts_with(expected), "{case}: {message}");
     }
     for length in [u64::MAX, 1 << 40, 9, 0] {
         let mut bytes = file(&json!({"a": good}), &[0; 8]);

@@ -1,0 +1,177 @@
+//! Llamas in GGUF: the same model as in Hugging Face layout, bit for bit.
+
+mod refused;
+mod tokenizers;
+mod written;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QTensor};
+use reptune::llama::parse_isq;
+use reptune::steered::Cache as Imports;
+use reptune::{Llama, LoadOptions, gguf};
+use reptune_adapters::loss::{Label, token_loss};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{Cache, Forest, Host, Request, gguf::llama};
+use reptune_recipes::{Chat, Message};
+use reptune_tests::{Oracle, bits, fixture, label_rows, logits, random_update, whole};
+use std::path::{Path, PathBuf};
+use written::{Written, pairs};
+
+/// Imports `gguf` beside itself.
+fn import(gguf: &Path) -> Result<PathBuf> {
+    let out = gguf.with_extension("imported");
+    gguf::import(gguf, &out, &mut |_, _| {})?;
+    Ok(out)
+}
+
+fn load(directory: &Path) -> Result<Llama> {
+    Ok(Llama::load(directory, LoadOptions::default())?)
+}
+
+fn honest_mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/honest-mini")
+}
+
+/// Bits of all logits of the oracle's prompts.
+fn said(host: &Llama) -> Result<Vec<u32>> {
+    let prompts = Oracle::read("oracle-llama2.safetensors")?.prompts()?;
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let (forest, _) = Forest::pack(&prompts);
+    Ok(bits(logits(&whole(host, &forest, Request::default())?)))
+}
+
+#[test]
+fn a_gguf_in_floats_computes_what_the_directory_does() -> Result<()> {
+    // The second is tied and has the scaled rope of Llama 3.2; its weights are bf16, which
+    // both types hold.
+    for (model, dtype) in [
+        ("tiny-llama2", GgmlDType::F32),
+        ("tiny-llama32", GgmlDType::F32),
+        ("tiny-llama32", GgmlDType::BF16),
+    ] {
+        let room = tempfile::tempdir()?;
+        let imported = import(&Written::of(&fixture(model))?.write(room.path(), |_| dtype)?)?;
+        let (theirs, ours) = (load(&fixture(model))?, load(&imported)?);
+        assert_eq!(said(&ours)?, said(&theirs)?, "{model} in {dtype:?}");
+        assert_eq!(ours.spec().context, theirs.spec().context);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_lies_beside_the_file_counts_more_than_its_metadata() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let path = Written::of(&honest_mini())?.write(room.path(), |_| GgmlDType::F32)?;
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(honest_mini().join(name), room.path().join(name))?;
+    }
+    let imported = import(&path)?;
+    let messages = Message::conversation("Be honest.", "Is it true?");
+    let (theirs, ours) = (Chat::load(&honest_mini())?, Chat::load(&imported)?);
+    assert_eq!(ours.prompt(&messages)?, theirs.prompt(&messages)?);
+    assert_eq!(ours.stop, theirs.stop);
+    let fingerprint = |path: &Path| Ok::<_, anyhow::Error>(load(path)?.spec().fingerprint.clone());
+    let (theirs, ours) = (fingerprint(&honest_mini())?, fingerprint(&imported)?);
+    assert_eq!(ours, theirs, "a direction of the directory fits the GGUF");
+    Ok(())
+}
+
+#[test]
+fn rows_are_put_back_exactly_in_every_type() -> Result<()> {
+    let (heads, rows, columns) = (4, 64, 512);
+    let data: Vec<f32> = (0..rows * columns)
+        .map(|i| (i as f32 * 0.37).sin())
+        .collect();
+    let weight = candle_core::Tensor::from_vec(data, (rows, columns), &Device::Cpu)?;
+    use GgmlDType::*;
+    for dtype in [
+        F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K,
+    ] {
+        let expected = QTensor::quantize(&weight, dtype)?.data()?.to_vec();
+        let theirs = QTensor::quantize(&pairs(&weight, heads)?, dtype)?
+            .data()?
+            .to_vec();
+        assert_ne!(theirs, expected, "{dtype:?}: another order");
+        assert_eq!(
+            llama::from_llama_cpp(&theirs, rows, heads),
+            expected,
+            "{dtype:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_quantized_gguf_computes_what_the_same_blocks_do_here() -> Result<()> {
+    for (name, dtype) in [
+        ("q8_0", GgmlDType::Q8_0),
+        ("q5_1", GgmlDType::Q5_1),
+        ("q4_0", GgmlDType::Q4_0),
+    ] {
+        let room = tempfile::tempdir()?;
+        let mut written = Written::of(&honest_mini())?;
+        // Quantizing in place leaves the embeddings as they are.
+        let embeddings = written.tensors["token_embd.weight"].clone();
+        written.tensors.insert("output.weight".into(), embeddings);
+        let path = written.write(room.path(), |tensor| match tensor {
+            "token_embd.weight" => GgmlDType::F32,
+            _ => dtype,
+        })?;
+        let isq = Some(parse_isq(name)?);
+        let theirs = Llama::load(&honest_mini(), LoadOptions { isq })?;
+        assert_eq!(said(&load(&import(&path)?)?)?, said(&theirs)?, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gguf_is_tuned_without_a_change_of_its_weights() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let path = Written::of(&honest_mini())?.write(room.path(), |_| GgmlDType::Q4_0)?;
+    let host = load(&import(&path)?)?;
+    let before = said(&host)?;
+    let layers: Vec<usize> = (0..host.spec().layers).collect();
+    let mut update = random_update(host.spec(), &layers, &Projection::ALL, 5)?;
+    update.trainable(&Device::Cpu)?;
+    let (forest, rows) = Forest::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
+    let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+    let request = Request {
+        logits: &last,
+        low_rank: Some(&update),
+        ..Request::default()
+    };
+    let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+    let loss = token_loss(logits(&pass), &label_rows(&[65, 66]), Label::Right)?;
+    let gradients = loss.backward()?;
+    for (site, l) in &update.sites {
+        for factor in [&l.a, &l.b] {
+            let g = gradients
+                .get(factor)
+                .with_context(|| format!("{site}: no gradient"))?;
+            let size = g.sqr()?.sum_all()?.to_scalar::<f32>()?;
+            assert!(size > 0. && size.is_finite(), "{site}: {size}");
+        }
+    }
+    assert_eq!(said(&host)?, before, "frozen weights");
+    Ok(())
+}
+
+#[test]
+fn a_file_is_imported_once_until_it_changes() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let cache = Imports::at(room.path().join("cache"))?;
+    let written = Written::of(&fixture("tiny-llama2"))?;
+    let path = written.write(room.path(), |_| GgmlDType::F32)?;
+    let mut blocks = 0;
+    let mut count = |_: usize, all: usize| {
+        assert_eq!(all, 4);
+        blocks += 1;
+    };
+    let first = gguf::imported(&path, &cache, &mut count)?;
+    assert_eq!(gguf::imported(&path, &cache, &mut count)?, first);
+    written.write(room.path(), |_| GgmlDType::Q8_0)?;
+    assert_ne!(gguf::imported(&path, &cache, &mut count)?, first);
+    assert_eq!(blocks, 8, "two imports of four blocks");
+    Ok(())
+}
