@@ -1,6 +1,6 @@
 //! Directions in the residual stream, and the file that holds a set of them.
 
-use crate::artefact::{self, Table};
+use crate::artefact::{self, CONTENT_HASH as HASH, Table};
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,6 @@ use std::path::Path;
 pub const LAYER_CONVENTION: &str = "block_output_0";
 
 const FORMAT: &str = "reptune.directions.1";
-const HASH: &str = "content_sha256";
 
 /// A unit vector with the length it had before.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,7 +124,13 @@ impl DirectionSet {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let tables = self.tables();
+        let (tables, mut metadata) = (self.tables(), self.metadata());
+        metadata.insert(HASH.to_owned(), content_hash(&tables, &metadata));
+        artefact::write_tables(path, &tables, metadata)
+    }
+
+    /// All but the vectors and the hash, as texts.
+    pub(crate) fn metadata(&self) -> HashMap<String, String> {
         let norms: BTreeMap<usize, f64> = self.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
         let p = &self.provenance;
         // As text: JSON readers differ in the last bit of a number.
@@ -149,16 +154,15 @@ impl DirectionSet {
             ("norms", json(&norms)),
             ("origin", p.origin.clone()),
         ];
-        let mut metadata: HashMap<String, String> = metadata
+        metadata
             .into_iter()
             .filter(|(k, v)| *k != "origin" || !v.is_empty())
             .map(|(k, v)| (k.to_owned(), v))
-            .collect();
-        metadata.insert(HASH.to_owned(), content_hash(&tables, &metadata));
-        artefact::write_tables(path, &tables, metadata)
+            .collect()
     }
 
-    fn tables(&self) -> BTreeMap<String, Table> {
+    /// The vectors, `layer.{i}`.
+    pub(crate) fn tables(&self) -> BTreeMap<String, Table> {
         self.layers
             .iter()
             .map(|(l, d)| {
@@ -177,6 +181,16 @@ impl DirectionSet {
     /// When a tensor, its shape, the content hash or the layer convention is wrong.
     pub fn load(path: &Path) -> Result<Self> {
         let (tables, metadata) = artefact::read_tables(path)?;
+        Self::from_tables(path, tables, &metadata)
+    }
+
+    /// The set of [`DirectionSet::tables`] and [`DirectionSet::metadata`] with their hash;
+    /// `path` is named in messages.
+    pub(crate) fn from_tables(
+        path: &Path,
+        tables: BTreeMap<String, Table>,
+        metadata: &HashMap<String, String>,
+    ) -> Result<Self> {
         let get = |key: &str| metadata.get(key).cloned().unwrap_or_default();
         let expect = |key: &str, expected: &str| {
             let found = get(key);
@@ -197,7 +211,7 @@ impl DirectionSet {
         };
         expect("layer_convention", LAYER_CONVENTION)?;
         expect("format", FORMAT)?;
-        expect(HASH, &content_hash(&tables, &metadata))?;
+        expect(HASH, &content_hash(&tables, metadata))?;
         let map = |key: &str| -> Result<BTreeMap<usize, f64>> {
             let wrong = |found: String| {
                 Error::content(
@@ -287,7 +301,7 @@ impl DirectionSet {
                 );
             }
         }
-        if !self.provenance.origin.is_empty() && self.provenance.model_fingerprint.is_empty() {
+        if self.is_foreign() {
             return self.check_foreign(path, model);
         }
         if self.provenance.model_layers != model.layers {
@@ -306,9 +320,12 @@ impl DirectionSet {
         }
         Ok(())
     }
-}
 
-impl DirectionSet {
+    /// Whether another program made it, which tells of the model its kind at most.
+    pub fn is_foreign(&self) -> bool {
+        !self.provenance.origin.is_empty() && self.provenance.model_fingerprint.is_empty()
+    }
+
     /// Another program tells of a model its kind at most.
     fn check_foreign(&self, path: &Path, model: &ModelSpec) -> Result<()> {
         let hint = "the vectors were made for another model";
@@ -339,7 +356,10 @@ fn short(hash: &str) -> &str {
 }
 
 /// Of all tensors and of all metadata but the hash itself.
-fn content_hash(tables: &BTreeMap<String, Table>, metadata: &HashMap<String, String>) -> String {
+pub(crate) fn content_hash(
+    tables: &BTreeMap<String, Table>,
+    metadata: &HashMap<String, String>,
+) -> String {
     let tensors = tables.iter().map(|(name, t)| {
         let data = t.data.iter().flat_map(|x| x.to_le_bytes());
         name.bytes().chain(data).collect::<Vec<u8>>()

@@ -5,7 +5,7 @@
 //! scales differ the difference goes into B. Rows of B of q and k are in llama.cpp's order.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, GgufWriter, Value, llama};
+use crate::gguf::{GgmlDType, Gguf, GgufWriter, Value, llama};
 use crate::host::ModelSpec;
 use crate::low_rank::{LowRank, LowRankUpdate};
 use candle_core::{DType, Device, Tensor};
@@ -27,15 +27,13 @@ pub fn write(path: &Path, update: &LowRankUpdate, model: &ModelSpec) -> Result<(
             reason: "llama.cpp has factors alone; merge it instead".into(),
         });
     }
-    let Some(first) = update.sites.values().next() else {
-        return Err(Error::value(
-            "adapter",
-            "at least one site",
-            "none",
-            "tune some first",
-        ));
-    };
-    let alpha = (first.scale * first.rank() as f64) as f32;
+    if update.sites.is_empty() {
+        let hint = "tune some first";
+        return Err(Error::value("adapter", "at least one site", "none", hint));
+    }
+    // An alpha of 0 stands for a scale of 1 there; scales of 0 end up in B.
+    let alphas = update.sites.values().map(|l| l.scale * l.rank() as f64);
+    let alpha = alphas.map(|a| a as f32).find(|a| *a != 0.).unwrap_or(1.);
     let mut file = GgufWriter::new("llama");
     file.text("general.type", "adapter");
     file.text("adapter.type", "lora");
@@ -92,17 +90,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
             reason: "it is switched on by tokens; only plain LoRA is taken".into(),
         });
     }
-    let alpha = file
-        .value(ALPHA)
-        .and_then(|v| v.to_f32().ok())
-        .unwrap_or(0.);
-    if !alpha.is_finite() {
-        return Err(wrong(
-            format!("`{ALPHA}`"),
-            "a finite number".into(),
-            alpha.to_string(),
-        ));
-    }
+    let alpha = file.number(ALPHA)?.unwrap_or(0.);
     let mut sites = BTreeMap::new();
     for name in file.tensors().keys() {
         let place = || format!("tensor `{name}`");
@@ -138,7 +126,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
         let take = |suffix: &str, shape: [usize; 2]| -> Result<Vec<f32>> {
             let name = format!("{}.{suffix}", llama::name(site));
             match file.tensor(&name) {
-                Some(t) if t.shape == shape && rank > 0 => file.floats(&name),
+                Some(t) if t.shape == shape && rank > 0 => numbers(&file, &name),
                 other => Err(wrong(
                     format!("tensor `{name}`"),
                     format!("shape {shape:?}, of rank 1 or more"),
@@ -156,7 +144,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
             b: Tensor::from_vec(b, (o, rank), &Device::Cpu)?,
             scale: match alpha {
                 0. => 1.,
-                alpha => f64::from(alpha) / rank as f64,
+                alpha => alpha / rank as f64,
             },
             full: None,
         };
@@ -169,5 +157,21 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<LowRankUpdate> {
             "none".into(),
         )),
         false => Ok(LowRankUpdate { sites }),
+    }
+}
+
+/// A factor in f32; llama.cpp's converter writes it in 16 bits too.
+fn numbers(file: &Gguf, name: &str) -> Result<Vec<f32>> {
+    let dtype = file.tensor(name).map(|t| t.dtype);
+    let data: Vec<f32> = match dtype {
+        Some(GgmlDType::F16 | GgmlDType::BF16) => {
+            let tensor = file.quantized(name, &Device::Cpu)?;
+            tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?
+        }
+        _ => file.floats(name)?,
+    };
+    match data.iter().find(|x| !x.is_finite()) {
+        Some(x) => Err(file.wrong(format!("tensor `{name}`"), "finite numbers", x.to_string())),
+        None => Ok(data),
     }
 }

@@ -1,6 +1,6 @@
 use super::control_vector::Length;
 use super::*;
-use crate::gguf::{GgufWriter, Value};
+use crate::gguf::{GgmlDType, GgufWriter, Value};
 use crate::host::ModelSpec;
 use crate::low_rank::{LowRankUpdate, Projection, Site};
 use crate::operator::Operator;
@@ -65,7 +65,17 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).expect("written");
     let message = DirectionSet::open(&path).expect_err("changed").to_string();
-    assert!(message.contains("glp.content_sha256"), "{message}");
+    assert!(message.contains("`content_sha256`"), "{message}");
+    // one of what is told of them: another norm
+    control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
+    let mut bytes = artefact::read(&path)?;
+    let key = b"reptune.norms";
+    let at = bytes.windows(key.len()).position(|w| w == key);
+    let digit = at.expect("norms") + key.len() + 4 + 8 + "{'1':'".len();
+    bytes[digit] = b'9' - (bytes[digit] - b'0');
+    std::fs::write(&path, bytes).expect("written");
+    let message = DirectionSet::open(&path).expect_err("changed").to_string();
+    assert!(message.contains("`content_sha256`"), "{message}");
     Ok(())
 }
 
@@ -76,7 +86,9 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
     let steering = Intervention::new(&set, &[1, 3], 5., Operator::Add)?;
     control_vector::write(&path, &set, &[1, 3], Length::Dose(5.))?;
     let read = DirectionSet::open(&path)?;
-    assert_eq!(read.provenance.origin, "GGUF control vector");
+    let mut told = set.provenance.clone();
+    told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
+    assert_eq!(read.provenance, told, "the model's fingerprint among it");
     let stored = Intervention::as_stored(&read, &[1, 3], 1.)?;
     for layer in [1, 3] {
         let both = [&steering, &stored].map(|x| x.addition(layer).expect("one"));
@@ -161,7 +173,24 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     let (_room, path) = room();
     let row = [1f32; 8];
     type Change = fn(&mut GgufWriter) -> Result<&mut GgufWriter>;
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 14] = [
+        (|f| Ok(f.set("glp.mode", Value::U8(1))), "`glp.mode`"),
+        (
+            |f| Ok(f.text("glp.content_sha256", "00")),
+            "`glp.content_sha256`: expected `",
+        ),
+        (
+            |f| Ok(f.text("glp.layer_ids_zero_based", "2")),
+            "expected `1`, the layers of its tensors, found `2`",
+        ),
+        (
+            |f| Ok(f.set("glp.layer_ids_zero_based", Value::Bool(false))),
+            "a layer offset of -1",
+        ),
+        (
+            |f| f.floats("direction.02", &[8], &[1.; 8]),
+            "`direction.02`",
+        ),
         (|f| Ok(f.text("glp.mode", "project")), "--operator ablate"),
         (
             |f| Ok(f.text("glp.mode", "multiply")),
@@ -183,7 +212,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
         (|f| f.floats("direction.2", &[1, 8], &[1.; 8]), "one row"),
         (|f| f.floats("direction.2", &[4], &[1.; 4]), "8 numbers"),
         (
-            |f| f.floats("direction.2", &[8], &[0.; 8]),
+            |f| f.floats("direction.2", &[8], &[f32::NAN; 8]),
             "positive, finite norm",
         ),
     ];
@@ -211,6 +240,41 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
+fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
+    let (_room, path) = room();
+    let rows = [[1f32, 0., 0., 0., 0., 0., 0., 2.], [0f32; 8]];
+    let bytes: Vec<u8> = rows
+        .iter()
+        .flatten()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    theirs(&path, |file| {
+        file.text("glp.mode", "project");
+        file.text("glp.layer_ids_zero_based", "2, 10");
+        file.text("glp.content_sha256", artefact::sha256([bytes.as_slice()]));
+        file.text("glp.derived_at", "attn_out_pre_residual");
+        file.set("glp.alpha_default", Value::F32(0.5));
+        // layers are in the order of their numbers, not of their names
+        file.floats("direction.10", &[8], &rows[1]).expect("fits");
+        file.floats("direction.2", &[8], &rows[0]).expect("fits");
+    })?;
+    let read = control_vector::read(&path, 0, Operator::Ablate)?;
+    assert_eq!(read.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
+    let notes = read.notes.join("\n");
+    for said in [
+        "attn_out_pre_residual",
+        "strength of 0.5",
+        "layer 10 is all zeros",
+    ] {
+        assert!(notes.contains(said), "{said}: {notes}");
+    }
+    assert_eq!(DirectionSet::open_for(&path, Operator::Ablate)?, read.set);
+    let message = DirectionSet::open_for(&path, Operator::Turn).expect_err("projections");
+    assert!(message.to_string().contains("--operator ablate"));
+    Ok(())
+}
+
+#[test]
 fn svec_goes_both_ways() -> Result<()> {
     let (room, _) = room();
     let (path, set) = (room.path().join("x.svec"), set()?);
@@ -225,14 +289,11 @@ fn svec_goes_both_ways() -> Result<()> {
     }
     let write = |text: &str| std::fs::write(&path, text).expect("written");
     write(
-        r#"{"model_type": "llama", "directions": {"1": [[1, 2]], "2": [3, 4.5]}, "probe_accuracies": {}}"#,
+        r#"{"model_type": "llama", "directions": {"1": [ [1, 2]], "2": [3, 4.5]}, "probe_accuracies": {}}"#,
     );
     assert_eq!(DirectionSet::open(&path)?.layers.len(), 2);
     for (text, said) in [
-        (
-            r#"{"directions": {"1": [[1, 2], [3, 4]]}}"#,
-            "several vectors",
-        ),
+        (r#"{"directions": {"1": [[1, 2], [3, 4]]}}"#, "2 vectors"),
         (r#"{"directions": {"x": [1, 2]}}"#, "`directions.x`"),
         (r#"{"directions": {"1": [1, "2"]}}"#, "`directions.1`"),
         (r#"{"directions": {"1": 1}}"#, "`directions.1`"),
@@ -277,6 +338,16 @@ fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
         assert!(off.to_scalar::<f32>()? < 1e-6, "{site}");
     }
 
+    // an alpha of 0 is a scale of 1 for llama.cpp; a scale of 0 is none
+    let first = *update.sites.keys().next().expect("a site");
+    update.sites.get_mut(&first).expect("there").scale = 0.;
+    lora::write(&path, &update, &spec)?;
+    let back = lora::read(&path, &spec)?;
+    for (site, norm) in [(first, 0.), (site, 1.)] {
+        let delta = back.sites[&site].delta()?.abs()?.max_all()?;
+        assert_eq!(delta.to_scalar::<f32>()? > 0., norm > 0., "{site}");
+    }
+
     let other = ModelSpec {
         hidden: 16,
         ..spec.clone()
@@ -294,5 +365,37 @@ fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
         message.contains("k_proj") && message.contains("merge"),
         "{message}"
     );
+    Ok(())
+}
+
+#[test]
+fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
+    let (_room, path) = room();
+    let adapter = |a: GgmlDType, bytes: Vec<u8>| -> Result<()> {
+        let mut file = GgufWriter::new("llama");
+        file.text("general.type", "adapter");
+        file.text("adapter.type", "lora");
+        file.set("adapter.lora.alpha", Value::F32(2.));
+        file.tensor("blk.0.attn_output.weight.lora_a", a, &[1, 8], bytes)?;
+        file.floats("blk.0.attn_output.weight.lora_b", &[8, 1], &[0.5; 8])?;
+        file.write(&path)?;
+        Ok(())
+    };
+    let half = |x: u16| x.to_le_bytes().repeat(8);
+    for (dtype, one) in [(GgmlDType::F16, 0x3c00), (GgmlDType::BF16, 0x3f80)] {
+        adapter(dtype, half(one))?;
+        let update = lora::read(&path, &spec())?;
+        let site = Site::parse("model.layers.0.self_attn.o_proj").expect("a site");
+        let delta = update.sites[&site].delta()?;
+        assert_eq!(delta.to_vec2::<f32>()?, vec![vec![1f32; 8]; 8], "{dtype:?}");
+    }
+    adapter(GgmlDType::F16, half(0x7c00))?;
+    let message = lora::read(&path, &spec())
+        .expect_err("infinite")
+        .to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
+    adapter(GgmlDType::F32, f32::NAN.to_le_bytes().repeat(8))?;
+    let message = lora::read(&path, &spec()).expect_err("NaN").to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
     Ok(())
 }

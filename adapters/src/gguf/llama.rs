@@ -18,10 +18,11 @@ pub fn site(name: &str) -> Option<Site> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let weight = rest.strip_suffix(".weight")?;
     let projection = Projection::ALL.into_iter().find(|p| short(*p) == weight)?;
-    Some(Site {
+    let site = Site {
         layer: layer.parse().ok()?,
         projection,
-    })
+    };
+    (self::name(site) == name).then_some(site)
 }
 
 fn short(p: Projection) -> &'static str {
@@ -105,6 +106,7 @@ mod tests {
             assert_eq!(site(&name(all)), Some(all));
         }
         assert_eq!(site("blk.x.attn_q.weight"), None);
+        assert_eq!(site("blk.01.attn_q.weight"), None);
         assert_eq!(site("blk.1.attn_norm.weight"), None);
     }
 }

@@ -93,14 +93,23 @@ fn directions(a: &flags::Convert) -> Result<Told> {
         "gguf" => {
             let length = a.coeff.map_or(Length::Unit, Length::Dose);
             control_vector::write(&a.out, &set, &layers, length)?;
-            notes.push(match a.coeff {
-                Some(coeff) => format!("strength 1 in llama.cpp is --coeff {coeff} here"),
-                None => "unit vectors: a strength in llama.cpp is a coeff at every layer".into(),
+            notes.extend(match a.coeff {
+                Some(coeff) => vec![
+                    format!("strength 1 in llama.cpp is --coeff {coeff} here"),
+                    "left out: the lengths of the directions, in whose place the dose is".into(),
+                ],
+                None => {
+                    vec!["unit vectors: a strength in llama.cpp is a coeff at every layer".into()]
+                }
             });
         }
         "svec" => {
             svec::write(&a.out, &set, &layers)?;
-            notes.push("what is known of the directions but their lengths is left out".into());
+            notes.push(
+                "left out, as .svec has no place for it: the model's name and fingerprint, \
+                 recipe, method, rows, numbers of pairs, residual norms, and the hash"
+                    .into(),
+            );
         }
         "safetensors" => {
             let mut kept = set;
@@ -120,6 +129,23 @@ fn directions(a: &flags::Convert) -> Result<Told> {
     ))
 }
 
+/// Refuses what says something of directions alone.
+fn no_directions(a: &flags::Convert) -> Result<()> {
+    for (flag, given) in [
+        ("--layers", a.layers.is_some()),
+        ("--coeff", a.coeff.is_some()),
+        ("--layer-offset", a.layer_offset != 0),
+    ] {
+        if given {
+            bail!(
+                "{flag}: expected directions to convert, found {}; leave it out",
+                a.from.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 fn spec(a: &flags::Convert) -> Result<ModelSpec> {
     let Some(model) = &a.model else {
         bail!("--model: expected the model of the adapter, whose heads order the rows, found none");
@@ -129,26 +155,38 @@ fn spec(a: &flags::Convert) -> Result<ModelSpec> {
 }
 
 fn adapter(a: &flags::Convert) -> Result<Told> {
+    no_directions(a)?;
+    if a.out.extension().is_none_or(|e| e != "gguf") {
+        bail!(
+            "--out: expected a name that ends in .gguf for an adapter of llama.cpp, found {}",
+            a.out.display()
+        );
+    }
     let spec = spec(a)?;
     let update = peft::load(&a.from, &spec)?;
     lora::write(&a.out, &update, &spec)?;
     Ok((
         format!("a LoRA of {} weights for llama.cpp", update.sites.len()),
-        Vec::new(),
+        vec![
+            "rows of B of q_proj and k_proj are in llama.cpp's order".into(),
+            "left out: what adapter_config.json says beside ranks and alphas".into(),
+        ],
     ))
 }
 
 fn gguf_adapter(a: &flags::Convert) -> Result<Told> {
+    no_directions(a)?;
     let spec = spec(a)?;
     let update = lora::read(&a.from, &spec)?;
     peft::save(&a.out, &update, &spec.name)?;
     Ok((
         format!("a PEFT adapter of {} weights", update.sites.len()),
-        Vec::new(),
+        vec!["rows of B of q_proj and k_proj are in Hugging Face's order again".into()],
     ))
 }
 
 fn model(a: &flags::Convert) -> Result<Told> {
+    no_directions(a)?;
     let shown = bar(1, "convert");
     gguf::import(&a.from, &a.out, &mut |done, of| {
         shown.set_length(of as u64);

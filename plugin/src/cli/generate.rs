@@ -18,43 +18,40 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let (Some(file), Some(layers)) = (&a.directions, &a.layers) else {
         return Ok(None);
     };
-    let set = DirectionSet::open(file)?;
+    let operator = match a.operator {
+        flags::Operator::Add => Operator::Add,
+        flags::Operator::Ablate => Operator::Ablate,
+        flags::Operator::Turn => Operator::Turn,
+        flags::Operator::Clamp => Operator::Clamp,
+    };
+    let set = DirectionSet::open_for(file, operator)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
+    if a.strength.is_some() && operator != Operator::Add {
+        bail!("--strength: expected --operator add, found another; give a coeff instead");
+    }
     let point = match a.site {
         flags::Site::Output => Point::Output,
         flags::Site::Middle => Point::Middle,
         flags::Site::Input => Point::Input,
         flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
     };
-    if let Some(strength) = a.strength {
-        if a.operator != flags::Operator::Add {
-            bail!("--strength: expected --operator add, found another; give a coeff instead");
-        }
-        let stored = Intervention::as_stored(&set, &layers, strength)?;
-        return Ok(Some(stored.at(point).on(a.rows.clone())));
-    }
     let coeff = match a.fraction {
         Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),
         None => a.coeff,
     };
-    let (operator, coeff) = match (a.operator, coeff) {
-        (flags::Operator::Add, Some(coeff)) => (Operator::Add, coeff),
-        (flags::Operator::Turn, Some(coeff)) => (Operator::Turn, coeff),
-        (flags::Operator::Clamp, Some(coeff)) => (Operator::Clamp, coeff),
-        (_, None) if a.operator != flags::Operator::Ablate => bail!(
-            "--coeff: expected a number for this operator, found none; for example --coeff 19, or --fraction 0.5"
-        ),
-        (_, None) => (Operator::Ablate, 0.),
-        (flags::Operator::Ablate, Some(_)) => {
+    let intervention = match (operator, coeff, a.strength) {
+        (_, _, Some(strength)) => Intervention::as_stored(&set, &layers, strength)?,
+        (Operator::Ablate, None, _) => Intervention::new(&set, &layers, 0., operator)?,
+        (Operator::Ablate, Some(_), _) => {
             bail!("--coeff: --operator ablate takes none; leave it out")
         }
+        (_, Some(coeff), _) => Intervention::new(&set, &layers, coeff, operator)?,
+        (_, None, _) => bail!(
+            "--coeff: expected a number for this operator, found none; for example --coeff 19, or --fraction 0.5"
+        ),
     };
-    Ok(Some(
-        Intervention::new(&set, &layers, coeff, operator)?
-            .at(point)
-            .on(a.rows.clone()),
-    ))
+    Ok(Some(intervention.at(point).on(a.rows.clone())))
 }
 
 /// One direction ablated at every site.

@@ -110,6 +110,7 @@ fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
     let steering = match steer.dose {
         Dose::Coeff(coeff) => steering.coeff(coeff),
         Dose::Fraction(fraction) => steering.fraction(fraction),
+        Dose::Strength(strength) => steering.strength(strength),
     };
     // Told now, before anything is loaded.
     steering.interventions(&spec)?;

@@ -42,10 +42,14 @@ pub enum Dose {
     Coeff(f64),
     /// A signed fraction of the mean residual norm, at every layer.
     Fraction(f64),
+    /// A signed multiplier of the vectors as they were stored, at every layer: what
+    /// llama.cpp does with a control vector.
+    Strength(f64),
 }
 
 impl Steering {
-    /// The directions of a file, as `reptune extract` writes them.
+    /// The directions of a file, as `reptune extract` writes them, or of another program's:
+    /// a GGUF control vector or a `.svec`.
     ///
     /// # Errors
     /// When the file cannot be read, or its hash, shapes or layer convention are wrong.
@@ -81,6 +85,12 @@ impl Steering {
         self.dose(Dose::Fraction(fraction))
     }
 
+    /// Instead of a coeff: a signed multiplier of the vectors as they were stored, before
+    /// normalising, at every layer; llama.cpp applies control vectors so.
+    pub fn strength(self, strength: f64) -> Self {
+        self.dose(Dose::Strength(strength))
+    }
+
     /// How much of them.
     pub fn dose(self, dose: Dose) -> Self {
         self.last(|part| part.dose = Some(dose))
@@ -102,7 +112,7 @@ impl Steering {
         &self.parts
     }
 
-    /// The same with other coeffs, one a file.
+    /// The same with other coeffs, one a file; the strength of vectors as they were stored.
     ///
     /// # Errors
     /// When there are more or fewer coeffs than files, or one is not finite.
@@ -117,7 +127,10 @@ impl Steering {
             .into());
         }
         for (part, coeff) in self.parts.iter_mut().zip(coeffs) {
-            part.dose = Some(Dose::Coeff(*coeff));
+            part.dose = Some(match part.dose {
+                Some(Dose::Strength(_)) => Dose::Strength(*coeff),
+                _ => Dose::Coeff(*coeff),
+            });
         }
         Ok(self)
     }
@@ -160,19 +173,25 @@ impl Part {
         self.point
     }
 
-    /// The dose as a coeff, divided by the number of layers where it is used.
+    /// The dose as a coeff, divided by the number of layers where it is used; the strength
+    /// of vectors as they were stored.
     ///
     /// # Errors
     /// When none was named, or a fraction has no norm to be a fraction of.
     pub fn coeff(&self) -> Result<f64> {
         match self.dose {
-            Some(Dose::Coeff(coeff)) => Ok(coeff),
+            Some(Dose::Coeff(coeff) | Dose::Strength(coeff)) => Ok(coeff),
             Some(Dose::Fraction(fraction)) => {
                 let each = self.set.natural_coeff(&self.layers, fraction)?;
                 Ok(each * self.layers.len() as f64)
             }
             None => Err(self.wrong("dose", "a coeff or a fraction", "neither", "name one")),
         }
+    }
+
+    /// Whether the dose is a strength of the vectors as they were stored.
+    pub fn is_as_stored(&self) -> bool {
+        matches!(self.dose, Some(Dose::Strength(_)))
     }
 
     fn intervention(&self, spec: &ModelSpec) -> Result<Intervention> {
@@ -189,7 +208,11 @@ impl Part {
             let found = coeff.to_string();
             return Err(self.wrong("coeff", "a finite number", &found, "for example 19.0"));
         }
-        Ok(Intervention::new(&self.set, &self.layers, coeff, Operator::Add)?.at(self.point))
+        let addition = match self.is_as_stored() {
+            true => Intervention::as_stored(&self.set, &self.layers, coeff)?,
+            false => Intervention::new(&self.set, &self.layers, coeff, Operator::Add)?,
+        };
+        Ok(addition.at(self.point))
     }
 
     fn wrong(&self, what: &str, expected: &str, found: &str, hint: &str) -> crate::Error {

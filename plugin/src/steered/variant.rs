@@ -45,6 +45,9 @@ impl Variant {
         for part in self.steering.iter().flat_map(Steering::parts) {
             let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
             parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
+            if part.is_as_stored() {
+                parts.push("as stored".to_owned());
+            }
         }
         cache.entry(&key(&parts), |out| self.bake(&model, &interventions, out))
     }

@@ -10,6 +10,8 @@ mod allocated;
 mod artefact;
 mod change;
 mod chat;
+mod exchange;
+mod gguf;
 mod items;
 mod model;
 mod recipe;

@@ -34,7 +34,7 @@ pub struct Bake {
     /// Several doses instead of --coeff: one .uqff each (plus_12.uqff, minus_19.uqff, ..)
     /// beside shared.uqff
     #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true,
-        requires = "directions", conflicts_with_all = ["coeff", "fraction"])]
+        requires = "directions", conflicts_with_all = ["coeff", "fraction", "strength"])]
     pub coeffs: Vec<f64>,
     /// Type of the weights, such as q8_0 or q4k. Not given, full weights become f32 and a
     /// UQFF keeps its types

@@ -34,7 +34,8 @@ pub struct Serve {
     #[arg(long)]
     pub model: String,
     /// A steered variant: NAME=FILE:layers=1-2,coeff=40. Layers as 1-3,5 or all; fraction=
-    /// instead of coeff=; at=input for the input of the blocks; on=NAME for a tuned variant
+    /// or strength= (vectors as they were stored) instead of coeff=; at=input for the input of
+    /// the blocks; on=NAME for a tuned variant
     #[arg(long, value_name = "VARIANT", value_parser = steer)]
     pub steer: Vec<Steer>,
     /// A tuned variant: NAME=DIR with a PEFT directory, which is merged into the weights
@@ -73,6 +74,7 @@ pub struct Steer {
 pub enum Dose {
     Coeff(f64),
     Fraction(f64),
+    Strength(f64),
 }
 
 /// `NAME=DIR`
@@ -108,16 +110,19 @@ fn steer(text: &str) -> Result<Steer, String> {
         };
         match key {
             "layers" => steer.layers = value.clone(),
-            "coeff" | "fraction" if dosed => return Err("expected one dose, found two".into()),
+            "coeff" | "fraction" | "strength" if dosed => {
+                return Err("expected one dose, found two".into());
+            }
             "coeff" => (steer.dose, dosed) = (Dose::Coeff(number()?), true),
             "fraction" => (steer.dose, dosed) = (Dose::Fraction(number()?), true),
+            "strength" => (steer.dose, dosed) = (Dose::Strength(number()?), true),
             "at" if value == "output" => steer.point = Point::Output,
             "at" if value == "input" => steer.point = Point::Input,
             "at" => return Err(format!("expected at=output or at=input, found at={value}")),
             "on" => steer.on = Some(value.clone()),
             other => {
                 return Err(format!(
-                    "expected layers, coeff, fraction, at or on, found `{other}`"
+                    "expected layers, coeff, fraction, strength, at or on, found `{other}`"
                 ));
             }
         }
