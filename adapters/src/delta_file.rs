@@ -288,14 +288,14 @@ mod tests {
         };
         let message = refused(&wide);
         assert!(
-            message.contains("down_proj.B") && message.contains("[8, 2]"),
+            message.contains("v_proj`") && message.contains("(2, 8) of small"),
             "{message}"
         );
         let shallow = ModelSpec {
             layers: 1,
             ..spec()
         };
-        assert!(refused(&shallow).contains("blocks 0 to 0"));
+        assert!(refused(&shallow).contains("one of the 1 blocks of small"));
         let path = room.path().join(FILE);
         let mut bytes = artefact::read(&path)?;
         *bytes.last_mut().expect("bytes") ^= 1;

@@ -274,7 +274,7 @@ fn what_cannot_be_served_is_told_before_anything_is_loaded() {
         ),
         (
             vec!["--steer", "no.safetensors:layers=1,coeff=1"],
-            "no.safetensors: header",
+            "no.safetensors: file: expected a complete safetensors file",
         ),
         (
             vec!["--steer", "waves.safetensors:layers=1,fraction=1"],

@@ -43,6 +43,10 @@ fn ranks_and_alphas_that_cannot_be_are_refused() -> Result<()> {
             json!([4]),
             json!({}),
         ] {
+            // PEFT multiplies by any alpha, whatever its sign
+            if key == "lora_alpha" && value.is_number() {
+                continue;
+            }
             let room = copy(&fixture("peft-adapter"))?;
             let path = room.path().join(CONFIG);
             let mut json: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
