@@ -205,7 +205,7 @@ fn an_svec_file_that_is_deep_or_long_is_refused() {
         ),
         (
             json!({"directions": {"1": [0, 0]}}).to_string(),
-            "finite norm",
+            "at least one that is not zero",
         ),
     ];
     for (text, said) in cases {

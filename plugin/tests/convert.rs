@@ -1,0 +1,273 @@
+//! `reptune convert` as it is typed, and steering with a file of another program.
+
+mod typed;
+
+use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::peft;
+use std::path::{Path, PathBuf};
+use typed::{json, printed, refusal, root};
+
+fn model() -> PathBuf {
+    root().join("tests/fixtures/tiny-llama2")
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A file that repeng wrote, or one as llama.cpp's generator lays it out.
+fn theirs(name: &str) -> String {
+    shown(&root().join("tests/interop/fixtures/llama_cpp").join(name))
+}
+
+fn spec() -> reptune_adapters::ModelSpec {
+    let config = reptune::llama::LlamaConfig::read(&model()).expect("a Llama");
+    reptune::llama::model_spec(&config, &model()).expect("a tokenizer")
+}
+
+/// Directions of the model at every layer, as `d.safetensors`.
+fn directions(room: &Path) -> DirectionSet {
+    let spec = spec();
+    let direction = |l: usize| {
+        let v: Vec<f64> = (0..spec.hidden)
+            .map(|i| ((i * (l + 2)) as f64).sin())
+            .collect();
+        (l, Direction::new(&v).expect("not zero"))
+    };
+    let set = DirectionSet {
+        layers: (0..spec.layers).map(direction).collect(),
+        provenance: Provenance {
+            model: spec.name.clone(),
+            model_fingerprint: spec.fingerprint.clone(),
+            model_layers: spec.layers,
+            recipe: "r".into(),
+            method: "mean_difference".into(),
+            rows: "answer".into(),
+            pairs: 7,
+            pairs_captured: 9,
+            residual_norms: (0..spec.layers).map(|l| (l, 0.1 + l as f64)).collect(),
+            ..Provenance::default()
+        },
+    };
+    set.save(&room.join("d.safetensors")).expect("saved");
+    set
+}
+
+#[test]
+fn directions_go_to_llama_cpp_and_back_bit_for_bit() {
+    let room = tempfile::tempdir().expect("room");
+    let mut set = directions(room.path());
+    let told = printed(
+        room.path(),
+        &["convert", "d.safetensors", "--out", "d.gguf"],
+    );
+    assert!(
+        told.contains("d.gguf") && told.contains("layer 0 is left out"),
+        "{told}"
+    );
+    assert!(told.contains("llama.cpp cannot steer block 0"), "{told}");
+    printed(
+        room.path(),
+        &["convert", "d.gguf", "--out", "back.safetensors"],
+    );
+    let back = DirectionSet::load(&room.path().join("back.safetensors")).expect("ours");
+    set.layers.remove(&0);
+    assert_eq!(back, set);
+}
+
+#[test]
+fn a_dose_is_told_and_an_offset_is_on_record() {
+    let room = tempfile::tempdir().expect("room");
+    directions(room.path());
+    let dose = [
+        "convert",
+        "d.safetensors",
+        "--layers",
+        "1-2",
+        "--coeff",
+        "6",
+        "--out",
+        "x.gguf",
+    ];
+    let told = printed(room.path(), &dose);
+    assert!(
+        told.contains("strength 1 in llama.cpp is --coeff 6 here"),
+        "{told}"
+    );
+    let dosed = DirectionSet::open(&room.path().join("x.gguf")).expect("a control vector");
+    let norms: Vec<(usize, f64)> = dosed.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
+    assert_eq!(norms.len(), 2);
+    for (layer, norm) in norms {
+        assert!((norm - 3.).abs() < 1e-6, "layer {layer}: {norm}");
+    }
+
+    let moved = [
+        "convert",
+        &theirs("cvector.gguf"),
+        "--layer-offset",
+        "-1",
+        "--out",
+        "m.safetensors",
+    ];
+    let told = json(room.path(), &moved);
+    assert_eq!(told["layer_convention"], "block_output_0");
+    assert!(told["notes"].to_string().contains("block N -1"), "{told}");
+    let set = DirectionSet::load(&room.path().join("m.safetensors")).expect("ours");
+    assert_eq!(set.layers.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(
+        set.provenance.origin.contains("moved by -1"),
+        "{}",
+        set.provenance.origin
+    );
+}
+
+#[test]
+fn svec_files_go_both_ways_and_what_they_cannot_hold_is_told() {
+    let room = tempfile::tempdir().expect("room");
+    let set = directions(room.path());
+    let told = printed(
+        room.path(),
+        &["convert", "d.safetensors", "--out", "d.svec"],
+    );
+    assert!(told.contains("left out"), "{told}");
+    printed(
+        room.path(),
+        &["convert", "d.svec", "--out", "back.safetensors"],
+    );
+    let back = DirectionSet::load(&room.path().join("back.safetensors")).expect("ours");
+    assert!(back.layers.keys().eq(set.layers.keys()));
+    for (layer, d) in &back.layers {
+        let there = &set.layers[layer];
+        let off = d.unit.iter().zip(&there.unit).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0., f32::max) < 1e-6, "layer {layer}");
+        assert!((d.norm / there.norm - 1.).abs() < 1e-6, "layer {layer}");
+    }
+}
+
+#[test]
+fn an_adapter_goes_to_llama_cpp_and_back() {
+    let room = tempfile::tempdir().expect("room");
+    let adapter = root().join("tests/interop/fixtures/peft/plain");
+    let model = shown(&model());
+    let there = [
+        "convert",
+        &shown(&adapter),
+        "--model",
+        &model,
+        "--out",
+        "a.gguf",
+    ];
+    let told = printed(room.path(), &there);
+    assert!(told.contains("14 weights"), "{told}");
+    printed(
+        room.path(),
+        &["convert", "a.gguf", "--model", &model, "--out", "back"],
+    );
+    let spec = spec();
+    let load = |path: &Path| {
+        peft::load(path, &spec)
+            .expect("an adapter")
+            .content_hash()
+            .expect("factors")
+    };
+    assert_eq!(load(&room.path().join("back")), load(&adapter));
+}
+
+#[test]
+fn a_file_of_repeng_steers() {
+    let room = tempfile::tempdir().expect("room");
+    let (model, file) = (shown(&model()), theirs("repeng.gguf"));
+    let base = [
+        "generate",
+        "--model",
+        &model,
+        "--prompt",
+        "Is it true?",
+        "--max-new-tokens",
+        "6",
+    ];
+    let steered = |more: &[&str]| {
+        let with = ["--directions", file.as_str(), "--layers", "1-3"];
+        printed(room.path(), &[&base[..], &with[..], more].concat())
+    };
+    let coeff = steered(&["--coeff", "900"]);
+    assert_ne!(coeff, printed(room.path(), &base), "it does something");
+    assert_ne!(steered(&["--strength", "900"]), "");
+    let told = refusal(
+        room.path(),
+        &[
+            &base[..],
+            &[
+                "--directions",
+                file.as_str(),
+                "--layers",
+                "0",
+                "--coeff",
+                "3",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(
+        told.contains("[1, 2, 3]") && told.contains("layer 0"),
+        "{told}"
+    );
+    let told = refusal(
+        room.path(),
+        &[
+            &base[..],
+            &[
+                "--directions",
+                file.as_str(),
+                "--layers",
+                "1",
+                "--fraction",
+                "0.5",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(told.contains("reference norm"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_converted_is_refused_with_what_to_do() {
+    let room = tempfile::tempdir().expect("room");
+    directions(room.path());
+    let adapter = shown(&root().join("tests/interop/fixtures/peft/plain"));
+    let foreign = theirs("cvector.gguf");
+    let cases: [(&[&str], &[&str]); 7] = [
+        (
+            &["d.safetensors", "--out", "x.txt"],
+            &["--out", ".safetensors, .gguf or .svec"],
+        ),
+        (&["none", "--out", "x.gguf"], &["none", "check the path"]),
+        (&[&adapter, "--out", "x.gguf"], &["--model", "heads"]),
+        (
+            &["d.safetensors", "--layers", "0-1", "--out", "x.gguf"],
+            &["layer 0", "leave layer 0 out"],
+        ),
+        (
+            &["d.safetensors", "--layer-offset", "1", "--out", "x.gguf"],
+            &["layer offset", "leave it out"],
+        ),
+        (
+            &[&foreign, "--layer-offset", "-2", "--out", "x.safetensors"],
+            &["layer 1 with offset -2"],
+        ),
+        (
+            &["d.safetensors", "--coeff", "3", "--out", "x.svec"],
+            &["--coeff", ".gguf"],
+        ),
+    ];
+    for (arguments, parts) in cases {
+        let told = refusal(room.path(), &[&["convert"], arguments].concat());
+        for part in parts {
+            assert!(told.contains(part), "{arguments:?}: `{part}`: {told}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(room.path())
+        .expect("a directory")
+        .collect();
+    assert_eq!(left.len(), 1, "nothing was written: {left:?}");
+}
