@@ -30,6 +30,9 @@ const DOSE: &str = "dose";
 pub enum Length {
     /// Unit vectors: a strength is a coeff at every layer. Read back, the set is the same.
     Unit,
+    /// `norm * unit`, as the vectors were before normalising: a strength is what it was in the
+    /// file of another program that they came from.
+    Stored,
     /// `coeff / layers * unit`: a strength of 1 is the steering with this coeff. Read back,
     /// a direction is that of its vector, with the length of this as its norm.
     Dose(f64),
@@ -57,7 +60,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         return wrong("layers", "at least one", "none".into(), "for example 1-3");
     }
     let factor = match length {
-        Length::Unit => 1.,
+        Length::Unit | Length::Stored => 1.,
         Length::Dose(coeff) => coeff / layers.len() as f64,
     };
     if factor == 0. || !(factor as f32).is_finite() {
@@ -70,10 +73,14 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     };
     for &layer in &layers {
         let Direction { unit, norm } = set.layer(layer)?;
+        let factor = match length {
+            Length::Stored => *norm,
+            Length::Unit | Length::Dose(_) => factor,
+        };
         let scaled = Direction {
             unit: unit.iter().map(|x| x * factor as f32).collect(),
             norm: match length {
-                Length::Unit => *norm,
+                Length::Unit | Length::Stored => *norm,
                 Length::Dose(_) => factor.abs(),
             },
         };
@@ -96,10 +103,12 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     file.text(convention::HASH, convention::hash(vectors));
 
     let mut metadata = written.metadata();
-    if let Length::Dose(coeff) = length {
-        let dose = format!("coeff {coeff} over {} layers", layers.len());
-        metadata.insert(DOSE.to_owned(), dose);
-    }
+    let dose = match length {
+        Length::Unit => None,
+        Length::Stored => Some("as stored".to_owned()),
+        Length::Dose(coeff) => Some(format!("coeff {coeff} over {} layers", layers.len())),
+    };
+    metadata.extend(dose.map(|dose| (DOSE.to_owned(), dose)));
     let hash = content_hash(&written.tables(), &metadata);
     metadata.insert(CONTENT_HASH.to_owned(), hash);
     for (key, value) in metadata.into_iter().collect::<BTreeMap<_, _>>() {

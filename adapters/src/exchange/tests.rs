@@ -108,6 +108,25 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
 }
 
 #[test]
+fn vectors_of_others_stay_as_long_as_they_were() -> Result<()> {
+    let (_room, path) = room();
+    let set = set()?;
+    control_vector::write(&path, &set, &[1, 3], Length::Stored)?;
+    let back = DirectionSet::open(&path)?;
+    for layer in [1, 3] {
+        let (before, after) = (&set.layers[&layer], &back.layers[&layer]);
+        assert!((before.norm - after.norm).abs() < 1e-5 * before.norm);
+        let pairs = before.unit.iter().zip(&after.unit);
+        assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0., f32::max) < 1e-6);
+        let file = crate::gguf::Gguf::open(&path)?;
+        let stored = file.floats(&format!("direction.{layer}"))?;
+        let norm = stored.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        assert!((norm - before.norm).abs() < 1e-5 * before.norm, "{norm}");
+    }
+    Ok(())
+}
+
+#[test]
 fn block_0_is_refused_for_llama_cpp() -> Result<()> {
     let (_room, path) = room();
     let message = control_vector::write(&path, &set()?, &[0, 1], Length::Unit)

@@ -91,15 +91,22 @@ fn directions(a: &flags::Convert) -> Result<Told> {
     }
     match target {
         "gguf" => {
-            let length = a.coeff.map_or(Length::Unit, Length::Dose);
+            let length = match a.coeff {
+                Some(coeff) => Length::Dose(coeff),
+                None if set.provenance.origin.is_empty() => Length::Unit,
+                None => Length::Stored,
+            };
             control_vector::write(&a.out, &set, &layers, length)?;
-            notes.extend(match a.coeff {
-                Some(coeff) => vec![
+            notes.extend(match length {
+                Length::Dose(coeff) => vec![
                     format!("strength 1 in llama.cpp is --coeff {coeff} here"),
                     "left out: the lengths of the directions, in whose place the dose is".into(),
                 ],
-                None => {
+                Length::Unit => {
                     vec!["unit vectors: a strength in llama.cpp is a coeff at every layer".into()]
+                }
+                Length::Stored => {
+                    vec!["vectors as long as they were: a strength is what it was there".into()]
                 }
             });
         }

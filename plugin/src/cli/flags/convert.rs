@@ -15,8 +15,8 @@ pub const EXAMPLES: &str = "Examples:
 Directions go between .safetensors (ours), .gguf (llama.cpp control vectors) and .svec;
 adapters between PEFT directories and .gguf; a Llama in GGUF becomes a UQFF directory.
 With --coeff the vectors of a .gguf are coeff / layers long, so that strength 1 in
-llama.cpp is our steering with this coeff; without, they are unit vectors, and read back
-they are the same directions.";
+llama.cpp is our steering with this coeff; without, directions of ours are unit vectors
+that read back are the same, and vectors of other programs stay as long as they were.";
 
 #[derive(Args)]
 pub struct Convert {
