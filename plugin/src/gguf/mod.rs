@@ -22,6 +22,7 @@ use crate::uqff::{self, Provenance, UQFF, UqffDirectory};
 use reptune_adapters::gguf::{Gguf, Value as Field, llama};
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{Site, artefact};
+use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
 /// Files beside a GGUF that stand for its metadata, if the first of them is there.
@@ -90,6 +91,9 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     let config = LlamaConfig::read(&beside)?;
     let spec = model_spec(&config, &beside)?;
     model.check_complete(&spec)?;
+    // now, not when the first prompt comes
+    Chat::load(&beside)
+        .map_err(|e| model.wrong("tokenizer", "one that can be read", e.to_string()))?;
     let directory = UqffDirectory::create(out)?;
     let mut told = Provenance::of(&spec);
     told.model = gguf

@@ -51,7 +51,7 @@ impl Model {
             .iter()
             .zip(&types)
             .enumerate()
-            .filter(|(_, (_, t))| matches!(**t, UNKNOWN | CONTROL | DEFINED))
+            .filter(|(_, (_, t))| added(**t))
             .map(|(id, (token, t))| {
                 json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false,
@@ -60,7 +60,7 @@ impl Model {
             })
             .collect();
         let parts = match kind {
-            "gpt2" => self.byte_level(vocab)?,
+            "gpt2" => self.byte_level(vocab, &types)?,
             "llama" => self.pieces(&tokens, vocab)?,
             other => {
                 let found = format!("`{other}`");
@@ -116,9 +116,35 @@ impl Model {
         Ok(list.iter().map(number).collect())
     }
 
+    /// Merges that text can ask for. Those of special tokens, which are cut out before, are
+    /// left out: a converter writes one where the tokenizer has none, as no list may be empty.
+    fn merges(&self, vocab: &Map<String, Value>, types: &[i64]) -> Result<Vec<&str>> {
+        const MERGES: &str = "tokenizer.ggml.merges";
+        let kind = |token: &str| {
+            let id = vocab.get(token)?.as_u64()?;
+            types.get(usize::try_from(id).ok()?).copied()
+        };
+        let mut taken = Vec::new();
+        for merge in self.texts(MERGES)? {
+            let pair = merge.split_once(' ');
+            let kinds = pair.and_then(|(left, right)| Some([kind(left)?, kind(right)?]));
+            match (pair, kinds) {
+                (Some(_), Some(kinds)) if kinds.iter().any(|k| added(*k)) => {}
+                (Some((left, right)), Some(_)) if vocab.contains_key(&[left, right].concat()) => {
+                    taken.push(merge);
+                }
+                _ => {
+                    let expected = "two tokens that are a token together";
+                    return Err(self.wrong(MERGES, expected, format!("`{merge}`")));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
     /// Byte-level BPE.
-    fn byte_level(&self, vocab: Map<String, Value>) -> Result<Parts> {
-        let merges = self.texts("tokenizer.ggml.merges")?;
+    fn byte_level(&self, vocab: Map<String, Value>, types: &[i64]) -> Result<Parts> {
+        let merges = self.merges(&vocab, types)?;
         let pre = match self.value("tokenizer.ggml.pre") {
             Some(_) => self.text("tokenizer.ggml.pre")?,
             None => "default",
@@ -224,6 +250,11 @@ impl Model {
             }),
         })
     }
+}
+
+/// Whether tokens of this type are cut out of a text before the rest is.
+fn added(kind: i64) -> bool {
+    matches!(kind, UNKNOWN | CONTROL | DEFINED)
 }
 
 /// What differs from kind to kind.

@@ -31,7 +31,7 @@ fn another_model_than_a_plain_llama_is_refused_by_name() -> Result<()> {
             w.tensors.insert(key.to_owned(), tensor.clone());
         }
     };
-    let edits: [(&str, Edit); 20] = [
+    let edits: [(&str, Edit); 21] = [
         (
             "another architecture",
             &set("general.architecture", text("qwen2")),
@@ -91,6 +91,10 @@ fn another_model_than_a_plain_llama_is_refused_by_name() -> Result<()> {
             &set("tokenizer.ggml.model", text("bert")),
         ),
         ("other words", &set("tokenizer.ggml.pre", text("tekken"))),
+        (
+            "a merge of what are no tokens together",
+            &set("tokenizer.ggml.merges", Value::Array(vec![text("a b")])),
+        ),
         ("no merges", &lose("tokenizer.ggml.merges")),
         (
             "fewer tokens than embeddings",

@@ -1,8 +1,9 @@
-//! Tokenizers made from the metadata of a GGUF cut text as those they were written from.
+//! Tokenizers made from the metadata of a GGUF cut text as those they were written from, and
+//! as llama.cpp does with that metadata (`tests/interop/llama_cpp_tokenizers.py` asked it).
 
 use crate::import;
 use crate::written::Written;
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
@@ -128,6 +129,51 @@ fn byte_level_bpe_is_read_off_the_metadata() -> Result<()> {
             "{pre}: {:?}",
             ours.stop
         );
+    }
+    Ok(())
+}
+
+/// A field as llama.cpp's converter writes it.
+fn field(key: &str, json: &Json) -> Value {
+    match json {
+        Json::String(text) => Value::String(text.clone()),
+        Json::Bool(set) => Value::Bool(*set),
+        Json::Array(list) => Value::Array(list.iter().map(|v| field(key, v)).collect()),
+        number if key == "scores" => Value::F32(number.as_f64().unwrap_or(f64::NAN) as f32),
+        number if key == "token_type" => Value::I32(number.as_i64().unwrap_or(-1) as i32),
+        number => Value::U32(number.as_u64().unwrap_or(u64::MAX) as u32),
+    }
+}
+
+#[test]
+fn llama_cpp_cuts_texts_as_we_do() -> Result<()> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/fixtures/llama_cpp/tokenizers.json");
+    let kinds: Json = serde_json::from_slice(&std::fs::read(path)?)?;
+    let kinds = kinds.as_object().context("kinds")?;
+    assert_eq!(kinds.len(), 4);
+    for (kind, case) in kinds {
+        let mut written = Written::of(&fixture("tiny-llama2"))?;
+        let own = |key: &String| !key.starts_with("tokenizer.ggml.");
+        written.fields.retain(|key, _| own(key));
+        for (key, value) in case["fields"].as_object().context("fields")? {
+            let field = field(key, value);
+            written
+                .fields
+                .insert(format!("tokenizer.ggml.{key}"), field);
+        }
+        let count = case["fields"]["tokens"].as_array().context("tokens")?.len();
+        let rows = Tensor::ones((count, 32), DType::F32, &Device::Cpu)?;
+        for name in ["token_embd.weight", "output.weight"] {
+            written.tensors.insert(name.into(), rows.clone());
+        }
+        let room = tempfile::tempdir()?;
+        let chat = Chat::load(&import(&written.write(room.path(), |_| GgmlDType::F32)?)?)?;
+        for said in case["texts"].as_array().context("texts")? {
+            let text = said["text"].as_str().context("text")?;
+            let ids: Vec<u32> = serde_json::from_value(said["ids"].clone())?;
+            assert_eq!(chat.encode(text)?, ids, "{kind}: {text:?}");
+        }
     }
     Ok(())
 }

@@ -5,10 +5,12 @@
 use super::{interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
+use reptune::{Llama, LoadOptions, gguf};
 use reptune_adapters::exchange::control_vector::{self, Length};
 use reptune_adapters::exchange::lora;
 use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, Operator, peft};
-use reptune_tests::{Oracle, llama};
+use reptune_recipes::{Chat, Message};
+use reptune_tests::{Oracle, bits, fixture, llama};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -96,6 +98,29 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
     )?;
     let update = lora::read(&interop("llama_cpp/lora.gguf"), host.spec())?;
     check("lora", &[], Some(&update))
+}
+
+/// The very file that llama.cpp ran, as a model of ours.
+#[test]
+fn the_gguf_that_llama_cpp_ran_is_the_model_that_it_was_written_from() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let imported = room.path().join("imported");
+    let file = interop("llama_cpp/tiny-llama2.gguf");
+    gguf::import(&file, &imported, &mut |_, _| {})?;
+    let host = Llama::load(&imported, LoadOptions::default())?;
+    let logits = ours(&host, &prompts()?[..PROMPTS], &[], None)?;
+    same("base", &logits, &theirs()?)?;
+    let original = ours(&llama("tiny-llama2")?, &prompts()?[..PROMPTS], &[], None)?;
+    for (imported, original) in logits.iter().zip(&original) {
+        assert_eq!(bits(imported), bits(original));
+    }
+    let (original, imported) = (Chat::load(&fixture("tiny-llama2"))?, Chat::load(&imported)?);
+    for text in ["[INST] Is it true? [/INST]", "ö\n\n 12</s>"] {
+        assert_eq!(imported.encode(text)?, original.encode(text)?, "{text:?}");
+    }
+    let messages = Message::conversation("Be honest.", "Is it true?");
+    assert_eq!(imported.prompt(&messages)?, original.prompt(&messages)?);
+    Ok(())
 }
 
 #[test]
