@@ -130,6 +130,21 @@ impl Forest {
             .collect()
     }
 
+    /// Ancestors of `rows`, themselves included.
+    pub fn ancestry_of(&self, rows: &[u32]) -> Ancestry {
+        let mut all = Ancestry {
+            spans: Vec::new(),
+            offsets: vec![0],
+        };
+        for &row in rows {
+            let row = row as usize;
+            let own = self.offsets[row] as usize..self.offsets[row + 1] as usize;
+            all.spans.extend_from_slice(&self.spans[own]);
+            all.offsets.push(all.spans.len() as u32);
+        }
+        all
+    }
+
     /// Ancestors of the rows of `range`, themselves included.
     pub fn ancestry(&self, range: Range<usize>) -> Ancestry {
         let base = self.offsets[range.start];

@@ -106,6 +106,25 @@ impl Cache {
     }
 }
 
+/// Residual rows that are known, so that a forward can begin above them.
+#[derive(Clone, Copy)]
+pub struct Start<'a> {
+    /// The block whose output they are.
+    pub layer: usize,
+    /// The new rows (N, H) at that output, before any intervention there.
+    pub rows: &'a Tensor,
+}
+
+/// What a forward keeps for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Everything.
+    #[default]
+    Keep,
+    /// The input of every block; the backward runs each block again.
+    Recompute,
+}
+
 /// What a forward should do besides running.
 #[derive(Default, Clone, Copy)]
 pub struct Request<'a> {
@@ -113,17 +132,24 @@ pub struct Request<'a> {
     pub interventions: &'a [Intervention],
     /// Layers whose outputs are handed back.
     pub capture: &'a [usize],
+    /// Rows that are handed back of them; none: all new rows.
+    pub captured: &'a [u32],
     /// Rows whose logits are computed; without any the forward stops at the last
     /// captured layer.
     pub logits: &'a [u32],
     /// Added to the frozen weights; gradients reach its factors.
     pub low_rank: Option<&'a LowRankUpdate>,
+    /// Where it begins; none: at the embeddings. What lies below is not computed, so
+    /// nothing can be captured or changed there and no cache be filled.
+    pub start: Option<Start<'a>>,
+    /// What is kept for a backward.
+    pub activations: Activations,
 }
 
 /// What a forward gave.
 pub struct Pass {
-    /// Residual rows (new rows, H) at the output of each captured layer, after
-    /// interventions there.
+    /// Residual rows (captured rows, H) at the output of each captured layer, in the order
+    /// in which they were asked for, after interventions there.
     pub residuals: BTreeMap<usize, Tensor>,
     /// Logits (requested rows, V), if any were requested.
     pub logits: Option<Tensor>,

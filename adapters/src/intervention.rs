@@ -210,6 +210,18 @@ impl Intervention {
         self.directions.keys().copied()
     }
 
+    /// The block above whose output the stream is as without this intervention: the
+    /// forward may begin there with known rows. None of one that changes the input of
+    /// block 0.
+    pub fn lowest(&self) -> Option<usize> {
+        let first = *self.directions.keys().next()?;
+        match self.point {
+            Point::Output => Some(first),
+            Point::Middle | Point::Input => first.checked_sub(1),
+            Point::Everywhere => None,
+        }
+    }
+
     /// What is added to every chosen row at `layer`: `coeff / layers * d` (H,); none
     /// at layers where this intervention does nothing.
     ///

@@ -38,7 +38,7 @@ pub use direction::{Direction, DirectionSet};
 pub use error::{Error, Result};
 pub use forest::Forest;
 pub use gate::{Decide, Gate, Side};
-pub use host::{Cache, Host, ModelSpec, Pass, Request};
+pub use host::{Activations, Cache, Host, ModelSpec, Pass, Request, Start};
 pub use intervention::{Intervention, Point};
 pub use low_rank::{LowRank, LowRankUpdate, Site};
 pub use operator::Operator;

@@ -115,6 +115,7 @@ pub fn probe(
             capture: &capture,
             logits: &read,
             low_rank,
+            ..Request::default()
         };
         Ok(host.forward(&forest, &mut Cache::none(), &request)?)
     };

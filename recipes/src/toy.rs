@@ -100,7 +100,27 @@ impl Host for Toy {
         let mut residuals = BTreeMap::new();
         let embeddings = self.weight("model.embed_tokens");
         let mut x = embeddings.index_select(&ids, 0)?; // (N, H)
-        for layer in 0..self.spec.layers {
+        let table = |rows: &[u32]| {
+            let rows = rows.iter().map(|r| r - first);
+            Tensor::from_iter(rows, &Device::Cpu)
+        };
+        let mut leave = |x: &Tensor, layer: usize| -> Result<Tensor> {
+            let x = change(x, Point::Output, layer)?;
+            if request.capture.contains(&layer) {
+                let handed = match request.captured {
+                    [] => x.clone(),
+                    rows => x.index_select(&table(rows)?, 0)?,
+                };
+                residuals.insert(layer, handed);
+            }
+            Ok(x)
+        };
+        let mut above = 0;
+        if let Some(start) = request.start {
+            x = leave(start.rows, start.layer)?;
+            above = start.layer + 1;
+        }
+        for layer in above..self.spec.layers {
             let linear = |projection: Projection, x: &Tensor| -> Result<Tensor> {
                 let site = Site { layer, projection };
                 let y = x.matmul(&self.weight(&site.to_string()).t()?)?;
@@ -127,10 +147,7 @@ impl Host for Toy {
                 &linear(Projection::UpProj, &h)?,
             )?;
             x = (&x + linear(Projection::DownProj, &y)?)?;
-            x = change(&x, Point::Output, layer)?;
-            if request.capture.contains(&layer) {
-                residuals.insert(layer, x.clone());
-            }
+            x = leave(&x, layer)?;
         }
         cache.advance(range.end);
         if request.logits.is_empty() {
@@ -139,10 +156,10 @@ impl Host for Toy {
                 logits: None,
             });
         }
-        let rows = Tensor::from_iter(request.logits.iter().map(|r| r - first), &Device::Cpu)?;
+        let x = x.index_select(&table(request.logits)?, 0)?;
         Ok(Pass {
             residuals,
-            logits: Some(self.unembed(&x.index_select(&rows, 0)?)?),
+            logits: Some(self.unembed(&x)?),
         })
     }
 

@@ -237,6 +237,7 @@ impl Objective<'_> {
             capture: &LAYERS,
             logits: &last,
             low_rank,
+            ..Request::default()
         };
         let pass = host.forward(&forest, &mut Cache::none(), &request)?;
         let at = |layer: usize| {

@@ -1,6 +1,6 @@
 //! Attention over a forest: every row looks at its ancestors, and at nothing else.
 
-use super::slice::{axpy, contiguous, dot, with_data};
+use super::slice::{axpy, contiguous, dot, exp, with_data};
 use crate::forest::Ancestry;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -70,11 +70,19 @@ pub fn attention_composed(
     y.transpose(0, 1)?.reshape((m, width))
 }
 
-struct Attention {
-    ancestry: Arc<Ancestry>,
-    head_dim: usize,
-    heads: usize,
-    kv_heads: usize,
+/// Which heads there are, and which rows each row sees.
+pub(super) struct Attention {
+    pub ancestry: Arc<Ancestry>,
+    pub head_dim: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+}
+
+/// Data of q, k and v, or of their gradients.
+pub(super) struct Heads<T> {
+    pub q: T,
+    pub k: T,
+    pub v: T,
 }
 
 /// One head's view of a table: row j is `data[j * stride + offset..][..head_dim]`.
@@ -133,7 +141,7 @@ impl Attention {
         let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.;
         for p in p.iter_mut() {
-            *p = (*p - max).exp();
+            *p = exp(*p - max);
             sum += *p;
         }
         for p in p.iter_mut() {
@@ -147,27 +155,9 @@ impl Attention {
             .iter()
             .flat_map(|&(from, to)| from as usize..to as usize)
     }
-}
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let q = contiguous("attention", s1, l1)?;
-        let (k, v) = (
-            contiguous("attention", s2, l2)?,
-            contiguous("attention", s3, l3)?,
-        );
+    /// Result (M, heads * D).
+    pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
         let width = self.heads * self.head_dim;
         let group = self.heads / self.kv_heads;
         let mut out = vec![0f32; q.len()];
@@ -187,11 +177,89 @@ impl CustomOp3 for Attention {
                     }
                 }
             });
+        out
+    }
+
+    /// Gradients of q, k and v, given the result `y` and its gradient `g`.
+    ///
+    /// With p the weights of row m and g the gradient of y[m]:
+    /// gv[j] += p_j g; gs_j = p_j (g . v[j] - g . y[m]) / sqrt(D); gq += gs_j k[j]; gk[j] += gs_j q.
+    pub(super) fn backward(
+        &self,
+        Heads { q, k, v }: Heads<&[f32]>,
+        y: &[f32],
+        g: &[f32],
+    ) -> Heads<Vec<f32>> {
+        let d = self.head_dim;
+        let (m, n) = (q.len() / (self.heads * d), k.len() / (self.kv_heads * d));
+        let group = self.heads / self.kv_heads;
+        // One task a kv head: its columns of gk and gv are written by nobody else,
+        // and summed in the order of rows.
+        let part = |kv: usize| {
+            let mut gq = vec![0f32; m * group * d];
+            let (mut gk, mut gv) = (vec![0f32; n * d], vec![0f32; n * d]);
+            let k = self.head(k, self.kv_heads, kv);
+            let v = self.head(v, self.kv_heads, kv);
+            let mut p = Vec::new();
+            for row in 0..m {
+                for i in 0..group {
+                    let h = kv * group + i;
+                    let q = self.head(q, self.heads, h).row(row);
+                    let g = self.head(g, self.heads, h).row(row);
+                    let gy = dot(g, self.head(y, self.heads, h).row(row));
+                    let gq = &mut gq[(row * group + i) * d..][..d];
+                    self.weights(q, k, row, &mut p);
+                    for (j, p) in self.ancestors(row).zip(&p) {
+                        axpy(&mut gv[j * d..][..d], *p, g);
+                        let gs = p * (dot(g, v.row(j)) - gy) * self.scale();
+                        axpy(gq, gs, k.row(j));
+                        axpy(&mut gk[j * d..][..d], gs, q);
+                    }
+                }
+            }
+            Heads { q: gq, k: gk, v: gv }
+        };
+        let parts: Vec<Heads<Vec<f32>>> = (0..self.kv_heads).into_par_iter().map(part).collect();
+        let join = |width: usize, of: fn(&Heads<Vec<f32>>) -> &[f32]| {
+            let rows = of(&parts[0]).len() / width;
+            let mut all = vec![0f32; rows * width * self.kv_heads];
+            for (kv, part) in parts.iter().enumerate() {
+                for (row, part) in of(part).chunks_exact(width).enumerate() {
+                    all[(row * self.kv_heads + kv) * width..][..width].copy_from_slice(part);
+                }
+            }
+            all
+        };
+        Heads {
+            q: join(group * d, |p| &p.q),
+            k: join(d, |p| &p.k),
+            v: join(d, |p| &p.v),
+        }
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = self.forward(Heads {
+            q: contiguous("attention", s1, l1)?,
+            k: contiguous("attention", s2, l2)?,
+            v: contiguous("attention", s3, l3)?,
+        });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    /// With p the weights and g the gradient of y[m]:
-    /// gv[j] += p_j g; gs_j = p_j (g . v[j] - g . y[m]) / sqrt(D); gq += gs_j k[j]; gk[j] += gs_j q.
     fn bwd(
         &self,
         q: &Tensor,
@@ -200,60 +268,20 @@ impl CustomOp3 for Attention {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (m, n, d) = (q.dims()[0], k.dims()[0], self.head_dim);
-        let group = self.heads / self.kv_heads;
-        // One task a kv head: its columns of gk and gv are written by nobody else,
-        // and summed in the order of rows.
-        let parts: Vec<(Vec<f32>, Vec<f32>, Vec<f32>)> = with_data(q, |q| {
+        let gradients = with_data(q, |q| {
             with_data(k, |k| {
                 with_data(v, |v| {
                     with_data(res, |y| {
-                        with_data(grad, |g| {
-                            let part = |kv: usize| {
-                                let mut gq = vec![0f32; m * group * d];
-                                let (mut gk, mut gv) = (vec![0f32; n * d], vec![0f32; n * d]);
-                                let (k, v) = (
-                                    self.head(k, self.kv_heads, kv),
-                                    self.head(v, self.kv_heads, kv),
-                                );
-                                let mut p = Vec::new();
-                                for row in 0..m {
-                                    for i in 0..group {
-                                        let h = kv * group + i;
-                                        let q = self.head(q, self.heads, h).row(row);
-                                        let g = self.head(g, self.heads, h).row(row);
-                                        let gy = dot(g, self.head(y, self.heads, h).row(row));
-                                        let gq = &mut gq[(row * group + i) * d..][..d];
-                                        self.weights(q, k, row, &mut p);
-                                        for (j, p) in self.ancestors(row).zip(&p) {
-                                            axpy(&mut gv[j * d..][..d], *p, g);
-                                            let gs = p * (dot(g, v.row(j)) - gy) * self.scale();
-                                            axpy(gq, gs, k.row(j));
-                                            axpy(&mut gk[j * d..][..d], gs, q);
-                                        }
-                                    }
-                                }
-                                (gq, gk, gv)
-                            };
-                            Ok((0..self.kv_heads).into_par_iter().map(part).collect())
-                        })
+                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g)))
                     })
                 })
             })
         })?;
-        let join = |width: usize, parts: Vec<&[f32]>| {
-            let rows = parts[0].len() / width;
-            let mut all = vec![0f32; rows * width * self.kv_heads];
-            for (kv, part) in parts.into_iter().enumerate() {
-                for (row, part) in part.chunks_exact(width).enumerate() {
-                    all[(row * self.kv_heads + kv) * width..][..width].copy_from_slice(part);
-                }
-            }
-            Tensor::from_vec(all, (rows, width * self.kv_heads), q.device())
-        };
-        let gq = join(group * d, parts.iter().map(|p| p.0.as_slice()).collect())?;
-        let gk = join(d, parts.iter().map(|p| p.1.as_slice()).collect())?;
-        let gv = join(d, parts.iter().map(|p| p.2.as_slice()).collect())?;
-        Ok((Some(gq), Some(gk), Some(gv)))
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        Ok((
+            Some(tensor(gradients.q, q)?),
+            Some(tensor(gradients.k, k)?),
+            Some(tensor(gradients.v, v)?),
+        ))
     }
 }

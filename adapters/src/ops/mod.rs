@@ -6,7 +6,9 @@
 //! composed form is also the plain reference that the tests compare with.
 
 mod attention;
+mod frozen_block;
 mod frozen_linear;
+mod product;
 mod rms_norm;
 mod rotary;
 mod slice;
@@ -17,7 +19,11 @@ mod target_loss;
 mod tests;
 
 pub use attention::{attention, attention_composed};
-pub use frozen_linear::{FrozenMatrix, frozen_linear};
+pub use frozen_block::{
+    FrozenAttention, FrozenMlp, frozen_attention, frozen_attention_composed, frozen_mlp,
+    frozen_mlp_composed,
+};
+pub use frozen_linear::{FrozenMatrix, frozen_linear, frozen_linear_composed};
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};

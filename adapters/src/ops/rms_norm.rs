@@ -31,6 +31,54 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
         .broadcast_mul(weight)
 }
 
+/// Result (N, H) of rows (N, H) and weights (H,).
+fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
+    let h = w.len();
+    let mut out = vec![0f32; x.len()];
+    out.par_chunks_mut(h)
+        .zip(x.par_chunks(h))
+        .with_min_len(16)
+        .for_each(|(y, x)| {
+            let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = x * r * w;
+            }
+        });
+    out
+}
+
+/// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms.
+pub(super) fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32) -> Vec<f32> {
+    let h = w.len();
+    let mut gx = vec![0f32; x.len()];
+    gx.par_chunks_mut(h)
+        .zip(x.par_chunks(h).zip(g.par_chunks(h)))
+        .with_min_len(16)
+        .for_each(|(gx, (x, g))| {
+            let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
+            for ((gx, g), w) in gx.iter_mut().zip(g).zip(w) {
+                *gx = g * w;
+            }
+            let c = dot(gx, x) * r * r / h as f32;
+            for (gx, x) in gx.iter_mut().zip(x) {
+                *gx = r * (*gx - x * c);
+            }
+        });
+    gx
+}
+
+/// Gradient (H,) of the weights: the sum over rows of `g x r`.
+fn weight_gradient(x: &[f32], g: &[f32], h: usize, eps: f32) -> Vec<f32> {
+    let mut gw = vec![0f32; h];
+    for (x, g) in x.chunks_exact(h).zip(g.chunks_exact(h)) {
+        let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
+        for ((gw, x), g) in gw.iter_mut().zip(x).zip(g) {
+            *gw += g * x * r;
+        }
+    }
+    gw
+}
+
 struct RmsNorm(f32);
 
 impl CustomOp2 for RmsNorm {
@@ -49,18 +97,7 @@ impl CustomOp2 for RmsNorm {
             contiguous("rms_norm", s1, l1)?,
             contiguous("rms_norm", s2, l2)?,
         );
-        let h = w.len();
-        let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(h)
-            .zip(x.par_chunks(h))
-            .with_min_len(16)
-            .for_each(|(y, x)| {
-                let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                    *y = x * r * w;
-                }
-            });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+        Ok((CpuStorage::F32(forward(x, w, self.0)), l1.shape().clone()))
     }
 
     fn bwd(
@@ -72,38 +109,15 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let h = w.elem_count();
         let (gx, gw) = with_data(x, |x| {
-            with_data(w, |w| {
+            with_data(w, |weights| {
                 with_data(grad, |g| {
-                    // gx = r (g w - x (g w . x) r^2 / H), r = 1 / rms
-                    let mut gx = vec![0f32; x.len()];
-                    gx.par_chunks_mut(h)
-                        .zip(x.par_chunks(h).zip(g.par_chunks(h)))
-                        .with_min_len(16)
-                        .for_each(|(gx, (x, g))| {
-                            let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
-                            for ((gx, g), w) in gx.iter_mut().zip(g).zip(w) {
-                                *gx = g * w;
-                            }
-                            let c = dot(gx, x) * r * r / h as f32;
-                            for (gx, x) in gx.iter_mut().zip(x) {
-                                *gx = r * (*gx - x * c);
-                            }
-                        });
-                    // gw = sum over rows of g x r
-                    let mut gw = vec![0f32; h];
-                    for (x, g) in x.chunks_exact(h).zip(g.chunks_exact(h)) {
-                        let r = 1. / (dot(x, x) / h as f32 + self.0).sqrt();
-                        for ((gw, x), g) in gw.iter_mut().zip(x).zip(g) {
-                            *gw += g * x * r;
-                        }
-                    }
-                    Ok((gx, gw))
+                    let gw = (w.track_op()).then(|| weight_gradient(x, g, h, self.0));
+                    Ok((backward(x, weights, g, self.0), gw))
                 })
             })
         })?;
-        Ok((
-            Some(Tensor::from_vec(gx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(gw, w.shape(), w.device())?),
-        ))
+        let gx = Tensor::from_vec(gx, x.shape(), x.device())?;
+        let gw = gw.map(|gw| Tensor::from_vec(gw, w.shape(), w.device()));
+        Ok((Some(gx), gw.transpose()?))
     }
 }

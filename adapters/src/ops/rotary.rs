@@ -23,7 +23,18 @@ impl Rotation {
         }
     }
 
-    fn inverse(&self) -> Self {
+    /// The rotation of some of these rows.
+    pub fn rows(&self, rows: &[u32]) -> Self {
+        let pick = |table: &[f32]| {
+            let rows = rows.iter().map(|r| *r as usize * self.half);
+            rows.flat_map(|at| table[at..at + self.half].iter().copied())
+                .collect()
+        };
+        Self::new(pick(&self.cos), pick(&self.sin), self.half)
+    }
+
+    /// The rotation back.
+    pub(super) fn inverse(&self) -> Self {
         Self {
             cos: self.cos.clone(),
             sin: self.sin.iter().map(|s| -s).collect(),

@@ -1,6 +1,6 @@
 //! The gated activation of a Llama MLP with a backward.
 
-use super::slice::{contiguous, with_data};
+use super::slice::{contiguous, exp, with_data};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -32,8 +32,29 @@ struct SwiGlu;
 
 const CHUNK: usize = 4096;
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
-    1. / (1. + (-x).exp())
+    1. / (1. + exp(-x))
+}
+
+/// Gradients of gate and up.
+pub(super) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (mut gg, mut gu) = (vec![0f32; gate.len()], vec![0f32; gate.len()]);
+    let inputs = (gate.par_chunks(CHUNK))
+        .zip(up.par_chunks(CHUNK))
+        .zip(grad.par_chunks(CHUNK));
+    gg.par_chunks_mut(CHUNK)
+        .zip(gu.par_chunks_mut(CHUNK))
+        .zip(inputs)
+        .for_each(|((gg, gu), ((g, u), d))| {
+            let inputs = g.iter().zip(u).zip(d);
+            for ((gg, gu), ((g, u), d)) in gg.iter_mut().zip(gu).zip(inputs) {
+                let s = sigmoid(*g);
+                *gg = d * u * s * (1. + g * (1. - s));
+                *gu = d * g * s;
+            }
+        });
+    (gg, gu)
 }
 
 impl CustomOp2 for SwiGlu {
@@ -67,28 +88,8 @@ impl CustomOp2 for SwiGlu {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let n = gate.elem_count();
-        let (mut gg, mut gu) = (vec![0f32; n], vec![0f32; n]);
-        with_data(gate, |g| {
-            with_data(up, |u| {
-                with_data(grad, |d| {
-                    gg.par_chunks_mut(CHUNK)
-                        .zip(gu.par_chunks_mut(CHUNK))
-                        .zip(
-                            g.par_chunks(CHUNK)
-                                .zip(u.par_chunks(CHUNK))
-                                .zip(d.par_chunks(CHUNK)),
-                        )
-                        .for_each(|((gg, gu), ((g, u), d))| {
-                            for i in 0..g.len() {
-                                let s = sigmoid(g[i]);
-                                gg[i] = d[i] * u[i] * s * (1. + g[i] * (1. - s));
-                                gu[i] = d[i] * g[i] * s;
-                            }
-                        });
-                    Ok(())
-                })
-            })
+        let (gg, gu) = with_data(gate, |g| {
+            with_data(up, |u| with_data(grad, |d| Ok(backward(g, u, d))))
         })?;
         Ok((
             Some(Tensor::from_vec(gg, gate.shape(), gate.device())?),

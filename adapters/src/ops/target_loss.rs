@@ -1,6 +1,6 @@
 //! Weighted cross-entropy against any number of target tokens per row.
 
-use super::slice::{contiguous, with_data};
+use super::slice::{contiguous, exp, with_data};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ struct TargetLoss(Arc<[Target]>);
 
 fn log_sum_exp(row: &[f32]) -> f32 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    max + row.iter().map(|x| (x - max).exp()).sum::<f32>().ln()
+    max + row.iter().map(|x| exp(x - max)).sum::<f32>().ln()
 }
 
 impl CustomOp1 for TargetLoss {
@@ -101,7 +101,7 @@ impl CustomOp1 for TargetLoss {
                     let total: f32 = targets.iter().map(|t| t.1).sum();
                     let lse = log_sum_exp(x);
                     for (g, x) in g.iter_mut().zip(x) {
-                        *g = scale * total * (x - lse).exp();
+                        *g = scale * total * exp(x - lse);
                     }
                     for (token, weight) in targets {
                         g[*token as usize] -= scale * weight;

@@ -1,11 +1,15 @@
 //! One decoder block over a table of rows.
 
+use super::rows::Read;
 use super::weight::Weight;
 use candle_core::Tensor;
 use reptune_adapters::forest::Ancestry;
 use reptune_adapters::low_rank::Projection;
-use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
-use reptune_adapters::{Cache, LowRankUpdate, Result};
+use reptune_adapters::ops::{
+    FrozenAttention, FrozenMlp, Rotation, attention, frozen_attention, frozen_mlp, rms_norm,
+    rotary, swiglu,
+};
+use reptune_adapters::{Activations, Cache, LowRankUpdate, Result};
 use std::sync::Arc;
 
 /// Hears the input of every linear layer.
@@ -22,48 +26,140 @@ pub(super) struct Context<'a> {
     pub low_rank: Option<&'a LowRankUpdate>,
     pub listener: Option<Listener<'a>>,
     pub middle: Option<Middle<'a>>,
+    /// Rows that the result holds; none: all.
+    pub read: Option<&'a Read>,
+    pub activations: Activations,
 }
 
 /// `x + o(attention(q, k, v of norm(x)))`, then `x + down(swiglu(gate, up of norm(x)))`.
 pub(super) struct Block {
-    pub layer: usize,
-    pub head_dim: usize,
-    pub eps: f64,
-    pub input_norm: Tensor,
-    pub post_attention_norm: Tensor,
+    layer: usize,
+    head_dim: usize,
+    eps: f64,
+    /// Weights of the norms before attention and before the MLP.
+    norms: [Tensor; 2],
     /// In the order of [`Projection::ALL`].
-    pub weights: [Weight; 7],
+    weights: [Weight; 7],
+    /// The same halves for when nothing in them is trained; none where a weight is.
+    frozen: Option<(Arc<FrozenAttention>, Arc<FrozenMlp>)>,
 }
 
+const ATTENTION: [Projection; 4] = [
+    Projection::QProj,
+    Projection::KProj,
+    Projection::VProj,
+    Projection::OProj,
+];
+
+const MLP: [Projection; 3] = [
+    Projection::GateProj,
+    Projection::UpProj,
+    Projection::DownProj,
+];
+
 impl Block {
-    /// Shapes: `x` (N, H), result (N, H).
-    pub(super) fn forward(&self, x: &Tensor, cache: &mut Cache, c: Context) -> Result<Tensor> {
-        let (rotation, ancestry, low_rank) = (c.rotation, c.ancestry, c.low_rank);
-        let linear = |p: Projection, x: &Tensor| -> Result<Tensor> {
-            if let Some(hear) = c.listener {
-                hear(p, x)?;
-            }
-            let y = self.weights[p as usize].forward(x)?;
-            match low_rank.and_then(|l| l.at(self.layer, p)) {
-                Some(update) => Ok((y + update.forward(x)?)?),
-                None => Ok(y),
-            }
+    pub(super) fn new(
+        layer: usize,
+        head_dim: usize,
+        eps: f64,
+        norms: [Tensor; 2],
+        weights: [Weight; 7],
+    ) -> Self {
+        let frozen = || {
+            let of = |p: Projection| weights[p as usize].as_frozen().cloned();
+            let attention = FrozenAttention {
+                norm: norms[0].clone(),
+                eps,
+                head_dim,
+                q: of(Projection::QProj)?,
+                k: of(Projection::KProj)?,
+                v: of(Projection::VProj)?,
+                o: of(Projection::OProj)?,
+            };
+            let mlp = FrozenMlp {
+                norm: norms[1].clone(),
+                eps,
+                gate: of(Projection::GateProj)?,
+                up: of(Projection::UpProj)?,
+                down: of(Projection::DownProj)?,
+            };
+            Some((Arc::new(attention), Arc::new(mlp)))
         };
-        let h = rms_norm(x, &self.input_norm, self.eps)?;
-        let q = rotary(&linear(Projection::QProj, &h)?, rotation)?;
-        let k = rotary(&linear(Projection::KProj, &h)?, rotation)?;
-        let v = linear(Projection::VProj, &h)?;
-        let (k, v) = cache.append(self.layer, k, v)?;
-        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
-        let mut x = (x + linear(Projection::OProj, &y)?)?;
+        Self {
+            frozen: frozen(),
+            layer,
+            head_dim,
+            eps,
+            norms,
+            weights,
+        }
+    }
+
+    /// Keys and values are computed of all rows, the rest of those that are read.
+    ///
+    /// Shapes: `x` (N, H), result (R, H) with R the rows that are read.
+    pub(super) fn forward(&self, x: &Tensor, cache: &mut Cache, c: Context) -> Result<Tensor> {
+        let mut x = self.attention(x, cache, &c)?;
         if let Some(change) = c.middle {
             x = change(&x)?;
         }
-        let h = rms_norm(&x, &self.post_attention_norm, self.eps)?;
+        self.mlp(&x, &c)
+    }
+
+    fn attention(&self, x: &Tensor, cache: &mut Cache, c: &Context) -> Result<Tensor> {
+        if let (Some((attention, _)), None) = (&self.frozen, c.read)
+            && x.track_op()
+            && !cache.keeps()
+            && !self.looked_at(c, &ATTENTION)
+        {
+            let (rotation, ancestry) = (c.rotation, c.ancestry);
+            return Ok(frozen_attention(x, attention, rotation, ancestry, c.activations)?);
+        }
+        let h = rms_norm(x, &self.norms[0], self.eps)?;
+        let k = rotary(&self.linear(Projection::KProj, &h, c)?, c.rotation)?;
+        let v = self.linear(Projection::VProj, &h, c)?;
+        let (k, v) = cache.append(self.layer, k, v)?;
+        let (x, h, rotation, ancestry) = match c.read {
+            None => (x.clone(), h, c.rotation, c.ancestry),
+            Some(read) => {
+                let pick = |t: &Tensor| t.index_select(&read.index, 0);
+                (pick(x)?, pick(&h)?, &read.rotation, &read.ancestry)
+            }
+        };
+        let q = rotary(&self.linear(Projection::QProj, &h, c)?, rotation)?;
+        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
+        Ok((x + self.linear(Projection::OProj, &y, c)?)?)
+    }
+
+    fn mlp(&self, x: &Tensor, c: &Context) -> Result<Tensor> {
+        if let Some((_, mlp)) = &self.frozen
+            && x.track_op()
+            && !self.looked_at(c, &MLP)
+        {
+            return Ok(frozen_mlp(x, mlp, c.activations)?);
+        }
+        let h = rms_norm(x, &self.norms[1], self.eps)?;
         let y = swiglu(
-            &linear(Projection::GateProj, &h)?,
-            &linear(Projection::UpProj, &h)?,
+            &self.linear(Projection::GateProj, &h, c)?,
+            &self.linear(Projection::UpProj, &h, c)?,
         )?;
-        Ok((&x + linear(Projection::DownProj, &y)?)?)
+        Ok((x + self.linear(Projection::DownProj, &y, c)?)?)
+    }
+
+    /// Whether one of these layers is trained or listened to.
+    fn looked_at(&self, c: &Context, layers: &[Projection]) -> bool {
+        let updated = |p: &Projection| c.low_rank.is_some_and(|l| l.at(self.layer, *p).is_some());
+        c.listener.is_some() || layers.iter().any(updated)
+    }
+
+    fn linear(&self, p: Projection, x: &Tensor, c: &Context) -> Result<Tensor> {
+        if let Some(hear) = c.listener {
+            hear(p, x)?;
+        }
+        let y = self.weights[p as usize].forward(x)?;
+        match c.low_rank.and_then(|l| l.at(self.layer, p)) {
+            Some(update) => Ok((y + update.forward(x)?)?),
+            None => Ok(y),
+        }
     }
 }

@@ -136,17 +136,16 @@ impl Llama {
         let vb = var_builder(files, &device)?;
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
-            let method = match options.isq {
-                None => method,
-                Some(isq) => method.apply_isq(
-                    Some(isq),
-                    device.clone(),
-                    &AtomicUsize::new(0),
-                    None,
-                    QuantizeOntoGuard::new(),
-                )?,
+            let Some(isq) = options.isq else {
+                return Ok(Weight::full(method));
             };
-            Ok(Weight::frozen(method))
+            Ok(Weight::frozen(method.apply_isq(
+                Some(isq),
+                device.clone(),
+                &AtomicUsize::new(0),
+                None,
+                QuantizeOntoGuard::new(),
+            )?))
         };
         let linear = |layer: usize, p: Projection| {
             let (o, i) = p.shape(&spec);
@@ -294,16 +293,12 @@ impl Llama {
             let Ok(weights) = weights.try_into() else {
                 unreachable!("one weight for each of the seven projections")
             };
-            Ok(Block {
-                layer,
-                head_dim: spec.head_dim,
-                eps: config.rms_norm_eps,
-                input_norm: norm(format!("model.layers.{layer}.input_layernorm"))?,
-                post_attention_norm: norm(format!(
-                    "model.layers.{layer}.post_attention_layernorm"
-                ))?,
-                weights,
-            })
+            let norms = [
+                norm(format!("model.layers.{layer}.input_layernorm"))?,
+                norm(format!("model.layers.{layer}.post_attention_layernorm"))?,
+            ];
+            let eps = config.rms_norm_eps;
+            Ok(Block::new(layer, spec.head_dim, eps, norms, weights))
         };
         Ok(Self {
             blocks: (0..spec.layers).map(block).collect::<Result<_>>()?,

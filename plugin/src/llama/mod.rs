@@ -11,6 +11,7 @@ mod checkpoint;
 mod config;
 mod load;
 mod rotation;
+mod rows;
 mod stream;
 mod weight;
 
@@ -21,10 +22,14 @@ pub use stream::{Layer, Stream, shared_input};
 
 use block::{Block, Context};
 use candle_core::{DType, Device, Tensor};
+use reptune_adapters::forest::Marks;
 use reptune_adapters::ops::rms_norm;
-use reptune_adapters::{Cache, Error, Forest, Host, ModelSpec, Pass, Point, Request, Result};
-use reptune_adapters::{forest::Marks, intervention::apply_all};
+use reptune_adapters::{
+    Cache, Error, Forest, Host, Intervention, ModelSpec, Pass, Point, Request, Result, Start,
+};
 use rotation::RotationTable;
+use rows::Rows;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use weight::Weight;
 
@@ -41,8 +46,12 @@ pub struct Llama {
 }
 
 impl Llama {
-    fn check(&self, forest: &Forest, computed: usize, request: &Request) -> Result<()> {
+    fn check(&self, forest: &Forest, cache: &Cache, request: &Request) -> Result<()> {
+        let computed = cache.rows();
         self.spec.check_layers(request.capture)?;
+        if let Some(start) = request.start {
+            self.check_start(start, forest.len() - computed, cache, request)?;
+        }
         for intervention in request.interventions {
             self.spec
                 .check_layers(&intervention.layers().collect::<Vec<_>>())?;
@@ -84,19 +93,45 @@ impl Llama {
             ));
         }
         let rows = computed..forest.len();
-        if let Some(row) = request
-            .logits
-            .iter()
-            .find(|r| !rows.contains(&(**r as usize)))
-        {
+        let asked = request.logits.iter().chain(request.captured);
+        if let Some(row) = { asked }.find(|r| !rows.contains(&(**r as usize))) {
             return Err(Error::value(
-                "rows of the logits",
+                "rows that are asked for",
                 format!("new rows, {} to {}", rows.start, rows.end.saturating_sub(1)),
                 row.to_string(),
                 "rows that a cache holds are not computed again",
             ));
         }
         Ok(())
+    }
+}
+
+impl Llama {
+    /// A forward that begins above a block can neither change nor hand out what lies
+    /// below, nor fill a cache.
+    fn check_start(&self, start: Start, new: usize, cache: &Cache, request: &Request) -> Result<()> {
+        self.spec.check_layers(&[start.layer])?;
+        let wrong = |expected: String, found: String| {
+            let hint = "begin lower, or at the embeddings";
+            Err(Error::value("start of the forward", expected, found, hint))
+        };
+        let shape = [new, self.spec.hidden];
+        if start.rows.dims() != shape {
+            let found = format!("{:?}", start.rows.dims());
+            return wrong(format!("the new rows, {shape:?}"), found);
+        }
+        if cache.keeps() {
+            return wrong("no cache".into(), "a cache that keeps keys and values".into());
+        }
+        let captured = request.capture.iter().copied().map(Some);
+        let changed = request.interventions.iter().map(Intervention::lowest);
+        match captured.chain(changed).find(|l| l.is_none_or(|l| l < start.layer)) {
+            None => Ok(()),
+            Some(lowest) => {
+                let expected = lowest.map_or("the embeddings".into(), |l| format!("layer {l}"));
+                wrong(format!("{expected} or below"), format!("layer {}", start.layer))
+            }
+        }
     }
 }
 
@@ -110,54 +145,62 @@ impl Host for Llama {
     }
 
     fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
-        self.check(forest, cache.rows(), request)?;
-        let range = cache.rows()..forest.len();
-        let acted: Vec<Vec<u32>> = (0..request.interventions.len())
-            .map(|i| {
-                let rows = forest.marked(i, range.clone());
-                rows.into_iter().map(|r| r - range.start as u32).collect()
-            })
-            .collect();
-        let change = |x: &Tensor, point, layer| {
-            apply_all(request.interventions, x, point, layer, |i| acted[i].clone())
-        };
-        let ids = Tensor::new(&forest.ids()[range.clone()], &self.device)?;
-        let rotation = self.rotation.rows(&forest.positions()[range.clone()])?;
-        let ancestry = Arc::new(forest.ancestry(range.clone()));
-        let last = match request.logits {
-            [] if !cache.keeps() => request.capture.iter().max().map_or(0, |l| l + 1),
-            _ => self.blocks.len(),
-        };
+        self.check(forest, cache, request)?;
+        let new = cache.rows()..forest.len();
+        let mut rows = Rows::all(forest, new.clone(), request.interventions.len());
+        let rotation = self.rotation.rows(&forest.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
-            ancestry: &ancestry,
+            ancestry: &Arc::new(forest.ancestry(new.clone())),
             low_rank: request.low_rank,
             listener: None,
             middle: None,
+            read: None,
+            activations: request.activations,
         };
-        let mut residuals = std::collections::BTreeMap::new();
-        let mut x = self.embeddings.index_select(&ids, 0)?; // (N, H)
-        for (layer, block) in self.blocks.iter().enumerate().take(last) {
-            x = change(&x, Point::Input, layer)?;
-            let middle = |x: &Tensor| change(x, Point::Middle, layer);
+        let mut residuals = BTreeMap::new();
+        let mut leave = |x: Tensor, layer: usize, rows: &Rows| -> Result<Tensor> {
+            let x = rows.change(request.interventions, &x, Point::Output, layer)?;
+            if request.capture.contains(&layer) {
+                residuals.insert(layer, rows.pick(&x, request.captured)?);
+            }
+            Ok(x)
+        };
+        let ids = &forest.ids()[new.clone()];
+        let mut x = match request.start {
+            Some(start) => leave(start.rows.clone(), start.layer, &rows)?,
+            None => self.embeddings.index_select(&Tensor::new(ids, &self.device)?, 0)?,
+        }; // (N, H)
+        let first = request.start.map_or(0, |s| s.layer + 1);
+        let end = match request.logits {
+            [] if !cache.keeps() => request.capture.iter().max().map_or(0, |l| l + 1),
+            _ => self.blocks.len(),
+        };
+        for layer in first..end {
+            x = rows.change(request.interventions, &x, Point::Input, layer)?;
+            // Nothing above the last block looks at a row that is not asked for.
+            let read = (layer + 1 == end)
+                .then(|| read_last(request, layer))
+                .flatten()
+                .map(|read| rows.only(forest, &read, &rotation, &self.device))
+                .transpose()?;
+            let after = read.as_ref().map_or(&rows, |(after, _)| after);
+            let middle = |x: &Tensor| after.change(request.interventions, x, Point::Middle, layer);
             let context = Context {
                 middle: Some(&middle),
+                read: read.as_ref().map(|(_, read)| read),
                 ..context
             };
-            x = block.forward(&x, cache, context)?;
-            x = change(&x, Point::Output, layer)?;
-            if request.capture.contains(&layer) {
-                residuals.insert(layer, x.clone());
+            x = self.blocks[layer].forward(&x, cache, context)?;
+            if let Some((after, _)) = read {
+                rows = after;
             }
+            x = leave(x, layer, &rows)?;
         }
-        cache.advance(range.end);
+        cache.advance(new.end);
         let logits = match request.logits {
             [] => None,
-            rows => {
-                let rows = rows.iter().map(|r| r - range.start as u32);
-                let rows = Tensor::from_iter(rows, &self.device)?;
-                Some(self.unembed(&x.index_select(&rows, 0)?)?)
-            }
+            wanted => Some(self.unembed(&rows.pick(&x, wanted)?)?),
         };
         Ok(Pass { residuals, logits })
     }
@@ -166,4 +209,18 @@ impl Host for Llama {
         let x = rms_norm(rows, &self.norm, self.norm_eps)?;
         Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
     }
+}
+
+/// The rows of the last block's output that are read: those whose logits are asked for,
+/// and those that are captured there; none where that is all of them.
+fn read_last(request: &Request, layer: usize) -> Option<Vec<u32>> {
+    let captured = request.capture.contains(&layer);
+    if captured && request.captured.is_empty() {
+        return None;
+    }
+    let captured = if captured { request.captured } else { &[] };
+    let mut read = [request.logits, captured].concat();
+    read.sort_unstable();
+    read.dedup();
+    (!read.is_empty()).then_some(read)
 }

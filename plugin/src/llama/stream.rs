@@ -12,7 +12,7 @@ use reptune_adapters::forest::Ancestry;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::ops::{Rotation, rms_norm};
 use reptune_adapters::rounding::Inputs;
-use reptune_adapters::{Cache, Forest};
+use reptune_adapters::{Activations, Cache, Forest};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,21 +107,16 @@ impl Stream {
         let Ok(weights) = weights.try_into() else {
             unreachable!("one weight for each of the seven projections")
         };
-        let [input_norm, post_attention_norm] = layer.norms.clone();
-        let block = Block {
-            layer: layer.layer,
-            head_dim: self.head_dim,
-            eps: self.eps,
-            input_norm,
-            post_attention_norm,
-            weights,
-        };
+        let norms = layer.norms.clone();
+        let block = Block::new(layer.layer, self.head_dim, self.eps, norms, weights);
         let context = Context {
             rotation: &self.rotation,
             ancestry: &self.ancestry,
             low_rank: None,
             listener,
             middle: None,
+            read: None,
+            activations: Activations::Keep,
         };
         Ok(block.forward(&self.x, &mut Cache::none(), context)?)
     }

@@ -17,7 +17,22 @@ pub(super) enum Weight {
 
 impl Weight {
     pub(super) fn frozen(method: Arc<dyn QuantMethod>) -> Self {
-        Self::Frozen(Arc::new(RuntimeMatrix(method)))
+        let plain = None;
+        Self::Frozen(Arc::new(RuntimeMatrix { method, plain }))
+    }
+
+    /// One that is neither quantized nor has a bias. (A layer does not say whether it has
+    /// one: it keeps it beside what [`QuantMethod::unquant_weight_bias`] shows.)
+    pub(super) fn full(method: Arc<dyn QuantMethod>) -> Self {
+        let plain = method.unquant_weight_bias().map(|(weight, _)| weight);
+        Self::Frozen(Arc::new(RuntimeMatrix { method, plain }))
+    }
+
+    pub(super) fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {
+        match self {
+            Self::Frozen(matrix) => Some(matrix),
+            Self::Trained(_) => None,
+        }
     }
 
     /// `x W^T`. Shapes: `x` (N, I), result (N, O).
@@ -30,17 +45,24 @@ impl Weight {
 }
 
 /// A weight as mistral.rs holds it.
-struct RuntimeMatrix(Arc<dyn QuantMethod>);
+struct RuntimeMatrix {
+    method: Arc<dyn QuantMethod>,
+    plain: Option<Tensor>,
+}
 
 impl FrozenMatrix for RuntimeMatrix {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         // mistral.rs works on (batch, rows, features)
         MatMul
-            .qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?
+            .qmethod_matmul(&x.unsqueeze(0)?, &*self.method)?
             .squeeze(0)
     }
 
+    fn plain(&self) -> Option<Tensor> {
+        self.plain.clone()
+    }
+
     fn weight(&self) -> Result<Tensor> {
-        self.0.dequantize_w()?.to_dtype(DType::F32)
+        self.method.dequantize_w()?.to_dtype(DType::F32)
     }
 }

@@ -1,0 +1,294 @@
+//! The two halves of a block none of whose weights is trained, each as one op.
+//!
+//! Composed of ops, a half block keeps every intermediate table for its backward, and
+//! gradients are gathered table by table. As one op it keeps what the backward needs and no
+//! more, or nothing but its input, and hands down one gradient.
+
+use super::attention::{Attention, Heads, attention};
+use super::frozen_linear::{FrozenMatrix, frozen_linear};
+use super::product::by_columns;
+use super::rms_norm::{backward as norm_backward, rms_norm};
+use super::rotary::{Rotation, rotary};
+use super::slice::{add, contiguous, with_data};
+use super::swiglu::{backward as swiglu_backward, swiglu};
+use crate::forest::Ancestry;
+use crate::host::Activations;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use std::sync::{Arc, OnceLock};
+
+/// Weights of the MLP half of a block.
+pub struct FrozenMlp {
+    /// Weight (H,) of the norm before it.
+    pub norm: Tensor,
+    /// Epsilon of that norm.
+    pub eps: f64,
+    /// (I, H).
+    pub gate: Arc<dyn FrozenMatrix>,
+    /// (I, H).
+    pub up: Arc<dyn FrozenMatrix>,
+    /// (H, I).
+    pub down: Arc<dyn FrozenMatrix>,
+}
+
+/// Weights of the attention half of a block.
+pub struct FrozenAttention {
+    /// Weight (H,) of the norm before it.
+    pub norm: Tensor,
+    /// Epsilon of that norm.
+    pub eps: f64,
+    /// D.
+    pub head_dim: usize,
+    /// (heads * D, H).
+    pub q: Arc<dyn FrozenMatrix>,
+    /// (kv_heads * D, H).
+    pub k: Arc<dyn FrozenMatrix>,
+    /// (kv_heads * D, H).
+    pub v: Arc<dyn FrozenMatrix>,
+    /// (H, heads * D).
+    pub o: Arc<dyn FrozenMatrix>,
+}
+
+/// The MLP half of a block: `x + down(swiglu(gate(h), up(h)))`, h = norm(x).
+///
+/// Shapes: `x` (N, H), result (N, H).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn frozen_mlp(x: &Tensor, weights: &Arc<FrozenMlp>, keep: Activations) -> Result<Tensor> {
+    match fused(x) {
+        true => x.contiguous()?.apply_op1(Half::new(weights, (), keep)),
+        false => frozen_mlp_composed(x, weights),
+    }
+}
+
+/// [`frozen_mlp`] from single ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn frozen_mlp_composed(x: &Tensor, weights: &FrozenMlp) -> Result<Tensor> {
+    let [gate, up] = weights.kept(x, &())?;
+    x + frozen_linear(&swiglu(&gate, &up)?, &weights.down)?
+}
+
+/// The attention half of a block: `x + o(attention(q(h), k(h), v(h)))`, h = norm(x), with
+/// queries and keys rotated.
+///
+/// Shapes: `x` (N, H), result (N, H); `rotation` and `ancestry` of the N rows.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn frozen_attention(
+    x: &Tensor,
+    weights: &Arc<FrozenAttention>,
+    rotation: &Rotation,
+    ancestry: &Arc<Ancestry>,
+    keep: Activations,
+) -> Result<Tensor> {
+    let rows = (rotation.clone(), ancestry.clone());
+    match fused(x) {
+        true => x.contiguous()?.apply_op1(Half::new(weights, rows, keep)),
+        false => frozen_attention_composed(x, weights, rotation, ancestry),
+    }
+}
+
+/// [`frozen_attention`] from single ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn frozen_attention_composed(
+    x: &Tensor,
+    weights: &FrozenAttention,
+    rotation: &Rotation,
+    ancestry: &Arc<Ancestry>,
+) -> Result<Tensor> {
+    let rows = (rotation.clone(), ancestry.clone());
+    let [_, _, _, y] = weights.kept(x, &rows)?;
+    x + frozen_linear(&y, &weights.o)?
+}
+
+/// Whether a backward is to come that the fused form can do.
+fn fused(x: &Tensor) -> bool {
+    x.track_op() && x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// Half a block, as the op sees it.
+trait HalfBlock: Send + Sync {
+    /// What it needs to know of the rows.
+    type Rows: Send + Sync;
+    /// Tables that the backward needs.
+    type Kept: Send + Sync;
+
+    const NAME: &'static str;
+
+    fn kept(&self, x: &Tensor, rows: &Self::Rows) -> Result<Self::Kept>;
+
+    /// What is added to `x`.
+    fn change(&self, kept: &Self::Kept) -> Result<Tensor>;
+
+    /// Gradient (N, H) of `x`, given that of the result, but for the part that is handed
+    /// through unchanged.
+    fn backward(
+        &self,
+        x: &[f32],
+        kept: &Self::Kept,
+        rows: &Self::Rows,
+        g: &Tensor,
+    ) -> Result<Vec<f32>>;
+}
+
+struct Half<W: HalfBlock> {
+    weights: Arc<W>,
+    rows: W::Rows,
+    keep: Activations,
+    kept: OnceLock<W::Kept>,
+}
+
+impl<W: HalfBlock> Half<W> {
+    fn new(weights: &Arc<W>, rows: W::Rows, keep: Activations) -> Self {
+        Self {
+            weights: weights.clone(),
+            rows,
+            keep,
+            kept: OnceLock::new(),
+        }
+    }
+}
+
+impl<W: HalfBlock> CustomOp1 for Half<W> {
+    fn name(&self) -> &'static str {
+        W::NAME
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut y = contiguous(W::NAME, s, l)?.to_vec();
+        let x = Tensor::from_slice(&y, l.shape(), &candle_core::Device::Cpu)?;
+        let kept = self.weights.kept(&x, &self.rows)?;
+        with_data(&self.weights.change(&kept)?, |change| {
+            add(&mut y, change);
+            Ok(())
+        })?;
+        if self.keep == Activations::Keep {
+            // set once, as an op is run once
+            let _ = self.kept.set(kept);
+        }
+        Ok((CpuStorage::F32(y), l.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let x = x.detach().contiguous()?;
+        let again;
+        let kept = match self.kept.get() {
+            Some(kept) => kept,
+            None => {
+                again = self.weights.kept(&x, &self.rows)?;
+                &again
+            }
+        };
+        let mut gx = with_data(&x, |x| self.weights.backward(x, kept, &self.rows, grad))?;
+        with_data(grad, |g| {
+            add(&mut gx, g);
+            Ok(())
+        })?;
+        Ok(Some(Tensor::from_vec(gx, x.shape(), x.device())?))
+    }
+}
+
+impl HalfBlock for FrozenMlp {
+    type Rows = ();
+    /// Gate and up.
+    type Kept = [Tensor; 2];
+    const NAME: &'static str = "frozen_mlp";
+
+    fn kept(&self, x: &Tensor, _rows: &()) -> Result<Self::Kept> {
+        let h = rms_norm(x, &self.norm, self.eps)?;
+        Ok([frozen_linear(&h, &self.gate)?, frozen_linear(&h, &self.up)?])
+    }
+
+    fn change(&self, [gate, up]: &Self::Kept) -> Result<Tensor> {
+        frozen_linear(&swiglu(gate, up)?, &self.down)
+    }
+
+    fn backward(
+        &self,
+        x: &[f32],
+        [gate, up]: &Self::Kept,
+        _rows: &(),
+        g: &Tensor,
+    ) -> Result<Vec<f32>> {
+        let ga = through(&[(&self.down, g)])?;
+        let (gg, gu) = with_data(gate, |gate| {
+            with_data(up, |up| Ok(swiglu_backward(gate, up, &ga)))
+        })?;
+        let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
+        let gh = through(&[(&self.gate, &gg), (&self.up, &gu)])?;
+        with_data(&self.norm, |w| Ok(norm_backward(x, w, &gh, self.eps as f32)))
+    }
+}
+
+impl HalfBlock for FrozenAttention {
+    type Rows = (Rotation, Arc<Ancestry>);
+    /// Rotated queries and keys, values, and what attention made of them.
+    type Kept = [Tensor; 4];
+    const NAME: &'static str = "frozen_attention";
+
+    fn kept(&self, x: &Tensor, (rotation, ancestry): &Self::Rows) -> Result<Self::Kept> {
+        let h = rms_norm(x, &self.norm, self.eps)?;
+        let q = rotary(&frozen_linear(&h, &self.q)?, rotation)?;
+        let k = rotary(&frozen_linear(&h, &self.k)?, rotation)?;
+        let v = frozen_linear(&h, &self.v)?;
+        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
+        Ok([q, k, v, y])
+    }
+
+    fn change(&self, [_, _, _, y]: &Self::Kept) -> Result<Tensor> {
+        frozen_linear(y, &self.o)
+    }
+
+    fn backward(
+        &self,
+        x: &[f32],
+        [q, k, v, y]: &Self::Kept,
+        (rotation, ancestry): &Self::Rows,
+        g: &Tensor,
+    ) -> Result<Vec<f32>> {
+        let gy = through(&[(&self.o, g)])?;
+        let op = Attention {
+            ancestry: ancestry.clone(),
+            head_dim: self.head_dim,
+            heads: q.dims()[1] / self.head_dim,
+            kv_heads: k.dims()[1] / self.head_dim,
+        };
+        let g = with_data(q, |q| {
+            with_data(k, |k| {
+                with_data(v, |v| with_data(y, |y| Ok(op.backward(Heads { q, k, v }, y, &gy))))
+            })
+        })?;
+        let back = rotation.inverse();
+        let gq = rotary(&table(g.q, q)?, &back)?;
+        let gk = rotary(&table(g.k, k)?, &back)?;
+        let gv = table(g.v, v)?;
+        let gh = through(&[(&self.q, &gq), (&self.k, &gk), (&self.v, &gv)])?;
+        with_data(&self.norm, |w| Ok(norm_backward(x, w, &gh, self.eps as f32)))
+    }
+}
+
+/// `sum_i g_i W_i`: the gradient (N, I) of what several linear layers read.
+fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
+    let mut sum = Vec::new();
+    for (matrix, g) in layers {
+        let weight = matrix.weight()?;
+        let (o, i) = weight.dims2()?;
+        sum.resize(g.dims()[0] * i, 0.);
+        with_data(&weight, |w| {
+            with_data(g, |g| {
+                by_columns(&mut sum, g, w, o);
+                Ok(())
+            })
+        })?;
+    }
+    Ok(sum)
+}
+
+fn table(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(data, like.shape(), like.device())
+}
