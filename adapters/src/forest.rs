@@ -75,6 +75,16 @@ impl Forest {
             .collect()
     }
 
+    /// The rows of a sequence without marks, if all of them are here.
+    pub fn path(&self, ids: &[u32]) -> Option<Vec<u32>> {
+        let mut parent = None;
+        let row = |id: &u32| {
+            parent = Some(*self.children.get(&(parent, *id, 0))?);
+            parent
+        };
+        ids.iter().map(row).collect()
+    }
+
     fn push(&mut self, parent: Option<u32>, id: u32, mark: Marks) -> u32 {
         let row = self.ids.len() as u32;
         self.ids.push(id);

@@ -69,7 +69,8 @@ impl Cache {
         Self::default()
     }
 
-    /// A cache for `layers` blocks with room for `rows` rows (it grows).
+    /// A cache for the lowest `layers` blocks with room for `rows` rows (it grows). One of
+    /// all blocks serves generation; one of fewer is there for [`Cache::below`].
     pub fn keeping(layers: usize, rows: usize) -> Self {
         Self {
             rows: 0,
@@ -77,9 +78,54 @@ impl Cache {
         }
     }
 
-    /// Whether it remembers: then a forward must run all blocks.
+    /// Whether it remembers.
     pub fn keeps(&self) -> bool {
         !self.layers.is_empty()
+    }
+
+    /// Number of blocks whose keys and values it takes; a forward runs at least these.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Rows that the lowest `layers` blocks hold, if all of them hold as many.
+    pub fn filled(&self, layers: usize) -> Option<usize> {
+        let held = |cache: &KvCache| cache.k_cache().current_seq_len();
+        let mut all = self.layers.get(..layers)?.iter().map(held);
+        let first = all.next()?;
+        all.all(|n| n == first).then_some(first)
+    }
+
+    /// A cache for `layers` blocks with room for `room` rows, of which the lowest `known`
+    /// hold the rows `rows` of this one, in that order: what a forward needs that starts
+    /// above them.
+    ///
+    /// # Errors
+    /// When this cache lacks one of those blocks or rows.
+    pub fn below(&self, known: usize, rows: &[u32], layers: usize, room: usize) -> Result<Self> {
+        let mut cache = Self::keeping(layers, room);
+        let lacking = || {
+            let found = format!("{} blocks of {} rows", self.layers.len(), self.rows);
+            Error::value(
+                "cache",
+                format!("{known} filled blocks"),
+                found,
+                "fill it first",
+            )
+        };
+        for layer in 0..known {
+            let from = self.layers.get(layer).ok_or_else(lacking)?;
+            let (Some(k), Some(v)) = (from.k()?, from.v()?) else {
+                return Err(lacking());
+            };
+            let index = Tensor::new(rows, k.device())?;
+            cache.append(
+                layer,
+                k.index_select(&index, 0)?,
+                v.index_select(&index, 0)?,
+            )?;
+        }
+        Ok(cache)
     }
 
     /// Rows that need not be computed again.
@@ -140,7 +186,7 @@ pub struct Request<'a> {
     /// Added to the frozen weights; gradients reach its factors.
     pub low_rank: Option<&'a LowRankUpdate>,
     /// Where it begins; none: at the embeddings. What lies below is not computed, so
-    /// nothing can be captured or changed there and no cache be filled.
+    /// nothing can be captured or changed there, and a cache must hold it already.
     pub start: Option<Start<'a>>,
     /// What is kept for a backward.
     pub activations: Activations,

@@ -1,6 +1,7 @@
 //! reptune on mistral.rs: the hooked Llama, generation, baking, the command line.
 
 pub mod bake;
+pub mod bench;
 pub mod cli;
 mod error;
 pub mod gguf;

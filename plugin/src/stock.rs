@@ -7,8 +7,8 @@ use crate::testing::{Interview, Transcript};
 use crate::uqff::UqffFile;
 use candle_core::{DType, Tensor};
 use mistralrs::{
-    Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk,
-    SamplingParams, TextMessageRole, TextModelBuilder, UqffTextModelBuilder,
+    Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, Response,
+    ResponseOk, SamplingParams, TextMessageRole, TextModelBuilder, UqffTextModelBuilder,
 };
 use mistralrs_core::ResponseErr;
 use std::path::Path;
@@ -102,7 +102,11 @@ impl Stock {
     /// # Errors
     /// [`Error::Runtime`] with what mistral.rs said.
     pub fn generate(&self, ids: &[u32], max_new_tokens: usize) -> Result<String> {
-        match self.complete(ids, Some(max_new_tokens))? {
+        self.text(self.complete(ids, Some(max_new_tokens))?)
+    }
+
+    fn text(&self, answer: ResponseOk) -> Result<String> {
+        match answer {
             ResponseOk::CompletionDone(done) => done
                 .choices
                 .into_iter()
@@ -111,6 +115,26 @@ impl Stock {
                 .ok_or_else(|| runtime_error(&self.place, "an answer without choices".into())),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// The same for several prompts, all of which are with the engine at once. (On a CPU
+    /// mistral.rs 0.8.1 mixes up prompts of different lengths that it computes together.)
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with what mistral.rs said.
+    pub fn generate_together(
+        &self,
+        prompts: &[Vec<u32>],
+        max_new_tokens: usize,
+    ) -> Result<Vec<String>> {
+        let all = prompts
+            .iter()
+            .map(|ids| self.request(ids, Some(max_new_tokens)));
+        let answers = self.runtime.block_on(futures::future::join_all(all));
+        answers
+            .into_iter()
+            .map(|a| self.text(self.answered(a)?))
+            .collect()
     }
 
     /// The most likely answer to `messages` (role, content) in the model's chat template.
@@ -155,28 +179,37 @@ impl Stock {
 
     /// Raw logits of the prompt when `max_new_tokens` is none, else a greedy continuation.
     fn complete(&self, ids: &[u32], max_new_tokens: Option<usize>) -> Result<ResponseOk> {
+        self.answered(self.runtime.block_on(self.request(ids, max_new_tokens)))
+    }
+
+    async fn request(
+        &self,
+        ids: &[u32],
+        max_new_tokens: Option<usize>,
+    ) -> std::result::Result<Response, String> {
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+        let engine = self.model.inner();
+        let mut sampling = SamplingParams::deterministic();
+        sampling.max_len = max_new_tokens;
+        let mut request = NormalRequest::new_simple(
+            RequestMessage::CompletionTokens(ids.to_vec()),
+            sampling,
+            tx,
+            engine.next_request_id(),
+            None,
+            None,
+        );
+        request.return_raw_logits = max_new_tokens.is_none();
+        let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
+        let request = Request::Normal(Box::new(request));
+        sender.send(request).await.map_err(|e| e.to_string())?;
+        rx.recv()
+            .await
+            .ok_or_else(|| "the engine stopped".to_owned())
+    }
+
+    fn answered(&self, answer: std::result::Result<Response, String>) -> Result<ResponseOk> {
         let failed = |reason: String| runtime_error(&self.place, reason);
-        let answer = self.runtime.block_on(async {
-            let (tx, mut rx) = tokio::sync::mpsc::channel(1);
-            let engine = self.model.inner();
-            let mut sampling = SamplingParams::deterministic();
-            sampling.max_len = max_new_tokens;
-            let mut request = NormalRequest::new_simple(
-                RequestMessage::CompletionTokens(ids.to_vec()),
-                sampling,
-                tx,
-                engine.next_request_id(),
-                None,
-                None,
-            );
-            request.return_raw_logits = max_new_tokens.is_none();
-            let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
-            let request = Request::Normal(Box::new(request));
-            sender.send(request).await.map_err(|e| e.to_string())?;
-            rx.recv()
-                .await
-                .ok_or_else(|| "the engine stopped".to_owned())
-        });
         answer
             .map_err(failed)?
             .as_result()

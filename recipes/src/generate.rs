@@ -1,5 +1,9 @@
 //! Generation over a forest: all prompts grow together, and keys and values are kept.
 
+mod prefilled;
+
+pub use prefilled::Prefilled;
+
 use crate::decide::decide;
 use crate::error::Result;
 use candle_core::{D, Tensor};
@@ -7,7 +11,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::forest::Marks;
 use reptune_adapters::intervention::marks_decided;
-use reptune_adapters::{Cache, Error, Forest, Host, Intervention, LowRankUpdate, Request};
+use reptune_adapters::{Cache, Error, Forest, Host, Intervention, LowRankUpdate, Request, Start};
+use std::ops::Range;
 
 /// Prompt rows computed in one forward; more are done in turns.
 const ROWS: usize = 4096;
@@ -40,6 +45,9 @@ pub struct Generation<'a> {
     pub stop: &'a [u32],
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// The prompts as they are computed without interventions, to begin with where these
+    /// allow it.
+    pub prefilled: Option<&'a Prefilled<'a>>,
 }
 
 /// One growing sequence.
@@ -67,6 +75,17 @@ pub fn generate(
 ) -> Result<Vec<Vec<u32>>> {
     let open = decide(host, prompts, how.interventions, how.low_rank)?;
     let mut generated = vec![Vec::new(); prompts.len()];
+    for range in groups(prompts) {
+        let done = range.end;
+        grow(host, prompts, &open, range, how, &mut generated)?;
+        progress(done);
+    }
+    Ok(generated)
+}
+
+/// Prompts that are computed together.
+fn groups(prompts: &[Vec<u32>]) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
     let mut from = 0;
     while from < prompts.len() {
         let mut rows = 0;
@@ -75,19 +94,17 @@ pub fn generate(
             rows <= ROWS
         };
         let many = prompts[from..].iter().take_while(fits).count().max(1);
-        let range = from..from + many;
-        grow(host, prompts, &open, range, how, &mut generated)?;
+        groups.push(from..from + many);
         from += many;
-        progress(from);
     }
-    Ok(generated)
+    groups
 }
 
 fn grow(
     host: &dyn Host,
     prompts: &[Vec<u32>],
     open: &[Marks],
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     how: &Generation,
     generated: &mut [Vec<u32>],
 ) -> Result<()> {
@@ -110,7 +127,8 @@ fn grow(
     };
     let mut forest = Forest::new();
     let mut active = Vec::new();
-    for index in range {
+    let mut paths = Vec::new();
+    for index in range.clone() {
         let ids = &prompts[index];
         let rows = forest.insert(None, ids, |i| {
             marks_decided(how.interventions, open[index], i, ids.len())
@@ -124,6 +142,7 @@ fn grow(
             )
             .into());
         };
+        paths.push(rows);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index as u64);
         active.push(Sequence {
@@ -135,10 +154,15 @@ fn grow(
             rng,
         });
     }
-    let mut cache = Cache::keeping(
-        host.spec().layers,
-        forest.len() + active.len() * how.max_new_tokens,
-    );
+    let (layers, room) = (host.spec().layers, active.len() * how.max_new_tokens);
+    let mut begun = match how.prefilled {
+        Some(prefilled) => prefilled.begin(how, &forest, &prompts[range], &paths, layers, room)?,
+        None => None,
+    };
+    let mut cache = match &mut begun {
+        Some(begun) => std::mem::take(&mut begun.cache),
+        None => Cache::keeping(layers, forest.len() + room),
+    };
     for step in 0..how.max_new_tokens {
         // Rows of this forward that are read: on shared prompts, once.
         let mut rows: Vec<u32> = active.iter().map(|s| s.last).collect();
@@ -148,11 +172,16 @@ fn grow(
             interventions: how.interventions,
             logits: &rows,
             low_rank: how.low_rank,
+            start: begun.as_ref().map(|b| Start {
+                layer: b.layer,
+                rows: &b.rows,
+            }),
             ..Request::default()
         };
         let Some(logits) = host.forward(&forest, &mut cache, &request)?.logits else {
             break;
         };
+        begun = None;
         let logits = logits.detach();
         let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         let mut kept = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! The verbs work on any [`reptune_adapters::Host`]; nothing here knows a runtime.
 
+pub mod capture;
 pub mod chat;
 pub mod data;
 pub mod decide;
@@ -22,6 +23,7 @@ mod steering_tests;
 pub mod sweep;
 #[cfg(test)]
 mod toy;
+pub mod trunk;
 pub mod tune;
 pub mod world;
 

@@ -2,7 +2,8 @@
 //!
 //! Nothing is generated. A question's score is the log-odds of its true label over
 //! the other at the last prompt row, so a cell of the grid is one forward of the
-//! questions. Every cell is a line of a file as soon as it is known, and a cell that
+//! questions, and begins at the steered layer: the rows below are computed once for all
+//! doses and signs. Every cell is a line of a file as soon as it is known, and a cell that
 //! stands there is not computed again.
 //!
 //! A cell's key is a hash of all it depends on. The weights among that are told by
@@ -17,7 +18,7 @@ pub use questions::Asked;
 
 use crate::error::{Error, Result};
 use file::{append, resume};
-use questions::{batches, score};
+use questions::{Below, Questions, batches, score};
 use reptune_adapters::{
     DirectionSet, Host, Intervention, LowRankUpdate, Operator, RowRule, artefact,
 };
@@ -105,10 +106,16 @@ pub fn sweep(
         // A layer without a direction is found before the first forward.
         plan.intervention(grid)?;
     }
-    let batches = batches(asked, grid.rows)?;
+    let questions = Questions {
+        host,
+        asked,
+        batches: batches(asked, grid.rows)?,
+        low_rank: grid.low_rank,
+    };
+    let mut below = Below::default();
     let known = resume(file)?;
     let total = plans.len() + 1;
-    let unsteered = score(host, &batches, asked, &[], grid.low_rank)?;
+    let unsteered = score(&questions, &[], &mut below)?;
     let base = Plan {
         layers: &[],
         way: None,
@@ -127,7 +134,7 @@ pub fn sweep(
             Some(scores) => plan.cell(key, scores.clone()),
             None => {
                 let steering = [plan.intervention(grid)?];
-                let scores = score(host, &batches, asked, &steering, grid.low_rank)?;
+                let scores = score(&questions, &steering, &mut below)?;
                 let cell = plan.cell(key, scores);
                 append(file, &cell)?;
                 cell

@@ -32,7 +32,8 @@ def load(directory, dtype):
 class KeptRows:
     """Rows of the residual stream at some layers, counted from the end, as the last forward left them.
 
-    `rows[layer]` is a list of (B, H), one for each of `places` (-1 is the last column).
+    `rows[layer]` is a list of (B, H), one for each of `places` (-1 is the last column). Cleared before
+    every forward, so that a compiled one always finds it empty, and compiles once.
     """
 
     def __init__(self, blocks, layers, places):

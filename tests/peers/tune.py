@@ -135,6 +135,7 @@ class Tuning:
         """Token loss and representation loss (or None), each a mean over `prompts`."""
         answer_row = torch.tensor([self.answer_row])
         batch = left_padded([ids for ids, _ in prompts])
+        self.kept.rows.clear()
         logits = self.model(**batch, use_cache=False, logits_to_keep=answer_row).logits[:, 0]
         targets = torch.tensor([targets for _, targets in prompts])
         token = -F.log_softmax(logits.float(), dim=-1).gather(1, targets).mean()

@@ -217,7 +217,11 @@ impl Attention {
                     }
                 }
             }
-            Heads { q: gq, k: gk, v: gv }
+            Heads {
+                q: gq,
+                k: gk,
+                v: gv,
+            }
         };
         let parts: Vec<Heads<Vec<f32>>> = (0..self.kv_heads).into_par_iter().map(part).collect();
         let join = |width: usize, of: fn(&Heads<Vec<f32>>) -> &[f32]| {

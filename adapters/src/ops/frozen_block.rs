@@ -221,7 +221,9 @@ impl HalfBlock for FrozenMlp {
         })?;
         let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
         let gh = through(&[(&self.gate, &gg), (&self.up, &gu)])?;
-        with_data(&self.norm, |w| Ok(norm_backward(x, w, &gh, self.eps as f32)))
+        with_data(&self.norm, |w| {
+            Ok(norm_backward(x, w, &gh, self.eps as f32))
+        })
     }
 }
 
@@ -260,7 +262,9 @@ impl HalfBlock for FrozenAttention {
         };
         let g = with_data(q, |q| {
             with_data(k, |k| {
-                with_data(v, |v| with_data(y, |y| Ok(op.backward(Heads { q, k, v }, y, &gy))))
+                with_data(v, |v| {
+                    with_data(y, |y| Ok(op.backward(Heads { q, k, v }, y, &gy)))
+                })
             })
         })?;
         let back = rotation.inverse();
@@ -268,7 +272,9 @@ impl HalfBlock for FrozenAttention {
         let gk = rotary(&table(g.k, k)?, &back)?;
         let gv = table(g.v, v)?;
         let gh = through(&[(&self.q, &gq), (&self.k, &gk), (&self.v, &gv)])?;
-        with_data(&self.norm, |w| Ok(norm_backward(x, w, &gh, self.eps as f32)))
+        with_data(&self.norm, |w| {
+            Ok(norm_backward(x, w, &gh, self.eps as f32))
+        })
     }
 }
 

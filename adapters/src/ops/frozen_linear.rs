@@ -76,7 +76,9 @@ fn input_gradient(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return g.matmul(weight);
     }
     let mut gx = vec![0f32; g.dims()[0] * i];
-    with_data(g, |g| with_data(weight, |w| Ok(by_columns(&mut gx, g, w, o))))?;
+    with_data(g, |g| {
+        with_data(weight, |w| Ok(by_columns(&mut gx, g, w, o)))
+    })?;
     Tensor::from_vec(gx, (g.dims()[0], i), g.device())
 }
 

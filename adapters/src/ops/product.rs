@@ -86,10 +86,7 @@ pub(super) fn by_columns(y: &mut [f32], g: &[f32], w: &[f32], inner: usize) {
 
 /// `t[r] = sum_k a(r)[k] panel[k]`. Shapes: ROWS rows (K,), panel (K, LANES).
 #[inline(always)]
-fn tile<'a>(
-    a: impl Fn(usize) -> &'a [f32],
-    panel: &[[f32; LANES]],
-) -> [[f32; LANES]; ROWS] {
+fn tile<'a>(a: impl Fn(usize) -> &'a [f32], panel: &[[f32; LANES]]) -> [[f32; LANES]; ROWS] {
     let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a(r)[..panel.len()]);
     let mut sums = [[0f32; LANES]; ROWS];
     for (k, b) in panel.iter().enumerate() {
@@ -121,8 +118,10 @@ fn transposed_panels(x: &[f32], inner: usize) -> Vec<[f32; LANES]> {
 /// The columns of a table, cut into tasks: the first column of each, and its part of
 /// every row.
 fn columns(y: &mut [f32], width: usize) -> Vec<(usize, Vec<&mut [f32]>)> {
-    let mut tasks: Vec<(usize, Vec<&mut [f32]>)> =
-        (0..width).step_by(COLUMNS).map(|c| (c, Vec::new())).collect();
+    let mut tasks: Vec<(usize, Vec<&mut [f32]>)> = (0..width)
+        .step_by(COLUMNS)
+        .map(|c| (c, Vec::new()))
+        .collect();
     for row in y.chunks_exact_mut(width) {
         for (task, part) in tasks.iter_mut().zip(row.chunks_mut(COLUMNS)) {
             task.1.push(part);

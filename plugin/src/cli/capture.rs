@@ -6,8 +6,9 @@ use crate::{hub, prompts};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use reptune_adapters::direction::LAYER_CONVENTION;
-use reptune_adapters::{Cache, Forest, Host, Request, artefact};
+use reptune_adapters::{Host, artefact};
 use reptune_recipes::Chat;
+use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
 
 pub fn capture(a: &flags::Capture) -> Result<()> {
@@ -17,27 +18,27 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
     let chat = Chat::load(&directory)?;
     let layers = flags::layers(a.layers.as_deref().unwrap_or("all"), llama.spec().layers)?;
     let prompts = prompts::read(&a.prompts)?;
+    let ids = prompts.iter().map(|prompt| prompt.ids(&chat));
+    let ids = ids.collect::<std::result::Result<Vec<_>, _>>()?;
     let bar = bar(prompts.len(), "capture");
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        let ids = prompt.ids(&chat)?;
-        let (forest, rows) = Forest::pack(std::slice::from_ref(&ids));
-        let logits = if a.logits { rows[0].as_slice() } else { &[] };
-        let request = Request {
-            capture: &layers,
-            logits,
-            ..Request::default()
-        };
-        let pass = llama.forward(&forest, &mut Cache::none(), &request)?;
-        tensors.insert(format!("prompt.{i}.ids"), Tensor::new(ids, llama.device())?);
-        for (layer, residual) in pass.residuals {
+    let wanted = Wanted {
+        layers: &layers,
+        last: a.last.map(|k| k as usize),
+        logits: if a.logits { Logits::All } else { Logits::None },
+    };
+    captured(&llama, &ids, &wanted, &mut |i, found| {
+        let ids = Tensor::new(ids[i].as_slice(), llama.device())?;
+        tensors.insert(format!("prompt.{i}.ids"), ids);
+        for (layer, residual) in found.residuals {
             tensors.insert(format!("prompt.{i}.layer.{layer}"), residual);
         }
-        if let Some(logits) = pass.logits {
+        if let Some(logits) = found.logits {
             tensors.insert(format!("prompt.{i}.logits"), logits);
         }
         bar.inc(1);
-    }
+        Ok(())
+    })?;
     bar.finish_and_clear();
     let metadata = HashMap::from([
         ("format".to_owned(), "reptune.capture.1".to_owned()),

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod bake;
+pub mod bench;
 mod convert;
 mod inspect;
 pub mod serve;
@@ -94,6 +95,9 @@ pub enum Command {
     /// Serve a model and its variants behind OpenAI's interface
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Serve),
+    /// Measure the program's own work on random models
+    #[command(subcommand, after_help = bench::EXAMPLES)]
+    Bench(bench::Bench),
 }
 
 #[derive(Args)]
@@ -185,6 +189,9 @@ pub struct Capture {
     /// Layers such as 1-3,5 (all if not given)
     #[arg(long)]
     pub layers: Option<String>,
+    /// Only the rows of that many last tokens of each prompt
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub last: Option<u32>,
     /// Write logits too
     #[arg(long)]
     pub logits: bool,

@@ -131,6 +131,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
         sampling,
+        prefilled: None,
     };
     let ids = prompts
         .iter()

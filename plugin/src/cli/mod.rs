@@ -1,6 +1,7 @@
 //! The command line: what was typed, and what it means.
 
 mod bake;
+mod bench;
 mod capture;
 mod convert;
 mod flags;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Convert(a) => convert::convert(&a),
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),
+        Command::Bench(a) => bench::bench(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -113,7 +113,13 @@ impl Block {
             && !self.looked_at(c, &ATTENTION)
         {
             let (rotation, ancestry) = (c.rotation, c.ancestry);
-            return Ok(frozen_attention(x, attention, rotation, ancestry, c.activations)?);
+            return Ok(frozen_attention(
+                x,
+                attention,
+                rotation,
+                ancestry,
+                c.activations,
+            )?);
         }
         let h = rms_norm(x, &self.norms[0], self.eps)?;
         let k = rotary(&self.linear(Projection::KProj, &h, c)?, c.rotation)?;

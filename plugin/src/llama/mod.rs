@@ -108,8 +108,14 @@ impl Llama {
 
 impl Llama {
     /// A forward that begins above a block can neither change nor hand out what lies
-    /// below, nor fill a cache.
-    fn check_start(&self, start: Start, new: usize, cache: &Cache, request: &Request) -> Result<()> {
+    /// below, nor fill a cache there.
+    fn check_start(
+        &self,
+        start: Start,
+        new: usize,
+        cache: &Cache,
+        request: &Request,
+    ) -> Result<()> {
         self.spec.check_layers(&[start.layer])?;
         let wrong = |expected: String, found: String| {
             let hint = "begin lower, or at the embeddings";
@@ -120,16 +126,27 @@ impl Llama {
             let found = format!("{:?}", start.rows.dims());
             return wrong(format!("the new rows, {shape:?}"), found);
         }
-        if cache.keeps() {
-            return wrong("no cache".into(), "a cache that keeps keys and values".into());
+        let below = start.layer + 1;
+        if cache.keeps() && cache.filled(below) != Some(new) {
+            let expected = format!(
+                "a cache that holds {new} rows of blocks 0 to {}",
+                start.layer
+            );
+            return wrong(expected, format!("{:?}", cache.filled(below)));
         }
         let captured = request.capture.iter().copied().map(Some);
         let changed = request.interventions.iter().map(Intervention::lowest);
-        match captured.chain(changed).find(|l| l.is_none_or(|l| l < start.layer)) {
+        match captured
+            .chain(changed)
+            .find(|l| l.is_none_or(|l| l < start.layer))
+        {
             None => Ok(()),
             Some(lowest) => {
                 let expected = lowest.map_or("the embeddings".into(), |l| format!("layer {l}"));
-                wrong(format!("{expected} or below"), format!("layer {}", start.layer))
+                wrong(
+                    format!("{expected} or below"),
+                    format!("layer {}", start.layer),
+                )
             }
         }
     }
@@ -169,11 +186,16 @@ impl Host for Llama {
         let ids = &forest.ids()[new.clone()];
         let mut x = match request.start {
             Some(start) => leave(start.rows.clone(), start.layer, &rows)?,
-            None => self.embeddings.index_select(&Tensor::new(ids, &self.device)?, 0)?,
+            None => self
+                .embeddings
+                .index_select(&Tensor::new(ids, &self.device)?, 0)?,
         }; // (N, H)
         let first = request.start.map_or(0, |s| s.layer + 1);
         let end = match request.logits {
-            [] if !cache.keeps() => request.capture.iter().max().map_or(0, |l| l + 1),
+            [] => {
+                let captured = request.capture.iter().max().map_or(0, |l| l + 1);
+                captured.max(cache.layers())
+            }
             _ => self.blocks.len(),
         };
         for layer in first..end {

@@ -57,7 +57,9 @@ impl Rows {
         let place = |row: &u32| Some(index.binary_search(row).ok()? as u32);
         let acted = self.acted.iter();
         let rows = Self {
-            acted: acted.map(|rows| rows.iter().filter_map(place).collect()).collect(),
+            acted: acted
+                .map(|rows| rows.iter().filter_map(place).collect())
+                .collect(),
             held: Held::Some(read.to_vec()),
         };
         let read = Read {

@@ -58,9 +58,19 @@ impl Captured {
                 .zip(&rows)
                 .map(|(s, r)| r[s.answer - 1])
                 .collect();
+            // Every row that some place reads, once.
+            let mut read: Vec<u32> = (sides.iter().zip(&rows))
+                .flat_map(|(s, r)| s.captured.iter().flatten().map(|t| r[*t]))
+                .collect();
+            read.sort_unstable();
+            read.dedup();
             let request = Request {
                 capture: &layers,
-                logits: &asked,
+                captured: &read,
+                logits: match recipe.extraction.keep {
+                    Keep::Correct => &asked,
+                    Keep::All => &[],
+                },
                 ..Request::default()
             };
             let pass = host.forward(&forest, &mut Cache::none(), &request)?;
@@ -83,7 +93,7 @@ impl Captured {
                     .map(|j| {
                         sides[j].captured[place]
                             .iter()
-                            .map(|t| rows[j][*t])
+                            .map(|t| read.partition_point(|r| *r < rows[j][*t]) as u32)
                             .collect()
                     })
                     .collect();

@@ -62,6 +62,10 @@ pub struct Tuning {
     /// whole batch at once. It spares memory and leaves the gradient the same.
     #[serde(default, skip_serializing_if = "is_default")]
     pub micro_batch: usize,
+    /// Most memory, in MiB, that tuning takes beside the weights. Where it is short, the
+    /// trunk is kept on disk, and blocks are computed again in the backward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<usize>,
     /// Passes over the training claims.
     #[serde(default = "default_epochs")]
     pub epochs: usize,

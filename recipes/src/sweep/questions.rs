@@ -5,8 +5,9 @@ use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
 use crate::recipe::Recipe;
-use candle_core::DType;
-use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request, RowRule};
+use crate::trunk::{Keep, Trunk};
+use candle_core::{DType, Tensor};
+use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request, RowRule, Start};
 
 /// Rows computed in one forward; more are done in turns.
 const ROWS: usize = 4096;
@@ -45,7 +46,9 @@ impl Asked {
 pub(super) struct Batch {
     forest: Forest,
     first: usize,
-    /// The last prompt row of each.
+    /// The rows of each.
+    paths: Vec<Vec<u32>>,
+    /// The last row of each.
     last: Vec<u32>,
 }
 
@@ -67,6 +70,7 @@ pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
             batches.push(Batch {
                 forest: Forest::new(),
                 first: i,
+                paths: Vec::new(),
                 last: Vec::new(),
             });
         }
@@ -74,28 +78,87 @@ pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
             let mark = |p| u64::from(rule.chooses(p, n));
             let rows = batch.forest.insert(None, &question.prompt, mark);
             batch.last.extend(rows.last());
+            batch.paths.push(rows);
         }
     }
     Ok(batches)
 }
 
-/// Log-odds of the true label over the other, question by question.
+/// What lies below the steered layers, computed once for all that is done above.
+#[derive(Default)]
+pub(super) struct Below {
+    trunk: Option<Trunk>,
+    /// Its rows by batch.
+    rows: Vec<Tensor>,
+}
+
+impl Below {
+    /// Makes it that at `layer`, from where it is if that is lower.
+    fn move_to(&mut self, layer: usize, of: &Questions) -> Result<()> {
+        let trunk = match self.trunk.take() {
+            Some(trunk) if trunk.layer() == layer => {
+                self.trunk = Some(trunk);
+                return Ok(());
+            }
+            Some(trunk) if trunk.layer() < layer => trunk.raised(of.host, layer, of.low_rank)?,
+            _ => {
+                let prompts = of.asked.iter().map(|a| a.prompt.clone()).collect();
+                Trunk::of(of.host, prompts, layer, of.low_rank, Keep::Memory)?
+            }
+        };
+        let rows = |batch: &Batch| {
+            let asked = &of.asked[batch.first..][..batch.paths.len()];
+            let prompts: Vec<&[u32]> = asked.iter().map(|a| a.prompt.as_slice()).collect();
+            trunk.rows(&batch.forest, &prompts, &batch.paths)
+        };
+        self.rows = of.batches.iter().map(rows).collect::<Result<_>>()?;
+        self.trunk = Some(trunk);
+        Ok(())
+    }
+
+    fn start(&self, batch: usize) -> Option<Start<'_>> {
+        let (trunk, rows) = (self.trunk.as_ref()?, self.rows.get(batch)?);
+        let layer = trunk.layer();
+        Some(Start { layer, rows })
+    }
+}
+
+/// The questions and who answers them.
+pub(super) struct Questions<'a> {
+    pub host: &'a dyn Host,
+    pub asked: &'a [Asked],
+    pub batches: Vec<Batch>,
+    pub low_rank: Option<&'a LowRankUpdate>,
+}
+
+/// Log-odds of the true label over the other, question by question. What lies below
+/// `interventions` is taken from `below`, which moves there first.
 pub(super) fn score(
-    host: &dyn Host,
-    batches: &[Batch],
-    asked: &[Asked],
+    of: &Questions,
     interventions: &[Intervention],
-    low_rank: Option<&LowRankUpdate>,
+    below: &mut Below,
 ) -> Result<Scores> {
+    let asked = of.asked;
+    let lowest = interventions
+        .iter()
+        .map(Intervention::lowest)
+        .min()
+        .flatten();
+    if let Some(layer) = lowest {
+        below.move_to(layer, of)?;
+    }
     let mut scores = Vec::new();
-    for batch in batches {
+    for (i, batch) in of.batches.iter().enumerate() {
         let request = Request {
             interventions,
             logits: &batch.last,
-            low_rank,
+            low_rank: of.low_rank,
+            start: lowest.and_then(|_| below.start(i)),
             ..Request::default()
         };
-        let pass = host.forward(&batch.forest, &mut Cache::none(), &request)?;
+        let pass = of
+            .host
+            .forward(&batch.forest, &mut Cache::none(), &request)?;
         let Some(logits) = pass.logits else {
             continue;
         };

@@ -5,7 +5,7 @@ use super::prompt::Prompt;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
-use reptune_adapters::{Cache, Forest, LowRankUpdate, Request};
+use reptune_adapters::{Cache, Forest, LowRankUpdate, Request, Start};
 
 /// Token and representation loss, neither weighted.
 pub(super) struct Losses {
@@ -61,10 +61,27 @@ impl Tuner<'_> {
             Some(_) => self.directions.iter().map(|(layer, _)| *layer).collect(),
             None => Vec::new(),
         };
+        // The rows of the first offset, of all prompts, then those of the next.
+        let offsets = self.settings.all_offsets();
+        let read: Vec<u32> = offsets
+            .iter()
+            .flat_map(|offset| rows.iter().map(move |r| r[r.len() - 1 - offset]))
+            .collect();
+        let trunk = self.trunk(update)?;
+        let known = trunk
+            .as_ref()
+            .map(|t| t.rows(&forest, &ids, &rows))
+            .transpose()?;
+        let known = known.map(|k| k.to_device(self.host.device())).transpose()?;
         let request = Request {
             capture: &capture,
+            captured: &read,
             logits: &last,
             low_rank: Some(update),
+            start: trunk.zip(known.as_ref()).map(|(trunk, rows)| Start {
+                layer: trunk.layer(),
+                rows,
+            }),
             ..Request::default()
         };
         let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;
@@ -78,16 +95,10 @@ impl Tuner<'_> {
                 representation: None,
             });
         };
-        let offsets = self.settings.all_offsets();
-        let at = |offset: &usize| -> Result<Tensor> {
-            let at = rows.iter().map(|r| r[r.len() - 1 - offset]);
-            Ok(Tensor::from_iter(at, self.host.device())?)
-        };
-        let at: Vec<Tensor> = offsets.iter().map(at).collect::<Result<_>>()?;
         let mut sum: Option<Tensor> = None;
         for (layer, direction) in &self.directions {
-            for at in &at {
-                let h = pass.residuals[layer].index_select(at, 0)?; // (prompts, H)
+            for offset in 0..offsets.len() {
+                let h = pass.residuals[layer].narrow(0, offset * rows.len(), rows.len())?; // (prompts, H)
                 let loss = representation_loss(&h, direction, kind, self.settings.m)?;
                 sum = Some(match sum {
                     Some(sum) => (sum + loss)?,
@@ -95,7 +106,7 @@ impl Tuner<'_> {
                 });
             }
         }
-        let terms = self.directions.len() * at.len();
+        let terms = self.directions.len() * offsets.len();
         Ok(Losses {
             token,
             representation: sum.map(|s| s / terms as f64).transpose()?,

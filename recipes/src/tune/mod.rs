@@ -16,20 +16,24 @@ mod run;
 mod share;
 #[cfg(test)]
 mod tests;
+mod trunks;
 
 pub use metrics::Metrics;
+pub use prompt::Prompt;
+pub use trunks::Trunks;
 
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
 use crate::recipe::{Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
-use prompt::Prompt;
+use order::Order;
 use reptune_adapters::loss::{Mode, Representation};
 use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, artefact};
 use run::Run;
 use share::Share;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Validation prompts of one forward.
 const VALIDATION: usize = 32;
@@ -46,6 +50,7 @@ pub struct Tuner<'a> {
     train: Vec<Prompt>,
     validation: Vec<Prompt>,
     seed: u64,
+    trunks: Arc<Trunks>,
 }
 
 impl<'a> Tuner<'a> {
@@ -62,7 +67,27 @@ impl<'a> Tuner<'a> {
         train: &[Claim],
         validation: &[Claim],
     ) -> Result<Self> {
-        let settings = &recipe.tuning;
+        let prompts = |claims: &[Claim]| -> Result<Vec<Prompt>> {
+            let prompt = |c| Prompt::new(chat, recipe, c);
+            claims.iter().map(prompt).collect()
+        };
+        let data = [prompts(train)?, prompts(validation)?];
+        Self::of(host, &recipe.tuning, mode, directions, data, recipe.seed)
+    }
+
+    /// Prepares a tuning of `mode` on prompts that are tokens already: those that are
+    /// trained on, and those for validation.
+    ///
+    /// # Errors
+    /// When a layer or a direction is missing.
+    pub fn of(
+        host: &'a dyn Host,
+        settings: &'a Tuning,
+        mode: Mode,
+        directions: &DirectionSet,
+        [train, validation]: [Vec<Prompt>; 2],
+        seed: u64,
+    ) -> Result<Self> {
         host.spec().check_layers(&settings.layers)?;
         host.spec().check_layers(&settings.representation_layers)?;
         let directions = settings
@@ -73,24 +98,42 @@ impl<'a> Tuner<'a> {
                 Ok((l, Tensor::new(unit, host.device())?))
             })
             .collect::<Result<_>>()?;
-        let prompts = |claims: &[Claim]| -> Result<Vec<Prompt>> {
-            let prompt = |c| Prompt::new(chat, recipe, c);
-            claims.iter().map(prompt).collect()
-        };
         Ok(Self {
             host,
             settings,
             mode,
             directions,
-            train: prompts(train)?,
-            validation: prompts(validation)?,
-            seed: recipe.seed,
+            train,
+            validation,
+            seed,
+            trunks: Arc::default(),
         })
+    }
+
+    /// The same, with the trunks of other tunings of the same model.
+    pub fn sharing(self, trunks: &Arc<Trunks>) -> Self {
+        let trunks = trunks.clone();
+        Self { trunks, ..self }
     }
 
     /// Steps of a whole run.
     pub fn steps(&self) -> usize {
         self.settings.epochs * self.train.len().div_ceil(self.settings.batch)
+    }
+
+    /// The prompts of every step, by their number.
+    pub fn batches(&self) -> Vec<Vec<usize>> {
+        let mut order = Order::new(self.seed, self.train.len(), self.settings.batch);
+        (0..self.steps())
+            .map(|step| order.batch(step).to_vec())
+            .collect()
+    }
+
+    /// The learning rate of every step, of sites that are in no group.
+    pub fn rates(&self) -> Vec<f64> {
+        let (t, total) = (self.settings, self.steps());
+        let rate = |step| t.schedule.rate(t.learning_rate, step, total, t.warmup);
+        (0..total).map(rate).collect()
     }
 
     /// Fresh factors, and full deltas of zero, for the recipe's sites.

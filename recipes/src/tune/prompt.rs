@@ -6,16 +6,24 @@ use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
 /// A claim as a persona-free prompt with its two letters.
-pub(super) struct Prompt {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
     /// The claim, for messages.
     pub claim: String,
+    /// Tokens up to where a letter follows.
     pub ids: Vec<u32>,
+    /// Token of the letter that is true.
     pub right: u32,
+    /// Token of the other letter.
     pub wrong: u32,
 }
 
 impl Prompt {
-    pub(super) fn new(chat: &Chat, recipe: &Recipe, claim: &Claim) -> Result<Self> {
+    /// `claim` as `recipe` words it.
+    ///
+    /// # Errors
+    /// When the prompt is shorter than an offset, or a label is not one token.
+    pub fn new(chat: &Chat, recipe: &Recipe, claim: &Claim) -> Result<Self> {
         let question = claim_question(recipe, claim);
         let messages = Message::conversation(&recipe.prompt.system, &question.text);
         let ids = chat.prompt(&messages)?;

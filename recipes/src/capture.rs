@@ -1,0 +1,96 @@
+//! Residual rows of prompts, at any layers.
+
+use crate::error::Result;
+use candle_core::Tensor;
+use reptune_adapters::{Cache, Forest, Host, Request};
+use std::collections::BTreeMap;
+
+/// Prompt rows computed in one forward.
+const ROWS: usize = 2048;
+
+/// What is taken of every prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Layers whose outputs are taken.
+    pub layers: &'a [usize],
+    /// Rows of that many last tokens; none: of all.
+    pub last: Option<usize>,
+    /// Whether logits of all tokens are taken too.
+    pub logits: Logits,
+}
+
+/// Whether logits are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Of all tokens.
+    All,
+    /// Of none: the forward ends at the highest layer.
+    None,
+}
+
+/// What was taken of a prompt.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// By layer, the rows (T, H) of its tokens, or of the last of them.
+    pub residuals: BTreeMap<usize, Tensor>,
+    /// Logits (T, V).
+    pub logits: Option<Tensor>,
+}
+
+/// Captures `prompts`, those that fit together in one forward; `take` gets what was taken
+/// of each, with its number, in order.
+///
+/// # Errors
+/// When a layer does not exist, the model fails, and those of `take`.
+pub fn capture<P: AsRef<[u32]>>(
+    host: &dyn Host,
+    prompts: &[P],
+    wanted: &Wanted,
+    take: &mut dyn FnMut(usize, Captured) -> Result<()>,
+) -> Result<()> {
+    let mut at = 0;
+    while at < prompts.len() {
+        let mut rows = 0;
+        let fits = |p: &&P| {
+            rows += p.as_ref().len();
+            rows <= ROWS
+        };
+        let many = prompts[at..].iter().take_while(fits).count().max(1);
+        let (forest, paths) = Forest::pack(&prompts[at..at + many]);
+        let read = |path: &Vec<u32>| {
+            let skipped = wanted
+                .last
+                .map_or(0, |last| path.len().saturating_sub(last));
+            path[skipped..].to_vec()
+        };
+        let read: Vec<Vec<u32>> = paths.iter().map(read).collect();
+        let everything = paths.concat();
+        let request = Request {
+            capture: wanted.layers,
+            captured: &read.concat(),
+            logits: match wanted.logits {
+                Logits::All => &everything,
+                Logits::None => &[],
+            },
+            ..Request::default()
+        };
+        let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+        let (mut row, mut token) = (0, 0);
+        for (i, (path, read)) in paths.iter().zip(&read).enumerate() {
+            let residuals = pass.residuals.iter();
+            let part = |(layer, rows): (&usize, &Tensor)| {
+                Ok((*layer, rows.narrow(0, row, read.len())?.detach()))
+            };
+            let logits = pass.logits.as_ref();
+            let captured = Captured {
+                residuals: residuals.map(part).collect::<Result<_>>()?,
+                logits: logits.map(|l| l.narrow(0, token, path.len())).transpose()?,
+            };
+            take(at + i, captured)?;
+            row += read.len();
+            token += path.len();
+        }
+        at += many;
+    }
+    Ok(())
+}

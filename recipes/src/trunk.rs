@@ -1,0 +1,248 @@
+//! The trunk: residual rows of prompts at a layer, computed once for all that is done
+//! above it.
+//!
+//! Nothing that is trained or steered above a layer changes the rows at its output. So
+//! they are computed once for a whole data set, and serve every batch, epoch, seed, coeff
+//! and sign; forwards begin at them.
+
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use reptune_adapters::{Cache, Error, Forest, Host, LowRankUpdate, Request, Start};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+/// Prompt rows computed in one forward.
+const ROWS: usize = 2048;
+
+/// Where a trunk is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// In memory.
+    #[default]
+    Memory,
+    /// In a file without a name, which is gone with the process.
+    Disk,
+}
+
+/// Residual rows (N, H) at the output of a layer, one for every distinct token-in-context
+/// of some prompts.
+pub struct Trunk {
+    layer: usize,
+    prompts: Vec<Vec<u32>>,
+    forest: Forest,
+    store: Store,
+    hidden: usize,
+}
+
+enum Store {
+    Memory(Tensor),
+    Disk(Mutex<File>),
+}
+
+impl Trunk {
+    /// Computes the rows of `prompts` at the output of `layer`, under `low_rank`.
+    ///
+    /// # Errors
+    /// When the layer does not exist, the model fails, or the file cannot be written.
+    pub fn of(
+        host: &dyn Host,
+        prompts: Vec<Vec<u32>>,
+        layer: usize,
+        low_rank: Option<&LowRankUpdate>,
+        keep: Keep,
+    ) -> Result<Self> {
+        Self::compute(host, prompts, layer, low_rank, keep, None)
+    }
+
+    /// The same rows at a higher layer, computed from these.
+    ///
+    /// # Errors
+    /// As [`Trunk::of`].
+    pub fn raised(
+        &self,
+        host: &dyn Host,
+        layer: usize,
+        low_rank: Option<&LowRankUpdate>,
+    ) -> Result<Self> {
+        let (prompts, keep) = (self.prompts.clone(), self.keep());
+        Self::compute(host, prompts, layer, low_rank, keep, Some(self))
+    }
+
+    fn compute(
+        host: &dyn Host,
+        prompts: Vec<Vec<u32>>,
+        layer: usize,
+        low_rank: Option<&LowRankUpdate>,
+        keep: Keep,
+        from: Option<&Self>,
+    ) -> Result<Self> {
+        let hidden = host.spec().hidden;
+        let mut forest = Forest::new();
+        let mut writer = Writer::new(keep)?;
+        let mut at = 0;
+        while at < prompts.len() {
+            let mut rows = 0;
+            let fits = |p: &&Vec<u32>| {
+                rows += p.len();
+                rows <= ROWS
+            };
+            let many = prompts[at..].iter().take_while(fits).count().max(1);
+            let some = &prompts[at..at + many];
+            let (packed, paths) = Forest::pack(some);
+            let known = forest.len();
+            // Rows of the packed forest that the whole one does not have yet, in its order.
+            let mut new = HashMap::new();
+            for (ids, path) in some.iter().zip(&paths) {
+                let whole = forest.insert(None, ids, |_| 0);
+                new.extend(whole.into_iter().zip(path.iter().copied()));
+            }
+            let new: Vec<u32> = (known as u32..forest.len() as u32)
+                .map(|r| new[&r])
+                .collect();
+            let start = from.map(|t| t.rows(&packed, some, &paths)).transpose()?;
+            let request = Request {
+                capture: &[layer],
+                captured: &new,
+                low_rank,
+                start: from.zip(start.as_ref()).map(|(t, rows)| Start {
+                    layer: t.layer,
+                    rows,
+                }),
+                ..Request::default()
+            };
+            if !new.is_empty() {
+                let pass = host.forward(&packed, &mut Cache::none(), &request)?;
+                writer.write(&pass.residuals[&layer].detach())?;
+            }
+            at += many;
+        }
+        Ok(Self {
+            layer,
+            prompts,
+            store: writer.finish(hidden)?,
+            forest,
+            hidden,
+        })
+    }
+
+    /// The layer whose output the rows are.
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// Number of rows, N.
+    pub fn len(&self) -> usize {
+        self.forest.len()
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.forest.is_empty()
+    }
+
+    /// Where they are kept.
+    pub fn keep(&self) -> Keep {
+        match self.store {
+            Store::Memory(_) => Keep::Memory,
+            Store::Disk(_) => Keep::Disk,
+        }
+    }
+
+    /// Whether all tokens of `prompt` have their rows here.
+    pub fn holds(&self, prompt: &[u32]) -> bool {
+        self.forest.path(prompt).is_some()
+    }
+
+    /// The rows (N, H) of `forest`, in which the tokens of each of `prompts` have the rows
+    /// that `paths` says; marks do not matter below what they stand for.
+    ///
+    /// # Errors
+    /// When a prompt is none of those that the trunk was made of, or the file cannot be
+    /// read.
+    pub fn rows<P: AsRef<[u32]>, R: AsRef<[u32]>>(
+        &self,
+        forest: &Forest,
+        prompts: &[P],
+        paths: &[R],
+    ) -> Result<Tensor> {
+        let mut index = vec![0u32; forest.len()];
+        for (ids, path) in prompts.iter().zip(paths) {
+            let Some(kept) = self.forest.path(ids.as_ref()) else {
+                let expected = format!("one of the {} prompts of the trunk", self.prompts.len());
+                let hint = "make the trunk of all prompts";
+                return Err(Error::value("prompt", expected, "another", hint).into());
+            };
+            for (row, kept) in path.as_ref().iter().zip(kept) {
+                index[*row as usize] = kept;
+            }
+        }
+        match &self.store {
+            Store::Memory(rows) => Ok(rows.index_select(&Tensor::new(index, rows.device())?, 0)?),
+            Store::Disk(file) => self.read(file, &index),
+        }
+    }
+
+    fn read(&self, file: &Mutex<File>, index: &[u32]) -> Result<Tensor> {
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let width = self.hidden * size_of::<f32>();
+        let mut bytes = vec![0u8; index.len() * width];
+        let mut next = None;
+        for (row, bytes) in index.iter().zip(bytes.chunks_exact_mut(width)) {
+            if next != Some(*row) {
+                let place = u64::from(*row) * width as u64;
+                file.seek(SeekFrom::Start(place)).map_err(failed)?;
+            }
+            file.read_exact(bytes).map_err(failed)?;
+            next = Some(row + 1);
+        }
+        let shape = [index.len(), self.hidden];
+        let device = &candle_core::Device::Cpu;
+        Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, device)?)
+    }
+}
+
+/// Takes rows as they are computed.
+enum Writer {
+    Memory(Vec<Tensor>),
+    Disk(File),
+}
+
+impl Writer {
+    fn new(keep: Keep) -> Result<Self> {
+        Ok(match keep {
+            Keep::Memory => Self::Memory(Vec::new()),
+            Keep::Disk => Self::Disk(tempfile::tempfile().map_err(failed)?),
+        })
+    }
+
+    fn write(&mut self, rows: &Tensor) -> Result<()> {
+        match self {
+            Self::Memory(all) => all.push(rows.clone()),
+            Self::Disk(file) => {
+                let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+                file.write_all(&bytes).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, hidden: usize) -> Result<Store> {
+        Ok(match self {
+            Self::Memory(all) if all.is_empty() => {
+                let nothing = (0, hidden);
+                let device = &candle_core::Device::Cpu;
+                Store::Memory(Tensor::zeros(nothing, DType::F32, device)?)
+            }
+            Self::Memory(all) => Store::Memory(Tensor::cat(&all, 0)?),
+            Self::Disk(file) => Store::Disk(Mutex::new(file)),
+        })
+    }
+}
+
+fn failed(e: std::io::Error) -> Error {
+    Error::write(PathBuf::from("file of the trunk"), e)
+}
