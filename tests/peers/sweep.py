@@ -14,7 +14,7 @@ from workload import batches_by_length, left_padded, read_directions, read_work
 @torch.inference_mode()
 def run(args):
     work = read_work(args.work, "sweep")
-    questions, cells = work["questions"], work["cells"][: args.cells]
+    questions, cells = work["questions"], work["cells"]
     directions = read_directions(args.work)
     model, load_seconds = load(args.model, args.dtype)
 
@@ -25,7 +25,7 @@ def run(args):
                 return log_odds(model, questions, args.batch)
             return texts(model, questions, new, args.batch)
 
-    answers(questions[: args.batch], cells[0], 1)  # warm-up
+    answers(questions[: args.batch], cells[0], 2)  # warm-up
     watch = Stopwatch()
     with watch:
         found = [answers(questions, cell, work["max_new_tokens"]) for cell in cells]

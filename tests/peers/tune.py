@@ -11,6 +11,7 @@ item for it, each with one answer as its last token; `--soft once` states the sa
 prompt, which transformers does not offer but a few lines of torch do.
 """
 
+import statistics
 import time
 from pathlib import Path
 
@@ -32,33 +33,38 @@ def run(args):
     load_seconds += time.perf_counter() - started
     steps = work["steps"][: args.steps]
     warm_up = min(work["warm_up"], len(steps) - 1)
-    validate_after = set(work.get("validate_after", []))
+    validate_after = {k for k in work.get("validate_after", []) if k <= len(steps)}
 
     if args.compile:
-        # Compilation belongs to the warm-up, also that of the validation's shapes.
+        # Compilation is warm-up: of a step, which changes nothing yet, and of the validation.
         model.compile(dynamic=False)
+        tuning.gradients([work["items"][n] for n in steps[0]])
+        tuning.optimiser.zero_grad(set_to_none=True)
         if validate_after:
             tuning.validate(work["validation"])
 
-    losses, validation = [], []
-    in_steps, in_validation = Stopwatch(), Stopwatch()
+    losses, validation, in_steps = [], [], []
+    in_validation = Stopwatch()
     if 0 in validate_after:
         with in_validation if warm_up == 0 else Stopwatch():
             validation.append(tuning.validate(work["validation"]))
     for done, (numbers, rate) in enumerate(zip(steps, work["rates"]), start=1):
-        with in_steps if done > warm_up else Stopwatch():
+        watch = Stopwatch()
+        with watch:
             losses.append(tuning.step([work["items"][n] for n in numbers], rate))
+        in_steps.append(watch.seconds)
         if done in validate_after:
-            with in_validation if done >= warm_up else Stopwatch():
+            with in_validation if done > warm_up else Stopwatch():
                 validation.append(tuning.validate(work["validation"]))
 
-    timed = len(steps) - warm_up
+    timed = in_steps[warm_up:]
     prompts = sum(len(numbers) for numbers in steps[warm_up:]) * (2 if work["label"] == "soft" else 1)
     return {
-        "seconds": in_steps.seconds + in_validation.seconds,
-        "steps": timed,
-        "seconds_per_step": in_steps.seconds / timed,
-        "prompts_per_second": prompts / in_steps.seconds,
+        "seconds": sum(timed) + in_validation.seconds,
+        "steps": len(timed),
+        "seconds_per_step": statistics.median(timed),
+        "first_step_seconds": in_steps[0],
+        "prompts_per_second": prompts / sum(timed),
         "load_seconds": load_seconds,
         "peak_bytes": peak_bytes(),
         "losses": losses,
@@ -102,6 +108,13 @@ class Tuning:
         """One step of the optimiser over `items`; its losses before the step."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        losses = self.gradients(items)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return losses
+
+    def gradients(self, items):
+        """Losses over `items`, their gradients left at the factors."""
         prompts = self.prompts(items)
         sums = [0.0, 0.0]
         # Parts of a step only where --batch asks: their gradients add up to the step's.
@@ -111,8 +124,6 @@ class Tuning:
             total = token if representation is None else representation + self.token_weight * token
             (total * share).backward()
             add_share(sums, token, representation, share)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
         return [sums[0], sums[1] if self.kind else None]
 
     @torch.inference_mode()

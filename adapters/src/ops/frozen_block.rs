@@ -6,7 +6,6 @@
 
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
-use super::product::by_columns;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
 use super::slice::{add, contiguous, with_data};
@@ -282,14 +281,12 @@ impl HalfBlock for FrozenAttention {
 fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
     let mut sum = Vec::new();
     for (matrix, g) in layers {
-        let weight = matrix.weight()?;
-        let (o, i) = weight.dims2()?;
-        sum.resize(g.dims()[0] * i, 0.);
-        with_data(&weight, |w| {
-            with_data(g, |g| {
-                by_columns(&mut sum, g, w, o);
-                Ok(())
-            })
+        with_data(&g.matmul(&matrix.weight()?)?, |part| {
+            match sum.is_empty() {
+                true => sum = part.to_vec(),
+                false => add(&mut sum, part),
+            }
+            Ok(())
         })?;
     }
     Ok(sum)

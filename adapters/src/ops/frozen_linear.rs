@@ -4,13 +4,8 @@
 //! weight that is as much work again as the gradient of the input, and a tensor
 //! as large as the weight. Here the backward gives the gradient of the input only.
 
-use super::product::{by_columns, by_rows};
-use super::slice::{contiguous, with_data};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
-
-/// Rows from which on our own product is the faster one.
-const FEW: usize = 4;
 
 /// A weight matrix of any storage (full or quantized) that can be multiplied with.
 pub trait FrozenMatrix: Send + Sync {
@@ -25,12 +20,6 @@ pub trait FrozenMatrix: Send + Sync {
     /// # Errors
     /// When it cannot be dequantized.
     fn weight(&self) -> Result<Tensor>;
-
-    /// The weight (O, I) where it is kept as a plain matrix that [`FrozenMatrix::product`]
-    /// multiplies with as it is.
-    fn plain(&self) -> Option<Tensor> {
-        None
-    }
 }
 
 /// Applies a frozen linear layer, differentiable in its input alone.
@@ -43,9 +32,6 @@ pub trait FrozenMatrix: Send + Sync {
 /// # Errors
 /// When the product fails.
 pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tensor> {
-    if let Some(weight) = matrix.plain().filter(|w| x.dims()[0] >= FEW && fits(x, w)) {
-        return x.contiguous()?.apply_op1(Plain(weight));
-    }
     let y = matrix.product(&x.detach())?;
     if x.track_op() {
         x.apply_op2(&y.detach(), Graft(matrix.clone()))
@@ -60,46 +46,6 @@ pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tenso
 /// When the shapes do not fit.
 pub fn frozen_linear_composed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)
-}
-
-/// Whether `x W^T` is one of f32 matrices on the CPU.
-fn fits(x: &Tensor, weight: &Tensor) -> bool {
-    let plain = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.rank() == 2;
-    plain(x) && plain(weight) && x.dims()[1] == weight.dims()[1] && weight.is_contiguous()
-}
-
-/// `g W`. Shapes: `g` (N, O), `weight` (O, I), result (N, I).
-fn input_gradient(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (o, i) = weight.dims2()?;
-    let plain = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32;
-    if !plain(g) || !plain(weight) {
-        return g.matmul(weight);
-    }
-    let mut gx = vec![0f32; g.dims()[0] * i];
-    with_data(g, |g| {
-        with_data(weight, |w| Ok(by_columns(&mut gx, g, w, o)))
-    })?;
-    Tensor::from_vec(gx, (g.dims()[0], i), g.device())
-}
-
-/// The product with a plain matrix.
-struct Plain(Tensor);
-
-impl CustomOp1 for Plain {
-    fn name(&self) -> &'static str {
-        "frozen_linear"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous("frozen_linear", s, l)?;
-        let (n, (o, i)) = (l.dims()[0], self.0.dims2()?);
-        let y = with_data(&self.0, |w| Ok(by_rows(x, w, i)))?;
-        Ok((CpuStorage::F32(y), Shape::from((n, o))))
-    }
-
-    fn bwd(&self, _x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(input_gradient(grad, &self.0)?))
-    }
 }
 
 /// Hands on its second argument as if it were computed from the first.
@@ -157,7 +103,7 @@ impl CustomOp2 for Graft {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(input_gradient(grad, &self.0.weight()?)?), None))
+        Ok((Some(grad.matmul(&self.0.weight()?)?), None))
     }
 }
 
@@ -169,9 +115,5 @@ impl FrozenMatrix for Tensor {
 
     fn weight(&self) -> Result<Tensor> {
         Ok(self.detach())
-    }
-
-    fn plain(&self) -> Option<Tensor> {
-        Some(self.detach())
     }
 }

@@ -8,7 +8,6 @@
 mod attention;
 mod frozen_block;
 mod frozen_linear;
-mod product;
 mod rms_norm;
 mod rotary;
 mod slice;

@@ -137,7 +137,7 @@ impl Llama {
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
             let Some(isq) = options.isq else {
-                return Ok(Weight::full(method));
+                return Ok(Weight::frozen(method));
             };
             Ok(Weight::frozen(method.apply_isq(
                 Some(isq),

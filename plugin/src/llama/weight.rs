@@ -17,15 +17,7 @@ pub(super) enum Weight {
 
 impl Weight {
     pub(super) fn frozen(method: Arc<dyn QuantMethod>) -> Self {
-        let plain = None;
-        Self::Frozen(Arc::new(RuntimeMatrix { method, plain }))
-    }
-
-    /// One that is neither quantized nor has a bias. (A layer does not say whether it has
-    /// one: it keeps it beside what [`QuantMethod::unquant_weight_bias`] shows.)
-    pub(super) fn full(method: Arc<dyn QuantMethod>) -> Self {
-        let plain = method.unquant_weight_bias().map(|(weight, _)| weight);
-        Self::Frozen(Arc::new(RuntimeMatrix { method, plain }))
+        Self::Frozen(Arc::new(RuntimeMatrix(method)))
     }
 
     pub(super) fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {
@@ -45,24 +37,17 @@ impl Weight {
 }
 
 /// A weight as mistral.rs holds it.
-struct RuntimeMatrix {
-    method: Arc<dyn QuantMethod>,
-    plain: Option<Tensor>,
-}
+struct RuntimeMatrix(Arc<dyn QuantMethod>);
 
 impl FrozenMatrix for RuntimeMatrix {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         // mistral.rs works on (batch, rows, features)
         MatMul
-            .qmethod_matmul(&x.unsqueeze(0)?, &*self.method)?
+            .qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?
             .squeeze(0)
     }
 
-    fn plain(&self) -> Option<Tensor> {
-        self.plain.clone()
-    }
-
     fn weight(&self) -> Result<Tensor> {
-        self.method.dequantize_w()?.to_dtype(DType::F32)
+        self.0.dequantize_w()?.to_dtype(DType::F32)
     }
 }
