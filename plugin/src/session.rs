@@ -13,8 +13,10 @@ use reptune_recipes::evaluate::{
 use reptune_recipes::generate::Generation;
 use reptune_recipes::probe::{NoEffect, probe};
 use reptune_recipes::report::Row;
+use reptune_recipes::tune::Trunks;
 use reptune_recipes::{Chat, Message, Recipe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Claims on which steering is seen to do something.
 const PROBED: usize = 4;
@@ -31,6 +33,8 @@ pub struct Session {
     pub chat: Chat,
     /// Claims and questions.
     pub items: Items,
+    /// What its tunings share.
+    pub trunks: Arc<Trunks>,
 }
 
 impl Session {
@@ -48,6 +52,7 @@ impl Session {
             recipe,
             directory,
             items,
+            trunks: Arc::default(),
         })
     }
 

@@ -446,7 +446,8 @@ fn label_that_is_more_than_a_token() {
 #[test]
 fn help_reads_well() {
     for command in [
-        "run", "extract", "tune", "evaluate", "capture", "generate", "merge", "bake",
+        "run", "extract", "tune", "evaluate", "capture", "generate", "merge", "bake", "plan",
+        "bench",
     ] {
         let output = reptune(&root(), &[command, "--help"]);
         insta::assert_snapshot!(

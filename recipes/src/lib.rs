@@ -13,6 +13,7 @@ pub mod generate;
 pub mod merge;
 pub mod merged;
 pub mod pictures;
+pub mod plan;
 pub mod probe;
 pub mod recipe;
 pub mod report;

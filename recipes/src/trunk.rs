@@ -246,3 +246,71 @@ impl Writer {
 fn failed(e: std::io::Error) -> Error {
     Error::write(PathBuf::from("file of the trunk"), e)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy::tiny;
+
+    fn prompts() -> Vec<Vec<u32>> {
+        let prompt = |i: u32| vec![256, 1, 2, 3 + i % 3, 70 + i, 80, 90 + i / 2];
+        (0..5).map(prompt).chain([vec![256, 1, 2]]).collect()
+    }
+
+    fn numbers(rows: &Tensor) -> Vec<f32> {
+        let rows = rows.flatten_all().and_then(|r| r.to_vec1());
+        rows.expect("numbers")
+    }
+
+    fn assert_near(a: &Tensor, b: &Tensor) {
+        assert_eq!(a.dims(), b.dims());
+        let pairs = numbers(a).into_iter().zip(numbers(b));
+        let off = pairs.map(|(a, b)| (a - b).abs()).fold(0., f32::max);
+        assert!(off < 1e-5, "{off}");
+    }
+
+    /// Rows of a forward from the embeddings.
+    fn reference(forest: &Forest, layer: usize) -> Result<Tensor> {
+        let request = Request {
+            capture: &[layer],
+            ..Request::default()
+        };
+        let mut pass = tiny().forward(forest, &mut Cache::none(), &request)?;
+        Ok(pass.residuals.remove(&layer).expect("the layer"))
+    }
+
+    #[test]
+    fn a_trunk_holds_the_rows_of_any_forest_of_its_prompts() -> Result<()> {
+        let (toy, all) = (tiny(), prompts());
+        let memory = Trunk::of(&toy, all.clone(), 1, None, Keep::Memory)?;
+        let disk = Trunk::of(&toy, all.clone(), 1, None, Keep::Disk)?;
+        let lower = Trunk::of(&toy, all.clone(), 0, None, Keep::Memory)?;
+        let raised = lower.raised(&toy, 1, None)?;
+        for some in [&all[..], &all[3..5], &all[5..]] {
+            let mut forest = Forest::new();
+            // another order, and marks that make rows of their own
+            let path = |p: &Vec<u32>| forest.insert(None, p, |i| u64::from(i + 1 == p.len()));
+            let some: Vec<Vec<u32>> = some.iter().rev().cloned().collect();
+            let paths: Vec<Vec<u32>> = some.iter().map(path).collect();
+            let expected = reference(&forest, 1)?;
+            let rows = memory.rows(&forest, &some, &paths)?;
+            assert_near(&rows, &expected);
+            assert_near(&raised.rows(&forest, &some, &paths)?, &expected);
+            assert_eq!(numbers(&disk.rows(&forest, &some, &paths)?), numbers(&rows));
+        }
+        assert!(memory.holds(&all[2]) && !memory.holds(&[1, 2]));
+        assert_eq!(
+            (memory.len(), disk.keep()),
+            (reference_rows(&all), Keep::Disk)
+        );
+        let (forest, paths) = Forest::pack(&[[9, 9]]);
+        let other = memory.rows(&forest, &[[9, 9]], &paths);
+        let told = other.expect_err("another prompt").to_string();
+        assert!(told.contains("one of the 6 prompts of the trunk"), "{told}");
+        Ok(())
+    }
+
+    fn reference_rows(prompts: &[Vec<u32>]) -> usize {
+        Forest::pack(prompts).0.len()
+    }
+}

@@ -19,25 +19,27 @@ def run(args):
     decoder = model.model  # no output head
     del decoder.layers[max(layers) + 1 :]  # nor a block above the last captured
     decoder.config.num_hidden_layers = len(decoder.layers)
-    kept = KeptRows(decoder.layers, layers, [slice(-last, None)])
     captured = torch.empty(len(prompts), len(layers), last, decoder.config.hidden_size)
-    numbers = []  # of the prompts in the forward under way
+    under_way = []  # numbers of the prompts that the forward is over
 
     def keep(place):
         def hook(_block, _inputs, output):
-            captured[numbers, place] = output[:, -last:].float()
+            captured[under_way, place] = output[:, -last:].float()
 
         return hook
+
+    def forward(numbers):
+        under_way[:] = numbers
+        decoder(**left_padded([prompts[n] for n in numbers]), use_cache=False)
 
     for place, layer in enumerate(layers):
         decoder.layers[layer].register_forward_hook(keep(place))
     batches = batches_by_length(prompts, args.batch or BATCH)
+    forward(batches[-1])  # warm-up
     watch = Stopwatch()
-    for counts in [False, True]:  # first one batch to warm up
-        for numbers[:] in batches if counts else batches[-1:]:
-            batch = left_padded([prompts[n] for n in numbers])
-            with watch if counts else Stopwatch():
-                decoder(**batch, use_cache=False)
+    with watch:
+        for numbers in batches:
+            forward(numbers)
     return {
         "seconds": watch.seconds,
         "tokens_per_second": sum(map(len, prompts)) / watch.seconds,

@@ -46,7 +46,9 @@ def arguments():
     )
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--steps", type=int, help="tune: the first so many steps only")
-    parser.add_argument("--soft", choices=["twice", "once"], default="twice", help="tune: prompts of a soft item")
+    parser.add_argument(
+        "--soft", choices=["twice", "once"], default="twice", help="tune: prompts of a soft item"
+    )
     parser.add_argument("--how", choices=["letters", "generate"], default="letters", help="sweep")
     parser.add_argument("--compile", action="store_true", help="tune: with torch.compile, untimed")
     args = parser.parse_args()

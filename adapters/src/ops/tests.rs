@@ -1,7 +1,7 @@
 //! Every fused op against its composed reference and against finite differences.
 
 use super::*;
-use crate::Forest;
+use crate::{Activations, Forest};
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
@@ -151,4 +151,67 @@ fn frozen_linear_has_its_gradient() -> Result<()> {
         &|x| frozen_linear(&x[0], &frozen),
         &|x| x[0].matmul(&weight.t()?),
     )
+}
+
+fn forest_of_four() -> (Forest, Arc<crate::forest::Ancestry>, Rotation) {
+    let (forest, _) = Forest::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
+    let n = forest.len();
+    let ancestry = Arc::new(forest.ancestry(0..n));
+    let angles = flat(&random(30, &[n * 4]));
+    let cos = angles.iter().map(|a| a.cos()).collect();
+    let sin = angles.iter().map(|a| a.sin()).collect();
+    (forest, ancestry, Rotation::new(cos, sin, 4))
+}
+
+fn frozen(seed: u64, outputs: usize, inputs: usize) -> Arc<dyn FrozenMatrix> {
+    Arc::new((random(seed, &[outputs, inputs]) * 0.3).expect("numbers"))
+}
+
+/// What is kept and what is computed again gives the same gradients, bit for bit.
+#[test]
+fn frozen_halves_of_a_block_have_their_gradient() -> Result<()> {
+    let (forest, ancestry, rotation) = forest_of_four();
+    let x = random(20, &[forest.len(), 12]);
+    let mlp = Arc::new(FrozenMlp {
+        norm: random(21, &[12]),
+        eps: 1e-5,
+        gate: frozen(22, 20, 12),
+        up: frozen(23, 20, 12),
+        down: frozen(24, 12, 20),
+    });
+    let attention = Arc::new(FrozenAttention {
+        norm: random(21, &[12]),
+        eps: 1e-5,
+        head_dim: 8,
+        q: frozen(25, 32, 12),
+        k: frozen(26, 16, 12),
+        v: frozen(27, 16, 12),
+        o: frozen(28, 12, 32),
+    });
+    for keep in [Activations::Keep, Activations::Recompute] {
+        check(
+            std::slice::from_ref(&x),
+            &|x| frozen_mlp(&x[0], &mlp, keep),
+            &|x| frozen_mlp_composed(&x[0], &mlp),
+        )?;
+        check(
+            std::slice::from_ref(&x),
+            &|x| frozen_attention(&x[0], &attention, &rotation, &ancestry, keep),
+            &|x| frozen_attention_composed(&x[0], &attention, &rotation, &ancestry),
+        )?;
+    }
+    let gradient = |keep| -> Result<Vec<f32>> {
+        let x = Var::from_tensor(&x)?;
+        let y = frozen_attention(x.as_tensor(), &attention, &rotation, &ancestry, keep)?;
+        let y = frozen_mlp(&y, &mlp, keep)?;
+        let store = (y * random(29, &[forest.len(), 12]))?
+            .sum_all()?
+            .backward()?;
+        Ok(flat(store.get(&x).expect("a gradient")))
+    };
+    assert_eq!(
+        gradient(Activations::Keep)?,
+        gradient(Activations::Recompute)?
+    );
+    Ok(())
 }

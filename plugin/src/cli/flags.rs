@@ -95,6 +95,11 @@ pub enum Command {
     /// Serve a model and its variants behind OpenAI's interface
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Serve),
+    /// Tell what tuning a recipe takes: rows, memory, operations, time
+    #[command(
+        after_help = "Examples:\n  reptune plan recipes/honesty-mini.toml\n  reptune plan recipes/honesty-llama2-13b-chat.toml --model Llama-2-13b-chat-hf --gflops 150 --isq q8_0\n\nReads config.json and the tokenizer, no weights. Without --gflops the rate of matrix\nproducts is measured here. With memory in the recipe's [tuning] it tells how that is kept."
+    )]
+    Plan(Plan),
     /// Measure the program's own work on random models
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
@@ -170,6 +175,27 @@ pub struct Evaluate {
     /// System prompt instead of the recipe's
     #[arg(long)]
     pub system: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Plan {
+    /// Recipe file (.toml)
+    pub recipe: PathBuf,
+    /// Directory with config.json and tokenizer, instead of the recipe's model
+    #[arg(long)]
+    pub model: Option<String>,
+    /// One of the recipe's modes, such as in+ (all if not given)
+    #[arg(long, value_parser = bench::mode)]
+    pub mode: Option<Mode>,
+    /// Floating-point rate, in 10^9 operations a second
+    #[arg(long, value_name = "GFLOP/s")]
+    pub gflops: Option<f64>,
+    /// Type of the weights, such as q8_0 or q4k
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<String>,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod merge;
 mod opened;
+mod plan;
 mod run;
 mod search;
 mod select;
@@ -39,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Convert(a) => convert::convert(&a),
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),
+        Command::Plan(a) => plan::plan(&a),
         Command::Bench(a) => bench::bench(&a),
     };
     match result {

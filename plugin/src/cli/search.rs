@@ -147,7 +147,8 @@ fn score(
             directions,
             &items.train,
             &items.validation,
-        )?;
+        )?
+        .sharing(&session.trunks);
         let mut update = tuner.fresh()?;
         if let Some(place) = place {
             let place = place.join(mode.file_name());

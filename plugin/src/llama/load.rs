@@ -5,6 +5,7 @@ use super::Llama;
 use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
+use super::reading::var_builder;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
     ColumnParallelLayer, Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, QuantizedSerde,
-    ReplicatedLayer, RowParallelLayer, ShardedSafeTensors, ShardedVarBuilder,
+    ReplicatedLayer, RowParallelLayer, ShardedVarBuilder,
 };
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{ModelSpec, artefact};
@@ -324,15 +325,6 @@ fn norms<'a>(
             .weight()
             .clone())
     }
-}
-
-#[allow(unsafe_code)]
-fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
-    // SAFETY: mistral.rs maps the files into memory, which is sound as long as
-    // nobody changes them while the model is in use; its own loader does the same.
-    let vb =
-        unsafe { ShardedSafeTensors::sharded(files, DType::F32, device, None, Arc::new(|_| true)) };
-    Ok(vb?)
 }
 
 /// Sizes and identity of the model in `directory`, without its weights.

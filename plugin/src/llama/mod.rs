@@ -10,6 +10,7 @@ mod block;
 mod checkpoint;
 mod config;
 mod load;
+mod reading;
 mod rotation;
 mod rows;
 mod stream;

@@ -110,3 +110,50 @@ impl<'a> Prefilled<'a> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::generate;
+    use crate::steering_tests::{prompts, set};
+    use crate::toy::tiny;
+    use reptune_adapters::{Operator, Point, RowRule};
+
+    #[test]
+    fn what_begins_at_the_steered_layer_says_the_same() -> Result<()> {
+        let toy = tiny();
+        let (prompts, set) = (prompts(), set(&toy, 1));
+        let prefilled = Prefilled::of(&toy, &prompts, &[0, 2], None)?;
+        let mut different = 0;
+        for rows in [RowRule::All, RowRule::Last(2), RowRule::Generated] {
+            for (layers, point) in [
+                (vec![2], Point::Output),
+                (vec![1, 3], Point::Output),
+                (vec![2], Point::Input),
+                (vec![0], Point::Input),
+            ] {
+                let steering = Intervention::new(&set, &layers, 9., Operator::Add)?;
+                let steering = [steering.on(rows.clone()).at(point)];
+                let how = Generation {
+                    interventions: &steering,
+                    max_new_tokens: 6,
+                    ..Generation::default()
+                };
+                let plain = generate(&toy, &prompts, &how, &mut |_| {})?;
+                let begun = Generation {
+                    prefilled: Some(&prefilled),
+                    ..how
+                };
+                assert_eq!(generate(&toy, &prompts, &begun, &mut |_| {})?, plain);
+                let unsteered = Generation {
+                    interventions: &[],
+                    ..begun
+                };
+                let unsteered = generate(&toy, &prompts, &unsteered, &mut |_| {})?;
+                different += usize::from(unsteered != plain);
+            }
+        }
+        assert!(different > 6, "the steering does something: {different}");
+        Ok(())
+    }
+}

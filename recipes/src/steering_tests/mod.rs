@@ -10,7 +10,7 @@ use reptune_adapters::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, Host};
 
 /// Made-up directions for all layers, of a different kind for every seed.
-fn set(toy: &Toy, seed: usize) -> DirectionSet {
+pub(crate) fn set(toy: &Toy, seed: usize) -> DirectionSet {
     let spec = toy.spec();
     let wave = |l: usize| -> Vec<f64> {
         let at = |i: usize| ((i + 1) as f64 * (0.7 + seed as f64) + l as f64).sin();
@@ -30,7 +30,7 @@ fn set(toy: &Toy, seed: usize) -> DirectionSet {
     }
 }
 
-fn prompts() -> Vec<Vec<u32>> {
+pub(crate) fn prompts() -> Vec<Vec<u32>> {
     vec![
         vec![1, 72, 101, 108],
         vec![1, 72, 101],

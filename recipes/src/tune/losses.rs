@@ -82,6 +82,7 @@ impl Tuner<'_> {
                 layer: trunk.layer(),
                 rows,
             }),
+            activations: self.within.activations,
             ..Request::default()
         };
         let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;

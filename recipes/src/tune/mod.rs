@@ -25,9 +25,10 @@ pub use trunks::Trunks;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
+use crate::plan::{Settings, Tuned};
 use crate::recipe::{Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
-use order::Order;
+pub(crate) use order::batches;
 use reptune_adapters::loss::{Mode, Representation};
 use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, artefact};
 use run::Run;
@@ -36,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Validation prompts of one forward.
-const VALIDATION: usize = 32;
+pub(crate) const VALIDATION: usize = 32;
 
 /// Hears of every step.
 type Progress<'p> = &'p mut dyn FnMut(&Metrics);
@@ -51,6 +52,7 @@ pub struct Tuner<'a> {
     validation: Vec<Prompt>,
     seed: u64,
     trunks: Arc<Trunks>,
+    within: Settings,
 }
 
 impl<'a> Tuner<'a> {
@@ -98,7 +100,18 @@ impl<'a> Tuner<'a> {
                 Ok((l, Tensor::new(unit, host.device())?))
             })
             .collect::<Result<_>>()?;
+        let tuned = Tuned {
+            spec: host.spec(),
+            parameters: 0,
+            weights: 0,
+            tuning: settings,
+            representation: mode.representation().is_some(),
+            train: &train,
+            validation: &validation,
+            seed,
+        };
         Ok(Self {
+            within: tuned.within_budget(),
             host,
             settings,
             mode,
@@ -123,10 +136,8 @@ impl<'a> Tuner<'a> {
 
     /// The prompts of every step, by their number.
     pub fn batches(&self) -> Vec<Vec<usize>> {
-        let mut order = Order::new(self.seed, self.train.len(), self.settings.batch);
-        (0..self.steps())
-            .map(|step| order.batch(step).to_vec())
-            .collect()
+        let (prompts, batch) = (self.train.len(), self.settings.batch);
+        batches(self.seed, prompts, batch, self.steps())
     }
 
     /// The learning rate of every step, of sites that are in no group.

@@ -40,6 +40,12 @@ impl Order {
     }
 }
 
+/// The prompts of the first `steps` steps, by their number.
+pub(crate) fn batches(seed: u64, prompts: usize, batch: usize, steps: usize) -> Vec<Vec<usize>> {
+    let mut order = Order::new(seed, prompts, batch);
+    (0..steps).map(|step| order.batch(step).to_vec()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use super::Tuner;
 use crate::error::Result;
-use crate::trunk::{Keep, Trunk};
+use crate::trunk::Trunk;
 use reptune_adapters::LowRankUpdate;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,7 +32,7 @@ impl Tuner<'_> {
         }
         *last = None; // before the next one takes its memory
         let prompts = prompts().cloned().collect();
-        let trunk = Trunk::of(self.host, prompts, layer, None, Keep::Memory)?;
+        let trunk = Trunk::of(self.host, prompts, layer, None, self.within.trunk)?;
         Ok(Some(last.insert(Arc::new(trunk)).clone()))
     }
 }

@@ -209,7 +209,7 @@ fn range(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
+pub fn mode(text: &str) -> Result<Mode, String> {
     let known = Mode::ALL.into_iter().find(|m| m.name() == text);
     known.ok_or_else(|| {
         let names: Vec<_> = Mode::ALL.iter().map(|m| m.name()).collect();

@@ -181,7 +181,8 @@ impl Run {
                 directions,
                 &items.train,
                 &items.validation,
-            )?;
+            )?
+            .sharing(&session.trunks);
             let bar = bar(tuner.steps(), &format!("tune {mode}"));
             let mut progress = |m: &Metrics| {
                 bar.set_position(m.step as u64);

@@ -1,0 +1,195 @@
+"""The report of `compare` as Markdown, and the machine it was made on."""
+
+import datetime
+import os
+import platform
+import statistics
+
+MIB = 1 << 20
+
+
+def machine(peak):
+    """The machine in words, with what torch measured on it."""
+    return {
+        "cpu": proc_line("/proc/cpuinfo", "model name"),
+        "cores": os.cpu_count(),
+        "memory_gib": round(int(proc_line("/proc/meminfo", "MemTotal").split()[0]) / MIB, 1),
+        "kernel": platform.release(),
+        "date": datetime.date.today().isoformat(),
+        **peak,
+    }
+
+
+def proc_line(file, field):
+    with open(file, encoding="utf-8") as lines:
+        found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(field))
+        return next(found, "unknown")
+
+
+def markdown(report, rows, failed):
+    """The whole report; `rows` are those asked for, `failed` [(name, why)]."""
+    results = [(row, report["rows"][row["name"]]) for row in rows if row["name"] in report["rows"]]
+    pairs = [(row, result) for row, result in results if "arms" not in result]
+    arms = [(row, result) for row, result in results if "arms" in result]
+    parts = ["# reptune and its peers", about(report)]
+    if failed:
+        parts += ["## FAILED", "\n".join(f"- {name}: {why.splitlines()[0]}" for name, why in failed)]
+    if pairs:
+        parts += ["## Time", times(pairs), time_notes(pairs)]
+        parts += ["## Memory", memories(pairs), MEMORY_NOTE]
+        parts += ["## Agreement", agreements(pairs)]
+    if arms:
+        parts += ["## Within reptune", arms_table(arms)]
+    parts += ["## Rows", table(["row", "what"], [[row["name"], row["words"]] for row, _ in results])]
+    builds = {result["build"] for _, result in results}
+    if builds - {report["build"]}:
+        parts.append("Some rows were measured with another build of reptune than the one at hand.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def about(report):
+    m, model = report["machine"], report["model"]
+    size = f"{model['weight_bytes'] / MIB:.0f} MiB of weights"
+    rows = [
+        ["CPU", f"{m['cpu']}, {m['cores']} cores"],
+        ["memory", f"{m['memory_gib']} GiB"],
+        ["kernel", m["kernel"]],
+        [
+            "peers",
+            f"torch {m['torch']}, transformers {m['transformers']}, peft {m['peft']}, {m['threads']} threads",
+        ],
+        [
+            "torch's product",
+            f"{m['f32_gflops']:.0f} GFLOP/s in f32 (2048 x 2048 x 2048), {m['bf16_gflops']:.0f} in bf16",
+        ],
+        ["model", f"{model['num_hidden_layers']} blocks, width {model['hidden_size']}, {size}"],
+        ["reptune", f"build {report['build']}"],
+        ["date", m["date"]],
+    ]
+    return table(["", ""], rows)
+
+
+def times(results):
+    """Medians, and the ratio with its least and its most."""
+    lines = []
+    for row, result in results:
+        key = row["ratio"]
+        ours, peer = column(result["ours"], key), column(result["peer"], key)
+        ratios = [p / o for o, p in zip(ours, peer)]
+        ratio = statistics.median(ratios)
+        lines.append(
+            [
+                row["name"],
+                key.replace("_", " "),
+                f"{statistics.median(ours):.3f}",
+                f"{statistics.median(peer):.3f}",
+                f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+                *judged(row["target"], "at least", ratio, lambda r, t: r >= t),
+            ]
+        )
+    head = ["row", "what counts", "ours, s", "peer, s", "peer / ours (least - most)", "target", "met"]
+    return table(head, lines)
+
+
+def time_notes(results):
+    """What the steady step leaves out on our side."""
+    notes = []
+    for row, result in results:
+        if row["ratio"] == "seconds_per_step" and "first_step_seconds" in result["ours"][0]:
+            first = statistics.median(column(result["ours"], "first_step_seconds"))
+            notes.append(f"{row['name']} {first:.2f} s")
+    if not notes:
+        return ""
+    return (
+        "Seconds per step leave out the first step, in which reptune computes the rows below all that "
+        f"is trained, of all prompts ({', '.join(notes)}), and the peer compiles; tune-run counts it for "
+        "reptune. Seconds leave out loading."
+    )
+
+
+MEMORY_NOTE = (
+    "The most that a process held, libraries included. The last column takes from the peer's what its "
+    "libraries held before the model was loaded; the target is judged by it, the stricter one."
+)
+
+
+def memories(results):
+    lines = []
+    for row, result in results:
+        ours, peer = column(result["ours"], "peak_bytes"), column(result["peer"], "peak_bytes")
+        if not ours or not peer:
+            continue
+        ours, peer = statistics.median(ours), statistics.median(peer)
+        libraries = statistics.median(column(result["peer"], "library_bytes") or [0])
+        strict = ours / max(peer - libraries, 1)
+        lines.append(
+            [
+                row["name"],
+                f"{ours / MIB:.0f}",
+                f"{peer / MIB:.0f}",
+                f"{libraries / MIB:.0f}",
+                f"{ours / peer:.2f}",
+                f"{strict:.2f}" if libraries and row["name"] != "merge" else "-",
+                *judged(row["memory"], "at most", strict, lambda r, t: r <= t),
+            ]
+        )
+    head = [
+        "row",
+        "ours, MiB",
+        "peer, MiB",
+        "libraries, MiB",
+        "ours / peer",
+        "without libraries",
+        "target",
+        "met",
+    ]
+    return table(head, lines)
+
+
+def agreements(results):
+    lines = []
+    for row, result in results:
+        found = result["agreement"]
+        if found:
+            lines.append([row["name"], found["what"], found["words"], f"{found['allowed']:g}"])
+        else:
+            lines.append([row["name"], "not compared", "-", "-"])
+    return table(["row", "outputs", "found", "allowed"], lines)
+
+
+def arms_table(results):
+    """Rows in which our program did both sides itself."""
+    lines = []
+    for row, result in results:
+        above, below = row["arms"]
+        ratios = [run[above] / run[below] for run in result["arms"]]
+        medians = [
+            f"{arm} {statistics.median(run[arm] for run in result['arms']):.3f}" for arm in result["arms"][0]
+        ]
+        ratio = statistics.median(ratios)
+        spread = f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
+        lines.append([row["name"], ", ".join(medians), f"{above} / {below}", spread])
+        lines[-1] += judged(row["target"], "at least", ratio, lambda r, t: r >= t)
+    return table(["row", "seconds", "ratio of", "ratio (least - most)", "target", "met"], lines)
+
+
+def judged(target, words, ratio, holds):
+    """The cells of a target and of whether it is met."""
+    if target is None:
+        return ["-", "-"]
+    return [f"{words} {target:g}", "yes" if holds(ratio, target) else "NO"]
+
+
+def column(runs, key):
+    return [run[key] for run in runs if run.get(key) is not None]
+
+
+def table(head, rows):
+    """An aligned Markdown table."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    widths = [max(width, 3) for width in widths]
+
+    def line(cells):
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
+
+    return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
