@@ -242,9 +242,15 @@ impl Tuned<'_> {
                     memory: None,
                     ..self.tuning.clone()
                 };
-                let plan = Plan::of(&Self {
+                let plan = Plan::of(&Tuned {
+                    spec: self.spec,
+                    parameters: self.parameters,
+                    weights: self.weights,
                     tuning: &unlimited,
-                    ..*self
+                    representation: self.representation,
+                    train: self.train,
+                    validation: self.validation,
+                    seed: self.seed,
                 });
                 self.settings(&plan.memory)
             }

@@ -63,7 +63,7 @@ def bounded(difference):
 def tokens(a, b):
     """Share of sequences that differ anywhere."""
     ours, theirs = list(sequences(a)), list(sequences(b))
-    if not ours or len(ours) != len(theirs):
+    if not any(ours) or len(ours) != len(theirs):
         words = f"{len(ours)} sequences against {len(theirs)}"
         return Agreement("tokens", math.inf, SEQUENCES_THAT_MAY_DIFFER, words)
     different = sum(x != y for x, y in zip(ours, theirs))

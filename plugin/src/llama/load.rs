@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gguf;
 use crate::steered::Cache;
 use crate::uqff::{self, Entry, UqffFile};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
     ColumnParallelLayer, Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, QuantizedSerde,
