@@ -120,16 +120,18 @@ def memories(results):
         if not ours or not peer:
             continue
         ours, peer = statistics.median(ours), statistics.median(peer)
-        libraries = statistics.median(column(result["peer"], "library_bytes") or [0])
+        # A copy loads no libraries, and reptune against itself has the same on both sides.
+        with_libraries = row["peer"] and row["peer"][0] != "copy"
+        libraries = statistics.median(column(result["peer"], "library_bytes")) if with_libraries else 0
         strict = ours / max(peer - libraries, 1)
         lines.append(
             [
                 row["name"],
                 f"{ours / MIB:.0f}",
                 f"{peer / MIB:.0f}",
-                f"{libraries / MIB:.0f}",
+                f"{libraries / MIB:.0f}" if libraries else "-",
                 f"{ours / peer:.2f}",
-                f"{strict:.2f}" if libraries and row["name"] != "merge" else "-",
+                f"{strict:.2f}" if libraries else "-",
                 *judged(row["memory"], "at most", strict, lambda r, t: r <= t),
             ]
         )

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::llama::LoadOptions;
 use reptune_adapters::loss::{Label, Mode, Representation};
 use reptune_adapters::{Error, Host, LowRankUpdate, ModelSpec, peft};
+use reptune_recipes::plan::{Plan, Tuned};
 use reptune_recipes::recipe::Tuning;
 use reptune_recipes::tune::{Metrics, Prompt, Tuner};
 use serde_json::{Value, json};
@@ -75,14 +76,34 @@ pub fn tune(model: &Path, directory: &Path, settings: &Settings) -> Result<Value
     let timed = &times[work.warm_up.min(times.len())..];
     let seconds: f64 = timed.iter().sum();
     let steps = work.steps.iter().skip(work.warm_up);
+    let plan = Plan::of(&Tuned {
+        spec,
+        parameters: 0,
+        weights: weight_bytes(model)?,
+        tuning: &work.tuning,
+        representation: work.representation.is_some(),
+        train: &prompts(&work.items),
+        validation: &prompts(&work.validation),
+        seed: work.seed,
+    });
     let doubled = if work.label == "soft" { 2 } else { 1 };
-    let prompts = doubled * steps.map(Vec::len).sum::<usize>();
+    let tuned = doubled * steps.map(Vec::len).sum::<usize>();
     Ok(json!({
         "work": "tune", "seconds": seconds, "steps": timed.len(),
-        "seconds_per_step": median(timed), "prompts_per_second": prompts as f64 / seconds,
+        "seconds_per_step": median(timed), "prompts_per_second": tuned as f64 / seconds,
         "first_step_seconds": times.first(), "load_seconds": load_seconds,
         "peak_bytes": peak_bytes(), "losses": losses, "validation": validation,
+        "planned_bytes": plan.memory.total(), "planned_rows": plan.rows,
+        "flop_per_step": plan.work.steps / plan.steps.max(1) as f64,
+        "gflops": plan.work.steps / plan.steps.max(1) as f64 / median(timed) / 1e9,
     }))
+}
+
+/// Bytes of the checkpoint, which are those of its weights in f32.
+fn weight_bytes(model: &Path) -> Result<u64> {
+    let files = reptune_adapters::tensor_file::shards(model)?;
+    let length = |path| std::fs::metadata(path).map_or(0, |m: std::fs::Metadata| m.len());
+    Ok(files.iter().map(length).sum())
 }
 
 /// The middle one; 0 of none.

@@ -81,7 +81,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{}: {} of parameters, {} layers of width {}\n{gflops:.0} GFLOP/s ({source})\n",
+        "{}: {} parameters, {} layers of width {}\n{gflops:.0} GFLOP/s ({source})\n",
         spec.name,
         count(first.parameters as f64),
         spec.layers,
@@ -205,10 +205,11 @@ fn bytes(n: u64) -> String {
     }
 }
 
-/// `1 h 20 min`, `3 min 5 s`, `0.25 s`.
+/// `1 h 20 min`, `3 min 5 s`, `2.25 s`, `3.3 ms`.
 fn time(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
+        0 if seconds < 0.5 => format!("{:.1} ms", 1e3 * seconds),
         0..60 => format!("{seconds:.2} s"),
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),

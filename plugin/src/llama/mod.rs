@@ -94,14 +94,18 @@ impl Llama {
             ));
         }
         let rows = computed..forest.len();
-        let asked = request.logits.iter().chain(request.captured);
-        if let Some(row) = { asked }.find(|r| !rows.contains(&(**r as usize))) {
-            return Err(Error::value(
-                "rows that are asked for",
-                format!("new rows, {} to {}", rows.start, rows.end.saturating_sub(1)),
-                row.to_string(),
-                "rows that a cache holds are not computed again",
-            ));
+        for (what, asked) in [
+            ("rows of the logits", request.logits),
+            ("captured rows", request.captured),
+        ] {
+            if let Some(row) = asked.iter().find(|r| !rows.contains(&(**r as usize))) {
+                return Err(Error::value(
+                    what,
+                    format!("new rows, {} to {}", rows.start, rows.end.saturating_sub(1)),
+                    row.to_string(),
+                    "rows that a cache holds are not computed again",
+                ));
+            }
         }
         Ok(())
     }

@@ -28,6 +28,9 @@ impl Host for Breaking<'_> {
         request: &Request,
     ) -> reptune_adapters::Result<Pass> {
         let mut pass = self.toy.forward(forest, cache, request)?;
+        if request.logits.is_empty() {
+            return Ok(pass); // the trunk
+        }
         match self.left.get().checked_sub(1) {
             Some(left) => self.left.set(left),
             None => pass.logits = pass.logits.map(|l| l * self.by).transpose()?,
