@@ -35,13 +35,10 @@ fn forest() -> Forest {
     Forest::pack(&[prompt(1), prompt(2)] as &[Vec<u32>]).0
 }
 
+type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
 /// Forward and backward of `op` over variables of `shapes`.
-fn measure(
-    c: &mut Criterion,
-    name: &str,
-    shapes: &[(usize, usize)],
-    arms: &[(&str, &dyn Fn(&[Tensor]) -> Result<Tensor>)],
-) {
+fn measure(c: &mut Criterion, name: &str, shapes: &[(usize, usize)], arms: &[(&str, Op)]) {
     let vars: Vec<Var> = shapes
         .iter()
         .map(|(rows, columns)| Var::from_tensor(&random(*rows, *columns)).expect("memory"))

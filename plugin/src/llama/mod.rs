@@ -209,6 +209,7 @@ impl Host for Llama {
             let read = (layer + 1 == end)
                 .then(|| read_last(request, layer))
                 .flatten()
+                .filter(|read| read.len() < new.len())
                 .map(|read| rows.only(forest, &read, &rotation, &self.device))
                 .transpose()?;
             let after = read.as_ref().map_or(&rows, |(after, _)| after);
