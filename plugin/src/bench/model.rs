@@ -105,7 +105,9 @@ pub fn make_model(out: &Path, sizes: &Sizes, seed: u64) -> Result<()> {
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
         "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": null, "decoder": {"type": "Fuse"},
+        "post_processor": null,
+        // one of the decoders that mistral.rs takes
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
         "model": {"type": "WordLevel", "vocab": words, "unk_token": "t0"},
     });
     write("tokenizer.json", tokenizer.to_string())?;
