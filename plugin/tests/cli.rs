@@ -1,4 +1,4 @@
-//! The command line as a user meets it: help, results, and what it says to bad input.
+//! The command line as a user meets it: results, and what it says to bad input.
 
 use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
@@ -440,24 +440,6 @@ fn label_that_is_more_than_a_token() {
             .path()
             .join("runs/tiny/directions.safetensors")
             .exists()
-    );
-}
-
-#[test]
-fn help_reads_well() {
-    for command in [
-        "run", "extract", "tune", "evaluate", "capture", "generate", "merge", "bake", "plan",
-        "bench",
-    ] {
-        let output = reptune(&root(), &[command, "--help"]);
-        insta::assert_snapshot!(
-            format!("help_{command}"),
-            String::from_utf8_lossy(&output.stdout)
-        );
-    }
-    insta::assert_snapshot!(
-        "help",
-        String::from_utf8_lossy(&reptune(&root(), &["--help"]).stdout)
     );
 }
 

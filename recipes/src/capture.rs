@@ -1,6 +1,7 @@
 //! Residual rows of prompts, at any layers.
 
 use crate::error::Result;
+use crate::groups::groups;
 use candle_core::Tensor;
 use reptune_adapters::{Cache, Forest, Host, Request};
 use std::collections::BTreeMap;
@@ -48,15 +49,9 @@ pub fn capture<P: AsRef<[u32]>>(
     wanted: &Wanted,
     take: &mut dyn FnMut(usize, Captured) -> Result<()>,
 ) -> Result<()> {
-    let mut at = 0;
-    while at < prompts.len() {
-        let mut rows = 0;
-        let fits = |p: &&P| {
-            rows += p.as_ref().len();
-            rows <= ROWS
-        };
-        let many = prompts[at..].iter().take_while(fits).count().max(1);
-        let (forest, paths) = Forest::pack(&prompts[at..at + many]);
+    for range in groups(prompts, ROWS) {
+        let at = range.start;
+        let (forest, paths) = Forest::pack(&prompts[range]);
         let read = |path: &Vec<u32>| {
             let skipped = wanted
                 .last
@@ -90,7 +85,6 @@ pub fn capture<P: AsRef<[u32]>>(
             row += read.len();
             token += path.len();
         }
-        at += many;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! marks of rows, by `reptune_adapters::intervention::marks_decided`.
 
 use crate::error::Result;
+use crate::groups::groups;
 use candle_core::DType;
 use reptune_adapters::forest::Marks;
 use reptune_adapters::{
@@ -45,15 +46,9 @@ pub fn decide<P: AsRef<[u32]>>(
     let layers: BTreeSet<usize> = gates.iter().map(|(_, layer, _)| *layer).collect();
     let layers: Vec<usize> = layers.into_iter().collect();
     host.spec().check_layers(&layers)?;
-    let mut from = 0;
-    while from < prompts.len() {
-        let mut rows = 0;
-        let fits = |p: &&P| {
-            rows += p.as_ref().len();
-            rows <= ROWS
-        };
-        let many = prompts[from..].iter().take_while(fits).count().max(1);
-        let (forest, rows) = Forest::pack(&prompts[from..from + many]);
+    for range in groups(prompts, ROWS) {
+        let from = range.start;
+        let (forest, rows) = Forest::pack(&prompts[range]);
         let last = rows
             .iter()
             .enumerate()
@@ -84,7 +79,6 @@ pub fn decide<P: AsRef<[u32]>>(
                 }
             }
         }
-        from += many;
     }
     Ok(open)
 }

@@ -6,6 +6,7 @@ pub use prefilled::Prefilled;
 
 use crate::decide::decide;
 use crate::error::Result;
+use crate::groups::groups;
 use candle_core::{D, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -75,29 +76,12 @@ pub fn generate(
 ) -> Result<Vec<Vec<u32>>> {
     let open = decide(host, prompts, how.interventions, how.low_rank)?;
     let mut generated = vec![Vec::new(); prompts.len()];
-    for range in groups(prompts) {
+    for range in groups(prompts, ROWS) {
         let done = range.end;
         grow(host, prompts, &open, range, how, &mut generated)?;
         progress(done);
     }
     Ok(generated)
-}
-
-/// Prompts that are computed together.
-fn groups(prompts: &[Vec<u32>]) -> Vec<Range<usize>> {
-    let mut groups = Vec::new();
-    let mut from = 0;
-    while from < prompts.len() {
-        let mut rows = 0;
-        let fits = |p: &&Vec<u32>| {
-            rows += p.len();
-            rows <= ROWS
-        };
-        let many = prompts[from..].iter().take_while(fits).count().max(1);
-        groups.push(from..from + many);
-        from += many;
-    }
-    groups
 }
 
 fn grow(

@@ -10,6 +10,7 @@ mod error;
 pub mod evaluate;
 pub mod extract;
 pub mod generate;
+mod groups;
 pub mod merge;
 pub mod merged;
 pub mod pictures;

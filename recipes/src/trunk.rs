@@ -6,6 +6,7 @@
 //! and sign; forwards begin at them.
 
 use crate::error::Result;
+use crate::groups::groups;
 use candle_core::{DType, Tensor};
 use reptune_adapters::{Cache, Error, Forest, Host, LowRankUpdate, Request, Start};
 use std::collections::HashMap;
@@ -82,15 +83,8 @@ impl Trunk {
         let hidden = host.spec().hidden;
         let mut forest = Forest::new();
         let mut writer = Writer::new(keep)?;
-        let mut at = 0;
-        while at < prompts.len() {
-            let mut rows = 0;
-            let fits = |p: &&Vec<u32>| {
-                rows += p.len();
-                rows <= ROWS
-            };
-            let many = prompts[at..].iter().take_while(fits).count().max(1);
-            let some = &prompts[at..at + many];
+        for range in groups(&prompts, ROWS) {
+            let some = &prompts[range];
             let (packed, paths) = Forest::pack(some);
             let known = forest.len();
             // Rows of the packed forest that the whole one does not have yet, in its order.
@@ -117,7 +111,6 @@ impl Trunk {
                 let pass = host.forward(&packed, &mut Cache::none(), &request)?;
                 writer.write(&pass.residuals[&layer].detach())?;
             }
-            at += many;
         }
         Ok(Self {
             layer,

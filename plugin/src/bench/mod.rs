@@ -20,7 +20,7 @@ pub use model::{Sizes, make_model};
 pub use serve::{Settings as ServeSettings, serve};
 pub use sweep::{Settings as SweepSettings, sweep};
 pub use tune::{Settings as TuneSettings, tune};
-pub use work::{CaptureWork, Cell, GenerateWork, Item, Lengths, Questions, SweepWork, TuneWork};
+pub use work::Lengths;
 
 use crate::error::Result;
 use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};

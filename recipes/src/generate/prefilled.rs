@@ -1,7 +1,8 @@
 //! Prompts computed once, for all that is generated from them under other interventions.
 
-use super::{Generation, groups};
+use super::{Generation, ROWS};
 use crate::error::Result;
+use crate::groups::groups;
 use candle_core::Tensor;
 use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request};
 use std::collections::BTreeMap;
@@ -62,7 +63,7 @@ impl<'a> Prefilled<'a> {
         };
         Ok(Self {
             low_rank,
-            groups: groups(prompts)
+            groups: groups(prompts, ROWS)
                 .into_iter()
                 .map(group)
                 .collect::<Result<_>>()?,
