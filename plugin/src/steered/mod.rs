@@ -132,7 +132,14 @@ impl Steered {
     /// one; when the quantization takes no bias.
     pub async fn build(self) -> Result<Model> {
         let (pipeline, scheduler, config) = self.load().await?;
-        Ok(build_model_from_pipeline(pipeline, scheduler, config).await)
+        // Its trial run blocks the thread that polls it, and takes wakes that were meant
+        // for other futures there: two builds joined under one `block_on` would wait for
+        // ever. So it is a task of its own.
+        let starting = tokio::spawn(build_model_from_pipeline(pipeline, scheduler, config));
+        starting.await.map_err(|e| Error::Runtime {
+            place: "build".into(),
+            reason: e.to_string(),
+        })
     }
 
     /// Loads the model without starting an engine, as
