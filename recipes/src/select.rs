@@ -130,7 +130,7 @@ impl Table {
             )
             .into());
         }
-        let base = Base::of(model, &settings, claims)?;
+        let mut base = Base::of(model, &settings, claims)?;
         let all = found.len() * eligible.len() * 2 * settings.fractions.len();
         let mut done = 0;
         let mut candidates = Vec::new();
@@ -237,6 +237,7 @@ mod tests {
     use crate::extract::find;
     use crate::recipe::Selection;
     use crate::toy::{chat, recipe, tiny};
+    use crate::trunk::{Keep, Trunk};
     use reptune_adapters::{Direction, Intervention, Operator};
 
     fn candidate(place: usize, layer: usize, doses: &[(f64, f64, f64)]) -> Candidate {
@@ -351,7 +352,7 @@ mod tests {
             }];
             let steer = |coeff: f64| {
                 let add = Intervention::new(&set, &[2], coeff, Operator::Add).expect("steering");
-                odds(&host, &asked, &[add]).expect("odds")[0]
+                odds(&host, &asked, &[add], None).expect("odds")[0]
             };
             steer(1e-2) - steer(-1e-2)
         };
@@ -360,6 +361,16 @@ mod tests {
             let direction = Direction::new(&gradient).expect("a direction");
             extracted.directions.layers.insert(2, direction);
         }
+        // Begun at the steered layer, a forward says what a whole one does.
+        let ids = chat.prompt(&Message::conversation("", "x")).expect("ids");
+        let add = Intervention::new(&found[0].directions, &[2], 0.5, Operator::Add);
+        let add = [add.expect("steering")];
+        let below = Trunk::of(&host, vec![ids.clone()], 2, None, Keep::Memory).expect("rows");
+        let (right, wrong) = (a as u32, b as u32);
+        let asked = [Asked { ids, right, wrong }];
+        let whole = odds(&host, &asked, &add, None).expect("odds")[0];
+        let begun = odds(&host, &asked, &add, Some(&below)).expect("odds")[0];
+        assert!((whole - begun).abs() < 1e-5, "{whole} and {begun}");
         let table = measure(&found, &mut steps).expect("a table");
         let choice = table.choose(f64::INFINITY).expect("a choice");
         assert_eq!(choice.layer, 2);

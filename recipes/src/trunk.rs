@@ -72,6 +72,25 @@ impl Trunk {
         Self::compute(host, prompts, layer, low_rank, keep, Some(self))
     }
 
+    /// The rows of `prompts` at the output of `layer`, from `known` ones of the same prompts
+    /// where these lie there or below.
+    ///
+    /// # Errors
+    /// As [`Trunk::of`].
+    pub fn moved(
+        known: Option<Self>,
+        host: &dyn Host,
+        layer: usize,
+        low_rank: Option<&LowRankUpdate>,
+        prompts: impl FnOnce() -> Vec<Vec<u32>>,
+    ) -> Result<Self> {
+        match known {
+            Some(trunk) if trunk.layer == layer => Ok(trunk),
+            Some(trunk) if trunk.layer < layer => trunk.raised(host, layer, low_rank),
+            _ => Self::of(host, prompts(), layer, low_rank, Keep::Memory),
+        }
+    }
+
     fn compute(
         host: &dyn Host,
         prompts: Vec<Vec<u32>>,

@@ -38,6 +38,9 @@ def markdown(report, rows, failed):
         parts += ["## Time", times(pairs), time_notes(pairs)]
         parts += ["## Memory", memories(pairs), MEMORY_NOTE]
         parts += ["## Agreement", agreements(pairs)]
+    floor = floors(report, pairs)
+    if floor:
+        parts += ["## Floors", floor, FLOOR_NOTE]
     if arms:
         parts += ["## Within reptune", arms_table(arms)]
     parts += ["## Rows", table(["row", "what"], [[row["name"], row["words"]] for row, _ in results])]
@@ -158,6 +161,29 @@ def agreements(results):
         else:
             lines.append([row["name"], "not compared", "-", "-"])
     return table(["row", "outputs", "found", "allowed"], lines)
+
+
+FLOOR_NOTE = (
+    "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). The floor is that work "
+    "at the rate of torch's large product above, with nothing beside it; the last column is the ratio that "
+    "would then be reached. Where it is near a missed target, only less work can meet it."
+)
+
+
+def floors(report, results):
+    """What a step would take if it were products alone, at the machine's best rate."""
+    peak = report["machine"]["f32_gflops"] * 1e9
+    lines = []
+    for row, result in results:
+        if row["ratio"] != "seconds_per_step":
+            continue
+        of = {key: statistics.median(column(result["ours"], key)) for key in ("flop_per_step", "gflops")}
+        floor = of["flop_per_step"] / peak
+        peer = statistics.median(column(result["peer"], "seconds_per_step"))
+        cells = [f"{of['flop_per_step'] / 1e9:.1f}", f"{of['gflops']:.0f}", f"{floor:.3f}", f"{peer / floor:.2f}"]
+        lines.append([row["name"], *cells])
+    head = ["row", "GFLOP a step", "GFLOP/s", "floor, s", "peer / floor"]
+    return table(head, lines) if lines else ""
 
 
 def arms_table(results):

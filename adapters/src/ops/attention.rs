@@ -30,7 +30,13 @@ pub fn attention(
         .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-/// [`attention`] from candle ops, with a dense mask.
+/// Rows of queries whose scores [`attention_composed`] holds at a time.
+const PIECE: usize = 256;
+
+/// [`attention`] from candle ops, with dense masks of 256 rows of queries at a time.
+///
+/// Without a backward to come, no more than one such piece of scores (heads, 256, N) lies
+/// in memory.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -41,15 +47,19 @@ pub fn attention_composed(
     ancestry: &Ancestry,
     head_dim: usize,
 ) -> Result<Tensor> {
+    in_pieces(q, k, v, ancestry, head_dim, PIECE)
+}
+
+pub(super) fn in_pieces(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    ancestry: &Ancestry,
+    head_dim: usize,
+    piece: usize,
+) -> Result<Tensor> {
     let ((m, width), (n, kv_width)) = (q.dims2()?, k.dims2()?);
     let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
-    let mut mask = vec![f32::NEG_INFINITY; m * n];
-    for row in 0..m {
-        for &(from, to) in ancestry.spans(row) {
-            mask[row * n + from as usize..row * n + to as usize].fill(0.);
-        }
-    }
-    let mask = Tensor::from_vec(mask, (1, m, n), q.device())?.to_dtype(q.dtype())?;
     let split = |t: &Tensor, rows: usize, heads: usize| {
         t.reshape((rows, heads, head_dim))?
             .transpose(0, 1)?
@@ -65,8 +75,25 @@ pub fn attention_composed(
         repeat(split(k, n, kv_heads)?)?,
         repeat(split(v, n, kv_heads)?)?,
     );
-    let scores = (q.matmul(&k.t()?)? * (1. / (head_dim as f64).sqrt()))?.broadcast_add(&mask)?;
-    let y = candle_nn::ops::softmax(&scores, 2)?.matmul(&v)?; // (heads, M, D)
+    let scale = 1. / (head_dim as f64).sqrt();
+    let mut pieces = Vec::new();
+    for from in (0..m).step_by(piece) {
+        let rows = piece.min(m - from);
+        let spans = |row: usize| ancestry.spans(from + row);
+        let seen = (0..rows).flat_map(spans).map(|&(_, to)| to as usize);
+        let n = seen.max().unwrap_or(0);
+        let mut mask = vec![f32::NEG_INFINITY; rows * n];
+        for row in 0..rows {
+            for &(from, to) in spans(row) {
+                mask[row * n + from as usize..row * n + to as usize].fill(0.);
+            }
+        }
+        let mask = Tensor::from_vec(mask, (1, rows, n), q.device())?.to_dtype(q.dtype())?;
+        let (q, k, v) = (q.narrow(1, from, rows)?, k.narrow(1, 0, n)?, v.narrow(1, 0, n)?);
+        let scores = (q.matmul(&k.t()?)? * scale)?.broadcast_add(&mask)?; // (heads, rows, n)
+        pieces.push(candle_nn::ops::softmax(&scores, 2)?.matmul(&v)?);
+    }
+    let y = Tensor::cat(&pieces, 1)?; // (heads, M, D)
     y.transpose(0, 1)?.reshape((m, width))
 }
 

@@ -128,6 +128,11 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         &inputs,
         &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8),
         &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+    )?;
+    check(
+        &inputs,
+        &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], &ancestry, 8, 3),
+        &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
     )
 }
 

@@ -5,9 +5,12 @@ use crate::chat::Message;
 use crate::data::{Claim, claim_question};
 use crate::error::{Error, Result};
 use crate::recipe::Selection;
+use crate::trunk::Trunk;
 use candle_core::{D, Tensor};
 use reptune_adapters::intervention::marks;
-use reptune_adapters::{Cache, DirectionSet, Forest, Host, Intervention, Operator, Request};
+use reptune_adapters::{
+    Cache, DirectionSet, Forest, Host, Intervention, Operator, Request, Start,
+};
 
 /// Prompts of one forward.
 const PROMPTS: usize = 16;
@@ -26,6 +29,8 @@ pub(super) struct Base {
     texts: Vec<Vec<u32>>,
     /// Of each group of texts, log-probabilities of distinct rows.
     predicted: Vec<Predicted>,
+    /// What lies below the layer of the last dose: the same for all doses there.
+    below: Option<Trunk>,
 }
 
 impl Base {
@@ -65,17 +70,18 @@ impl Base {
         }
         let predicted = texts
             .chunks(PROMPTS)
-            .map(|t| Predicted::of(model.host, t, &[]));
+            .map(|t| Predicted::of(model.host, t, &[], None));
         Ok(Self {
-            odds: odds(model.host, &asked, &[])?,
+            odds: odds(model.host, &asked, &[], None)?,
             predicted: predicted.collect::<Result<_>>()?,
+            below: None,
             asked,
             texts,
         })
     }
 
     pub fn dose(
-        &self,
+        &mut self,
         model: Model,
         set: &DirectionSet,
         layer: usize,
@@ -84,12 +90,19 @@ impl Base {
         let coeff = set.natural_coeff(&[layer], fraction)?;
         let steering = Intervention::new(set, &[layer], coeff, Operator::Add)?;
         let steering = [steering.on(model.recipe.steering.rows.clone())];
-        let steered = odds(model.host, &self.asked, &steering)?;
+        if let Some(lowest) = steering.iter().filter_map(Intervention::lowest).min() {
+            let asked = self.asked.iter().map(|a| &a.ids);
+            let prompts = || asked.chain(&self.texts).cloned().collect();
+            let below = Trunk::moved(self.below.take(), model.host, lowest, None, prompts)?;
+            self.below = Some(below);
+        }
+        let below = self.below.as_ref();
+        let steered = odds(model.host, &self.asked, &steering, below)?;
         let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
         let shift = fraction.signum() * shifts.sum::<f64>() / self.odds.len() as f64;
         let (mut sum, mut rows) = (0., 0);
         for (texts, base) in self.texts.chunks(PROMPTS).zip(&self.predicted) {
-            let steered = Predicted::of(model.host, texts, &steering)?;
+            let steered = Predicted::of(model.host, texts, &steering, below)?;
             // A token of a shared prefix counts for every text.
             for (b, s) in base.at.iter().zip(&steered.at) {
                 sum += divergence(&base.logs[*b], &steered.logs[*s]);
@@ -107,38 +120,60 @@ impl Base {
 }
 
 /// Prompts in a forest under interventions.
-fn packed<P: AsRef<[u32]>>(prompts: &[P], steering: &[Intervention]) -> (Forest, Vec<Vec<u32>>) {
-    let mut forest = Forest::new();
-    let insert = |ids: &P| {
-        let ids = ids.as_ref();
-        forest.insert(None, ids, |i| marks(steering, i, ids.len()))
-    };
-    let rows = prompts.iter().map(insert).collect();
-    (forest, rows)
+struct Packed {
+    forest: Forest,
+    /// Rows of each.
+    paths: Vec<Vec<u32>>,
+    /// Where a forward may begin: a layer, and its rows.
+    start: Option<(usize, Tensor)>,
 }
 
-/// Logits of `rows` (R, V).
-fn logits(
-    host: &dyn Host,
-    forest: &Forest,
-    rows: &[u32],
-    steering: &[Intervention],
-) -> Result<Tensor> {
-    let request = Request {
-        interventions: steering,
-        logits: rows,
-        ..Request::default()
-    };
-    let pass = host.forward(forest, &mut Cache::none(), &request)?;
-    pass.logits.ok_or_else(|| {
-        reptune_adapters::Error::value(
-            "logits",
-            format!("those of {} rows", rows.len()),
-            "none",
-            "the runtime must give the logits it is asked for",
-        )
-        .into()
-    })
+impl Packed {
+    fn of<P: AsRef<[u32]>>(
+        prompts: &[P],
+        steering: &[Intervention],
+        below: Option<&Trunk>,
+    ) -> Result<Self> {
+        let mut forest = Forest::new();
+        let insert = |ids: &P| {
+            let ids = ids.as_ref();
+            forest.insert(None, ids, |i| marks(steering, i, ids.len()))
+        };
+        let paths: Vec<Vec<u32>> = prompts.iter().map(insert).collect();
+        let start = match below {
+            Some(trunk) => Some((trunk.layer(), trunk.rows(&forest, prompts, &paths)?)),
+            None => None,
+        };
+        Ok(Self {
+            forest,
+            paths,
+            start,
+        })
+    }
+
+    /// Logits of `rows` (R, V).
+    fn logits(&self, host: &dyn Host, rows: &[u32], steering: &[Intervention]) -> Result<Tensor> {
+        let start = self.start.as_ref();
+        let request = Request {
+            interventions: steering,
+            logits: rows,
+            start: start.map(|(layer, rows)| Start {
+                layer: *layer,
+                rows,
+            }),
+            ..Request::default()
+        };
+        let pass = host.forward(&self.forest, &mut Cache::none(), &request)?;
+        pass.logits.ok_or_else(|| {
+            reptune_adapters::Error::value(
+                "logits",
+                format!("those of {} rows", rows.len()),
+                "none",
+                "the runtime must give the logits it is asked for",
+            )
+            .into()
+        })
+    }
 }
 
 /// `log p(right) - log p(wrong)` after every prompt: the difference of two logits.
@@ -146,15 +181,16 @@ pub(super) fn odds(
     host: &dyn Host,
     asked: &[Asked],
     steering: &[Intervention],
+    below: Option<&Trunk>,
 ) -> Result<Vec<f64>> {
     let mut odds = Vec::new();
     for some in asked.chunks(PROMPTS) {
         let ids: Vec<&[u32]> = some.iter().map(|a| a.ids.as_slice()).collect();
-        let (forest, rows) = packed(&ids, steering);
-        let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
+        let packed = Packed::of(&ids, steering, below)?;
+        let last: Vec<u32> = packed.paths.iter().map(|r| r[r.len() - 1]).collect();
         let labels = some.iter().flat_map(|a| [a.right, a.wrong]);
         let labels = Tensor::from_iter(labels, host.device())?.reshape((some.len(), 2))?;
-        let found = logits(host, &forest, &last, steering)?;
+        let found = packed.logits(host, &last, steering)?;
         let found: Vec<Vec<f32>> = found.gather(&labels, D::Minus1)?.to_vec2()?;
         odds.extend(found.iter().map(|l| f64::from(l[0]) - f64::from(l[1])));
     }
@@ -170,11 +206,16 @@ struct Predicted {
 }
 
 impl Predicted {
-    fn of(host: &dyn Host, texts: &[Vec<u32>], steering: &[Intervention]) -> Result<Self> {
-        let (forest, rows) = packed(texts, steering);
-        let all: Vec<u32> = (0..forest.len() as u32).collect();
-        let logs = logits(host, &forest, &all, steering)?.to_vec2()?;
-        let at = rows.concat().into_iter().map(|r| r as usize).collect();
+    fn of(
+        host: &dyn Host,
+        texts: &[Vec<u32>],
+        steering: &[Intervention],
+        below: Option<&Trunk>,
+    ) -> Result<Self> {
+        let packed = Packed::of(texts, steering, below)?;
+        let all: Vec<u32> = (0..packed.forest.len() as u32).collect();
+        let logs = packed.logits(host, &all, steering)?.to_vec2()?;
+        let at = packed.paths.concat().into_iter().map(|r| r as usize).collect();
         Ok(Self { logs, at })
     }
 }

@@ -5,7 +5,7 @@ use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
 use crate::recipe::Recipe;
-use crate::trunk::{Keep, Trunk};
+use crate::trunk::Trunk;
 use candle_core::{DType, Tensor};
 use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request, RowRule, Start};
 
@@ -95,17 +95,11 @@ pub(super) struct Below {
 impl Below {
     /// Makes it that at `layer`, from where it is if that is lower.
     fn move_to(&mut self, layer: usize, of: &Questions) -> Result<()> {
-        let trunk = match self.trunk.take() {
-            Some(trunk) if trunk.layer() == layer => {
-                self.trunk = Some(trunk);
-                return Ok(());
-            }
-            Some(trunk) if trunk.layer() < layer => trunk.raised(of.host, layer, of.low_rank)?,
-            _ => {
-                let prompts = of.asked.iter().map(|a| a.prompt.clone()).collect();
-                Trunk::of(of.host, prompts, layer, of.low_rank, Keep::Memory)?
-            }
-        };
+        if self.trunk.as_ref().is_some_and(|t| t.layer() == layer) {
+            return Ok(());
+        }
+        let prompts = || of.asked.iter().map(|a| a.prompt.clone()).collect();
+        let trunk = Trunk::moved(self.trunk.take(), of.host, layer, of.low_rank, prompts)?;
         let rows = |batch: &Batch| {
             let asked = &of.asked[batch.first..][..batch.paths.len()];
             let prompts: Vec<&[u32]> = asked.iter().map(|a| a.prompt.as_slice()).collect();
