@@ -89,7 +89,11 @@ pub(super) fn in_pieces(
             }
         }
         let mask = Tensor::from_vec(mask, (1, rows, n), q.device())?.to_dtype(q.dtype())?;
-        let (q, k, v) = (q.narrow(1, from, rows)?, k.narrow(1, 0, n)?, v.narrow(1, 0, n)?);
+        let (q, k, v) = (
+            q.narrow(1, from, rows)?,
+            k.narrow(1, 0, n)?,
+            v.narrow(1, 0, n)?,
+        );
         let scores = (q.matmul(&k.t()?)? * scale)?.broadcast_add(&mask)?; // (heads, rows, n)
         pieces.push(candle_nn::ops::softmax(&scores, 2)?.matmul(&v)?);
     }

@@ -124,6 +124,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
             row("  activations", format!("{}{again}", bytes(m.activations))),
             row("  backward", bytes(m.backward)),
             row("  optimizer", bytes(m.optimizer)),
+            row("  held by the allocator", bytes(m.held)),
             row("work", format!("{} FLOP", count(plan.work.total()))),
             row("  trunk, once", format!("{} FLOP", count(plan.work.trunk))),
             row(

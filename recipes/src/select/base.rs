@@ -8,9 +8,7 @@ use crate::recipe::Selection;
 use crate::trunk::Trunk;
 use candle_core::{D, Tensor};
 use reptune_adapters::intervention::marks;
-use reptune_adapters::{
-    Cache, DirectionSet, Forest, Host, Intervention, Operator, Request, Start,
-};
+use reptune_adapters::{Cache, DirectionSet, Forest, Host, Intervention, Operator, Request, Start};
 
 /// Prompts of one forward.
 const PROMPTS: usize = 16;
@@ -215,7 +213,12 @@ impl Predicted {
         let packed = Packed::of(texts, steering, below)?;
         let all: Vec<u32> = (0..packed.forest.len() as u32).collect();
         let logs = packed.logits(host, &all, steering)?.to_vec2()?;
-        let at = packed.paths.concat().into_iter().map(|r| r as usize).collect();
+        let at = packed
+            .paths
+            .concat()
+            .into_iter()
+            .map(|r| r as usize)
+            .collect();
         Ok(Self { logs, at })
     }
 }
