@@ -3,10 +3,9 @@
 use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use typed::{printed, root};
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+mod typed;
 
 fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name)
@@ -446,26 +445,10 @@ fn label_that_is_more_than_a_token() {
 #[test]
 fn capture_writes_what_it_promises() {
     let directory = workplace();
-    let output = reptune(
-        directory.path(),
-        &[
-            "capture",
-            "--model",
-            "model",
-            "--prompts",
-            "prompts.jsonl",
-            "--layers",
-            "0,2-3",
-            "--logits",
-            "--out",
-            "c.safetensors",
-        ],
-    );
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let typed =
+        "capture --model model --prompts prompts.jsonl --layers 0,2-3 --logits --out c.safetensors";
+    let arguments: Vec<&str> = typed.split(' ').collect();
+    printed(directory.path(), &arguments);
     let bytes = std::fs::read(directory.path().join("c.safetensors")).expect("written");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     let mut found: Vec<String> = file
@@ -495,13 +478,7 @@ fn the_same_seed_draws_the_same_tokens() {
             seed,
             "--json",
         ];
-        let output = reptune(directory.path(), &arguments);
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output.stdout
+        printed(directory.path(), &arguments)
     };
     assert_eq!(draw("1"), draw("1"));
     assert_ne!(draw("1"), draw("2"));
@@ -511,22 +488,10 @@ fn the_same_seed_draws_the_same_tokens() {
 fn steering_that_changes_nothing_is_refused_unless_it_is_asked_for() {
     let directory = workplace();
     directions_of_the_model(directory.path());
-    let steer = [
-        "--directions",
-        "d.safetensors",
-        "--layers",
-        "1",
-        "--coeff",
-        "3",
-    ];
+    let steer = "--directions d.safetensors --layers 1 --coeff 3".split(' ');
     let nowhere = ["--rows", "positions:90", "--max-new-tokens", "2"];
     let mut arguments: Vec<&str> = GENERATE.into_iter().chain(steer).chain(nowhere).collect();
     insta::assert_snapshot!(refusal(directory.path(), &arguments));
     arguments.push("--allow-no-effect");
-    let output = reptune(directory.path(), &arguments);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    printed(directory.path(), &arguments);
 }

@@ -88,12 +88,17 @@ impl Base {
         let coeff = set.natural_coeff(&[layer], fraction)?;
         let steering = Intervention::new(set, &[layer], coeff, Operator::Add)?;
         let steering = [steering.on(model.recipe.steering.rows.clone())];
-        if let Some(lowest) = steering.iter().filter_map(Intervention::lowest).min() {
-            let asked = self.asked.iter().map(|a| &a.ids);
-            let prompts = || asked.chain(&self.texts).cloned().collect();
-            let below = Trunk::moved(self.below.take(), model.host, lowest, None, prompts)?;
-            self.below = Some(below);
-        }
+        // Where something acts at the embeddings, nothing lies below.
+        let lowest = steering.iter().map(Intervention::lowest).min().flatten();
+        self.below = match lowest {
+            Some(layer) => {
+                let asked = self.asked.iter().map(|a| &a.ids);
+                let prompts = || asked.chain(&self.texts).cloned().collect();
+                let known = self.below.take();
+                Some(Trunk::moved(known, model.host, layer, None, prompts)?)
+            }
+            None => None,
+        };
         let below = self.below.as_ref();
         let steered = odds(model.host, &self.asked, &steering, below)?;
         let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
