@@ -4,6 +4,8 @@
 //! The same counts decide where a tuning with a budget keeps its trunk, and whether it
 //! computes blocks again in the backward.
 
+mod rate;
+
 use crate::recipe::{Tuning, UpdateKind};
 use crate::trunk::Keep;
 use crate::tune::{Prompt, VALIDATION, batches};

@@ -4,6 +4,7 @@
 //! weight that is as much work again as the gradient of the input, and a tensor
 //! as large as the weight. Here the backward gives the gradient of the input only.
 
+use super::product::product;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -110,7 +111,7 @@ impl CustomOp2 for Graft {
 /// A plain tensor is the simplest frozen matrix.
 impl FrozenMatrix for Tensor {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.t()?)
+        product(x, self)
     }
 
     fn weight(&self) -> Result<Tensor> {

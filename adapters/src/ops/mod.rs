@@ -8,6 +8,7 @@
 mod attention;
 mod frozen_block;
 mod frozen_linear;
+mod product;
 mod rms_norm;
 mod rotary;
 mod slice;
@@ -23,6 +24,7 @@ pub use frozen_block::{
     frozen_mlp_composed,
 };
 pub use frozen_linear::{FrozenMatrix, frozen_linear, frozen_linear_composed};
+pub use product::product;
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};

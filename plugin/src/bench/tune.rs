@@ -76,26 +76,29 @@ pub fn tune(model: &Path, directory: &Path, settings: &Settings) -> Result<Value
     let timed = &times[work.warm_up.min(times.len())..];
     let seconds: f64 = timed.iter().sum();
     let steps = work.steps.iter().skip(work.warm_up);
-    let plan = Plan::of(&Tuned {
+    let (train, held_out) = (prompts(&work.items), prompts(&work.validation));
+    let tuned = Tuned {
         spec,
         parameters: 0,
         weights: weight_bytes(model)?,
         tuning: &work.tuning,
         representation: work.representation.is_some(),
-        train: &prompts(&work.items),
-        validation: &prompts(&work.validation),
+        train: &train,
+        validation: &held_out,
         seed: work.seed,
-    });
+    };
+    let plan = Plan::of(&tuned);
+    let (flop, peak) = (plan.work.steps / plan.steps.max(1) as f64, peak_bytes());
     let doubled = if work.label == "soft" { 2 } else { 1 };
-    let tuned = doubled * steps.map(Vec::len).sum::<usize>();
+    let done = doubled * steps.map(Vec::len).sum::<usize>();
     Ok(json!({
         "work": "tune", "seconds": seconds, "steps": timed.len(),
-        "seconds_per_step": median(timed), "prompts_per_second": tuned as f64 / seconds,
+        "seconds_per_step": median(timed), "prompts_per_second": done as f64 / seconds,
         "first_step_seconds": times.first(), "load_seconds": load_seconds,
-        "peak_bytes": peak_bytes(), "losses": losses, "validation": validation,
+        "peak_bytes": peak, "losses": losses, "validation": validation,
         "planned_bytes": plan.memory.total(), "planned_rows": plan.rows,
-        "flop_per_step": plan.work.steps / plan.steps.max(1) as f64,
-        "gflops": plan.work.steps / plan.steps.max(1) as f64 / median(timed) / 1e9,
+        "planned_seconds_per_step": flop / tuned.rate()?,
+        "flop_per_step": flop, "gflops": flop / median(timed) / 1e9,
     }))
 }
 

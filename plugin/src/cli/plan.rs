@@ -4,7 +4,6 @@ use super::flags;
 use crate::llama::{LlamaConfig, model_spec, parse_isq};
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Tensor};
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{Activations, ModelSpec};
 use reptune_recipes::data::Items;
@@ -13,7 +12,6 @@ use reptune_recipes::tune::Prompt;
 use reptune_recipes::{Chat, Recipe};
 use serde_json::json;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 pub fn plan(a: &flags::Plan) -> Result<()> {
     let recipe = Recipe::read(&a.recipe)?;
@@ -54,19 +52,18 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
             validation: &validation,
             seed: recipe.seed,
         };
-        plans.push((*mode, Plan::of(&tuned), tuned.within_budget()));
+        plans.push((*mode, Plan::of(&tuned), tuned.within_budget(), tuned));
     }
-    let Some((_, first, _)) = plans.first() else {
+    let Some((_, first, _, tuned)) = plans.first() else {
         bail!("--mode: expected one of the recipe's modes, found another");
     };
-    let rows = (first.rows / first.steps.max(1)).max(1) as usize;
     let (gflops, source) = match a.gflops {
         Some(gflops) => (gflops, "given"),
-        None => (measured(&spec, rows)?, "measured here"),
+        None => (tuned.rate()? / 1e9, "measured here"),
     };
     let seconds = |work: f64| work / gflops / 1e9;
     if a.json {
-        let all = plans.iter().map(|(mode, plan, within)| {
+        let all = plans.iter().map(|(mode, plan, within, _)| {
             json!({
                 "mode": mode, "plan": plan, "seconds": seconds(plan.work.total()),
                 "trunk_on_disk": within.trunk == reptune_recipes::trunk::Keep::Disk,
@@ -87,7 +84,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         spec.layers,
         spec.hidden
     );
-    for (mode, plan, within) in &plans {
+    for (mode, plan, within, _) in &plans {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
         let m = &plan.memory;
         let step = plan.work.steps / plan.steps.max(1) as f64;
@@ -159,29 +156,6 @@ fn bits(isq: &str) -> Result<f64> {
     let dtype = GgmlDType::try_from(parse_isq(isq)?)
         .with_context(|| format!("--isq: expected a type of ggml such as q8_0, found `{isq}`"))?;
     Ok(8. * dtype.type_size() as f64 / dtype.block_size() as f64)
-}
-
-/// GFLOP/s of matrix products as a step has them: few rows, weights that come from memory.
-fn measured(spec: &ModelSpec, rows: usize) -> Result<f64> {
-    const BYTES: usize = 64 << 20;
-    let rows = rows.min(2048);
-    let (h, i) = (spec.hidden, spec.intermediate);
-    let copies = (BYTES / (4 * h * i)).clamp(1, 32);
-    let weight = || Tensor::rand(-1f32, 1f32, (i, h), &Device::Cpu);
-    let weights = (0..copies)
-        .map(|_| weight())
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let x = Tensor::ones((rows, h), DType::F32, &Device::Cpu)?;
-    x.matmul(&weights[0].t()?)?;
-    let (begun, mut done) = (Instant::now(), 0.);
-    while begun.elapsed() < Duration::from_millis(500) {
-        for w in &weights {
-            let y = x.matmul(&w.t()?)?;
-            y.matmul(w)?;
-            done += 4. * (rows * h * i) as f64;
-        }
-    }
-    Ok(done / begun.elapsed().as_secs_f64() / 1e9)
 }
 
 /// Two columns, both left-aligned.

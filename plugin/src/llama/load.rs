@@ -67,12 +67,17 @@ fn parallel(
 pub(super) fn linear(entry: &Entry, p: Projection) -> Result<Weight> {
     let device = Device::Cpu;
     let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
-    Ok(Weight::frozen(parallel(
-        entry.bytes(),
-        Some(split(p)),
-        &device,
-        &comm,
-    )?))
+    weight(entry, Some(split(p)), &device, &comm)
+}
+
+fn weight(
+    entry: &Entry,
+    split: Option<Split>,
+    device: &Device,
+    comm: &Arc<Comm>,
+) -> Result<Weight> {
+    let method = parallel(entry.bytes(), split, device, comm)?;
+    Ok(Weight::frozen(method, entry.layout().bias.is_some()))
 }
 
 /// Names a linear layer and says how mistral.rs splits it.
@@ -138,15 +143,16 @@ impl Llama {
         let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
         let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
             let Some(isq) = options.isq else {
-                return Ok(Weight::frozen(method));
+                return Ok(Weight::frozen(method, false));
             };
-            Ok(Weight::frozen(method.apply_isq(
+            let quantized = method.apply_isq(
                 Some(isq),
                 device.clone(),
                 &AtomicUsize::new(0),
                 None,
                 QuantizeOntoGuard::new(),
-            )?))
+            )?;
+            Ok(Weight::frozen(quantized, false))
         };
         let linear = |layer: usize, p: Projection| {
             let (o, i) = p.shape(&spec);
@@ -210,8 +216,7 @@ impl Llama {
                     "config.json and UQFF belong to different models",
                 ));
             }
-            let method = parallel(entry.bytes(), split, &device, &comm)?;
-            Ok(Weight::frozen(method))
+            weight(&entry, split, &device, &comm)
         };
         let embeddings = vb
             .pp("model.embed_tokens")

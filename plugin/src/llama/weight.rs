@@ -16,8 +16,15 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    pub(super) fn frozen(method: Arc<dyn QuantMethod>) -> Self {
-        Self::Frozen(Arc::new(RuntimeMatrix(method)))
+    /// A weight as mistral.rs loaded it, and whether a bias rides on it. A full one without
+    /// bias is taken out, as its product here is faster.
+    pub(super) fn frozen(method: Arc<dyn QuantMethod>, biased: bool) -> Self {
+        match method.unquant_weight_bias() {
+            Some((weight, None)) if !biased && weight.dtype() == DType::F32 => {
+                Self::Frozen(Arc::new(weight))
+            }
+            _ => Self::Frozen(Arc::new(RuntimeMatrix(method))),
+        }
     }
 
     pub(super) fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {

@@ -1,0 +1,118 @@
+//! How fast this machine works through a step.
+
+use super::{Counts, Tuned};
+use crate::error::Result;
+use crate::tune::{Prompt, batches};
+use candle_core::{Device, Tensor, Var};
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::ops::{
+    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, frozen_attention, frozen_mlp,
+};
+use reptune_adapters::{Activations, Forest, ModelSpec};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Widest block and longest table that are tried; beyond them the rate hardly changes.
+const WIDEST: usize = 2048;
+const MOST_ROWS: usize = 1024;
+
+/// Bytes of weights that are gone through, more than caches hold.
+const WEIGHTS: usize = 96 << 20;
+
+impl Tuned<'_> {
+    /// Floating-point operations a second, measured here: frozen blocks of this model's shape
+    /// with random weights, forward and backward, over the rows of the first step.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn rate(&self) -> Result<f64> {
+        let spec = narrowed(self.spec);
+        let mut prompts: Vec<&Prompt> = Vec::new();
+        let together = match self.tuning.micro_batch {
+            0 => usize::MAX,
+            some => some,
+        };
+        let first = batches(self.seed, self.train.len(), self.tuning.batch, 1);
+        for i in first.iter().flatten().take(together) {
+            prompts.push(&self.train[*i]);
+            if Counts::of(&prompts).rows as usize > MOST_ROWS {
+                break;
+            }
+        }
+        let counts = Counts::of(&prompts);
+        let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
+        let (forest, _) = Forest::pack(&ids);
+        let ancestry = Arc::new(forest.ancestry(0..forest.len()));
+        let half = spec.head_dim / 2;
+        let still = |value: f32| vec![value; forest.len() * half];
+        let rotation = Rotation::new(still(1.), still(0.), half);
+
+        let of = Tuned {
+            spec: &spec,
+            ..*self
+        };
+        let parameters = of.sizes(&Projection::ALL) as usize;
+        let blocks = (WEIGHTS / (4 * parameters)).clamp(1, 16);
+        let blocks = (0..blocks).map(|_| block(&spec));
+        let blocks = blocks.collect::<candle_core::Result<Vec<_>>>()?;
+        let x = Var::rand(-1f32, 1f32, (forest.len(), spec.hidden), &Device::Cpu)?;
+        let pass = || -> Result<()> {
+            let mut y = x.as_tensor().clone();
+            for (attention, mlp) in &blocks {
+                y = frozen_attention(&y, attention, &rotation, &ancestry, Activations::Keep)?;
+                y = frozen_mlp(&y, mlp, Activations::Keep)?;
+            }
+            y.sum_all()?.backward()?;
+            Ok(())
+        };
+        pass()?;
+        let (begun, mut passes) = (Instant::now(), 0.);
+        while begun.elapsed() < Duration::from_millis(500) {
+            pass()?;
+            passes += 1.;
+        }
+        let once = 2. * of.block(&counts, counts.rows) + 1.5 * of.attention(&counts, counts.rows);
+        Ok(passes * blocks.len() as f64 * once / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// The same proportions, no wider than [`WIDEST`].
+fn narrowed(spec: &ModelSpec) -> ModelSpec {
+    let hidden = spec.hidden.min(WIDEST);
+    let group = (spec.heads / spec.kv_heads.max(1)).max(1);
+    let kv_heads = (spec.kv_heads * hidden / spec.hidden).max(1);
+    ModelSpec {
+        hidden,
+        intermediate: (spec.intermediate * hidden / spec.hidden).max(1),
+        kv_heads,
+        heads: kv_heads * group,
+        ..spec.clone()
+    }
+}
+
+fn block(spec: &ModelSpec) -> candle_core::Result<(Arc<FrozenAttention>, Arc<FrozenMlp>)> {
+    let matrix = |p: Projection| -> candle_core::Result<Arc<dyn FrozenMatrix>> {
+        let (o, i) = p.shape(spec);
+        let bound = 1. / (i as f32).sqrt();
+        Ok(Arc::new(Tensor::rand(-bound, bound, (o, i), &Device::Cpu)?))
+    };
+    let norm = Tensor::ones(spec.hidden, candle_core::DType::F32, &Device::Cpu)?;
+    let eps = 1e-5;
+    let attention = FrozenAttention {
+        norm: norm.clone(),
+        eps,
+        head_dim: spec.head_dim,
+        q: matrix(Projection::QProj)?,
+        k: matrix(Projection::KProj)?,
+        v: matrix(Projection::VProj)?,
+        o: matrix(Projection::OProj)?,
+    };
+    let mlp = FrozenMlp {
+        norm,
+        eps,
+        gate: matrix(Projection::GateProj)?,
+        up: matrix(Projection::UpProj)?,
+        down: matrix(Projection::DownProj)?,
+    };
+    Ok((Arc::new(attention), Arc::new(mlp)))
+}
