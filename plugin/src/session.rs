@@ -7,10 +7,10 @@ use crate::stock::Stock;
 use reptune_adapters::{Decide, DirectionSet, Gate, Host, Intervention, LowRankUpdate, artefact};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
-    Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, divergence, log_odds, pooled,
+    Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, asked, divergence, log_odds, pooled,
     sequences, texts as texts_of,
 };
-use reptune_recipes::generate::Generation;
+use reptune_recipes::generate::{Generation, Prefilled};
 use reptune_recipes::probe::{NoEffect, probe};
 use reptune_recipes::report::Row;
 use reptune_recipes::tune::Trunks;
@@ -263,13 +263,16 @@ impl Session {
             .iter()
             .map(|c| claim_question(&self.recipe, c))
             .collect();
+        let prompts = asked(&self.chat, &self.plain(), &questions)?;
+        let prefilled = Prefilled::of(&self.llama, &prompts, &s.layers, None)?;
         let mut tried = Vec::new();
         for sign in [1., -1.] {
             for fraction in &s.fractions {
                 let coeff =
                     directions.natural_coeff(&s.layers, sign * fraction)? * s.layers.len() as f64;
                 let steering = [self.steering(directions, coeff)?];
-                let own = self.own(&steering, None);
+                let mut own = self.own(&steering, None);
+                own.how.prefilled = Some(&prefilled);
                 let (_, verdicts) = ask(
                     &own,
                     &self.chat,

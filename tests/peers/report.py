@@ -65,6 +65,7 @@ def about(report):
             "torch's product",
             f"{m['f32_gflops']:.0f} GFLOP/s in f32 (2048 x 2048 x 2048), {m['bf16_gflops']:.0f} in bf16",
         ],
+        ["reptune's product", f"{m['own_gflops']:.0f} GFLOP/s in f32"],
         ["model", f"{model['num_hidden_layers']} blocks, width {model['hidden_size']}, {size}"],
         ["reptune", f"build {report['build']}"],
         ["date", m["date"]],
@@ -165,14 +166,14 @@ def agreements(results):
 
 FLOOR_NOTE = (
     "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). The floor is that work "
-    "at the rate of torch's large product above, with nothing beside it; the last column is the ratio that "
+    "at the better of the two rates above, with nothing beside it; the last column is the ratio that "
     "would then be reached. Where it is near a missed target, only less work can meet it."
 )
 
 
 def floors(report, results):
     """What a step would take if it were products alone, at the machine's best rate."""
-    peak = report["machine"]["f32_gflops"] * 1e9
+    peak = max(report["machine"][key] for key in ("f32_gflops", "own_gflops")) * 1e9
     lines = []
     for row, result in results:
         if row["ratio"] != "seconds_per_step":

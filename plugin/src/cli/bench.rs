@@ -57,6 +57,7 @@ pub fn bench(command: &Bench) -> Result<()> {
             bench::serve(&a.work.model, &a.work.work, &settings)?
         }
         Bench::Merge(a) => bench::merge(&a.model, &a.work, a.rank, a.seed)?,
+        Bench::Product(a) => bench::product(a.side)?,
     };
     println!("{report}");
     Ok(())

@@ -63,6 +63,18 @@ impl Answerer for Own<'_> {
     }
 }
 
+/// The prompts of `questions`, in turn under the system prompts `systems`.
+///
+/// # Errors
+/// When the template cannot be applied.
+pub fn asked(chat: &Chat, systems: &[String], questions: &[Question]) -> Result<Vec<Vec<u32>>> {
+    let prompt = |(i, q): (usize, &Question)| {
+        let system = systems.get(i % systems.len().max(1)).map_or("", |s| s);
+        chat.prompt(&Message::conversation(system, &q.text))
+    };
+    questions.iter().enumerate().map(prompt).collect()
+}
+
 /// Asks `questions` in turn under the system prompts `systems`; returns the texts and their verdicts.
 ///
 /// # Errors
@@ -75,14 +87,7 @@ pub fn ask(
     questions: &[Question],
     progress: &mut dyn FnMut(usize),
 ) -> Result<(Vec<String>, Vec<Verdict>)> {
-    let prompts = questions
-        .iter()
-        .enumerate()
-        .map(|(i, q)| {
-            let system = systems.get(i % systems.len().max(1)).map_or("", |s| s);
-            chat.prompt(&Message::conversation(system, &q.text))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let prompts = asked(chat, systems, questions)?;
     let texts = answerer.answer(&prompts, recipe.evaluation.max_new_tokens, progress)?;
     let verdicts = texts
         .iter()

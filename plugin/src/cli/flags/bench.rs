@@ -29,6 +29,8 @@ pub enum Bench {
     Serve(Serve),
     /// Merge a random adapter
     Merge(Merge),
+    /// Multiply square matrices, for the best rate of this machine
+    Product(Product),
 }
 
 #[derive(Args)]
@@ -183,6 +185,13 @@ pub struct Serve {
     /// Tokens of an answer
     #[arg(long, default_value_t = 32)]
     pub new: usize,
+}
+
+#[derive(Args)]
+pub struct Product {
+    /// Rows and columns of each
+    #[arg(long, default_value_t = 2048)]
+    pub side: usize,
 }
 
 #[derive(Args)]
