@@ -97,7 +97,7 @@ pub enum Command {
     Serve(serve::Serve),
     /// Tell what tuning a recipe takes: rows, memory, operations, time
     #[command(
-        after_help = "Examples:\n  reptune plan recipes/honesty-mini.toml\n  reptune plan recipes/honesty-llama2-13b-chat.toml --model Llama-2-13b-chat-hf --gflops 150 --isq q8_0\n\nReads config.json and the tokenizer, no weights. Without --gflops the rate of matrix\nproducts is measured here. With memory in the recipe's [tuning] it tells how that is kept."
+        after_help = "Examples:\n  reptune plan recipes/honesty-mini.toml\n  reptune plan recipes/honesty-llama2-13b-chat.toml --model Llama-2-13b-chat-hf --gflops 150 --isq q8_0\n\nReads config.json and the tokenizer, no weights. Without --gflops the rate of blocks of\nthis shape is measured here. With memory in the recipe's [tuning] it tells how that is kept."
     )]
     Plan(Plan),
     /// Measure the program's own work on random models
