@@ -166,7 +166,7 @@ def agreements(results):
 
 FLOOR_NOTE = (
     "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). The floor is that work "
-    "at the better of the two rates above, with nothing beside it; the last column is the ratio that "
+    "at the better f32 rate above, with nothing beside it; the last column is the ratio that "
     "would then be reached. Where it is near a missed target, only less work can meet it."
 )
 

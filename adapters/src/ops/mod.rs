@@ -24,7 +24,6 @@ pub use frozen_block::{
     frozen_mlp_composed,
 };
 pub use frozen_linear::{FrozenMatrix, frozen_linear, frozen_linear_composed};
-pub use product::product;
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};

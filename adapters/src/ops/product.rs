@@ -13,7 +13,7 @@ use rayon::prelude::*;
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let rows = x.dims2()?.0;
     let here = x.device().is_cpu() && x.dtype() == DType::F32;
     match here && rows > 1 {
