@@ -1,6 +1,6 @@
 //! Attention over a forest: every row looks at its ancestors, and at nothing else.
 
-use super::slice::{axpy, contiguous, dot, exp, with_data};
+use super::slice::{axpy, contiguous, dot, exp, with_data, zeros};
 use crate::forest::Ancestry;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -191,7 +191,7 @@ impl Attention {
     pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
         let width = self.heads * self.head_dim;
         let group = self.heads / self.kv_heads;
-        let mut out = vec![0f32; q.len()];
+        let mut out = zeros(q.len());
         out.par_chunks_mut(width)
             .zip(q.par_chunks(width))
             .enumerate()

@@ -6,9 +6,10 @@
 
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
+use super::product::add_product_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
-use super::slice::{add, contiguous, with_data};
+use super::slice::{add, contiguous, with_data, zeros};
 use super::swiglu::{backward as swiglu_backward, swiglu};
 use crate::forest::Ancestry;
 use crate::host::Activations;
@@ -281,13 +282,11 @@ impl HalfBlock for FrozenAttention {
 fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
     let mut sum = Vec::new();
     for (matrix, g) in layers {
-        with_data(&g.matmul(&matrix.weight()?)?, |part| {
-            match sum.is_empty() {
-                true => sum = part.to_vec(),
-                false => add(&mut sum, part),
-            }
-            Ok(())
-        })?;
+        let weight = matrix.weight()?;
+        if sum.is_empty() {
+            sum = zeros(g.dims2()?.0 * weight.dims2()?.1);
+        }
+        add_product_back(&mut sum, g, &weight)?;
     }
     Ok(sum)
 }

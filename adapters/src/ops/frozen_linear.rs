@@ -4,7 +4,7 @@
 //! weight that is as much work again as the gradient of the input, and a tensor
 //! as large as the weight. Here the backward gives the gradient of the input only.
 
-use super::product::product;
+use super::product::{product, product_back};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ impl CustomOp2 for Graft {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.matmul(&self.0.weight()?)?), None))
+        Ok((Some(product_back(grad, &self.0.weight()?)?), None))
     }
 }
 

@@ -8,6 +8,7 @@
 mod attention;
 mod frozen_block;
 mod frozen_linear;
+mod low_rank_linear;
 mod product;
 mod rms_norm;
 mod rotary;
@@ -24,7 +25,14 @@ pub use frozen_block::{
     frozen_mlp_composed,
 };
 pub use frozen_linear::{FrozenMatrix, frozen_linear, frozen_linear_composed};
+pub use low_rank_linear::{low_rank_linear, low_rank_linear_composed};
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};
 pub use target_loss::{Target, target_loss, target_loss_composed};
+
+/// Runs `f` on a thread of the pool that the ops compute on: its parallel parts then begin
+/// where it stands, instead of waking another thread each time.
+pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}

@@ -1,25 +1,83 @@
-//! The product of rows with a weight (O, I), as checkpoints hold it.
+//! Products of rows with a weight (O, I), as checkpoints hold it, and of small tables.
 
-use super::slice::with_data;
+use super::slice::{with_data, zeros};
 use candle_core::{DType, Result, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+
+/// Fewest rows for which faer's product is the faster one.
+const MANY: usize = 96;
 
 /// `x W^T`. Shapes: `x` (N, I), `weight` (O, I), result (N, O). No gradient is recorded.
 ///
-/// A product on the CPU reads its left side column by column: asked for `x W^T` it first
-/// copies the whole weight into that order, which for a hundred rows takes as long as the
-/// product. This asks for `W x^T` instead, whose columns are the rows of x, and turns the two
-/// small tables around.
+/// With few rows candle's product first copies the whole weight into the order in which it
+/// reads the left side. It is asked for `W x^T` instead, whose columns are the rows of x, and
+/// the two small tables are turned around. With many rows faer's product needs no turning.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let rows = x.dims2()?.0;
-    let here = x.device().is_cpu() && x.dtype() == DType::F32;
-    match here && rows > 1 {
-        true => transposed(&weight.matmul(&transposed(&x.detach())?)?),
-        false => x.detach().matmul(&weight.t()?),
+    let ((rows, _), (outputs, _)) = (x.dims2()?, weight.dims2()?);
+    match rows {
+        _ if !here(x) || !here(weight) || rows == 1 => x.detach().matmul(&weight.t()?),
+        MANY.. => {
+            let y = with_data(x, |x| {
+                with_data(weight, |w| {
+                    let mut y = zeros(rows * outputs);
+                    add_product(&mut y, table(x, rows), table(w, outputs).transpose(), 1.);
+                    Ok(y)
+                })
+            })?;
+            Tensor::from_vec(y, (rows, outputs), x.device())
+        }
+        _ => transposed(&weight.matmul(&transposed(&x.detach())?)?),
     }
+}
+
+/// `g W`, the gradient of what the layer read. Shapes: `g` (N, O), `weight` (O, I), result
+/// (N, I). No gradient is recorded.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if !here(g) || !here(weight) {
+        return g.detach().matmul(&weight.detach());
+    }
+    let ((rows, _), (_, inputs)) = (g.dims2()?, weight.dims2()?);
+    let mut sum = zeros(rows * inputs);
+    add_product_back(&mut sum, g, weight)?;
+    Tensor::from_vec(sum, (rows, inputs), g.device())
+}
+
+/// `sum += g W`, on the CPU in f32.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(super) fn add_product_back(sum: &mut [f32], g: &Tensor, weight: &Tensor) -> Result<()> {
+    let ((rows, _), (outputs, _)) = (g.dims2()?, weight.dims2()?);
+    with_data(g, |g| {
+        with_data(weight, |w| {
+            add_product(sum, table(g, rows), table(w, outputs), 1.);
+            Ok(())
+        })
+    })
+}
+
+/// Data as a table of `rows` rows.
+pub(super) fn table(data: &[f32], rows: usize) -> MatRef<'_, f32> {
+    MatRef::from_row_major_slice(data, rows, data.len() / rows.max(1))
+}
+
+/// `sum += scale a b`, on the threads of the pool.
+pub(super) fn add_product(sum: &mut [f32], a: MatRef<f32>, b: MatRef<f32>, scale: f32) {
+    let sum = MatMut::from_row_major_slice_mut(sum, a.nrows(), b.ncols());
+    matmul(sum, Accum::Add, a, b, scale, Par::rayon(0));
+}
+
+/// Whether the products of this file apply.
+fn here(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// A copy (C, R) of `x` (R, C) with its sides exchanged.
@@ -32,7 +90,7 @@ fn transposed(x: &Tensor) -> Result<Tensor> {
 /// Tiles of 16 x 16, in parallel over bands of 16 columns.
 fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const SIDE: usize = 16;
-    let mut out = vec![0f32; x.len()];
+    let mut out = zeros(x.len());
     let bands = out.par_chunks_mut(SIDE * rows).enumerate();
     bands.with_min_len(4).for_each(|(band, out)| {
         let (left, width) = (band * SIDE, out.len() / rows);

@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation with a backward.
 
-use super::slice::{contiguous, dot, with_data};
+use super::slice::{contiguous, dot, with_data, zeros};
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -34,7 +34,7 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
 /// Result (N, H) of rows (N, H) and weights (H,).
 fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let h = w.len();
-    let mut out = vec![0f32; x.len()];
+    let mut out = zeros(x.len());
     out.par_chunks_mut(h)
         .zip(x.par_chunks(h))
         .with_min_len(16)
@@ -50,7 +50,7 @@ fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
 /// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms.
 pub(super) fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32) -> Vec<f32> {
     let h = w.len();
-    let mut gx = vec![0f32; x.len()];
+    let mut gx = zeros(x.len());
     gx.par_chunks_mut(h)
         .zip(x.par_chunks(h).zip(g.par_chunks(h)))
         .with_min_len(16)

@@ -1,6 +1,6 @@
 //! Rotary position embedding with a backward.
 
-use super::slice::{contiguous, with_data};
+use super::slice::{contiguous, with_data, zeros};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Rotary {
     fn rotate(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let half = self.0.half;
         let width = x.len() / rows.max(1);
-        let mut out = vec![0f32; x.len()];
+        let mut out = zeros(x.len());
         out.par_chunks_mut(width.max(1))
             .zip(x.par_chunks(width.max(1)))
             .enumerate()

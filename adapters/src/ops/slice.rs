@@ -24,6 +24,17 @@ pub(super) fn with_data<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>)
     }
 }
 
+/// A table of zeros, written by all threads of the pool where it is large.
+pub(super) fn zeros(n: usize) -> Vec<f32> {
+    const LARGE: usize = 1 << 16;
+    match n {
+        LARGE.. => rayon::iter::repeat_n(0., n)
+            .with_min_len(LARGE / 4)
+            .collect(),
+        _ => vec![0.; n],
+    }
+}
+
 /// Dot product in eight lanes, summed in a fixed order.
 #[inline]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -1,6 +1,6 @@
 //! The gated activation of a Llama MLP with a backward.
 
-use super::slice::{contiguous, exp, with_data};
+use super::slice::{contiguous, exp, with_data, zeros};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -39,7 +39,7 @@ fn sigmoid(x: f32) -> f32 {
 
 /// Gradients of gate and up.
 pub(super) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut gg, mut gu) = (vec![0f32; gate.len()], vec![0f32; gate.len()]);
+    let (mut gg, mut gu) = (zeros(gate.len()), zeros(gate.len()));
     let inputs = (gate.par_chunks(CHUNK))
         .zip(up.par_chunks(CHUNK))
         .zip(grad.par_chunks(CHUNK));
@@ -70,7 +70,7 @@ impl CustomOp2 for SwiGlu {
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (g, u) = (contiguous("swiglu", s1, l1)?, contiguous("swiglu", s2, l2)?);
-        let mut out = vec![0f32; g.len()];
+        let mut out = zeros(g.len());
         out.par_chunks_mut(CHUNK)
             .zip(g.par_chunks(CHUNK).zip(u.par_chunks(CHUNK)))
             .for_each(|(y, (g, u))| {

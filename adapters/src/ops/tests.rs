@@ -158,6 +158,35 @@ fn frozen_linear_has_its_gradient() -> Result<()> {
     )
 }
 
+#[test]
+fn low_rank_linear_has_its_gradients() -> Result<()> {
+    let matrix = frozen(13, 6, 12);
+    let inputs = [
+        random(14, &[5, 12]),
+        random(15, &[3, 12]),
+        random(16, &[6, 3]),
+    ];
+    check(
+        &inputs,
+        &|x| low_rank_linear(&x[0], &matrix, (&x[1], &x[2]), 0.5),
+        &|x| low_rank_linear_composed(&x[0], &matrix, (&x[1], &x[2]), 0.5),
+    )
+}
+
+/// Each of the ways in which a product is computed is candle's own, whatever the rows.
+#[test]
+fn products_with_a_weight_are_those_of_candle() -> Result<()> {
+    let weight = random(17, &[33, 20]);
+    for rows in [1, 2, 17, 95, 96, 131] {
+        let (x, g) = (random(18, &[rows, 20]), random(19, &[rows, 33]));
+        let ours = super::product::product(&x, &weight)?;
+        assert!(largest_difference(&ours, &x.matmul(&weight.t()?)?) < 2e-5);
+        let ours = super::product::product_back(&g, &weight)?;
+        assert!(largest_difference(&ours, &g.matmul(&weight)?) < 2e-5);
+    }
+    Ok(())
+}
+
 fn forest_of_four() -> (Forest, Arc<crate::forest::Ancestry>, Rotation) {
     let (forest, _) = Forest::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
     let n = forest.len();

@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use reptune_adapters::forest::Ancestry;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::ops::{
-    FrozenAttention, FrozenMlp, Rotation, attention, frozen_attention, frozen_mlp, rms_norm,
-    rotary, swiglu,
+    FrozenAttention, FrozenMlp, Rotation, attention, frozen_attention, frozen_mlp, low_rank_linear,
+    rms_norm, rotary, swiglu,
 };
 use reptune_adapters::{Activations, Cache, LowRankUpdate, Result};
 use std::sync::Arc;
@@ -162,10 +162,14 @@ impl Block {
         if let Some(hear) = c.listener {
             hear(p, x)?;
         }
-        let y = self.weights[p as usize].forward(x)?;
-        match c.low_rank.and_then(|l| l.at(self.layer, p)) {
-            Some(update) => Ok((y + update.forward(x)?)?),
-            None => Ok(y),
+        let weight = &self.weights[p as usize];
+        let update = c.low_rank.and_then(|l| l.at(self.layer, p));
+        match (update, weight.as_frozen()) {
+            (None, _) => Ok(weight.forward(x)?),
+            (Some(u), Some(matrix)) if u.full.is_none() => {
+                Ok(low_rank_linear(x, matrix, (&u.a, &u.b), u.scale)?)
+            }
+            (Some(u), _) => Ok((weight.forward(x)? + u.forward(x)?)?),
         }
     }
 }

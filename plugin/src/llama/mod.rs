@@ -24,7 +24,7 @@ pub use stream::{Layer, Stream, shared_input};
 use block::{Block, Context};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::forest::Marks;
-use reptune_adapters::ops::rms_norm;
+use reptune_adapters::ops::{in_pool, rms_norm};
 use reptune_adapters::{
     Cache, Error, Forest, Host, Intervention, ModelSpec, Pass, Point, Request, Result, Start,
 };
@@ -168,6 +168,17 @@ impl Host for Llama {
 
     fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
         self.check(forest, cache, request)?;
+        in_pool(|| self.run(forest, cache, request))
+    }
+
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        let x = rms_norm(rows, &self.norm, self.norm_eps)?;
+        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
+    }
+}
+
+impl Llama {
+    fn run(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
         let new = cache.rows()..forest.len();
         let mut rows = Rows::all(forest, new.clone(), request.interventions.len());
         let rotation = self.rotation.rows(&forest.positions()[new.clone()])?;
@@ -231,11 +242,6 @@ impl Host for Llama {
             wanted => Some(self.unembed(&rows.pick(&x, wanted)?)?),
         };
         Ok(Pass { residuals, logits })
-    }
-
-    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        let x = rms_norm(rows, &self.norm, self.norm_eps)?;
-        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::tune::{Prompt, batches};
 use candle_core::{Device, Tensor, Var};
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::ops::{
-    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, frozen_attention, frozen_mlp,
+    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, frozen_attention, frozen_mlp, in_pool,
 };
 use reptune_adapters::{Activations, Forest, ModelSpec};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Tuned<'_> {
         let blocks = (0..blocks).map(|_| block(&spec));
         let blocks = blocks.collect::<candle_core::Result<Vec<_>>>()?;
         let x = Var::rand(-1f32, 1f32, (forest.len(), spec.hidden), &Device::Cpu)?;
-        let pass = || -> Result<()> {
+        let pass = || -> candle_core::Result<()> {
             let mut y = x.as_tensor().clone();
             for (attention, mlp) in &blocks {
                 y = frozen_attention(&y, attention, &rotation, &ancestry, Activations::Keep)?;
@@ -65,10 +65,10 @@ impl Tuned<'_> {
             y.sum_all()?.backward()?;
             Ok(())
         };
-        pass()?;
+        in_pool(pass)?;
         let (begun, mut passes) = (Instant::now(), 0.);
         while begun.elapsed() < Duration::from_millis(500) {
-            pass()?;
+            in_pool(pass)?;
             passes += 1.;
         }
         let once = 2. * of.block(&counts, counts.rows) + 1.5 * of.attention(&counts, counts.rows);

@@ -6,6 +6,7 @@ use super::share::Share;
 use crate::error::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use reptune_adapters::ops::in_pool;
 
 /// One gradient for each variable, in their order; none where no loss reaches it.
 pub(super) struct Gradients(Vec<Option<Tensor>>);
@@ -20,8 +21,8 @@ impl Gradients {
         let alike = shares.windows(2).all(|w| weights(&w[0]) == weights(&w[1]));
         match (&losses.representation, shares.first()) {
             (Some(representation), _) if !alike => {
-                let token = Self::pick(&(&losses.token * part)?.backward()?, vars);
-                let other = Self::pick(&(representation * part)?.backward()?, vars);
+                let token = Self::pick(&backward(&(&losses.token * part)?)?, vars);
+                let other = Self::pick(&backward(&(representation * part)?)?, vars);
                 let mut sums = Vec::new();
                 for ((token, other), share) in token.0.into_iter().zip(other.0).zip(shares) {
                     let token = weighted(token, share.token_weight)?;
@@ -33,7 +34,7 @@ impl Gradients {
             (_, share) => {
                 let (token, representation) = share.map_or((1., 1.), weights);
                 let total = (losses.total(token, representation)? * part)?;
-                Ok(Self::pick(&total.backward()?, vars))
+                Ok(Self::pick(&backward(&total)?, vars))
             }
         }
     }
@@ -76,6 +77,10 @@ impl Gradients {
     pub(super) fn as_slice(&self) -> &[Option<Tensor>] {
         &self.0
     }
+}
+
+fn backward(loss: &Tensor) -> candle_core::Result<GradStore> {
+    in_pool(|| loss.backward())
 }
 
 fn weighted(gradient: Option<Tensor>, weight: f64) -> Result<Option<Tensor>> {

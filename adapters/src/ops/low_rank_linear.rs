@@ -1,0 +1,129 @@
+//! A frozen linear layer with a low-rank update on it.
+
+use super::frozen_linear::{FrozenMatrix, frozen_linear};
+use super::product::{add_product, product_back, table};
+use super::slice::{contiguous, with_data, zeros};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use std::sync::{Arc, OnceLock};
+
+/// `y = x W^T + scale (x A^T) B^T`, differentiable in x, A and B.
+///
+/// Shapes: `x` (N, I), `a` (R, I), `b` (O, R), result (N, O).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn low_rank_linear(
+    x: &Tensor,
+    matrix: &Arc<dyn FrozenMatrix>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<Tensor> {
+    let here = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32;
+    if ![x, a, b].into_iter().all(here) {
+        return low_rank_linear_composed(x, matrix, (a, b), scale);
+    }
+    if x.dims2()?.1 != a.dims2()?.1 || a.dims2()?.0 != b.dims2()?.1 {
+        let (x, a, b) = (x.dims(), a.dims(), b.dims());
+        bail!("low_rank_linear: rows {x:?} with A {a:?} and B {b:?}")
+    }
+    let op = LowRankLinear {
+        matrix: matrix.clone(),
+        scale: scale as f32,
+        inner: OnceLock::new(),
+    };
+    x.contiguous()?
+        .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+}
+
+/// [`low_rank_linear`] from single ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn low_rank_linear_composed(
+    x: &Tensor,
+    matrix: &Arc<dyn FrozenMatrix>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<Tensor> {
+    frozen_linear(x, matrix)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?
+}
+
+struct LowRankLinear {
+    matrix: Arc<dyn FrozenMatrix>,
+    scale: f32,
+    /// `x A^T` (N, R), for the backward.
+    inner: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp3 for LowRankLinear {
+    fn name(&self) -> &'static str {
+        "low_rank_linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let name = self.name();
+        let x = contiguous(name, s1, l1)?;
+        let (a, b) = (contiguous(name, s2, l2)?, contiguous(name, s3, l3)?);
+        let (rows, rank, outputs) = (l1.dims()[0], l2.dims()[0], l3.dims()[0]);
+        let frozen = Tensor::from_slice(x, l1.shape(), &candle_core::Device::Cpu)?;
+        let mut y = with_data(&self.matrix.product(&frozen)?, |y| Ok(y.to_vec()))?;
+        let mut inner = zeros(rows * rank);
+        add_product(&mut inner, table(x, rows), table(a, rank).transpose(), 1.);
+        let right = table(b, outputs).transpose();
+        add_product(&mut y, table(&inner, rows), right, self.scale);
+        // set once, as an op is run once
+        let _ = self.inner.set(inner);
+        Ok((CpuStorage::F32(y), (rows, outputs).into()))
+    }
+
+    /// With g the gradient of y: `gx = g W + scale (g B) A`, `gA = scale (g B)^T x`,
+    /// `gB = scale g^T (x A^T)`.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+        let inner = self.inner.get().map(Vec::as_slice).unwrap_or_default();
+        let (mut ga, mut gb) = (zeros(rank * inputs), zeros(outputs * rank));
+        let mut back = zeros(rows * rank); // scale g B
+        with_data(grad, |g| {
+            let g = table(g, rows);
+            add_product(&mut gb, g.transpose(), table(inner, rows), self.scale);
+            with_data(b, |b| {
+                add_product(&mut back, g, table(b, outputs), self.scale);
+                Ok(())
+            })
+        })?;
+        let back = table(&back, rows);
+        with_data(x, |x| {
+            add_product(&mut ga, back.transpose(), table(x, rows), 1.);
+            Ok(())
+        })?;
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        let gx = match x.track_op() {
+            false => None,
+            true => {
+                let frozen = product_back(grad, &self.matrix.weight()?)?;
+                let mut gx = with_data(&frozen, |g| Ok(g.to_vec()))?;
+                with_data(a, |a| {
+                    add_product(&mut gx, back, table(a, rank), 1.);
+                    Ok(())
+                })?;
+                Some(tensor(gx, x)?)
+            }
+        };
+        Ok((gx, Some(tensor(ga, a)?), Some(tensor(gb, b)?)))
+    }
+}
