@@ -1,8 +1,11 @@
 //! Attention over a forest: every row looks at its ancestors, and at nothing else.
 
-use super::slice::{axpy, contiguous, dot, exp, with_data, zeros};
+use super::neighbours::Neighbours;
+use super::product::{multiply, table};
+use super::slice::{contiguous, exp, max, sum, with_data};
 use crate::forest::Ancestry;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -116,21 +119,6 @@ pub(super) struct Heads<T> {
     pub v: T,
 }
 
-/// One head's view of a table: row j is `data[j * stride + offset..][..head_dim]`.
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    data: &'a [f32],
-    stride: usize,
-    offset: usize,
-    dim: usize,
-}
-
-impl<'a> Head<'a> {
-    fn row(&self, j: usize) -> &'a [f32] {
-        &self.data[j * self.stride + self.offset..][..self.dim]
-    }
-}
-
 impl Attention {
     fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestry>, head_dim: usize) -> Result<Self> {
         let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
@@ -153,68 +141,86 @@ impl Attention {
         1. / (self.head_dim as f32).sqrt()
     }
 
-    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> Head<'a> {
-        Head {
-            data,
-            stride: heads * self.head_dim,
-            offset: head * self.head_dim,
-            dim: self.head_dim,
-        }
+    /// The columns of one head, of all rows of a table.
+    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> MatRef<'a, f32> {
+        let d = self.head_dim;
+        let rows = data.len() / (heads * d);
+        table(data, rows).submatrix(0, head * d, rows, d)
     }
 
-    /// Softmax weights of query `q` over its ancestors, into `p`.
-    fn weights(&self, q: &[f32], k: Head, row: usize, p: &mut Vec<f32>) {
-        let scale = self.scale();
-        p.clear();
-        for &(from, to) in self.ancestry.spans(row) {
-            p.extend((from..to).map(|j| dot(q, k.row(j as usize)) * scale));
+    /// `sum_r a b[r]^T`, one below the other: products of some rows with all that they see.
+    fn scores(&self, a: MatRef<f32>, b: MatRef<f32>, n: &Neighbours, scale: f32) -> Vec<f32> {
+        let (rows, width) = (n.rows.len(), n.width());
+        let mut scores = vec![0f32; rows * width];
+        for (run, columns) in n.runs() {
+            let b = b.subrows(run.start, run.len());
+            let to = MatMut::from_row_major_slice_mut(&mut scores, rows, width);
+            let to = to.subcols_mut(columns.start, columns.len());
+            multiply(to, Accum::Replace, a, b.transpose(), scale, Par::Seq);
         }
-        let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.;
-        for p in p.iter_mut() {
-            *p = exp(*p - max);
-            sum += *p;
-        }
-        for p in p.iter_mut() {
-            *p /= sum;
-        }
+        scores
     }
 
-    fn ancestors(&self, row: usize) -> impl Iterator<Item = usize> + '_ {
-        self.ancestry
-            .spans(row)
-            .iter()
-            .flat_map(|&(from, to)| from as usize..to as usize)
+    /// Softmax weights of some rows over their ancestors; 0 where a row sees nothing.
+    fn weights(&self, q: MatRef<f32>, k: MatRef<f32>, n: &Neighbours) -> Vec<f32> {
+        let mut weights = self.scores(q, k, n, self.scale());
+        for (i, p) in weights.chunks_exact_mut(n.width()).enumerate() {
+            let seen = n.seen(i);
+            let max = seen.iter().map(|c| max(&p[c.clone()]));
+            let max = max.fold(f32::NEG_INFINITY, f32::max);
+            let (mut total, mut at) = (0., 0);
+            for columns in seen {
+                p[at..columns.start].fill(0.);
+                let p = &mut p[columns.clone()];
+                p.iter_mut().for_each(|p| *p = exp(*p - max));
+                total += sum(p);
+                at = columns.end;
+            }
+            p[at..].fill(0.);
+            let one = 1. / total;
+            p.iter_mut().for_each(|p| *p *= one);
+        }
+        weights
     }
 
     /// Result (M, heads * D).
     pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
-        let width = self.heads * self.head_dim;
-        let group = self.heads / self.kv_heads;
-        let mut out = zeros(q.len());
-        out.par_chunks_mut(width)
-            .zip(q.par_chunks(width))
-            .enumerate()
-            .with_min_len(4)
-            .for_each_init(Vec::new, |p, (row, (y, q))| {
-                for h in 0..self.heads {
-                    let k = self.head(k, self.kv_heads, h / group);
-                    let v = self.head(v, self.kv_heads, h / group);
-                    let range = h * self.head_dim..(h + 1) * self.head_dim;
-                    self.weights(&q[range.clone()], k, row, p);
-                    let y = &mut y[range];
-                    for (j, p) in self.ancestors(row).zip(p.iter()) {
-                        axpy(y, *p, v.row(j));
-                    }
-                }
-            });
-        out
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let groups = Neighbours::all(&self.ancestry);
+        let tasks: Vec<(&Neighbours, usize)> = (groups.iter())
+            .flat_map(|n| (0..self.heads).map(move |h| (n, h)))
+            .collect();
+        let part = |&(n, h): &(&Neighbours, usize)| {
+            let q = (self.head(q, self.heads, h)).subrows(n.rows.start, n.rows.len());
+            let k = self.head(k, self.kv_heads, h / group);
+            let v = self.head(v, self.kv_heads, h / group);
+            let p = self.weights(q, k, n);
+            let p = table(&p, n.rows.len());
+            let mut y = vec![0f32; n.rows.len() * d];
+            for (run, columns) in n.runs() {
+                let y = MatMut::from_row_major_slice_mut(&mut y, n.rows.len(), d);
+                let p = p.subcols(columns.start, columns.len());
+                let v = v.subrows(run.start, run.len());
+                multiply(y, Accum::Add, p, v, 1., Par::Seq);
+            }
+            y
+        };
+        let parts: Vec<Vec<f32>> = tasks.par_iter().map(part).collect();
+        let mut all = Vec::with_capacity(q.len());
+        for (n, parts) in groups.iter().zip(parts.chunks_exact(self.heads)) {
+            for i in 0..n.rows.len() {
+                parts
+                    .iter()
+                    .for_each(|y| all.extend_from_slice(&y[i * d..][..d]));
+            }
+        }
+        all
     }
 
     /// Gradients of q, k and v, given the result `y` and its gradient `g`.
     ///
-    /// With p the weights of row m and g the gradient of y[m]:
-    /// gv[j] += p_j g; gs_j = p_j (g . v[j] - g . y[m]) / sqrt(D); gq += gs_j k[j]; gk[j] += gs_j q.
+    /// With P the weights of some rows and G the gradient of what they gave: `gV += P^T G`,
+    /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
     pub(super) fn backward(
         &self,
         Heads { q, k, v }: Heads<&[f32]>,
@@ -224,6 +230,7 @@ impl Attention {
         let d = self.head_dim;
         let (m, n) = (q.len() / (self.heads * d), k.len() / (self.kv_heads * d));
         let group = self.heads / self.kv_heads;
+        let groups = Neighbours::all(&self.ancestry);
         // One task a kv head: its columns of gk and gv are written by nobody else,
         // and summed in the order of rows.
         let part = |kv: usize| {
@@ -231,20 +238,38 @@ impl Attention {
             let (mut gk, mut gv) = (vec![0f32; n * d], vec![0f32; n * d]);
             let k = self.head(k, self.kv_heads, kv);
             let v = self.head(v, self.kv_heads, kv);
-            let mut p = Vec::new();
-            for row in 0..m {
+            for near in &groups {
+                let rows = near.rows.len();
                 for i in 0..group {
                     let h = kv * group + i;
-                    let q = self.head(q, self.heads, h).row(row);
-                    let g = self.head(g, self.heads, h).row(row);
-                    let gy = dot(g, self.head(y, self.heads, h).row(row));
-                    let gq = &mut gq[(row * group + i) * d..][..d];
-                    self.weights(q, k, row, &mut p);
-                    for (j, p) in self.ancestors(row).zip(&p) {
-                        axpy(&mut gv[j * d..][..d], *p, g);
-                        let gs = p * (dot(g, v.row(j)) - gy) * self.scale();
-                        axpy(gq, gs, k.row(j));
-                        axpy(&mut gk[j * d..][..d], gs, q);
+                    let of = |t| self.head(t, self.heads, h).subrows(near.rows.start, rows);
+                    let (q, y, g) = (of(q), of(y), of(g));
+                    let p = self.weights(q, k, near);
+                    let mut s = self.scores(g, v, near, 1.);
+                    let both = s.chunks_exact_mut(near.width());
+                    for (i, (s, p)) in both.zip(p.chunks_exact(near.width())).enumerate() {
+                        let gy: f32 = (g.row(i).iter())
+                            .zip(y.row(i).iter())
+                            .map(|(g, y)| g * y)
+                            .sum();
+                        for (s, p) in s.iter_mut().zip(p) {
+                            *s = p * (*s - gy) * self.scale();
+                        }
+                    }
+                    let (p, s) = (table(&p, rows), table(&s, rows));
+                    for (run, columns) in near.runs() {
+                        let p = p.subcols(columns.start, columns.len());
+                        let s = s.subcols(columns.start, columns.len());
+                        let below = |t| {
+                            let t = MatMut::from_row_major_slice_mut(t, n, d);
+                            t.subrows_mut(run.start, run.len())
+                        };
+                        multiply(below(&mut gv), Accum::Add, p.transpose(), g, 1., Par::Seq);
+                        multiply(below(&mut gk), Accum::Add, s.transpose(), q, 1., Par::Seq);
+                        let gq = MatMut::from_row_major_slice_mut(&mut gq, m, group * d);
+                        let gq = gq.submatrix_mut(near.rows.start, i * d, rows, d);
+                        let k = k.subrows(run.start, run.len());
+                        multiply(gq, Accum::Add, s, k, 1., Par::Seq);
                     }
                 }
             }

@@ -9,6 +9,7 @@ mod attention;
 mod frozen_block;
 mod frozen_linear;
 mod low_rank_linear;
+mod neighbours;
 mod product;
 mod rms_norm;
 mod rotary;

@@ -2,7 +2,7 @@
 
 use super::slice::{with_data, zeros};
 use candle_core::{DType, Result, Tensor};
-use faer::linalg::matmul::matmul;
+pub(super) use faer::linalg::matmul::matmul as multiply;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ pub(super) fn table(data: &[f32], rows: usize) -> MatRef<'_, f32> {
 /// `sum += scale a b`, on the threads of the pool.
 pub(super) fn add_product(sum: &mut [f32], a: MatRef<f32>, b: MatRef<f32>, scale: f32) {
     let sum = MatMut::from_row_major_slice_mut(sum, a.nrows(), b.ncols());
-    matmul(sum, Accum::Add, a, b, scale, Par::rayon(0));
+    multiply(sum, Accum::Add, a, b, scale, Par::rayon(0));
 }
 
 /// Whether the products of this file apply.

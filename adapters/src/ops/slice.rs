@@ -54,12 +54,30 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-/// `y += a * x`.
-#[inline]
-pub(super) fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += a * x;
+/// Sum in eight lanes, in a fixed order.
+pub(super) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 8];
+    let chunks = x.chunks_exact(8);
+    let tail: f32 = chunks.remainder().iter().sum();
+    for x in chunks {
+        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x);
     }
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// The largest, in eight lanes; minus infinity of none.
+pub(super) fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; 8];
+    let chunks = x.chunks_exact(8);
+    let tail = chunks.remainder().iter().copied();
+    let tail = tail.fold(f32::NEG_INFINITY, larger);
+    for x in chunks {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane = larger(*lane, *x);
+        }
+    }
+    lanes.into_iter().fold(tail, larger)
 }
 
 /// `y += x`, in parallel.

@@ -1,0 +1,148 @@
+//! Querying rows next to each other, whose attention is computed as products of tables.
+
+use crate::forest::Ancestry;
+use std::ops::Range;
+
+/// Most rows of a group.
+const MOST: usize = 64;
+
+/// Scores that a group may compute beside those that are asked for: a share of those, and as
+/// many as make no odds.
+const SHARE: f64 = 0.3;
+const ANYWAY: usize = 1024;
+
+/// Some querying rows, and all that any of them sees.
+pub(super) struct Neighbours {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Runs of rows that are seen, in ascending order; together they are the columns of a table
+    /// of scores.
+    pub runs: Vec<Range<usize>>,
+    /// Of each row, what it sees, as runs of columns.
+    seen: Vec<Vec<Range<usize>>>,
+}
+
+impl Neighbours {
+    /// All rows of `ancestry`, in their order, in groups that see much the same.
+    pub(super) fn all(ancestry: &Ancestry) -> Vec<Self> {
+        let mut groups = Vec::new();
+        let mut at = 0;
+        while at < ancestry.len() {
+            let mut runs = Vec::new();
+            let mut asked = 0;
+            let mut end = at;
+            while end < ancestry.len() && end - at < MOST {
+                let own = ancestry.spans(end);
+                let wider = union(&runs, own);
+                asked += own
+                    .iter()
+                    .map(|(from, to)| (to - from) as usize)
+                    .sum::<usize>();
+                let most = asked as f64 * (1. + SHARE) + ANYWAY as f64;
+                if end > at && ((end + 1 - at) * width(&wider)) as f64 > most {
+                    break;
+                }
+                runs = wider;
+                end += 1;
+            }
+            let seen = (at..end).map(|row| columns(&runs, ancestry.spans(row)));
+            groups.push(Self {
+                seen: seen.collect(),
+                rows: at..end,
+                runs,
+            });
+            at = end;
+        }
+        groups
+    }
+
+    /// Columns of a table of scores.
+    pub(super) fn width(&self) -> usize {
+        width(&self.runs)
+    }
+
+    /// Every run, with the columns that it is.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+        let mut at = 0;
+        self.runs.iter().map(move |run| {
+            at += run.len();
+            (run.clone(), at - run.len()..at)
+        })
+    }
+
+    /// Columns that the i-th row of the group sees, in ascending order.
+    pub(super) fn seen(&self, i: usize) -> &[Range<usize>] {
+        &self.seen[i]
+    }
+}
+
+fn width(runs: &[Range<usize>]) -> usize {
+    runs.iter().map(Range::len).sum()
+}
+
+/// Both sets of runs as one, ascending, none touching the next.
+fn union(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
+    let spans = spans.iter().map(|&(from, to)| from as usize..to as usize);
+    let mut all: Vec<Range<usize>> = runs.iter().cloned().chain(spans).collect();
+    all.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for run in all {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+/// `spans` as runs of the columns that `runs` make.
+fn columns(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
+    let mut columns = Vec::new();
+    let (mut at, mut runs) = (0, runs.iter().peekable());
+    for &(from, to) in spans {
+        let (from, to) = (from as usize, to as usize);
+        while let Some(run) = runs.next_if(|run| run.end <= from) {
+            at += run.len();
+        }
+        if let Some(run) = runs.peek() {
+            columns.push(at + from - run.start..at + to - run.start);
+        }
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Forest;
+
+    #[test]
+    fn a_group_holds_what_its_rows_see() {
+        let long: Vec<u32> = (0..200).collect();
+        let mut other = long.clone();
+        other[50..].iter_mut().for_each(|id| *id += 1000);
+        let (forest, _) = Forest::pack(&[long, other, vec![7, 8, 9]]);
+        let n = forest.len();
+        let some: Vec<u32> = (0..n as u32).step_by(3).collect();
+        for ancestry in [forest.ancestry(0..n), forest.ancestry_of(&some)] {
+            let groups = Neighbours::all(&ancestry);
+            assert!(groups.len() < ancestry.len() / 8);
+            assert_eq!(
+                groups.iter().map(|g| g.rows.len()).sum::<usize>(),
+                ancestry.len()
+            );
+            for group in groups {
+                let table: Vec<usize> = group.runs().flat_map(|(run, _)| run).collect();
+                assert_eq!(table.len(), group.width());
+                for (i, row) in group.rows.clone().enumerate() {
+                    let spans = ancestry.spans(row).iter();
+                    let expected: Vec<usize> = spans
+                        .flat_map(|&(from, to)| from as usize..to as usize)
+                        .collect();
+                    let seen = group.seen(i).iter().cloned().flatten();
+                    assert_eq!(seen.map(|c| table[c]).collect::<Vec<_>>(), expected);
+                }
+            }
+        }
+    }
+}
