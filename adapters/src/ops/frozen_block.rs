@@ -9,7 +9,7 @@ use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::product::add_product_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
-use super::slice::{add, contiguous, with_data, zeros};
+use super::slice::{contiguous, sum_of, with_data, zeros};
 use super::swiglu::{backward as swiglu_backward, swiglu};
 use crate::forest::Ancestry;
 use crate::host::Activations;
@@ -125,8 +125,7 @@ trait HalfBlock: Send + Sync {
     /// What is added to `x`.
     fn change(&self, kept: &Self::Kept) -> Result<Tensor>;
 
-    /// Gradient (N, H) of `x`, given that of the result, but for the part that is handed
-    /// through unchanged.
+    /// Gradient (N, H) of `x`, given that of the result.
     fn backward(
         &self,
         x: &[f32],
@@ -160,13 +159,10 @@ impl<W: HalfBlock> CustomOp1 for Half<W> {
     }
 
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = contiguous(W::NAME, s, l)?.to_vec();
-        let x = Tensor::from_slice(&y, l.shape(), &candle_core::Device::Cpu)?;
-        let kept = self.weights.kept(&x, &self.rows)?;
-        with_data(&self.weights.change(&kept)?, |change| {
-            add(&mut y, change);
-            Ok(())
-        })?;
+        let x = contiguous(W::NAME, s, l)?;
+        let table = Tensor::from_slice(x, l.shape(), &candle_core::Device::Cpu)?;
+        let kept = self.weights.kept(&table, &self.rows)?;
+        let y = with_data(&self.weights.change(&kept)?, |change| Ok(sum_of(x, change)))?;
         if self.keep == Activations::Keep {
             // set once, as an op is run once
             let _ = self.kept.set(kept);
@@ -184,11 +180,7 @@ impl<W: HalfBlock> CustomOp1 for Half<W> {
                 &again
             }
         };
-        let mut gx = with_data(&x, |x| self.weights.backward(x, kept, &self.rows, grad))?;
-        with_data(grad, |g| {
-            add(&mut gx, g);
-            Ok(())
-        })?;
+        let gx = with_data(&x, |x| self.weights.backward(x, kept, &self.rows, grad))?;
         Ok(Some(Tensor::from_vec(gx, x.shape(), x.device())?))
     }
 }
@@ -217,12 +209,12 @@ impl HalfBlock for FrozenMlp {
     ) -> Result<Vec<f32>> {
         let ga = through(&[(&self.down, g)])?;
         let (gg, gu) = with_data(gate, |gate| {
-            with_data(up, |up| Ok(swiglu_backward(gate, up, &ga)))
+            with_data(up, |up| Ok(swiglu_backward(gate, up, ga)))
         })?;
         let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
         let gh = through(&[(&self.gate, &gg), (&self.up, &gu)])?;
         with_data(&self.norm, |w| {
-            Ok(norm_backward(x, w, &gh, self.eps as f32))
+            with_data(g, |g| Ok(norm_backward(x, w, gh, Some(g), self.eps as f32)))
         })
     }
 }
@@ -260,7 +252,7 @@ impl HalfBlock for FrozenAttention {
             heads: q.dims()[1] / self.head_dim,
             kv_heads: k.dims()[1] / self.head_dim,
         };
-        let g = with_data(q, |q| {
+        let heads = with_data(q, |q| {
             with_data(k, |k| {
                 with_data(v, |v| {
                     with_data(y, |y| Ok(op.backward(Heads { q, k, v }, y, &gy)))
@@ -268,12 +260,12 @@ impl HalfBlock for FrozenAttention {
             })
         })?;
         let back = rotation.inverse();
-        let gq = rotary(&table(g.q, q)?, &back)?;
-        let gk = rotary(&table(g.k, k)?, &back)?;
-        let gv = table(g.v, v)?;
+        let gq = rotary(&table(heads.q, q)?, &back)?;
+        let gk = rotary(&table(heads.k, k)?, &back)?;
+        let gv = table(heads.v, v)?;
         let gh = through(&[(&self.q, &gq), (&self.k, &gk), (&self.v, &gv)])?;
         with_data(&self.norm, |w| {
-            Ok(norm_backward(x, w, &gh, self.eps as f32))
+            with_data(g, |g| Ok(norm_backward(x, w, gh, Some(g), self.eps as f32)))
         })
     }
 }

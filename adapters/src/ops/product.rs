@@ -25,7 +25,9 @@ pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
             let y = with_data(x, |x| {
                 with_data(weight, |w| {
                     let mut y = zeros(rows * outputs);
-                    add_product(&mut y, table(x, rows), table(w, outputs).transpose(), 1.);
+                    let to = MatMut::from_row_major_slice_mut(&mut y, rows, outputs);
+                    let (x, w) = (table(x, rows), table(w, outputs).transpose());
+                    multiply(to, Accum::Replace, x, w, 1., Par::rayon(0));
                     Ok(y)
                 })
             })?;

@@ -47,21 +47,33 @@ fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
-/// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms.
-pub(super) fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32) -> Vec<f32> {
+/// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms, where `g` lay;
+/// with what else reaches them `besides`.
+pub(super) fn backward(
+    x: &[f32],
+    w: &[f32],
+    g: Vec<f32>,
+    besides: Option<&[f32]>,
+    eps: f32,
+) -> Vec<f32> {
     let h = w.len();
-    let mut gx = zeros(x.len());
+    let mut gx = g;
     gx.par_chunks_mut(h)
-        .zip(x.par_chunks(h).zip(g.par_chunks(h)))
+        .zip(x.par_chunks(h))
+        .enumerate()
         .with_min_len(16)
-        .for_each(|(gx, (x, g))| {
+        .for_each(|(row, (gx, x))| {
             let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
-            for ((gx, g), w) in gx.iter_mut().zip(g).zip(w) {
-                *gx = g * w;
+            for (gx, w) in gx.iter_mut().zip(w) {
+                *gx *= w;
             }
             let c = dot(gx, x) * r * r / h as f32;
             for (gx, x) in gx.iter_mut().zip(x) {
                 *gx = r * (*gx - x * c);
+            }
+            if let Some(besides) = besides {
+                let besides = &besides[row * h..][..h];
+                gx.iter_mut().zip(besides).for_each(|(gx, b)| *gx += b);
             }
         });
     gx
@@ -112,7 +124,7 @@ impl CustomOp2 for RmsNorm {
             with_data(w, |weights| {
                 with_data(grad, |g| {
                     let gw = (w.track_op()).then(|| weight_gradient(x, g, h, self.0));
-                    Ok((backward(x, weights, g, self.0), gw))
+                    Ok((backward(x, weights, g.to_vec(), None, self.0), gw))
                 })
             })
         })?;

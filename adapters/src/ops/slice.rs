@@ -80,12 +80,18 @@ pub(super) fn max(x: &[f32]) -> f32 {
     lanes.into_iter().fold(tail, larger)
 }
 
-/// `y += x`, in parallel.
-pub(super) fn add(y: &mut [f32], x: &[f32]) {
+/// `a + b`, in parallel.
+pub(super) fn sum_of(a: &[f32], b: &[f32]) -> Vec<f32> {
     const CHUNK: usize = 1 << 14;
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+    let mut sum = zeros(a.len());
+    sum.par_chunks_mut(CHUNK)
+        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
+        .for_each(|(sum, (a, b))| {
+            for (sum, (a, b)) in sum.iter_mut().zip(a.iter().zip(b)) {
+                *sum = a + b;
+            }
+        });
+    sum
 }
 
 /// `a * b + c`, in one rounding where the processor has it.

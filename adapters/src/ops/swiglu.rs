@@ -37,19 +37,17 @@ fn sigmoid(x: f32) -> f32 {
     1. / (1. + exp(-x))
 }
 
-/// Gradients of gate and up.
-pub(super) fn backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut gg, mut gu) = (zeros(gate.len()), zeros(gate.len()));
-    let inputs = (gate.par_chunks(CHUNK))
-        .zip(up.par_chunks(CHUNK))
-        .zip(grad.par_chunks(CHUNK));
+/// Gradients of gate and up; that of gate lies where `grad` lay.
+pub(super) fn backward(gate: &[f32], up: &[f32], grad: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+    let (mut gg, mut gu) = (grad, zeros(gate.len()));
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
     gg.par_chunks_mut(CHUNK)
         .zip(gu.par_chunks_mut(CHUNK))
         .zip(inputs)
-        .for_each(|((gg, gu), ((g, u), d))| {
-            let inputs = g.iter().zip(u).zip(d);
-            for ((gg, gu), ((g, u), d)) in gg.iter_mut().zip(gu).zip(inputs) {
-                let s = sigmoid(*g);
+        .for_each(|((gg, gu), (g, u))| {
+            let inputs = g.iter().zip(u);
+            for ((gg, gu), (g, u)) in gg.iter_mut().zip(gu).zip(inputs) {
+                let (s, d) = (sigmoid(*g), *gg);
                 *gg = d * u * s * (1. + g * (1. - s));
                 *gu = d * g * s;
             }
@@ -89,7 +87,7 @@ impl CustomOp2 for SwiGlu {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (gg, gu) = with_data(gate, |g| {
-            with_data(up, |u| with_data(grad, |d| Ok(backward(g, u, d))))
+            with_data(up, |u| with_data(grad, |d| Ok(backward(g, u, d.to_vec()))))
         })?;
         Ok((
             Some(Tensor::from_vec(gg, gate.shape(), gate.device())?),
