@@ -41,6 +41,7 @@ def markdown(report, rows, failed):
     floor = floors(report, pairs)
     if floor:
         parts += ["## Floors", floor, FLOOR_NOTE]
+        parts += [bf16(report, row, result) for row, result in pairs if row["name"] == "tune-16"]
     if arms:
         parts += ["## Within reptune", arms_table(arms)]
     parts += ["## Rows", table(["row", "what"], [[row["name"], row["words"]] for row, _ in results])]
@@ -185,6 +186,24 @@ def floors(report, results):
         lines.append([row["name"], *cells])
     head = ["row", "GFLOP a step", "GFLOP/s", "floor, s", "peer / floor"]
     return table(head, lines) if lines else ""
+
+
+def bf16(report, row, result):
+    """What products in bf16 would take, and give."""
+    m = report["machine"]
+    flop, step = (statistics.median(column(result["ours"], key)) for key in ("flop_per_step", "seconds_per_step"))
+    products = flop / max(m["f32_gflops"], m["own_gflops"]) / 1e9
+    faster = m["bf16_gflops"] / m["f32_gflops"]
+    then = flop / m["bf16_gflops"] / 1e9
+    return (
+        f"In bf16 torch's product is {faster:.1f} times as fast here as in f32. Neither candle nor faer multiplies "
+        "bf16 on the CPU. It would take a kernel of our own on AVX-512 BF16 or AMX, which multiplies pairs of "
+        "neighbours in the summed dimension and sums in f32; weights in bf16, half the memory, with such pairs "
+        "side by side, which are other pairs in the forward than in the backward, so that one of the two packs "
+        "them anew; activations and gradients rounded before each product; norms, softmax, losses and moments "
+        f"left in f32. At torch's rate the products of {row['name']} would take {then:.3f} s for {products:.3f} s; "
+        f"the other {max(step - products, 0):.3f} s of a step would stay."
+    )
 
 
 def arms_table(results):
