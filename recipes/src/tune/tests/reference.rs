@@ -6,12 +6,13 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
-use reptune_adapters::{Cache, Forest, Request};
+use reptune_adapters::{Cache, Forest, Request, Start};
 
 const BATCH: usize = 3;
 const EPOCHS: usize = 2;
 
-/// Both losses of some prompts, at layers 1 and 2 and offset 1.
+/// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's trunk:
+/// a row's last bits depend on the rows beside it.
 fn losses(
     tuner: &Tuner,
     some: &[&Prompt],
@@ -24,7 +25,13 @@ fn losses(
     last.sort_unstable();
     last.dedup();
     let kind = tuner.mode.representation();
+    let trunk = tuner.trunk(update)?.expect("a trunk");
+    let known = trunk.rows(&forest, &ids, &rows)?;
     let request = Request {
+        start: Some(Start {
+            layer: trunk.layer(),
+            rows: &known,
+        }),
         capture: if kind.is_some() { &[1, 2] } else { &[] },
         logits: &last,
         low_rank: Some(update),
