@@ -9,10 +9,10 @@ use reptune_adapters::loss::{Label, LabelRow, Representation, representation_los
 use reptune_adapters::ops::{
     FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention, attention_composed,
     frozen_attention, frozen_attention_composed, frozen_linear, frozen_linear_composed, frozen_mlp,
-    frozen_mlp_composed, rms_norm, rms_norm_composed, rotary, rotary_composed, swiglu,
-    swiglu_composed,
+    frozen_mlp_composed, low_rank_linear, low_rank_linear_composed, rms_norm, rms_norm_composed,
+    rotary, rotary_composed, swiglu, swiglu_composed,
 };
-use reptune_adapters::{Activations, Forest, LowRank};
+use reptune_adapters::{Activations, Forest};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -127,23 +127,17 @@ fn ops(c: &mut Criterion) {
             }),
         ],
     );
-    let factors = [(16, HIDDEN), (HIDDEN, 16)];
+    let factors = [(16, HIDDEN), (INTERMEDIATE, 16)];
     measure(
         c,
         "low-rank linear",
         &[rows, factors[0], factors[1]],
         &[
             ("op", &|x| {
-                let low_rank = LowRank {
-                    a: x[1].clone(),
-                    b: x[2].clone(),
-                    scale: 2.,
-                    full: None,
-                };
-                low_rank.forward(&x[0]).map_err(candle_core::Error::wrap)
+                low_rank_linear(&x[0], &frozen, (&x[1], &x[2]), 2.)
             }),
-            ("candle, as a full delta", &|x| {
-                x[0].matmul(&(x[2].matmul(&x[1])? * 2.)?.t()?)
+            ("candle", &|x| {
+                low_rank_linear_composed(&x[0], &frozen, (&x[1], &x[2]), 2.)
             }),
         ],
     );
