@@ -157,7 +157,7 @@ impl Cache {
 pub struct Start<'a> {
     /// The block whose output they are.
     pub layer: usize,
-    /// The new rows (N, H) at that output, before any intervention there.
+    /// The new rows (N, H) at that output, before any intervention there; on any device.
     pub rows: &'a Tensor,
 }
 
@@ -195,9 +195,9 @@ pub struct Request<'a> {
 /// What a forward gave.
 pub struct Pass {
     /// Residual rows (captured rows, H) at the output of each captured layer, in the order
-    /// in which they were asked for, after interventions there.
+    /// in which they were asked for, after interventions there; f32, on the host's device.
     pub residuals: BTreeMap<usize, Tensor>,
-    /// Logits (requested rows, V), if any were requested.
+    /// Logits (requested rows, V), if any were requested; f32, on the host's device.
     pub logits: Option<Tensor>,
 }
 

@@ -4,6 +4,7 @@
 use crate::artefact;
 use crate::error::{Error, Result};
 use crate::host::ModelSpec;
+use crate::ops::beside;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -111,21 +112,23 @@ impl LowRank {
     pub fn direct(delta: Tensor) -> Result<Self> {
         let ((o, i), dtype) = (delta.dims2()?, delta.dtype());
         Ok(Self {
-            a: Tensor::zeros((0, i), dtype, &Device::Cpu)?,
-            b: Tensor::zeros((o, 0), dtype, &Device::Cpu)?,
+            a: Tensor::zeros((0, i), dtype, delta.device())?,
+            b: Tensor::zeros((o, 0), dtype, delta.device())?,
             scale: 1.,
             full: Some(delta),
         })
     }
 
-    /// `scale * (x A^T) B^T`, or `x D^T`. Shapes: `x` (N, I), result (N, O).
+    /// `scale * (x A^T) B^T`, or `x D^T`, in the dtype of x. Shapes: `x` (N, I), result
+    /// (N, O).
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let here = |t: &Tensor| beside(t, x)?.t();
         match &self.full {
-            Some(delta) => Ok(x.matmul(&delta.t()?)?),
-            None => Ok((x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale)?),
+            Some(delta) => Ok(x.matmul(&here(delta)?)?),
+            None => Ok((x.matmul(&here(&self.a)?)?.matmul(&here(&self.b)?)? * self.scale)?),
         }
     }
 

@@ -1,4 +1,4 @@
-"""The model as an expert of transformers would load it for the CPU, and hooks on its blocks.
+"""The model as an expert of transformers would load it, and hooks on its blocks.
 
 Hooks rather than `output_hidden_states`: they keep the wanted rows only, and its last entry is
 taken after the final norm.
@@ -18,14 +18,15 @@ logging.disable_progress_bar()
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load(directory, dtype):
-    """The model, frozen, and the seconds that loading took."""
+def load(directory, dtype, device="cpu"):
+    """The model, frozen, and the seconds that loading took. New tensors are on its device."""
     torch.set_num_threads(os.cpu_count())
     started = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=DTYPES[dtype], attn_implementation="sdpa", local_files_only=True
     )
-    model.eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)
+    torch.set_default_device(device)
     return model, time.perf_counter() - started
 
 

@@ -45,6 +45,7 @@ def arguments():
         "--batch", type=int, help="prompts in one forward [all; capture: some]; in tune, parts of a step"
     )
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--device", default="cpu", help="tune: where, such as cuda")
     parser.add_argument("--steps", type=int, help="tune: the first so many steps only")
     parser.add_argument(
         "--soft", choices=["twice", "once"], default="twice", help="tune: prompts of a soft item"
@@ -56,6 +57,8 @@ def arguments():
         parser.error(f"{args.kind}: --model and --work are needed")
     if args.compile and args.kind != "tune":
         parser.error("--compile: tune only")
+    if args.device != "cpu" and args.kind != "tune":
+        parser.error("--device: tune only")
     return args
 
 
@@ -73,6 +76,7 @@ def peak():
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

@@ -12,12 +12,20 @@ def machine(peak):
     """The machine in words, with what torch measured on it."""
     return {
         "cpu": proc_line("/proc/cpuinfo", "model name"),
+        "vectors": widest(),
         "cores": os.cpu_count(),
         "memory_gib": round(int(proc_line("/proc/meminfo", "MemTotal").split()[0]) / MIB, 1),
         "kernel": platform.release(),
         "date": datetime.date.today().isoformat(),
         **peak,
     }
+
+
+def widest():
+    """The widest vectors of the processor, which its name does not tell on every machine."""
+    flags = proc_line("/proc/cpuinfo", "flags").split()
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((words for flag, words in names.items() if flag in flags), "unknown vectors")
 
 
 def proc_line(file, field):
@@ -36,9 +44,11 @@ def markdown(report, rows, failed):
         parts += ["## FAILED", "\n".join(f"- {name}: {why.splitlines()[0]}" for name, why in failed)]
     if pairs:
         parts += ["## Time", times(pairs), time_notes(pairs)]
-        parts += ["## Memory", memories(pairs), MEMORY_NOTE]
+        if not report.get("place"):  # it is that of the host
+            parts += ["## Memory", memories(pairs), MEMORY_NOTE]
         parts += ["## Agreement", agreements(pairs)]
-    floor = floors(report, pairs)
+    # What a step takes at the best of the CPU says nothing of a device.
+    floor = "" if report.get("place") else floors(report, pairs)
     if floor:
         parts += ["## Floors", floor, FLOOR_NOTE]
         parts += [bf16(report, row, result) for row, result in pairs if row["name"] == "tune-16"]
@@ -55,7 +65,7 @@ def about(report):
     m, model = report["machine"], report["model"]
     size = f"{model['weight_bytes'] / MIB:.0f} MiB of weights"
     rows = [
-        ["CPU", f"{m['cpu']}, {m['cores']} cores"],
+        ["CPU", f"{m['cpu']}, {m['vectors']}, {m['cores']} cores"],
         ["memory", f"{m['memory_gib']} GiB"],
         ["kernel", m["kernel"]],
         [
@@ -71,6 +81,8 @@ def about(report):
         ["reptune", f"build {report['build']}"],
         ["date", m["date"]],
     ]
+    if report.get("place"):
+        rows.append(["both sides", f"{' '.join(report['place'])} on {m['gpu'] or 'no GPU'}"])
     return table(["", ""], rows)
 
 

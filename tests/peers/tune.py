@@ -27,7 +27,7 @@ VALIDATION_ITEMS = 32
 
 def run(args):
     work = read_work(args.work, "tune")
-    model, load_seconds = load(args.model, args.dtype)
+    model, load_seconds = load(args.model, args.dtype, args.device)
     started = time.perf_counter()
     tuning = Tuning(model, work, args)
     load_seconds += time.perf_counter() - started

@@ -22,9 +22,13 @@ def read_work(directory, kind):
 
 
 def read_directions(directory):
-    """{layer: (H,) float32}; layer i is the output of decoder block i, counted from 0."""
+    """{layer: (H,) float32}; layer i is the output of decoder block i, counted from 0.
+
+    On the device where new tensors are.
+    """
     tensors = load_file(Path(directory) / "directions.safetensors")
-    return {int(name.removeprefix("layer.")): tensor.float() for name, tensor in tensors.items()}
+    device = torch.get_default_device()
+    return {int(name.removeprefix("layer.")): t.float().to(device) for name, t in tensors.items()}
 
 
 def batches_by_length(sequences, size):

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
+use reptune::llama::parse_device;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::direction::{Direction, Provenance};
 use reptune_adapters::intervention::marks;
@@ -22,9 +23,25 @@ pub fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A model of `tests/fixtures`.
+/// The device in the environment variable `REPTUNE_TEST_DEVICE`, such as `cuda`; the CPU if
+/// there is none.
+///
+/// # Errors
+/// When it cannot be opened: then nothing would be tested there.
+pub fn device() -> Result<Device> {
+    match std::env::var("REPTUNE_TEST_DEVICE") {
+        Ok(name) => Ok(parse_device(&name)?),
+        Err(_) => Ok(Device::Cpu),
+    }
+}
+
+/// A model of `tests/fixtures`, on the device that tests are run on.
 pub fn llama(name: &str) -> Result<Llama> {
-    Ok(Llama::load(&fixture(name), LoadOptions::default())?)
+    let options = LoadOptions {
+        device: device()?,
+        ..LoadOptions::default()
+    };
+    Ok(Llama::load(&fixture(name), options)?)
 }
 
 /// What torch says: the tensors of `tests/oracle/make_fixtures.py`.

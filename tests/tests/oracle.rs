@@ -3,7 +3,7 @@
 //! `tests/oracle/make_fixtures.py` wrote what is expected, in f32, each prompt alone.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune_adapters::loss::{Label, Mode, Representation, representation_loss, token_loss};
 use reptune_adapters::{
@@ -218,7 +218,7 @@ fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> 
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
     let mut update = adapter(&host)?;
-    update.trainable(&Device::Cpu)?;
+    update.trainable(host.device())?;
     assert_eq!(update.sites.len(), 4);
     let mut walk = Walk::default();
     for mode in Mode::ALL {
@@ -253,7 +253,7 @@ fn five_steps_of_adamw_are_those_of_torch() -> Result<()> {
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
     let mut update = adapter(&host)?;
-    let vars = update.trainable(&Device::Cpu)?;
+    let vars = update.trainable(host.device())?;
     let parameters = ParamsAdamW {
         lr: 1e-2,
         beta1: 0.9,

@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use reptune::LoadOptions;
 use reptune::session::Session;
 use reptune_adapters::artefact::{self, Table};
 use reptune_adapters::loss::Mode;
@@ -17,7 +18,7 @@ use reptune_adapters::{Cache, Host, Intervention, LowRankUpdate, Operator, Reque
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{Message, data::claim_question};
-use reptune_tests::{Walk, logits, marked, tolerance};
+use reptune_tests::{Walk, device, logits, marked, tolerance};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,11 @@ fn directory() -> PathBuf {
 
 fn session() -> Result<Session> {
     let recipe = directory().join("recipe.toml");
-    Ok(Session::open(&recipe, None, Default::default())?)
+    let options = LoadOptions {
+        device: device()?,
+        ..LoadOptions::default()
+    };
+    Ok(Session::open(&recipe, None, options)?)
 }
 
 fn extracted(session: &Session) -> Result<Extracted> {

@@ -1,10 +1,11 @@
 //! Attention over a forest: every row looks at its ancestors, and at nothing else.
 
+use super::fused;
 use super::neighbours::Neighbours;
 use super::product::{multiply, table};
 use super::slice::{contiguous, exp, max, sum, with_data};
 use crate::forest::Ancestry;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// querying rows with row numbers below N; result (M, heads * D).
 ///
 /// # Errors
-/// When the shapes do not fit, or on the CPU when the dtype is not f32.
+/// When the shapes do not fit.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -25,7 +26,7 @@ pub fn attention(
     ancestry: &Arc<Ancestry>,
     head_dim: usize,
 ) -> Result<Tensor> {
-    if !q.device().is_cpu() {
+    if !fused(q) {
         return attention_composed(q, k, v, ancestry, head_dim);
     }
     let op = Attention::new(q, k, ancestry.clone(), head_dim)?;
@@ -91,14 +92,16 @@ pub(super) fn in_pieces(
                 mask[row * n + from as usize..row * n + to as usize].fill(0.);
             }
         }
-        let mask = Tensor::from_vec(mask, (1, rows, n), q.device())?.to_dtype(q.dtype())?;
+        let mask = Tensor::from_vec(mask, (1, rows, n), q.device())?;
         let (q, k, v) = (
             q.narrow(1, from, rows)?,
             k.narrow(1, 0, n)?,
             v.narrow(1, 0, n)?,
         );
-        let scores = (q.matmul(&k.t()?)? * scale)?.broadcast_add(&mask)?; // (heads, rows, n)
-        pieces.push(candle_nn::ops::softmax(&scores, 2)?.matmul(&v)?);
+        let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
+        let scores = scores.broadcast_add(&mask)?; // (heads, rows, n)
+        let weights = candle_nn::ops::softmax(&scores, 2)?;
+        pieces.push(weights.to_dtype(v.dtype())?.matmul(&v)?);
     }
     let y = Tensor::cat(&pieces, 1)?; // (heads, M, D)
     y.transpose(0, 1)?.reshape((m, width))

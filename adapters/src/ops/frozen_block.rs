@@ -6,6 +6,7 @@
 
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
+use super::fused;
 use super::product::add_product_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
@@ -13,7 +14,7 @@ use super::slice::{contiguous, sum_of, with_data, zeros};
 use super::swiglu::{backward as swiglu_backward, swiglu};
 use crate::forest::Ancestry;
 use crate::host::Activations;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
 
 /// Weights of the MLP half of a block.
@@ -55,7 +56,7 @@ pub struct FrozenAttention {
 /// # Errors
 /// When the shapes do not fit.
 pub fn frozen_mlp(x: &Tensor, weights: &Arc<FrozenMlp>, keep: Activations) -> Result<Tensor> {
-    match fused(x) {
+    match x.track_op() && fused(x) {
         true => x.contiguous()?.apply_op1(Half::new(weights, (), keep)),
         false => frozen_mlp_composed(x, weights),
     }
@@ -85,7 +86,7 @@ pub fn frozen_attention(
     keep: Activations,
 ) -> Result<Tensor> {
     let rows = (rotation.clone(), ancestry.clone());
-    match fused(x) {
+    match x.track_op() && fused(x) {
         true => x.contiguous()?.apply_op1(Half::new(weights, rows, keep)),
         false => frozen_attention_composed(x, weights, rotation, ancestry),
     }
@@ -104,11 +105,6 @@ pub fn frozen_attention_composed(
     let rows = (rotation.clone(), ancestry.clone());
     let [_, _, _, y] = weights.kept(x, &rows)?;
     x + frozen_linear(&y, &weights.o)?
-}
-
-/// Whether a backward is to come that the fused form can do.
-fn fused(x: &Tensor) -> bool {
-    x.track_op() && x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// Half a block, as the op sees it.

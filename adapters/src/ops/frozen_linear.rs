@@ -5,6 +5,7 @@
 //! as large as the weight. Here the backward gives the gradient of the input only.
 
 use super::product::{product, product_back};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub trait FrozenMatrix: Send + Sync {
 /// # Errors
 /// When the product fails.
 pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tensor> {
-    let y = matrix.product(&x.detach())?;
+    let y = matrix.product(&x.detach())?.contiguous()?;
     if x.track_op() {
         x.apply_op2(&y.detach(), Graft(matrix.clone()))
     } else {
@@ -64,13 +65,7 @@ impl CustomOp2 for Graft {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let CpuStorage::F32(y) = s2 else {
-            bail!("frozen_linear: takes f32 only")
-        };
-        let Some((from, to)) = l2.contiguous_offsets() else {
-            bail!("frozen_linear: product is not contiguous")
-        };
-        Ok((CpuStorage::F32(y[from..to].to_vec()), l2.shape().clone()))
+        whole(s2, l2)
     }
 
     #[cfg(feature = "cuda")]
@@ -81,8 +76,7 @@ impl CustomOp2 for Graft {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use candle_core::backend::BackendStorage;
-        Ok((s2.try_clone(l2)?, l2.shape().clone()))
+        whole(s2, l2)
     }
 
     #[cfg(feature = "metal")]
@@ -93,8 +87,7 @@ impl CustomOp2 for Graft {
         s2: &candle_core::MetalStorage,
         l2: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        use candle_core::backend::BackendStorage;
-        Ok((s2.try_clone(l2)?, l2.shape().clone()))
+        whole(s2, l2)
     }
 
     fn bwd(
@@ -105,6 +98,14 @@ impl CustomOp2 for Graft {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(product_back(grad, &self.0.weight()?)?), None))
+    }
+}
+
+/// A copy of a storage that begins with its tensor.
+fn whole<S: BackendStorage>(storage: &S, layout: &Layout) -> Result<(S, Shape)> {
+    match layout.is_contiguous() && layout.start_offset() == 0 {
+        true => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+        false => bail!("frozen_linear: product is a view of another tensor"),
     }
 }
 

@@ -3,7 +3,8 @@
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::product::{add_product, product_back, table};
 use super::slice::{contiguous, with_data, zeros};
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use super::{beside, fused};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// `y = x W^T + scale (x A^T) B^T`, differentiable in x, A and B.
@@ -18,8 +19,7 @@ pub fn low_rank_linear(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
-    let here = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32;
-    if ![x, a, b].into_iter().all(here) {
+    if ![x, a, b].into_iter().all(fused) {
         return low_rank_linear_composed(x, matrix, (a, b), scale);
     }
     if x.dims2()?.1 != a.dims2()?.1 || a.dims2()?.0 != b.dims2()?.1 {
@@ -35,7 +35,8 @@ pub fn low_rank_linear(
         .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
 }
 
-/// [`low_rank_linear`] from single ops.
+/// [`low_rank_linear`] from single ops; rows in another dtype than the factors meet them in
+/// their own.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -45,6 +46,7 @@ pub fn low_rank_linear_composed(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
+    let (a, b) = (beside(a, x)?, beside(b, x)?);
     frozen_linear(x, matrix)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?
 }
 

@@ -1,9 +1,10 @@
 //! Differentiable operations of a Llama over a table of rows.
 //!
-//! On the CPU each is one fused op with a hand-written backward, parallel over
+//! On the CPU in f32 each is one fused op with a hand-written backward, parallel over
 //! rows or heads with a fixed order of summation (so results do not depend on
-//! the number of threads). On other devices each is composed of candle ops; the
-//! composed form is also the plain reference that the tests compare with.
+//! the number of threads). On other devices and in other dtypes each is composed of
+//! candle ops, with means, softmaxes and losses taken in f32; the composed form is also
+//! the plain reference that the tests compare with.
 
 mod attention;
 mod frozen_block;
@@ -20,6 +21,8 @@ mod target_loss;
 #[cfg(test)]
 mod tests;
 
+use candle_core::{DType, Result, Tensor};
+
 pub use attention::{attention, attention_composed};
 pub use frozen_block::{
     FrozenAttention, FrozenMlp, frozen_attention, frozen_attention_composed, frozen_mlp,
@@ -31,6 +34,16 @@ pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};
 pub use target_loss::{Target, target_loss, target_loss_composed};
+
+/// Whether the fused form can compute with `t`.
+fn fused(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
+}
+
+/// `t` on the device and in the dtype of `x`.
+pub(crate) fn beside(t: &Tensor, x: &Tensor) -> Result<Tensor> {
+    t.to_device(x.device())?.to_dtype(x.dtype())
+}
 
 /// Runs `f` on a thread of the pool that the ops compute on: its parallel parts then begin
 /// where it stands, instead of waking another thread each time.

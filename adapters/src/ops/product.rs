@@ -1,7 +1,8 @@
 //! Products of rows with a weight (O, I), as checkpoints hold it, and of small tables.
 
+use super::fused;
 use super::slice::{with_data, zeros};
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 pub(super) use faer::linalg::matmul::matmul as multiply;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
@@ -20,7 +21,7 @@ const MANY: usize = 96;
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((rows, _), (outputs, _)) = (x.dims2()?, weight.dims2()?);
     match rows {
-        _ if !here(x) || !here(weight) || rows == 1 => x.detach().matmul(&weight.t()?),
+        _ if !fused(x) || !fused(weight) || rows == 1 => x.detach().matmul(&weight.t()?),
         MANY.. => {
             let y = with_data(x, |x| {
                 with_data(weight, |w| {
@@ -43,7 +44,7 @@ pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the shapes do not fit.
 pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    if !here(g) || !here(weight) {
+    if !fused(g) || !fused(weight) {
         return g.detach().matmul(&weight.detach());
     }
     let ((rows, _), (_, inputs)) = (g.dims2()?, weight.dims2()?);
@@ -75,11 +76,6 @@ pub(super) fn table(data: &[f32], rows: usize) -> MatRef<'_, f32> {
 pub(super) fn add_product(sum: &mut [f32], a: MatRef<f32>, b: MatRef<f32>, scale: f32) {
     let sum = MatMut::from_row_major_slice_mut(sum, a.nrows(), b.ncols());
     multiply(sum, Accum::Add, a, b, scale, Par::rayon(0));
-}
-
-/// Whether the products of this file apply.
-fn here(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// A copy (C, R) of `x` (R, C) with its sides exchanged.

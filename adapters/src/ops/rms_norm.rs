@@ -1,7 +1,8 @@
 //! Root-mean-square normalisation with a backward.
 
+use super::fused;
 use super::slice::{contiguous, dot, with_data, zeros};
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Normalises every row and scales its columns.
@@ -11,9 +12,9 @@ use rayon::prelude::*;
 /// Shapes: `x` (N, H), `weight` (H,), result (N, H).
 ///
 /// # Errors
-/// When the shapes do not fit, or on the CPU when the dtype is not f32.
+/// When the shapes do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if fused(x) {
         x.contiguous()?
             .apply_op2(&weight.contiguous()?, RmsNorm(eps as f32))
     } else {
@@ -26,8 +27,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// When the shapes do not fit.
 pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean + eps)?.sqrt()?)?
+    let wide = x.to_dtype(DType::F32)?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    wide.broadcast_div(&(mean + eps)?.sqrt()?)?
+        .to_dtype(x.dtype())?
         .broadcast_mul(weight)
 }
 

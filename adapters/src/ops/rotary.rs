@@ -1,7 +1,8 @@
 //! Rotary position embedding with a backward.
 
+use super::fused;
 use super::slice::{contiguous, with_data, zeros};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -51,9 +52,9 @@ impl Rotation {
 /// Shapes: `x` (N, heads * D), result the same.
 ///
 /// # Errors
-/// When the shapes do not fit, or on the CPU when the dtype is not f32.
+/// When the shapes do not fit.
 pub fn rotary(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if fused(x) {
         x.contiguous()?.apply_op1(Rotary(rotation.clone()))
     } else {
         rotary_composed(x, rotation)
@@ -67,8 +68,9 @@ pub fn rotary(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
 pub fn rotary_composed(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     let half = rotation.half;
-    let table =
-        |t: &[f32]| Tensor::from_slice(t, (n, 1, half), &Device::Cpu)?.to_device(x.device());
+    let table = |t: &[f32]| {
+        Tensor::from_slice(t, (n, 1, half), x.device())?.to_dtype(x.dtype()) // (N, 1, D / 2)
+    };
     let (cos, sin) = (table(&rotation.cos)?, table(&rotation.sin)?);
     let x = x.reshape((n, width / (2 * half), 2 * half))?; // (N, heads, D)
     let (x1, x2) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);

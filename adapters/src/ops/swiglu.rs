@@ -1,5 +1,6 @@
 //! The gated activation of a Llama MLP with a backward.
 
+use super::fused;
 use super::slice::{contiguous, exp, with_data, zeros};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -11,9 +12,9 @@ use rayon::prelude::*;
 /// Shapes: all (N, I).
 ///
 /// # Errors
-/// When the shapes differ, or on the CPU when the dtype is not f32.
+/// When the shapes differ.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.device().is_cpu() {
+    if fused(gate) {
         gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
     } else {
         swiglu_composed(gate, up)

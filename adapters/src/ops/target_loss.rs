@@ -1,7 +1,8 @@
 //! Weighted cross-entropy against any number of target tokens per row.
 
+use super::fused;
 use super::slice::{contiguous, exp, with_data};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub struct Target {
 /// Shapes: `logits` (N, V), result a scalar.
 ///
 /// # Errors
-/// When a target lies outside of the logits, or on the CPU when the dtype is not f32.
+/// When a target lies outside of the logits.
 pub fn target_loss(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
     let (n, v) = logits.dims2()?;
     if let Some(t) = targets
@@ -35,7 +36,7 @@ pub fn target_loss(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
     {
         candle_core::bail!("target_loss: target {t:?} outside of logits ({n}, {v})")
     }
-    if logits.device().is_cpu() {
+    if fused(logits) {
         logits.contiguous()?.apply_op1(TargetLoss(targets.into()))
     } else {
         target_loss_composed(logits, targets)
@@ -49,7 +50,8 @@ pub fn target_loss(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
 pub fn target_loss_composed(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
     let column =
         |f: &dyn Fn(&Target) -> u32| Tensor::from_iter(targets.iter().map(f), logits.device());
-    let logp = candle_nn::ops::log_softmax(logits, 1)?.index_select(&column(&|t| t.row)?, 0)?; // (targets, V)
+    let logits = logits.to_dtype(DType::F32)?;
+    let logp = candle_nn::ops::log_softmax(&logits, 1)?.index_select(&column(&|t| t.row)?, 0)?; // (targets, V)
     let picked = logp
         .gather(&column(&|t| t.token)?.unsqueeze(1)?, 1)?
         .squeeze(1)?;

@@ -6,17 +6,24 @@ use candle_core::{Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 
+/// The device in the environment variable `REPTUNE_TEST_DEVICE`, the CPU if there is none.
+fn device() -> Device {
+    match std::env::var("REPTUNE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).expect("a CUDA device"),
+        Ok("metal") => Device::new_metal(0).expect("a Metal device"),
+        _ => Device::Cpu,
+    }
+}
+
 fn random(seed: u64, shape: &[usize]) -> Tensor {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let n = shape.iter().product();
     let data: Vec<f32> = (0..n).map(|_| rng.random_range(-1.5..1.5)).collect();
-    Tensor::from_vec(data, shape, &Device::Cpu).expect("shape and data agree")
+    Tensor::from_vec(data, shape, &device()).expect("shape and data agree")
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {
-    t.flatten_all()
-        .and_then(|t| t.to_vec1())
-        .expect("f32 on the CPU")
+    t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -63,7 +70,7 @@ fn check(
                 let mut data = plain.clone();
                 data[at] += by;
                 let mut args = inputs.to_vec();
-                args[i] = Tensor::from_vec(data, inputs[i].dims(), &Device::Cpu)?;
+                args[i] = Tensor::from_vec(data, inputs[i].dims(), &device())?;
                 value(&args)
             };
             let step = 1e-2;

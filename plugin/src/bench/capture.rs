@@ -19,13 +19,14 @@ use std::time::Instant;
 /// When the model cannot be loaded, or the workload is of another kind.
 pub fn capture(
     model: &Path,
+    options: LoadOptions,
     directory: &Path,
     pairs: usize,
     lengths: Lengths,
     last: usize,
     seed: u64,
 ) -> Result<Value> {
-    let (llama, load_seconds) = loaded(model, LoadOptions::default())?;
+    let (llama, load_seconds) = loaded(model, options)?;
     let (work, _) = work::read_or_make(directory, |_| {
         let work = CaptureWork {
             kind: "capture".into(),
@@ -48,6 +49,7 @@ pub fn capture(
         }
         Ok(())
     })?;
+    llama.device().synchronize()?;
     let seconds = begun.elapsed().as_secs_f64();
     let mut digest = Vec::new();
     for (layer, rows) in &rows {

@@ -36,8 +36,13 @@ pub struct Settings {
 ///
 /// # Errors
 /// When the model cannot be loaded, or the workload is of another kind.
-pub fn sweep(model: &Path, directory: &Path, settings: &Settings) -> Result<Value> {
-    let (llama, load_seconds) = loaded(model, LoadOptions::default())?;
+pub fn sweep(
+    model: &Path,
+    options: LoadOptions,
+    directory: &Path,
+    settings: &Settings,
+) -> Result<Value> {
+    let (llama, load_seconds) = loaded(model, options)?;
     let (work, directions) = work::read_or_make(directory, |_| {
         let set = work::directions(llama.spec(), settings.seed)?;
         Ok((make(&llama, settings), Some(set)))

@@ -4,6 +4,7 @@ use super::work::{self, Item, LABELS, Lengths, TuneWork};
 use super::{loaded, peak_bytes};
 use crate::error::Result;
 use crate::llama::LoadOptions;
+use candle_core::DType;
 use reptune_adapters::loss::{Label, Mode, Representation};
 use reptune_adapters::{Error, Host, LowRankUpdate, ModelSpec, peft};
 use reptune_recipes::plan::{Plan, Tuned};
@@ -40,8 +41,15 @@ const ADAPTER: &str = "adapter";
 ///
 /// # Errors
 /// When the model cannot be loaded, the workload is of another kind, or a step fails.
-pub fn tune(model: &Path, directory: &Path, settings: &Settings) -> Result<Value> {
-    let (llama, load_seconds) = loaded(model, LoadOptions::default())?;
+pub fn tune(
+    model: &Path,
+    options: LoadOptions,
+    directory: &Path,
+    settings: &Settings,
+) -> Result<Value> {
+    // A plan's rate is that of products on the CPU in f32.
+    let planned = options.device.is_cpu() && options.dtype == DType::F32;
+    let (llama, load_seconds) = loaded(model, options)?;
     let spec = llama.spec();
     let (work, directions) = work::read_or_make(directory, |directory| {
         make(spec, settings, &llama, directory)
@@ -88,6 +96,10 @@ pub fn tune(model: &Path, directory: &Path, settings: &Settings) -> Result<Value
         seed: work.seed,
     };
     let plan = Plan::of(&tuned);
+    let rate = match planned {
+        true => Some(tuned.rate()?),
+        false => None,
+    };
     let (flop, peak) = (plan.work.steps / plan.steps.max(1) as f64, peak_bytes());
     let doubled = if work.label == "soft" { 2 } else { 1 };
     let done = doubled * steps.map(Vec::len).sum::<usize>();
@@ -97,7 +109,7 @@ pub fn tune(model: &Path, directory: &Path, settings: &Settings) -> Result<Value
         "first_step_seconds": times.first(), "load_seconds": load_seconds,
         "peak_bytes": peak, "losses": losses, "validation": validation,
         "planned_bytes": plan.memory.total(), "planned_rows": plan.rows,
-        "planned_seconds_per_step": flop / tuned.rate()?,
+        "planned_seconds_per_step": rate.map(|rate| flop / rate),
         "flop_per_step": flop, "gflops": flop / median(timed) / 1e9,
     }))
 }

@@ -16,7 +16,8 @@ pub fn bench(command: &Bench) -> Result<()> {
         Bench::Tune(a) => tune(a)?,
         Bench::Capture(a) => {
             let (w, lengths) = (&a.work, lengths(&a.work));
-            bench::capture(&w.model, &w.work, a.pairs, lengths, a.last, w.seed)?
+            let options = a.place.options()?;
+            bench::capture(&w.model, options, &w.work, a.pairs, lengths, a.last, w.seed)?
         }
         Bench::Sweep(a) => {
             let settings = SweepSettings {
@@ -30,7 +31,7 @@ pub fn bench(command: &Bench) -> Result<()> {
                 generate: a.generate,
                 seed: a.work.seed,
             };
-            bench::sweep(&a.work.model, &a.work.work, &settings)?
+            bench::sweep(&a.work.model, a.place.options()?, &a.work.work, &settings)?
         }
         Bench::Generate(a) => {
             let settings = GenerateSettings {
@@ -110,7 +111,8 @@ fn tune(a: &flag::Tune) -> Result<Value> {
         },
         seed: a.work.seed,
     };
-    Ok(bench::tune(&a.work.model, &a.work.work, &settings)?)
+    let (work, options) = (&a.work, a.place.options()?);
+    Ok(bench::tune(&work.model, options, &work.work, &settings)?)
 }
 
 fn lengths(work: &flag::Work) -> Lengths {

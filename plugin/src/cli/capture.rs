@@ -1,7 +1,7 @@
 //! `reptune capture`: the residual stream of prompts as a file.
 
 use super::{bar, flags};
-use crate::llama::{Llama, LoadOptions, parse_isq};
+use crate::llama::Llama;
 use crate::{hub, prompts};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 pub fn capture(a: &flags::Capture) -> Result<()> {
     let directory = hub::resolve(&a.model)?;
-    let isq = a.isq.as_deref().map(parse_isq).transpose()?;
-    let llama = Llama::load(&directory, LoadOptions { isq })?;
+    let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
     let layers = flags::layers(a.layers.as_deref().unwrap_or("all"), llama.spec().layers)?;
     let prompts = prompts::read(&a.prompts)?;

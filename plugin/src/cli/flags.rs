@@ -10,6 +10,7 @@ pub use bake::{Bake, SetCoeff};
 pub use convert::Convert;
 pub use inspect::Inspect;
 
+use crate::llama::{LoadOptions, parse_device, parse_dtype, parse_isq};
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::RowRule;
@@ -105,6 +106,49 @@ pub enum Command {
     Bench(bench::Bench),
 }
 
+/// Where a model computes, and in what.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
+    /// Where the model computes: cpu, or cuda, cuda:1, .. or metal if the program is built
+    /// with that feature
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// Type of its weights and residual stream: f32; on a device bf16 or f16 too
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    pub dtype: String,
+}
+
+/// How a model is loaded.
+#[derive(Args, Clone, Debug)]
+pub struct Loading {
+    /// Quantize the model in place, such as q8_0 or q4k
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+impl Place {
+    /// Opens the device.
+    pub fn options(&self) -> crate::Result<LoadOptions> {
+        Ok(LoadOptions {
+            isq: None,
+            device: parse_device(&self.device)?,
+            dtype: parse_dtype(&self.dtype)?,
+        })
+    }
+}
+
+impl Loading {
+    /// Opens the device.
+    pub fn options(&self) -> crate::Result<LoadOptions> {
+        Ok(LoadOptions {
+            isq: self.isq.as_deref().map(parse_isq).transpose()?,
+            ..self.place.options()?
+        })
+    }
+}
+
 #[derive(Args)]
 pub struct Recipe {
     /// Recipe file (.toml)
@@ -115,9 +159,8 @@ pub struct Recipe {
     /// Directory of the run; runs/<recipe name> if not given
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Quantize the model in place, such as q8_0 or q4k
-    #[arg(long, value_name = "TYPE")]
-    pub isq: Option<String>,
+    #[command(flatten)]
+    pub loading: Loading,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -203,9 +246,8 @@ pub struct Capture {
     /// Model directory, .uqff file or hub id
     #[arg(long)]
     pub model: String,
-    /// Quantize the model in place, such as q8_0 or q4k
-    #[arg(long, value_name = "TYPE")]
-    pub isq: Option<String>,
+    #[command(flatten)]
+    pub loading: Loading,
     /// Prompts, one JSON object a line
     #[arg(long, value_name = "FILE.jsonl")]
     pub prompts: PathBuf,
@@ -289,9 +331,8 @@ pub struct Generate {
     /// Model directory, .uqff file or hub id
     #[arg(long)]
     pub model: String,
-    /// Quantize the model in place, such as q8_0 or q4k
-    #[arg(long, value_name = "TYPE")]
-    pub isq: Option<String>,
+    #[command(flatten)]
+    pub loading: Loading,
     /// Raw text to continue
     #[arg(long, conflicts_with = "prompts", required_unless_present = "prompts")]
     pub prompt: Option<String>,

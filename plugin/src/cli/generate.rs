@@ -1,7 +1,7 @@
 //! `reptune generate`: continuations, plain, steered or tuned.
 
 use super::{bar, flags};
-use crate::llama::{Llama, LoadOptions, parse_isq};
+use crate::llama::Llama;
 use crate::{hub, prompts};
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
@@ -107,13 +107,13 @@ pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<LowR
 
 pub fn generate(a: &flags::Generate) -> Result<()> {
     let directory = hub::resolve(&a.model)?;
-    let isq = a.isq.as_deref().map(parse_isq).transpose()?;
+    let loading = a.loading.options()?;
     let prompts = match (&a.prompt, &a.prompts) {
         (Some(text), _) => vec![prompts::Prompt::Text(text.clone())],
         (None, Some(file)) => prompts::read(file)?,
         (None, None) => bail!("--prompt or --prompts: expected one of them, found neither"),
     };
-    let llama = Llama::load(&directory, LoadOptions { isq })?;
+    let llama = Llama::load(&directory, loading)?;
     let chat = Chat::load(&directory)?;
     let interventions: Vec<Intervention> =
         steering(&a.steering, llama.spec())?.into_iter().collect();

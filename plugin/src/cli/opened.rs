@@ -1,7 +1,6 @@
 //! What a command on a recipe starts from: the recipe with its model, and its directory.
 
 use super::{bar, flags};
-use crate::llama::{LoadOptions, parse_isq};
 use crate::session::{Session, model_key};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
@@ -13,8 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Opens the recipe that was typed with the model that was typed.
 pub fn open(a: &flags::Recipe) -> Result<Session> {
-    let isq = a.isq.as_deref().map(parse_isq).transpose()?;
-    let options = LoadOptions { isq };
+    let options = a.loading.options()?;
     Ok(Session::open(&a.recipe, a.model.as_deref(), options)?)
 }
 
@@ -44,7 +42,7 @@ pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
     };
     let parts = [
         model_key(&session.directory)?,
-        format!("{:?}", a.isq),
+        format!("{:?}", a.loading),
         recipe.hash(),
         format!("{:?}", session.items),
     ];

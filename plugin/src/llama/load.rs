@@ -5,6 +5,7 @@ use super::Llama;
 use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
+use super::options::LoadOptions;
 use super::reading::var_builder;
 use super::rotation::RotationTable;
 use super::weight::Weight;
@@ -12,11 +13,11 @@ use crate::error::{Error, Result};
 use crate::gguf;
 use crate::steered::Cache;
 use crate::uqff::{self, Entry, UqffFile};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
-    ColumnParallelLayer, Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, QuantizedSerde,
-    ReplicatedLayer, RowParallelLayer, ShardedVarBuilder,
+    ColumnParallelLayer, Comm, Id, QuantMethod, QuantizeOntoGuard, QuantizedSerde, ReplicatedLayer,
+    RowParallelLayer, ShardedVarBuilder,
 };
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::{ModelSpec, artefact};
@@ -24,29 +25,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, atomic::AtomicUsize};
-
-/// How a model is loaded.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LoadOptions {
-    /// Quantize every linear layer in place after loading.
-    pub isq: Option<IsqType>,
-}
-
-/// Parses a quantization such as `q8_0` or `q4k`.
-///
-/// # Errors
-/// When mistral.rs does not know it.
-pub fn parse_isq(name: &str) -> Result<IsqType> {
-    mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
-        reptune_adapters::Error::value(
-            "quantization",
-            "a type of mistral.rs such as q8_0 or q4k",
-            format!("`{name}`"),
-            reason,
-        )
-        .into()
-    })
-}
 
 /// A linear layer of a UQFF as mistral.rs itself runs it, bias and all.
 fn parallel(
@@ -67,17 +45,18 @@ fn parallel(
 pub(super) fn linear(entry: &Entry, p: Projection) -> Result<Weight> {
     let device = Device::Cpu;
     let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
-    weight(entry, Some(split(p)), &device, &comm)
+    weight(entry, Some(split(p)), DType::F32, &comm, &device)
 }
 
 fn weight(
     entry: &Entry,
     split: Option<Split>,
-    device: &Device,
+    dtype: DType,
     comm: &Arc<Comm>,
+    device: &Device,
 ) -> Result<Weight> {
     let method = parallel(entry.bytes(), split, device, comm)?;
-    Ok(Weight::frozen(method, entry.layout().bias.is_some()))
+    Ok(Weight::frozen(method, entry.layout().bias.is_some(), dtype))
 }
 
 /// Names a linear layer and says how mistral.rs splits it.
@@ -105,7 +84,7 @@ impl Llama {
             let directory = gguf::imported(path, &Cache::open()?, &mut |_, _| {})?;
             return Self::load(&directory, options);
         }
-        let device = Device::Cpu;
+        options.check()?;
         let directory = if path.is_file() {
             path.parent().unwrap_or(path)
         } else {
@@ -123,11 +102,11 @@ impl Llama {
         let config = LlamaConfig::read(directory)?;
         let spec = model_spec(&config, directory)?;
         match UqffFile::find(path)? {
-            Some(files) => Self::load_uqff(directory, &files, &config, spec, device),
+            Some(files) => Self::load_uqff(directory, &files, &config, spec, &options),
             None => {
                 let checkpoint = Checkpoint::find(directory)?;
                 checkpoint.check(&config, &spec)?;
-                Self::load_full(&checkpoint.files, &config, spec, device, options)
+                Self::load_full(&checkpoint.files, &config, spec, &options)
             }
         }
     }
@@ -136,14 +115,14 @@ impl Llama {
         files: &[PathBuf],
         config: &LlamaConfig,
         spec: ModelSpec,
-        device: Device,
-        options: LoadOptions,
+        options: &LoadOptions,
     ) -> Result<Self> {
-        let vb = var_builder(files, &device)?;
-        let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
+        let LoadOptions { device, dtype, .. } = options;
+        let vb = var_builder(files, *dtype, device)?;
+        let comm = Arc::new(Comm::from_device(Id::new(), device, 0, 1)?);
         let quantize = |method: Arc<dyn QuantMethod>| -> Result<Weight> {
             let Some(isq) = options.isq else {
-                return Ok(Weight::frozen(method, false));
+                return Ok(Weight::frozen(method, false, *dtype));
             };
             let quantized = method.apply_isq(
                 Some(isq),
@@ -152,7 +131,7 @@ impl Llama {
                 None,
                 QuantizeOntoGuard::new(),
             )?;
-            Ok(Weight::frozen(quantized, false))
+            Ok(Weight::frozen(quantized, false, *dtype))
         };
         let linear = |layer: usize, p: Projection| {
             let (o, i) = p.shape(&spec);
@@ -187,8 +166,9 @@ impl Llama {
         files: &UqffFile,
         config: &LlamaConfig,
         spec: ModelSpec,
-        device: Device,
+        options: &LoadOptions,
     ) -> Result<Self> {
+        let device = &options.device;
         let residual = directory.join(uqff::RESIDUAL);
         if !residual.is_file() {
             return Err(Error::model(
@@ -203,8 +183,8 @@ impl Llama {
             files: vec![residual],
         };
         beside.check_residual(&spec)?;
-        let vb = var_builder(&beside.files, &device)?;
-        let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
+        let vb = var_builder(&beside.files, options.dtype, device)?;
+        let comm = Arc::new(Comm::from_device(Id::new(), device, 0, 1)?);
         let read = |index: usize, shape: (usize, usize), split: Option<Split>| -> Result<Weight> {
             let entry = files.entry(index)?;
             if entry.layout().shape != shape {
@@ -216,7 +196,7 @@ impl Llama {
                     "config.json and UQFF belong to different models",
                 ));
             }
-            weight(&entry, split, &device, &comm)
+            weight(&entry, split, options.dtype, &comm, device)
         };
         let embeddings = vb
             .pp("model.embed_tokens")
@@ -310,7 +290,7 @@ impl Llama {
             blocks: (0..spec.layers).map(block).collect::<Result<_>>()?,
             norm: norm("model.norm".into())?,
             norm_eps: config.rms_norm_eps,
-            rotation: RotationTable::new(config, &device)?,
+            rotation: RotationTable::new(config)?,
             embeddings,
             head,
             device,

@@ -10,6 +10,7 @@ mod block;
 mod checkpoint;
 mod config;
 mod load;
+mod options;
 mod reading;
 mod rotation;
 mod rows;
@@ -18,7 +19,8 @@ mod weight;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
-pub use load::{LoadOptions, model_spec, parse_isq};
+pub use load::model_spec;
+pub use options::{LoadOptions, parse_device, parse_dtype, parse_isq};
 pub use stream::{Layer, Stream, shared_input};
 
 use block::{Block, Context};
@@ -172,7 +174,8 @@ impl Host for Llama {
     }
 
     fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        let x = rms_norm(rows, &self.norm, self.norm_eps)?;
+        let rows = rows.to_dtype(self.norm.dtype())?;
+        let x = rms_norm(&rows, &self.norm, self.norm_eps)?;
         Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
     }
 }
@@ -195,13 +198,17 @@ impl Llama {
         let mut leave = |x: Tensor, layer: usize, rows: &Rows| -> Result<Tensor> {
             let x = rows.change(request.interventions, &x, Point::Output, layer)?;
             if request.capture.contains(&layer) {
-                residuals.insert(layer, rows.pick(&x, request.captured)?);
+                let picked = rows.pick(&x, request.captured)?;
+                residuals.insert(layer, picked.to_dtype(DType::F32)?);
             }
             Ok(x)
         };
         let ids = &forest.ids()[new.clone()];
         let mut x = match request.start {
-            Some(start) => leave(start.rows.clone(), start.layer, &rows)?,
+            Some(start) => {
+                let known = start.rows.to_device(&self.device)?;
+                leave(known.to_dtype(self.embeddings.dtype())?, start.layer, &rows)?
+            }
             None => self
                 .embeddings
                 .index_select(&Tensor::new(ids, &self.device)?, 0)?,

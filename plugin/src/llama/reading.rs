@@ -12,11 +12,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// mistral.rs's builder over `files`, which gives tensors as f32.
+/// mistral.rs's builder over `files`, which gives tensors in `dtype` on `device`.
 ///
 /// # Errors
 /// When a file cannot be opened.
-pub(super) fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedVarBuilder> {
+pub(super) fn var_builder(
+    files: &[PathBuf],
+    dtype: DType,
+    device: &Device,
+) -> Result<ShardedVarBuilder> {
     let mut places = HashMap::new();
     let mut open = Vec::new();
     for path in files {
@@ -30,7 +34,7 @@ pub(super) fn var_builder(files: &[PathBuf], device: &Device) -> Result<ShardedV
     };
     Ok(ShardedSafeTensors::wrap(
         Box::new(backend),
-        DType::F32,
+        dtype,
         device.clone(),
     ))
 }

@@ -10,19 +10,19 @@ use std::sync::Mutex;
 ///
 /// mistral.rs keeps its tables private, but rotating the vector (1, .., 1, 0, ..,
 /// 0) shows them: its first half becomes the cosines, its second the sines. So
-/// every rope_theta and every scaling is exactly that of the runtime.
+/// every rope_theta and every scaling is exactly that of the runtime. They are read on the
+/// CPU, wherever the model is.
 pub(super) struct RotationTable {
     embedding: Llama3RotaryEmbedding,
     half: usize,
     context: usize,
-    device: Device,
     known: Mutex<(Vec<f32>, Vec<f32>)>,
 }
 
 impl RotationTable {
     /// # Errors
     /// When mistral.rs does not take the rope settings, or angles are not finite.
-    pub(super) fn new(config: &LlamaConfig, device: &Device) -> crate::Result<Self> {
+    pub(super) fn new(config: &LlamaConfig) -> crate::Result<Self> {
         let wrong = |found: String| {
             crate::Error::model(
                 config.path(),
@@ -36,13 +36,12 @@ impl RotationTable {
         let runtime_config =
             serde_json::from_value(config.for_runtime()).map_err(|e| wrong(e.to_string()))?;
         let embedding =
-            Llama3RotaryEmbedding::new_llama3(DType::F32, &runtime_config, device, true)
+            Llama3RotaryEmbedding::new_llama3(DType::F32, &runtime_config, &Device::Cpu, true)
                 .map_err(|e| wrong(e.to_string()))?;
         let table = Self {
             embedding,
             half: config.head_dim() / 2,
             context: config.max_position_embeddings,
-            device: device.clone(),
             known: Mutex::default(),
         };
         let (cosines, sines) = table.probe(table.context.min(2))?;
@@ -72,9 +71,12 @@ impl RotationTable {
 
     fn probe(&self, length: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let halves = (1, 1, length, self.half);
-        let ones = Tensor::ones(halves, DType::F32, &self.device)?;
+        let ones = Tensor::ones(halves, DType::F32, &Device::Cpu)?;
         let unit = Tensor::cat(&[&ones, &ones.zeros_like()?], 3)?; // (1, 1, length, D)
-        let (rotated, _) = self.embedding.forward(&unit, &unit, &[0])?;
+        // With as many heads of keys as of queries a build for CUDA runs mistral.rs's kernel,
+        // which takes no tensors of the CPU.
+        let two = unit.repeat((1, 2, 1, 1))?; // (1, 2, length, D)
+        let (rotated, _) = self.embedding.forward(&unit, &two, &[0])?;
         let half = |from: usize| {
             rotated
                 .narrow(3, from, self.half)?

@@ -44,7 +44,7 @@ impl Stream {
     pub fn start(config: &LlamaConfig, embeddings: &Tensor, prompts: &[Vec<u32>]) -> Result<Self> {
         let (forest, _) = Forest::pack(prompts);
         let ids = Tensor::new(forest.ids(), &Device::Cpu)?;
-        let rotation = RotationTable::new(config, &Device::Cpu)?;
+        let rotation = RotationTable::new(config)?;
         Ok(Self {
             x: embeddings.index_select(&ids, 0)?,
             rotation: rotation.rows(forest.positions())?,

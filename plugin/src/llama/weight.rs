@@ -16,14 +16,15 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    /// A weight as mistral.rs loaded it, and whether a bias rides on it. A full one without
-    /// bias is taken out, as its product here is faster.
-    pub(super) fn frozen(method: Arc<dyn QuantMethod>, biased: bool) -> Self {
+    /// A weight as mistral.rs loaded it, whether a bias rides on it, and the dtype of the
+    /// rows that it meets. A full one of that dtype without bias is taken out, as its product
+    /// here is faster.
+    pub(super) fn frozen(method: Arc<dyn QuantMethod>, biased: bool, dtype: DType) -> Self {
         match method.unquant_weight_bias() {
-            Some((weight, None)) if !biased && weight.dtype() == DType::F32 => {
+            Some((weight, None)) if !biased && weight.dtype() == dtype => {
                 Self::Frozen(Arc::new(weight))
             }
-            _ => Self::Frozen(Arc::new(RuntimeMatrix(method))),
+            _ => Self::Frozen(Arc::new(RuntimeMatrix { method, dtype })),
         }
     }
 
@@ -44,17 +45,20 @@ impl Weight {
 }
 
 /// A weight as mistral.rs holds it.
-struct RuntimeMatrix(Arc<dyn QuantMethod>);
+struct RuntimeMatrix {
+    method: Arc<dyn QuantMethod>,
+    dtype: DType,
+}
 
 impl FrozenMatrix for RuntimeMatrix {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         // mistral.rs works on (batch, rows, features)
         MatMul
-            .qmethod_matmul(&x.unsqueeze(0)?, &*self.0)?
+            .qmethod_matmul(&x.unsqueeze(0)?, &*self.method)?
             .squeeze(0)
     }
 
     fn weight(&self) -> Result<Tensor> {
-        self.0.dequantize_w()?.to_dtype(DType::F32)
+        self.method.dequantize_w()?.to_dtype(self.dtype)
     }
 }

@@ -3,7 +3,7 @@
 use super::Tuner;
 use super::prompt::Prompt;
 use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
 use reptune_adapters::{Cache, Forest, LowRankUpdate, Request, Start};
 
@@ -72,7 +72,6 @@ impl Tuner<'_> {
             .as_ref()
             .map(|t| t.rows(&forest, &ids, &rows))
             .transpose()?;
-        let known = known.map(|k| k.to_device(self.host.device())).transpose()?;
         let request = Request {
             capture: &capture,
             captured: &read,
@@ -88,7 +87,7 @@ impl Tuner<'_> {
         let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;
         let logits = pass
             .logits
-            .unwrap_or(Tensor::zeros((1, 1), DType::F32, &Device::Cpu)?);
+            .unwrap_or(Tensor::zeros((1, 1), DType::F32, self.host.device())?);
         let token = token_loss(&logits, &labels, self.mode.label())?;
         let Some(kind) = self.mode.representation() else {
             return Ok(Losses {

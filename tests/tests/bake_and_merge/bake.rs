@@ -33,7 +33,10 @@ fn outputs<const N: usize>(layers: [usize; N]) -> [Site; N] {
 }
 
 fn quantized(isq: IsqType) -> LoadOptions {
-    LoadOptions { isq: Some(isq) }
+    LoadOptions {
+        isq: Some(isq),
+        ..LoadOptions::default()
+    }
 }
 
 /// The same, each prompt alone: quantized activations are rounded per row, so packing

@@ -119,7 +119,13 @@ fn a_quantized_gguf_computes_what_the_same_blocks_do_here() -> Result<()> {
             _ => dtype,
         })?;
         let isq = Some(parse_isq(name)?);
-        let theirs = Llama::load(&honest_mini(), LoadOptions { isq })?;
+        let theirs = Llama::load(
+            &honest_mini(),
+            LoadOptions {
+                isq,
+                ..LoadOptions::default()
+            },
+        )?;
         assert_eq!(said(&load(&import(&path)?)?)?, said(&theirs)?, "{name}");
     }
     Ok(())
@@ -133,7 +139,7 @@ fn a_gguf_is_tuned_without_a_change_of_its_weights() -> Result<()> {
     let before = said(&host)?;
     let layers: Vec<usize> = (0..host.spec().layers).collect();
     let mut update = random_update(host.spec(), &layers, &Projection::ALL, 5)?;
-    update.trainable(&Device::Cpu)?;
+    update.trainable(host.device())?;
     let (forest, rows) = Forest::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let request = Request {

@@ -1,7 +1,7 @@
 //! Gradients of the dual loss in a whole Llama, against central finite differences.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune::Llama;
 use reptune_adapters::loss::Mode;
@@ -39,7 +39,7 @@ const ALLOWED: f64 = 2e-3;
 /// Checks the gradient of every factor along itself and at some of its elements;
 /// returns the largest error.
 fn check(w: &World, objective: &Objective, update: &mut LowRankUpdate) -> Result<f64> {
-    let vars = update.trainable(&Device::Cpu)?;
+    let vars = update.trainable(w.host.device())?;
     let places: Vec<String> = update
         .sites
         .keys()
@@ -86,7 +86,7 @@ fn check(w: &World, objective: &Objective, update: &mut LowRankUpdate) -> Result
 /// Derivative of `value` when `var` moves along `way`, by central differences of fourth order.
 fn slope(var: &Var, way: &[f32], value: &dyn Fn() -> Result<f64>) -> Result<f64> {
     let start = var.as_tensor().copy()?;
-    let way = Tensor::from_slice(way, start.dims(), &Device::Cpu)?;
+    let way = Tensor::from_slice(way, start.dims(), start.device())?;
     let at = |steps: f64| -> Result<f64> {
         var.set(&(&start + (&way * (steps * STEP))?)?)?;
         value()
@@ -185,7 +185,7 @@ fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
         &[Projection::VProj, Projection::OProj],
         7,
     )?;
-    update.trainable(&Device::Cpu)?;
+    update.trainable(w.host.device())?;
     for mode in Mode::ALL {
         let batch = [0, 1, 2, 3, 4, 5];
         let together = gradients(&w, mode, &update, &batch)?;
@@ -216,7 +216,7 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
     let mut update = LowRankUpdate::init(w.host.spec(), &[1, 2], &Projection::ALL, 4, 8., 3)?;
     let start = update.snapshot()?;
     let mut optimizer = AdamW::new(
-        update.trainable(&Device::Cpu)?,
+        update.trainable(w.host.device())?,
         ParamsAdamW {
             lr: 1e-2,
             ..ParamsAdamW::default()

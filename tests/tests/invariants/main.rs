@@ -3,6 +3,7 @@
 mod artefacts;
 mod forward;
 mod gradients;
+mod half_precision;
 mod left_out;
 mod oracle_reads_ours;
 mod quantized;

@@ -109,13 +109,19 @@ fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
     write_random_llama(directory.path())?;
     let full = Llama::load(directory.path(), LoadOptions::default())?;
     let mut update = random_update(full.spec(), &[0, 1], &Projection::ALL, 9)?;
-    update.trainable(&Device::Cpu)?;
+    update.trainable(full.device())?;
     let (forest, _) = Forest::pack(&PROMPTS);
     let expected = flat(logits(&whole(&full, &forest, Request::default())?));
     let full_gradients = gradients(&full, &update)?;
     for (name, least, least_gradient) in [("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9)] {
         let isq = Some(parse_isq(name)?);
-        let host = Llama::load(directory.path(), LoadOptions { isq })?;
+        let host = Llama::load(
+            directory.path(),
+            LoadOptions {
+                isq,
+                ..LoadOptions::default()
+            },
+        )?;
         assert_eq!(
             host.spec().fingerprint,
             full.spec().fingerprint,

@@ -1,5 +1,6 @@
 //! `reptune bench`.
 
+use super::Place;
 use clap::{Args, Subcommand, ValueEnum};
 use reptune_adapters::loss::Mode;
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ pub struct Work {
 pub struct Tune {
     #[command(flatten)]
     pub work: Work,
+    #[command(flatten)]
+    pub place: Place,
     /// What is trained, such as in+ or "in- & lie"
     #[arg(long, default_value = "in+", value_parser = mode)]
     pub mode: Mode,
@@ -121,6 +124,8 @@ pub struct Tune {
 pub struct Capture {
     #[command(flatten)]
     pub work: Work,
+    #[command(flatten)]
+    pub place: Place,
     /// Pairs of prompts
     #[arg(long, default_value_t = 400)]
     pub pairs: usize,
@@ -133,6 +138,8 @@ pub struct Capture {
 pub struct Sweep {
     #[command(flatten)]
     pub work: Work,
+    #[command(flatten)]
+    pub place: Place,
     /// Two-choice questions
     #[arg(long, default_value_t = 50)]
     pub questions: usize,

@@ -25,7 +25,7 @@ pub struct Run {
     pub session: Session,
     pub stages: Stages,
     model: String,
-    isq: String,
+    loading: String,
 }
 
 impl Run {
@@ -38,7 +38,7 @@ impl Run {
             session,
             stages,
             model,
-            isq: a.isq.clone().unwrap_or_default(),
+            loading: format!("{:?}", a.loading),
         })
     }
 
@@ -50,7 +50,12 @@ impl Run {
             .filter_map(|f| artefact::read(f).ok())
             .map(|b| artefact::sha256([b.as_slice()]))
             .collect();
-        format!("{} {} {} {files:?}", self.model, self.isq, parts.join(" "))
+        format!(
+            "{} {} {} {files:?}",
+            self.model,
+            self.loading,
+            parts.join(" ")
+        )
     }
 
     /// The directions of the recipe: extracted, and where there is something to choose,

@@ -1,0 +1,149 @@
+//! A model whose weights and stream are 16 bits wide computes what it does in f32, to the
+//! bits that it has. On the CPU that is f16, whose ops are those of other devices: composed
+//! of candle's.
+
+use anyhow::Result;
+use candle_core::{DType, Tensor};
+use reptune::{Llama, LoadOptions};
+use reptune_adapters::loss::Mode;
+use reptune_adapters::low_rank::Projection;
+use reptune_adapters::{
+    Cache, Forest, Host, Intervention, LowRankUpdate, Operator, Request, Start,
+};
+use reptune_tests::{
+    Objective, Oracle, Walk, device, fixture, flat, logits, marked, random_update, whole,
+};
+
+/// Largest difference, as a share of the largest value: f16 has 11 bits, a block some ten
+/// roundings.
+const HALF: f32 = 1e-2;
+/// Least cosine of a gradient to that of f32.
+const GRADIENT: f64 = 0.999;
+
+fn pair() -> Result<[Llama; 2]> {
+    let load = |dtype| -> Result<Llama> {
+        let options = LoadOptions {
+            device: device()?,
+            dtype,
+            isq: None,
+        };
+        Ok(Llama::load(&fixture("tiny-llama2"), options)?)
+    };
+    Ok([load(DType::F32)?, load(DType::F16)?])
+}
+
+#[test]
+fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
+    let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    let (set, prompts) = (oracle.directions()?, oracle.prompts()?);
+    let update = random_update(full.spec(), &[0, 2], &Projection::ALL, 3)?;
+    let operators = [
+        Operator::Add,
+        Operator::Ablate,
+        Operator::Turn,
+        Operator::Clamp,
+    ];
+    let steered = operators.map(|o| Some(Intervention::new(&set, &[1, 2], 3., o)));
+    for steered in steered.into_iter().chain([None]) {
+        let interventions: Vec<Intervention> = steered.into_iter().collect::<Result<_, _>>()?;
+        let (forest, _) = marked(&prompts, &interventions);
+        let request = Request {
+            interventions: &interventions,
+            low_rank: Some(&update),
+            ..Request::default()
+        };
+        let (ours, expected) = (
+            whole(&half, &forest, request)?,
+            whole(&full, &forest, request)?,
+        );
+        let mut walk = Walk::within(HALF);
+        for (layer, rows) in &ours.residuals {
+            assert_eq!(rows.dtype(), DType::F32);
+            walk.check(&format!("layer {layer}"), rows, &expected.residuals[layer]);
+        }
+        assert_eq!(logits(&ours).dtype(), DType::F32);
+        walk.check("logits", logits(&ours), logits(&expected));
+        assert_ne!(
+            flat(logits(&ours)),
+            flat(logits(&expected)),
+            "computed in f32"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
+    let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
+    let labels = oracle.tokens("labels")?;
+    let mut update = random_update(full.spec(), &[0, 2], &Projection::ALL, 5)?;
+    update.trainable(full.device())?;
+    let gradients = |host: &Llama, mode, update: &LowRankUpdate| -> Result<Vec<Tensor>> {
+        let objective = Objective {
+            mode,
+            directions: &directions,
+            interventions: &[],
+        };
+        let store = (objective.loss(host, &prompts, &labels, Some(update))?).backward()?;
+        let factors = update.sites.values().flat_map(|l| [&l.a, &l.b]);
+        let found = factors.map(|f| store.get(f).expect("a gradient").clone());
+        Ok(found.collect())
+    };
+    let mut least = 1f64;
+    for mode in Mode::ALL {
+        let pairs = gradients(&half, mode, &update)?;
+        let pairs = pairs.into_iter().zip(gradients(&full, mode, &update)?);
+        for (i, (ours, expected)) in pairs.enumerate() {
+            assert_eq!(ours.dtype(), DType::F32, "factors are trained in f32");
+            let cos = cosine(&flat(&ours), &flat(&expected));
+            assert!(cos >= GRADIENT, "{mode}: factor {i}: cosine {cos}");
+            least = least.min(cos);
+        }
+    }
+    println!("least cosine of a gradient: {least:.5}");
+    Ok(())
+}
+
+/// Rows are handed out and taken back in f32 without loss, and a cache holds what is needed.
+#[test]
+fn a_forward_from_a_layer_or_a_cache_is_the_forward() -> Result<()> {
+    let ([_, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    let (forest, _) = Forest::pack(&oracle.prompts()?);
+    let expected = whole(&half, &forest, Request::default())?;
+    let rows: Vec<u32> = (0..forest.len() as u32).collect();
+    let request = Request {
+        start: Some(Start {
+            layer: 1,
+            rows: &expected.residuals[&1],
+        }),
+        logits: &rows,
+        ..Request::default()
+    };
+    let above = half.forward(&forest, &mut Cache::none(), &request)?;
+    assert_eq!(flat(logits(&above)), flat(logits(&expected)));
+
+    let prompt = &oracle.prompts()?[0];
+    let (mut grown, _) = Forest::pack(&[&prompt[..prompt.len() - 1]]);
+    let mut cache = Cache::keeping(half.spec().layers, 16);
+    half.forward(&grown, &mut cache, &Request::default())?;
+    let end = grown.len() as u32 - 1;
+    let last = grown.insert(Some(end), &prompt[prompt.len() - 1..], |_| 0)[0];
+    let request = Request {
+        logits: &[last],
+        ..Request::default()
+    };
+    let ours = half.forward(&grown, &mut cache, &request)?;
+    let (alone, _) = Forest::pack(&[prompt]);
+    let expected = half.forward(&alone, &mut Cache::none(), &request)?;
+    Walk::within(HALF).check("the next token", logits(&ours), logits(&expected));
+    Ok(())
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
