@@ -180,11 +180,11 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
     )
 }
 
-/// Each of the ways in which a product is computed is candle's own, whatever the rows.
+/// A product is candle's own, whatever the rows.
 #[test]
 fn products_with_a_weight_are_those_of_candle() -> Result<()> {
     let weight = random(17, &[33, 20]);
-    for rows in [1, 2, 17, 95, 96, 131] {
+    for rows in [1, 2, 17, 131] {
         let (x, g) = (random(18, &[rows, 20]), random(19, &[rows, 33]));
         let ours = super::product::product(&x, &weight)?;
         assert!(largest_difference(&ours, &x.matmul(&weight.t()?)?) < 2e-5);
