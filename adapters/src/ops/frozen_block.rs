@@ -7,14 +7,15 @@
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::fused;
-use super::product::add_product_back;
+use super::product::sum_of_products_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
-use super::slice::{contiguous, sum_of, with_data, zeros};
+use super::slice::{contiguous, sum_of, with_data};
 use super::swiglu::{backward as swiglu_backward, swiglu};
 use crate::forest::Ancestry;
 use crate::host::Activations;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
 /// Weights of the MLP half of a block.
@@ -189,7 +190,7 @@ impl HalfBlock for FrozenMlp {
 
     fn kept(&self, x: &Tensor, _rows: &()) -> Result<Self::Kept> {
         let h = rms_norm(x, &self.norm, self.eps)?;
-        Ok([frozen_linear(&h, &self.gate)?, frozen_linear(&h, &self.up)?])
+        of_all(&h, [&self.gate, &self.up])
     }
 
     fn change(&self, [gate, up]: &Self::Kept) -> Result<Tensor> {
@@ -223,9 +224,8 @@ impl HalfBlock for FrozenAttention {
 
     fn kept(&self, x: &Tensor, (rotation, ancestry): &Self::Rows) -> Result<Self::Kept> {
         let h = rms_norm(x, &self.norm, self.eps)?;
-        let q = rotary(&frozen_linear(&h, &self.q)?, rotation)?;
-        let k = rotary(&frozen_linear(&h, &self.k)?, rotation)?;
-        let v = frozen_linear(&h, &self.v)?;
+        let [q, k, v] = of_all(&h, [&self.q, &self.k, &self.v])?;
+        let (q, k) = (rotary(&q, rotation)?, rotary(&k, rotation)?);
         let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
         Ok([q, k, v, y])
     }
@@ -268,15 +268,29 @@ impl HalfBlock for FrozenAttention {
 
 /// `sum_i g_i W_i`: the gradient (N, I) of what several linear layers read.
 fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
-    let mut sum = Vec::new();
-    for (matrix, g) in layers {
-        let weight = matrix.weight()?;
-        if sum.is_empty() {
-            sum = zeros(g.dims2()?.0 * weight.dims2()?.1);
-        }
-        add_product_back(&mut sum, g, &weight)?;
-    }
-    Ok(sum)
+    let weights = layers.iter().map(|(matrix, _)| matrix.weight());
+    let weights = weights.collect::<Result<Vec<_>>>()?;
+    let pairs = layers
+        .iter()
+        .zip(&weights)
+        .map(|((_, g), weight)| (*g, weight));
+    sum_of_products_back(&pairs.collect::<Vec<_>>())
+}
+
+/// What several linear layers make of `h`, at once where products run in the pool.
+fn of_all<const N: usize>(h: &Tensor, layers: [&Arc<dyn FrozenMatrix>; N]) -> Result<[Tensor; N]> {
+    let all: Vec<_> = match fused(h) {
+        true => layers
+            .par_iter()
+            .map(|matrix| frozen_linear(h, matrix))
+            .collect::<Result<_>>(),
+        false => layers
+            .iter()
+            .map(|matrix| frozen_linear(h, matrix))
+            .collect(),
+    }?;
+    all.try_into()
+        .map_err(|_| candle_core::Error::Msg("as many as layers".into()))
 }
 
 fn table(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {

@@ -18,8 +18,13 @@ pub(super) fn contiguous<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Resul
 pub(super) fn with_data<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => f(contiguous("op", cpu, layout)?),
+    f(data_of(&storage, layout)?)
+}
+
+/// The data of a contiguous f32 storage on the CPU.
+pub(super) fn data_of<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(cpu) => contiguous("op", cpu, layout),
         _ => bail!("op: takes CPU tensors only"),
     }
 }

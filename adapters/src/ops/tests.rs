@@ -183,9 +183,17 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
 /// A product is candle's own, whatever the rows.
 #[test]
 fn products_with_a_weight_are_those_of_candle() -> Result<()> {
-    let weight = random(17, &[33, 20]);
-    for rows in [1, 2, 17, 131] {
-        let (x, g) = (random(18, &[rows, 20]), random(19, &[rows, 33]));
+    for (rows, outputs, inputs) in [
+        (1, 33, 20),
+        (2, 33, 20),
+        (17, 150, 20),
+        (72, 20, 500),
+        (73, 500, 20),
+        (131, 33, 150),
+        (250, 20, 33),
+    ] {
+        let weight = random(17, &[outputs, inputs]);
+        let (x, g) = (random(18, &[rows, inputs]), random(19, &[rows, outputs]));
         let ours = super::product::product(&x, &weight)?;
         assert!(largest_difference(&ours, &x.matmul(&weight.t()?)?) < 2e-5);
         let ours = super::product::product_back(&g, &weight)?;
