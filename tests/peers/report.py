@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import statistics
 
 MIB = 1 << 20
@@ -28,6 +29,15 @@ def widest():
     return next((words for flag, words in names.items() if flag in flags), "unknown vectors")
 
 
+def name(machine):
+    return f"{machine['cpu']}, {machine['vectors']}, {machine['cores']} cores"
+
+
+def folder(machine):
+    """Where what is measured on a machine is kept."""
+    return re.sub("[^a-z0-9]+", "-", name(machine).lower()).strip("-")
+
+
 def proc_line(file, field):
     with open(file, encoding="utf-8") as lines:
         found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(field))
@@ -39,7 +49,9 @@ def markdown(report, rows, failed):
     results = [(row, report["rows"][row["name"]]) for row in rows if row["name"] in report["rows"]]
     pairs = [(row, result) for row, result in results if "arms" not in result]
     arms = [(row, result) for row, result in results if "arms" in result]
-    parts = ["# reptune and its peers", about(report)]
+    m = report["machine"]
+    where = name(m) + (f", {m['gpu'] or 'no GPU'}" if report.get("place") else "")
+    parts = [f"# reptune and its peers on {where}", about(report)]
     if failed:
         parts += ["## FAILED", "\n".join(f"- {name}: {why.splitlines()[0]}" for name, why in failed)]
     if pairs:
@@ -65,7 +77,6 @@ def about(report):
     m, model = report["machine"], report["model"]
     size = f"{model['weight_bytes'] / MIB:.0f} MiB of weights"
     rows = [
-        ["CPU", f"{m['cpu']}, {m['vectors']}, {m['cores']} cores"],
         ["memory", f"{m['memory_gib']} GiB"],
         ["kernel", m["kernel"]],
         [
@@ -200,11 +211,20 @@ def floors(report, results):
     return table(head, lines) if lines else ""
 
 
+def slower_in_bf16(machine):
+    return machine["bf16_gflops"] < machine["f32_gflops"]
+
+
 def bf16(report, row, result):
     """What products in bf16 would take, and give."""
     m = report["machine"]
     flop, step = (statistics.median(column(result["ours"], key)) for key in ("flop_per_step", "seconds_per_step"))
     products = flop / max(m["f32_gflops"], m["own_gflops"]) / 1e9
+    if slower_in_bf16(m):
+        return (
+            "The processor has no instructions for bf16: torch's product in it is "
+            f"{m['f32_gflops'] / m['bf16_gflops']:.1f} times as slow here as in f32, and rows in bf16 are left out."
+        )
     faster = m["bf16_gflops"] / m["f32_gflops"]
     then = flop / m["bf16_gflops"] / 1e9
     return (
@@ -254,3 +274,7 @@ def table(head, rows):
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
 
     return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+if __name__ == "__main__":
+    print(folder(machine({})))
