@@ -7,7 +7,7 @@
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::fused;
-use super::product::sum_of_products_back;
+use super::product::add_products_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
 use super::slice::{contiguous, sum_of, with_data};
@@ -266,15 +266,21 @@ impl HalfBlock for FrozenAttention {
     }
 }
 
-/// `sum_i g_i W_i`: the gradient (N, I) of what several linear layers read.
+/// `sum_i g_i W_i`: the gradient (N, I) of what several linear layers read; at once where
+/// weights are held in full, one after the other where each is made full to be read.
 fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
-    let weights = layers.iter().map(|(matrix, _)| matrix.weight());
-    let weights = weights.collect::<Result<Vec<_>>>()?;
-    let pairs = layers
-        .iter()
-        .zip(&weights)
-        .map(|((_, g), weight)| (*g, weight));
-    sum_of_products_back(&pairs.collect::<Vec<_>>())
+    let mut sum = Vec::new();
+    let full = layers.iter().all(|(matrix, _)| matrix.is_full());
+    for layers in layers.chunks(if full { layers.len() } else { 1 }) {
+        let weights = layers.iter().map(|(matrix, _)| matrix.weight());
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        let pairs = layers
+            .iter()
+            .zip(&weights)
+            .map(|((_, g), weight)| (*g, weight));
+        add_products_back(&mut sum, &pairs.collect::<Vec<_>>())?;
+    }
+    Ok(sum)
 }
 
 /// What several linear layers make of `h`, at once where products run in the pool.

@@ -22,6 +22,9 @@ pub trait FrozenMatrix: Send + Sync {
     /// # Errors
     /// When it cannot be dequantized.
     fn weight(&self) -> Result<Tensor>;
+
+    /// Whether the weight is held as it is multiplied, so that reading it makes no table.
+    fn is_full(&self) -> bool;
 }
 
 /// Applies a frozen linear layer, differentiable in its input alone.
@@ -117,5 +120,9 @@ impl FrozenMatrix for Tensor {
 
     fn weight(&self) -> Result<Tensor> {
         Ok(self.detach())
+    }
+
+    fn is_full(&self) -> bool {
+        true
     }
 }

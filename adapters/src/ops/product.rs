@@ -38,20 +38,24 @@ pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if !fused(g) || !fused(weight) {
         return g.detach().matmul(&weight.detach());
     }
-    let sum = sum_of_products_back(&[(g, weight)])?;
+    let mut sum = Vec::new();
+    add_products_back(&mut sum, &[(g, weight)])?;
     Tensor::from_vec(sum, (g.dim(0)?, weight.dim(1)?), g.device())
 }
 
-/// `sum_i g_i W_i`: the gradient (N, I) of what several layers read. Shapes: `g_i` (N, O_i),
-/// `W_i` (O_i, I), on the CPU in f32.
+/// `sum += sum_i g_i W_i`, the gradient (N, I) of what several layers read; an empty `sum` is
+/// one of zeros. Shapes: `g_i` (N, O_i), `W_i` (O_i, I), on the CPU in f32.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(super) fn sum_of_products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
-    let (rows, inputs) = match layers {
-        [(g, weight), ..] => (g.dim(0)?, weight.dim(1)?),
-        [] => return Ok(Vec::new()),
+pub(super) fn add_products_back(sum: &mut Vec<f32>, layers: &[(&Tensor, &Tensor)]) -> Result<()> {
+    let Some((g, weight)) = layers.first() else {
+        return Ok(());
     };
+    let (rows, inputs) = (g.dim(0)?, weight.dim(1)?);
+    if sum.is_empty() {
+        *sum = zeros(rows * inputs);
+    }
     let whole = layers.iter().flat_map(|(g, weight)| [g, weight]);
     let whole = whole.map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
     let read: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
@@ -62,9 +66,8 @@ pub(super) fn sum_of_products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<
     let pairs = data.chunks_exact(2);
     let pairs = pairs.map(|pair| (table(pair[0], rows), table(pair[1], pair[1].len() / inputs)));
     let pairs: Vec<_> = pairs.collect();
-    let mut sum = zeros(rows * inputs);
-    add_products(&mut sum, &pairs, 1.);
-    Ok(sum)
+    add_products(sum, &pairs, 1.);
+    Ok(())
 }
 
 /// Data as a table of `rows` rows.

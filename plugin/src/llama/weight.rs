@@ -61,4 +61,8 @@ impl FrozenMatrix for RuntimeMatrix {
     fn weight(&self) -> Result<Tensor> {
         self.method.dequantize_w()?.to_dtype(self.dtype)
     }
+
+    fn is_full(&self) -> bool {
+        false
+    }
 }
