@@ -228,7 +228,7 @@ def bf16(report, row, result):
     faster = m["bf16_gflops"] / m["f32_gflops"]
     then = flop / m["bf16_gflops"] / 1e9
     return (
-        f"In bf16 torch's product is {faster:.1f} times as fast here as in f32. Neither candle nor faer multiplies "
+        f"In bf16 torch's product is {faster:.1f} times as fast here as in f32. Neither candle nor its library of products multiplies "
         "bf16 on the CPU. It would take a kernel of our own on AVX-512 BF16 or AMX, which multiplies pairs of "
         "neighbours in the summed dimension and sums in f32; weights in bf16, half the memory, with such pairs "
         "side by side, which are other pairs in the forward than in the backward, so that one of the two packs "

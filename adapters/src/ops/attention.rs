@@ -1,13 +1,14 @@
 //! Attention over a forest: every row looks at its ancestors, and at nothing else.
 
 use super::fused;
+use super::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
 use super::neighbours::Neighbours;
-use super::product::{multiply, table};
-use super::slice::{contiguous, exp, max, sum, with_data};
+use super::slice::{contiguous, dot, exp, max, sum, with_data, zeros};
 use crate::forest::Ancestry;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
-use faer::{Accum, MatMut, MatRef, Par};
+use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Softmax attention with grouped queries.
@@ -145,44 +146,17 @@ impl Attention {
     }
 
     /// The columns of one head, of all rows of a table.
-    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> MatRef<'a, f32> {
+    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> Table<'a> {
         let d = self.head_dim;
         let rows = data.len() / (heads * d);
-        table(data, rows).submatrix(0, head * d, rows, d)
+        table(data, rows).slice_move(s![.., head * d..(head + 1) * d])
     }
 
-    /// `sum_r a b[r]^T`, one below the other: products of some rows with all that they see.
-    fn scores(&self, a: MatRef<f32>, b: MatRef<f32>, n: &Neighbours, scale: f32) -> Vec<f32> {
-        let (rows, width) = (n.rows.len(), n.width());
-        let mut scores = vec![0f32; rows * width];
-        for (run, columns) in n.runs() {
-            let b = b.subrows(run.start, run.len());
-            let to = MatMut::from_row_major_slice_mut(&mut scores, rows, width);
-            let to = to.subcols_mut(columns.start, columns.len());
-            multiply(to, Accum::Replace, a, b.transpose(), scale, Par::Seq);
-        }
-        scores
-    }
-
-    /// Softmax weights of some rows over their ancestors; 0 where a row sees nothing.
-    fn weights(&self, q: MatRef<f32>, k: MatRef<f32>, n: &Neighbours) -> Vec<f32> {
-        let mut weights = self.scores(q, k, n, self.scale());
-        for (i, p) in weights.chunks_exact_mut(n.width()).enumerate() {
-            let seen = n.seen(i);
-            let max = seen.iter().map(|c| max(&p[c.clone()]));
-            let max = max.fold(f32::NEG_INFINITY, f32::max);
-            let (mut total, mut at) = (0., 0);
-            for columns in seen {
-                p[at..columns.start].fill(0.);
-                let p = &mut p[columns.clone()];
-                p.iter_mut().for_each(|p| *p = exp(*p - max));
-                total += sum(p);
-                at = columns.end;
-            }
-            p[at..].fill(0.);
-            let one = 1. / total;
-            p.iter_mut().for_each(|p| *p *= one);
-        }
+    /// Softmax weights of some rows over what they see; 0 where a row sees less than the others.
+    fn weights(&self, q: Table, k: Table, n: &Neighbours) -> Vec<f32> {
+        let mut weights = multiplied((q, k.reversed_axes()), self.scale());
+        let rows = weights.chunks_exact_mut(n.width()).enumerate();
+        rows.for_each(|(i, row)| softmax(row, n.seen(i)));
         weights
     }
 
@@ -190,33 +164,24 @@ impl Attention {
     pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let groups = Neighbours::all(&self.ancestry);
-        let tasks: Vec<(&Neighbours, usize)> = (groups.iter())
-            .flat_map(|n| (0..self.heads).map(move |h| (n, h)))
-            .collect();
-        let part = |&(n, h): &(&Neighbours, usize)| {
-            let q = (self.head(q, self.heads, h)).subrows(n.rows.start, n.rows.len());
-            let k = self.head(k, self.kv_heads, h / group);
-            let v = self.head(v, self.kv_heads, h / group);
-            let p = self.weights(q, k, n);
-            let p = table(&p, n.rows.len());
-            let mut y = vec![0f32; n.rows.len() * d];
-            for (run, columns) in n.runs() {
-                let y = MatMut::from_row_major_slice_mut(&mut y, n.rows.len(), d);
-                let p = p.subcols(columns.start, columns.len());
-                let v = v.subrows(run.start, run.len());
-                multiply(y, Accum::Add, p, v, 1., Par::Seq);
+        let mut all = zeros(q.len());
+        let mut below = table_mut(&mut all, self.ancestry.len());
+        let mut tasks = Vec::new();
+        for n in &groups {
+            let (mut rows, rest) = below.split_at(Axis(0), n.rows.len());
+            for h in 0..self.heads {
+                let (y, others) = rows.split_at(Axis(1), d);
+                tasks.push((n, h, y));
+                rows = others;
             }
-            y
-        };
-        let parts: Vec<Vec<f32>> = tasks.par_iter().map(part).collect();
-        let mut all = Vec::with_capacity(q.len());
-        for (n, parts) in groups.iter().zip(parts.chunks_exact(self.heads)) {
-            for i in 0..n.rows.len() {
-                parts
-                    .iter()
-                    .for_each(|y| all.extend_from_slice(&y[i * d..][..d]));
-            }
+            below = rest;
         }
+        tasks.into_par_iter().for_each(|(n, h, y)| {
+            let q = (self.head(q, self.heads, h)).slice_move(s![n.rows.clone(), ..]);
+            let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, h / group)));
+            let p = self.weights(q, k.view(), n);
+            multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
+        });
         all
     }
 
@@ -230,75 +195,81 @@ impl Attention {
         y: &[f32],
         g: &[f32],
     ) -> Heads<Vec<f32>> {
-        let d = self.head_dim;
-        let (m, n) = (q.len() / (self.heads * d), k.len() / (self.kv_heads * d));
-        let group = self.heads / self.kv_heads;
+        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let groups = Neighbours::all(&self.ancestry);
-        // One task a kv head: its columns of gk and gv are written by nobody else,
-        // and summed in the order of rows.
-        let part = |kv: usize| {
-            let mut gq = vec![0f32; m * group * d];
-            let (mut gk, mut gv) = (vec![0f32; n * d], vec![0f32; n * d]);
-            let k = self.head(k, self.kv_heads, kv);
-            let v = self.head(v, self.kv_heads, kv);
-            for near in &groups {
-                let rows = near.rows.len();
+        let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
+        let (rows, seen) = (self.ancestry.len(), k.len() / (self.kv_heads * d));
+        let mut tables = [(&mut gq, rows), (&mut gk, seen), (&mut gv, seen)]
+            .map(|(data, rows)| table_mut(data, rows));
+        let [queries, keys, values] = &mut tables;
+        let tasks = queries
+            .axis_chunks_iter_mut(Axis(1), group * d)
+            .zip(keys.axis_chunks_iter_mut(Axis(1), d))
+            .zip(values.axis_chunks_iter_mut(Axis(1), d));
+        // One task a kv head: its columns are written by nobody else, and summed in the order
+        // of rows.
+        let part = |(kv, ((mut gq, mut gk), mut gv)): (usize, ((Gradient, Gradient), Gradient))| {
+            for n in &groups {
+                let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, kv)));
                 for i in 0..group {
-                    let h = kv * group + i;
-                    let of = |t| self.head(t, self.heads, h).subrows(near.rows.start, rows);
+                    let of = |t| {
+                        let head = self.head(t, self.heads, kv * group + i);
+                        head.slice_move(s![n.rows.clone(), ..])
+                    };
                     let (q, y, g) = (of(q), of(y), of(g));
-                    let p = self.weights(q, k, near);
-                    let mut s = self.scores(g, v, near, 1.);
-                    let both = s.chunks_exact_mut(near.width());
-                    for (i, (s, p)) in both.zip(p.chunks_exact(near.width())).enumerate() {
-                        let gy: f32 = (g.row(i).iter())
-                            .zip(y.row(i).iter())
-                            .map(|(g, y)| g * y)
-                            .sum();
+                    let p = self.weights(q, k.view(), n);
+                    let mut s = multiplied((g, v.t()), 1.);
+                    let rows = s.chunks_exact_mut(n.width()).zip(p.chunks_exact(n.width()));
+                    for ((s, p), (g, y)) in rows.zip(g.rows().into_iter().zip(y.rows())) {
+                        let gy = dot(row(g), row(y));
                         for (s, p) in s.iter_mut().zip(p) {
-                            *s = p * (*s - gy) * self.scale();
+                            *s = p * (*s - gy) * scale;
                         }
                     }
-                    let (p, s) = (table(&p, rows), table(&s, rows));
-                    for (run, columns) in near.runs() {
-                        let p = p.subcols(columns.start, columns.len());
-                        let s = s.subcols(columns.start, columns.len());
-                        let below = |t| {
-                            let t = MatMut::from_row_major_slice_mut(t, n, d);
-                            t.subrows_mut(run.start, run.len())
-                        };
-                        multiply(below(&mut gv), Accum::Add, p.transpose(), g, 1., Par::Seq);
-                        multiply(below(&mut gk), Accum::Add, s.transpose(), q, 1., Par::Seq);
-                        let gq = MatMut::from_row_major_slice_mut(&mut gq, m, group * d);
-                        let gq = gq.submatrix_mut(near.rows.start, i * d, rows, d);
-                        let k = k.subrows(run.start, run.len());
-                        multiply(gq, Accum::Add, s, k, 1., Par::Seq);
+                    let tables = [&p, &s].map(|t| table(t, n.rows.len()));
+                    let to = gq.slice_mut(s![n.rows.clone(), i * d..(i + 1) * d]);
+                    multiply(to, (tables[1], k.view()), 1.);
+                    for (run, columns) in n.runs() {
+                        let [p, s] = tables.map(|t| t.slice_move(s![.., columns.clone()]));
+                        let gv = gv.slice_mut(s![run.clone(), ..]);
+                        multiply_add(gv, (p.reversed_axes(), g), 1.);
+                        let gk = gk.slice_mut(s![run, ..]);
+                        multiply_add(gk, (s.reversed_axes(), q), 1.);
                     }
                 }
             }
-            Heads {
-                q: gq,
-                k: gk,
-                v: gv,
-            }
         };
-        let parts: Vec<Heads<Vec<f32>>> = (0..self.kv_heads).into_par_iter().map(part).collect();
-        let join = |width: usize, of: fn(&Heads<Vec<f32>>) -> &[f32]| {
-            let rows = of(&parts[0]).len() / width;
-            let mut all = vec![0f32; rows * width * self.kv_heads];
-            for (kv, part) in parts.iter().enumerate() {
-                for (row, part) in of(part).chunks_exact(width).enumerate() {
-                    all[(row * self.kv_heads + kv) * width..][..width].copy_from_slice(part);
-                }
-            }
-            all
-        };
+        tasks
+            .enumerate()
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .for_each(part);
         Heads {
-            q: join(group * d, |p| &p.q),
-            k: join(d, |p| &p.k),
-            v: join(d, |p| &p.v),
+            q: gq,
+            k: gk,
+            v: gv,
         }
     }
+}
+
+/// Some columns of a table of gradients.
+type Gradient<'a> = ArrayViewMut2<'a, f32>;
+
+/// Makes scores weights, in what is seen; the rest becomes 0.
+fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {
+    let max = seen.iter().map(|columns| max(&scores[columns.clone()]));
+    let max = max.fold(f32::NEG_INFINITY, f32::max);
+    let (mut total, mut at) = (0., 0);
+    for columns in seen {
+        scores[at..columns.start].fill(0.);
+        let scores = &mut scores[columns.clone()];
+        scores.iter_mut().for_each(|p| *p = exp(*p - max));
+        total += sum(scores);
+        at = columns.end;
+    }
+    scores[at..].fill(0.);
+    let one = 1. / total;
+    scores.iter_mut().for_each(|p| *p *= one);
 }
 
 impl CustomOp3 for Attention {

@@ -7,7 +7,7 @@
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::fused;
-use super::product::add_products_back;
+use super::product::products_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
 use super::slice::{contiguous, sum_of, with_data};
@@ -269,16 +269,22 @@ impl HalfBlock for FrozenAttention {
 /// `sum_i g_i W_i`: the gradient (N, I) of what several linear layers read; at once where
 /// weights are held in full, one after the other where each is made full to be read.
 fn through(layers: &[(&Arc<dyn FrozenMatrix>, &Tensor)]) -> Result<Vec<f32>> {
-    let mut sum = Vec::new();
-    let full = layers.iter().all(|(matrix, _)| matrix.is_full());
-    for layers in layers.chunks(if full { layers.len() } else { 1 }) {
-        let weights = layers.iter().map(|(matrix, _)| matrix.weight());
-        let weights = weights.collect::<Result<Vec<_>>>()?;
+    let weight = |(matrix, _): &(&Arc<dyn FrozenMatrix>, &Tensor)| matrix.weight();
+    if layers.iter().all(|(matrix, _)| matrix.is_full()) {
+        let weights = layers.iter().map(weight).collect::<Result<Vec<_>>>()?;
         let pairs = layers
             .iter()
             .zip(&weights)
             .map(|((_, g), weight)| (*g, weight));
-        add_products_back(&mut sum, &pairs.collect::<Vec<_>>())?;
+        return products_back(&pairs.collect::<Vec<_>>());
+    }
+    let mut sum = Vec::new();
+    for layer in layers {
+        let gx = products_back(&[(layer.1, &weight(layer)?)])?;
+        sum = match sum.is_empty() {
+            true => gx,
+            false => sum_of(&sum, &gx),
+        };
     }
     Ok(sum)
 }

@@ -1,8 +1,9 @@
 //! A frozen linear layer with a low-rank update on it.
 
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
-use super::product::{add_product, product_back, table};
-use super::slice::{contiguous, with_data, zeros};
+use super::gemm::{add_product, product_of, table};
+use super::product::product_back;
+use super::slice::{contiguous, with_data};
 use super::{beside, fused};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
@@ -77,10 +78,9 @@ impl CustomOp3 for LowRankLinear {
         let (rows, rank, outputs) = (l1.dims()[0], l2.dims()[0], l3.dims()[0]);
         let frozen = Tensor::from_slice(x, l1.shape(), &candle_core::Device::Cpu)?;
         let mut y = with_data(&self.matrix.product(&frozen)?, |y| Ok(y.to_vec()))?;
-        let mut inner = zeros(rows * rank);
-        add_product(&mut inner, table(x, rows), table(a, rank).transpose(), 1.);
-        let right = table(b, outputs).transpose();
-        add_product(&mut y, table(&inner, rows), right, self.scale);
+        let inner = product_of((table(x, rows), table(a, rank).reversed_axes()), 1.);
+        let pair = (table(&inner, rows), table(b, outputs).reversed_axes());
+        add_product(&mut y, pair, self.scale);
         // set once, as an op is run once
         let _ = self.inner.set(inner);
         Ok((CpuStorage::F32(y), (rows, outputs).into()))
@@ -96,22 +96,17 @@ impl CustomOp3 for LowRankLinear {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+        let (rows, (outputs, rank)) = (x.dim(0)?, b.dims2()?);
         let inner = self.inner.get().map(Vec::as_slice).unwrap_or_default();
-        let (mut ga, mut gb) = (zeros(rank * inputs), zeros(outputs * rank));
-        let mut back = zeros(rows * rank); // scale g B
-        with_data(grad, |g| {
+        let (gb, back) = with_data(grad, |g| {
             let g = table(g, rows);
-            add_product(&mut gb, g.transpose(), table(inner, rows), self.scale);
-            with_data(b, |b| {
-                add_product(&mut back, g, table(b, outputs), self.scale);
-                Ok(())
-            })
+            let gb = product_of((g.reversed_axes(), table(inner, rows)), self.scale);
+            let back = with_data(b, |b| Ok(product_of((g, table(b, outputs)), self.scale)))?;
+            Ok((gb, back))
         })?;
-        let back = table(&back, rows);
-        with_data(x, |x| {
-            add_product(&mut ga, back.transpose(), table(x, rows), 1.);
-            Ok(())
+        let back = table(&back, rows); // scale g B
+        let ga = with_data(x, |x| {
+            Ok(product_of((back.reversed_axes(), table(x, rows)), 1.))
         })?;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         let gx = match x.track_op() {
@@ -120,7 +115,7 @@ impl CustomOp3 for LowRankLinear {
                 let frozen = product_back(grad, &self.matrix.weight()?)?;
                 let mut gx = with_data(&frozen, |g| Ok(g.to_vec()))?;
                 with_data(a, |a| {
-                    add_product(&mut gx, back, table(a, rank), 1.);
+                    add_product(&mut gx, (back, table(a, rank)), 1.);
                     Ok(())
                 })?;
                 Some(tensor(gx, x)?)

@@ -9,6 +9,7 @@
 mod attention;
 mod frozen_block;
 mod frozen_linear;
+mod gemm;
 mod low_rank_linear;
 mod neighbours;
 mod product;

@@ -1,6 +1,8 @@
 //! Querying rows next to each other, whose attention is computed as products of tables.
 
+use super::gemm::{Table, row};
 use crate::forest::Ancestry;
+use ndarray::{Array2, CowArray, Ix2, s};
 use std::ops::Range;
 
 /// Most rows of a group.
@@ -68,6 +70,22 @@ impl Neighbours {
             at += run.len();
             (run.clone(), at - run.len()..at)
         })
+    }
+
+    /// What is seen of a table of all rows.
+    pub(super) fn seen_of<'a>(&self, table: Table<'a>) -> CowArray<'a, f32, Ix2> {
+        if let [run] = self.runs.as_slice() {
+            return table.slice_move(s![run.clone(), ..]).into();
+        }
+        let columns = table.ncols();
+        let mut seen = Vec::with_capacity(self.width() * columns);
+        for run in &self.runs {
+            for of in table.slice(s![run.clone(), ..]).rows() {
+                seen.extend_from_slice(row(of));
+            }
+        }
+        let seen = Array2::from_shape_vec((self.width(), columns), seen);
+        seen.expect("as many rows as runs have").into()
     }
 
     /// Columns that the i-th row of the group sees, in ascending order.

@@ -112,19 +112,22 @@ pub(super) fn fma(a: f32, b: f32, c: f32) -> f32 {
 /// `e^x`, within 2 units in the last place, in a form that compilers vectorise: `2^n e^r`
 /// with |r| at most ln 2 / 2 and a polynomial for `e^r` (the Taylor series to r^7).
 ///
-/// Below -87 it is 0, above 88 infinite.
+/// Below -87 it is 0, above 88 infinite. n is rounded by adding a number so large that no place
+/// is left behind the point, whose last bits are then n: a cast to an integer goes lane by lane.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
+    const LARGE: f32 = 12_582_912.; // 1.5 * 2^23
     const HIGH: f32 = 0.693_359_4; // ln 2 in two parts, the first with few digits
     const LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87., 88.);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let rounded = fma(clamped, std::f32::consts::LOG2_E, LARGE);
+    let n = rounded - LARGE;
     let r = fma(n, -LOW, fma(n, -HIGH, clamped));
     let mut sum = 1. / 5040.;
     for factor in [1. / 720., 1. / 120., 1. / 24., 1. / 6., 0.5, 1., 1.] {
         sum = fma(sum, r, factor);
     }
-    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     let y = sum * power;
     if x < -87. {
         0.

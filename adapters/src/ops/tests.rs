@@ -190,7 +190,8 @@ fn products_with_a_weight_are_those_of_candle() -> Result<()> {
         (72, 20, 500),
         (73, 500, 20),
         (131, 33, 150),
-        (250, 20, 33),
+        (161, 300, 150),
+        (300, 20, 33),
     ] {
         let weight = random(17, &[outputs, inputs]);
         let (x, g) = (random(18, &[rows, inputs]), random(19, &[rows, outputs]));
@@ -198,6 +199,32 @@ fn products_with_a_weight_are_those_of_candle() -> Result<()> {
         assert!(largest_difference(&ours, &x.matmul(&weight.t()?)?) < 2e-5);
         let ours = super::product::product_back(&g, &weight)?;
         assert!(largest_difference(&ours, &g.matmul(&weight)?) < 2e-5);
+    }
+    Ok(())
+}
+
+/// A product is the same bytes, however many threads share it.
+#[test]
+fn products_do_not_depend_on_the_number_of_threads() -> Result<()> {
+    for (rows, outputs, inputs) in [
+        (6, 700, 600),
+        (60, 320, 600),
+        (161, 700, 600),
+        (400, 16, 600),
+    ] {
+        let weight = random(31, &[outputs, inputs]);
+        let (x, g) = (random(32, &[rows, inputs]), random(33, &[rows, outputs]));
+        let by = |threads: usize| -> Result<[Vec<f32>; 2]> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.expect("a pool").install(|| {
+                let y = super::product::product(&x, &weight)?;
+                Ok([flat(&y), flat(&super::product::product_back(&g, &weight)?)])
+            })
+        };
+        let alone = by(1)?;
+        for threads in [2, 3, 16] {
+            assert!(by(threads)? == alone, "{threads} threads, {rows} rows");
+        }
     }
     Ok(())
 }
