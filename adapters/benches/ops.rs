@@ -8,9 +8,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use reptune_adapters::loss::{Label, LabelRow, Representation, representation_loss, token_loss};
 use reptune_adapters::ops::{
     FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention, attention_composed,
-    frozen_attention, frozen_attention_composed, frozen_linear, frozen_linear_composed, frozen_mlp,
-    frozen_mlp_composed, low_rank_linear, low_rank_linear_composed, rms_norm, rms_norm_composed,
-    rotary, rotary_composed, swiglu, swiglu_composed,
+    attention_half, attention_half_composed, frozen_linear, frozen_linear_composed,
+    low_rank_linear, low_rank_linear_composed, mlp_half, mlp_half_composed, rms_norm,
+    rms_norm_composed, rotary, rotary_composed, swiglu, swiglu_composed,
 };
 use reptune_adapters::{Activations, Forest};
 use std::hint::black_box;
@@ -152,14 +152,16 @@ fn ops(c: &mut Criterion) {
     });
     measure(
         c,
-        "frozen MLP",
+        "MLP half",
         &[rows],
         &[
-            ("op", &|x| frozen_mlp(&x[0], &mlp, Activations::Keep)),
-            ("op, computed again", &|x| {
-                frozen_mlp(&x[0], &mlp, Activations::Recompute)
+            ("op", &|x| {
+                mlp_half(&x[0], &mlp, [None; 3], Activations::Keep)
             }),
-            ("single ops", &|x| frozen_mlp_composed(&x[0], &mlp)),
+            ("op, computed again", &|x| {
+                mlp_half(&x[0], &mlp, [None; 3], Activations::Recompute)
+            }),
+            ("single ops", &|x| mlp_half_composed(&x[0], &mlp, [None; 3])),
         ],
     );
     let half = Arc::new(FrozenAttention {
@@ -173,14 +175,20 @@ fn ops(c: &mut Criterion) {
     });
     measure(
         c,
-        "frozen attention",
+        "attention half",
         &[rows],
         &[
             ("op", &|x| {
-                frozen_attention(&x[0], &half, &rotation, &ancestry, Activations::Keep)
+                attention_half(
+                    &x[0],
+                    &half,
+                    [None; 4],
+                    (&rotation, &ancestry),
+                    Activations::Keep,
+                )
             }),
             ("single ops", &|x| {
-                frozen_attention_composed(&x[0], &half, &rotation, &ancestry)
+                attention_half_composed(&x[0], &half, [None; 4], (&rotation, &ancestry))
             }),
         ],
     );

@@ -395,35 +395,17 @@ impl Tuned<'_> {
             (s.heads * s.head_dim) as u64,
             (s.kv_heads * s.head_dim) as u64,
         );
-        let t = self.tuning;
         let last = s.layers - 1;
         let first = trunk.map_or(0, |l| l + 1);
-        let mlp = [
-            Projection::GateProj,
-            Projection::UpProj,
-            Projection::DownProj,
-        ];
-        let trains = |layer: usize, mlp_half: bool| {
-            let half = |p: &&Projection| mlp.contains(p) == mlp_half;
-            t.layers.contains(&layer) && t.projections.iter().any(|p| half(&p))
+        let halves = match keep {
+            Activations::Keep => 2 * (q + kv + i),
+            Activations::Recompute => 0,
         };
-        let numbers = |layer: usize| {
+        let numbers = |layer: usize| match layer == last {
+            // keys and values of all rows, the rest of those that are read
+            true => counts.rows * (h + 2 * kv) + counts.read * (2 * h + 3 * q + 4 * i),
             // outputs of both halves, and what each keeps
-            let attention = match (trains(layer, false), keep) {
-                (true, _) => 2 * h + 3 * q + 5 * kv,
-                (false, Activations::Keep) => 2 * q + 2 * kv,
-                (false, Activations::Recompute) => 0,
-            };
-            let mlp = match (trains(layer, true), keep) {
-                (true, _) => h + 4 * i,
-                (false, Activations::Keep) => 2 * i,
-                (false, Activations::Recompute) => 0,
-            };
-            match layer == last {
-                // keys and values of all rows, the rest of those that are read
-                true => counts.rows * (h + 2 * kv) + counts.read * (2 * h + 3 * q + 4 * i),
-                false => counts.rows * (2 * h + attention + mlp),
-            }
+            false => counts.rows * (2 * h + halves),
         };
         let blocks: u64 = (first..=last).map(numbers).sum();
         (blocks + counts.rows * h + 3 * counts.read * s.vocab as u64) * F32

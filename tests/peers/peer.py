@@ -1,6 +1,7 @@
 """Run one workload with torch, transformers and peft, and print one JSON object.
 
     peer.py tune|capture|sweep|generate|copy --model DIR --work W [flags]
+    peer.py products --model DIR --rows N
     peer.py peak
 
 The workload comes from `reptune bench`, which runs the same. Written to win: sdpa attention,
@@ -19,6 +20,7 @@ MODULES = {
     "sweep": "sweep",
     "generate": "generate",
     "copy": "copying",
+    "products": "products",
 }
 
 
@@ -51,9 +53,12 @@ def arguments():
         "--soft", choices=["twice", "once"], default="twice", help="tune: prompts of a soft item"
     )
     parser.add_argument("--how", choices=["letters", "generate"], default="letters", help="sweep")
+    parser.add_argument("--rows", type=int, help="products: rows that are multiplied")
     parser.add_argument("--compile", action="store_true", help="tune: with torch.compile, untimed")
     args = parser.parse_args()
-    if args.kind != "peak" and not (args.model and args.work):
+    if args.kind == "products" and not (args.model and args.rows):
+        parser.error("products: --model and --rows are needed")
+    if args.kind not in ("peak", "products") and not (args.model and args.work):
         parser.error(f"{args.kind}: --model and --work are needed")
     if args.compile and args.kind != "tune":
         parser.error("--compile: tune only")

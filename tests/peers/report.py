@@ -30,7 +30,8 @@ def widest():
 
 
 def name(machine):
-    return f"{machine['cpu']}, {machine['vectors']}, {machine['cores']} cores"
+    cpu = re.sub(r"\((R|TM)\)", "", machine["cpu"])
+    return f"{cpu}, {machine['vectors']}, {machine['cores']} cores"
 
 
 def folder(machine):
@@ -189,25 +190,30 @@ def agreements(results):
 
 
 FLOOR_NOTE = (
-    "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). The floor is that work "
-    "at the better f32 rate above, with nothing beside it; the last column is the ratio that "
-    "would then be reached. Where it is near a missed target, only less work can meet it."
+    "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). Torch's products: its "
+    "rate with as many rows as a step has, by the weights of the model one after the other, forward and "
+    "backward. The floor is a step of nothing but such products, at that rate or, in brackets, at the better f32 "
+    "rate above, which takes more rows; the last column is the ratios that would then be reached. Where they are "
+    "near a missed target, only less work can meet it."
 )
 
 
 def floors(report, results):
-    """What a step would take if it were products alone, at the machine's best rate."""
+    """What a step would take if it were products alone, at torch's rate with its rows and at the best."""
     peak = max(report["machine"][key] for key in ("f32_gflops", "own_gflops")) * 1e9
     lines = []
     for row, result in results:
         if row["ratio"] != "seconds_per_step":
             continue
         of = {key: statistics.median(column(result["ours"], key)) for key in ("flop_per_step", "gflops")}
-        floor = of["flop_per_step"] / peak
+        least = of["flop_per_step"] / peak
         peer = statistics.median(column(result["peer"], "seconds_per_step"))
-        cells = [f"{of['flop_per_step'] / 1e9:.1f}", f"{of['gflops']:.0f}", f"{floor:.3f}", f"{peer / floor:.2f}"]
-        lines.append([row["name"], *cells])
-    head = ["row", "GFLOP a step", "GFLOP/s", "floor, s", "peer / floor"]
+        there = result.get("products_gflops")
+        floor = of["flop_per_step"] / there / 1e9 if there else None
+        both = [f"{floor:.3f} ({least:.3f})", f"{peer / floor:.2f} ({peer / least:.2f})"] if floor else []
+        cells = [f"{of['flop_per_step'] / 1e9:.1f}", f"{of['gflops']:.0f}", f"{there:.0f}" if there else "-"]
+        lines.append([row["name"], *cells, *(both or [f"({least:.3f})", f"({peer / least:.2f})"])])
+    head = ["row", "GFLOP a step", "GFLOP/s", "torch's products", "floor, s", "peer / floor"]
     return table(head, lines) if lines else ""
 
 

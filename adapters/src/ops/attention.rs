@@ -185,7 +185,8 @@ impl Attention {
         all
     }
 
-    /// Gradients of q, k and v, given the result `y` and its gradient `g`.
+    /// Gradients of q, k and v, given the result `y` and its gradient `g`; those of q and k are 0
+    /// if none goes `through_scores`.
     ///
     /// With P the weights of some rows and G the gradient of what they gave: `gV += P^T G`,
     /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
@@ -194,6 +195,7 @@ impl Attention {
         Heads { q, k, v }: Heads<&[f32]>,
         y: &[f32],
         g: &[f32],
+        through_scores: bool,
     ) -> Heads<Vec<f32>> {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let groups = Neighbours::all(&self.ancestry);
@@ -218,6 +220,14 @@ impl Attention {
                     };
                     let (q, y, g) = (of(q), of(y), of(g));
                     let p = self.weights(q, k.view(), n);
+                    let weights = table(&p, n.rows.len());
+                    for (run, columns) in n.runs() {
+                        let p = weights.slice(s![.., columns]).reversed_axes();
+                        multiply_add(gv.slice_mut(s![run, ..]), (p, g), 1.);
+                    }
+                    if !through_scores {
+                        continue;
+                    }
                     let mut s = multiplied((g, v.t()), 1.);
                     let rows = s.chunks_exact_mut(n.width()).zip(p.chunks_exact(n.width()));
                     for ((s, p), (g, y)) in rows.zip(g.rows().into_iter().zip(y.rows())) {
@@ -226,15 +236,12 @@ impl Attention {
                             *s = p * (*s - gy) * scale;
                         }
                     }
-                    let tables = [&p, &s].map(|t| table(t, n.rows.len()));
+                    let scores = table(&s, n.rows.len());
                     let to = gq.slice_mut(s![n.rows.clone(), i * d..(i + 1) * d]);
-                    multiply(to, (tables[1], k.view()), 1.);
+                    multiply(to, (scores, k.view()), 1.);
                     for (run, columns) in n.runs() {
-                        let [p, s] = tables.map(|t| t.slice_move(s![.., columns.clone()]));
-                        let gv = gv.slice_mut(s![run.clone(), ..]);
-                        multiply_add(gv, (p.reversed_axes(), g), 1.);
-                        let gk = gk.slice_mut(s![run, ..]);
-                        multiply_add(gk, (s.reversed_axes(), q), 1.);
+                        let s = scores.slice(s![.., columns]).reversed_axes();
+                        multiply_add(gk.slice_mut(s![run, ..]), (s, q), 1.);
                     }
                 }
             }
@@ -306,7 +313,7 @@ impl CustomOp3 for Attention {
             with_data(k, |k| {
                 with_data(v, |v| {
                     with_data(res, |y| {
-                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g)))
+                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g, true)))
                     })
                 })
             })

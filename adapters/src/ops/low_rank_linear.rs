@@ -2,11 +2,11 @@
 
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::gemm::{add_product, product_of, table};
-use super::product::product_back;
+use super::product::products_back;
 use super::slice::{contiguous, with_data};
 use super::{beside, fused};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// `y = x W^T + scale (x A^T) B^T`, differentiable in x, A and B.
 ///
@@ -30,7 +30,6 @@ pub fn low_rank_linear(
     let op = LowRankLinear {
         matrix: matrix.clone(),
         scale: scale as f32,
-        inner: OnceLock::new(),
     };
     x.contiguous()?
         .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
@@ -54,8 +53,46 @@ pub fn low_rank_linear_composed(
 struct LowRankLinear {
     matrix: Arc<dyn FrozenMatrix>,
     scale: f32,
-    /// `x A^T` (N, R), for the backward.
-    inner: OnceLock<Vec<f32>>,
+}
+
+/// What an update has to do with a backward.
+pub(super) struct Small {
+    /// Gradient (R, I) of A.
+    pub a: Vec<f32>,
+    /// Gradient (O, R) of B.
+    pub b: Vec<f32>,
+    /// `scale g B` (N, R), by which the gradient of the rows goes through A.
+    pub back: Tensor,
+}
+
+/// `gA = scale (g B)^T x`, `gB = scale g^T (x A^T)`, for rows `x` (N, I) and the gradient `g`
+/// (N, O) of what the layer made of them.
+pub(super) fn small_gradients(
+    x: &Tensor,
+    g: &Tensor,
+    (a, b): (&Tensor, &Tensor),
+    scale: f32,
+) -> Result<Small> {
+    let (rows, (outputs, rank)) = (x.dim(0)?, b.dims2()?);
+    let (gb, back) = with_data(g, |g| {
+        let g = table(g, rows);
+        let back = with_data(b, |b| Ok(product_of((g, table(b, outputs)), scale)))?;
+        let inner = with_data(x, |x| {
+            with_data(a, |a| {
+                let a = table(a, rank).reversed_axes();
+                Ok(product_of((table(x, rows), a), 1.))
+            })
+        })?;
+        let gb = product_of((g.reversed_axes(), table(&inner, rows)), scale);
+        Ok((gb, back))
+    })?;
+    let left = table(&back, rows).reversed_axes();
+    let ga = with_data(x, |x| Ok(product_of((left, table(x, rows)), 1.)))?;
+    Ok(Small {
+        a: ga,
+        b: gb,
+        back: Tensor::from_vec(back, (rows, rank), x.device())?,
+    })
 }
 
 impl CustomOp3 for LowRankLinear {
@@ -81,13 +118,10 @@ impl CustomOp3 for LowRankLinear {
         let inner = product_of((table(x, rows), table(a, rank).reversed_axes()), 1.);
         let pair = (table(&inner, rows), table(b, outputs).reversed_axes());
         add_product(&mut y, pair, self.scale);
-        // set once, as an op is run once
-        let _ = self.inner.set(inner);
         Ok((CpuStorage::F32(y), (rows, outputs).into()))
     }
 
-    /// With g the gradient of y: `gx = g W + scale (g B) A`, `gA = scale (g B)^T x`,
-    /// `gB = scale g^T (x A^T)`.
+    /// With g the gradient of y: `gx = g W + scale (g B) A`.
     fn bwd(
         &self,
         x: &Tensor,
@@ -96,31 +130,13 @@ impl CustomOp3 for LowRankLinear {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (rows, (outputs, rank)) = (x.dim(0)?, b.dims2()?);
-        let inner = self.inner.get().map(Vec::as_slice).unwrap_or_default();
-        let (gb, back) = with_data(grad, |g| {
-            let g = table(g, rows);
-            let gb = product_of((g.reversed_axes(), table(inner, rows)), self.scale);
-            let back = with_data(b, |b| Ok(product_of((g, table(b, outputs)), self.scale)))?;
-            Ok((gb, back))
-        })?;
-        let back = table(&back, rows); // scale g B
-        let ga = with_data(x, |x| {
-            Ok(product_of((back.reversed_axes(), table(x, rows)), 1.))
-        })?;
+        let small = small_gradients(x, grad, (a, b), self.scale)?;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-        let gx = match x.track_op() {
-            false => None,
-            true => {
-                let frozen = product_back(grad, &self.matrix.weight()?)?;
-                let mut gx = with_data(&frozen, |g| Ok(g.to_vec()))?;
-                with_data(a, |a| {
-                    add_product(&mut gx, (back, table(a, rank)), 1.);
-                    Ok(())
-                })?;
-                Some(tensor(gx, x)?)
-            }
-        };
-        Ok((gx, Some(tensor(ga, a)?), Some(tensor(gb, b)?)))
+        let gx = x.track_op().then(|| {
+            let weight = self.matrix.weight()?;
+            tensor(products_back(&[(grad, &weight), (&small.back, a)])?, x)
+        });
+        let gx = gx.transpose()?;
+        Ok((gx, Some(tensor(small.a, a)?), Some(tensor(small.b, b)?)))
     }
 }

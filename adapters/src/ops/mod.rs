@@ -7,9 +7,9 @@
 //! the plain reference that the tests compare with.
 
 mod attention;
-mod frozen_block;
 mod frozen_linear;
 mod gemm;
+mod half_block;
 mod low_rank_linear;
 mod neighbours;
 mod product;
@@ -25,11 +25,11 @@ mod tests;
 use candle_core::{DType, Result, Tensor};
 
 pub use attention::{attention, attention_composed};
-pub use frozen_block::{
-    FrozenAttention, FrozenMlp, frozen_attention, frozen_attention_composed, frozen_mlp,
-    frozen_mlp_composed,
-};
 pub use frozen_linear::{FrozenMatrix, frozen_linear, frozen_linear_composed};
+pub use half_block::{
+    Factors, FrozenAttention, FrozenMlp, attention_half, attention_half_composed, mlp_half,
+    mlp_half_composed,
+};
 pub use low_rank_linear::{low_rank_linear, low_rank_linear_composed};
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};

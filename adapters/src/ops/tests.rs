@@ -243,10 +243,15 @@ fn frozen(seed: u64, outputs: usize, inputs: usize) -> Arc<dyn FrozenMatrix> {
     Arc::new((random(seed, &[outputs, inputs]) * 0.3).expect("numbers"))
 }
 
+fn of<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<Factors<'a>> {
+    Some((a, b, 0.5))
+}
+
 /// What is kept and what is computed again gives the same gradients, bit for bit.
 #[test]
-fn frozen_halves_of_a_block_have_their_gradient() -> Result<()> {
+fn halves_of_a_block_have_their_gradient() -> Result<()> {
     let (forest, ancestry, rotation) = forest_of_four();
+    let rows = (&rotation, &ancestry);
     let x = random(20, &[forest.len(), 12]);
     let mlp = Arc::new(FrozenMlp {
         norm: random(21, &[12]),
@@ -267,19 +272,53 @@ fn frozen_halves_of_a_block_have_their_gradient() -> Result<()> {
     for keep in [Activations::Keep, Activations::Recompute] {
         check(
             std::slice::from_ref(&x),
-            &|x| frozen_mlp(&x[0], &mlp, keep),
-            &|x| frozen_mlp_composed(&x[0], &mlp),
+            &|x| mlp_half(&x[0], &mlp, [None; 3], keep),
+            &|x| mlp_half_composed(&x[0], &mlp, [None; 3]),
         )?;
         check(
             std::slice::from_ref(&x),
-            &|x| frozen_attention(&x[0], &attention, &rotation, &ancestry, keep),
-            &|x| frozen_attention_composed(&x[0], &attention, &rotation, &ancestry),
+            &|x| attention_half(&x[0], &attention, [None; 4], rows, keep),
+            &|x| attention_half_composed(&x[0], &attention, [None; 4], rows),
         )?;
     }
+    // factors of v and o, of gate and down; below are rows that nothing trains, or others
+    let factors = [(3, 12), (16, 3), (3, 32), (12, 3)].map(|(i, j)| random(34, &[i, j]));
+    fn attended(f: &[Tensor]) -> [Option<Factors<'_>>; 4] {
+        [None, None, of(&f[0], &f[1]), of(&f[2], &f[3])]
+    }
+    check(
+        &factors,
+        &|f| attention_half(&x, &attention, attended(f), rows, Activations::Keep),
+        &|f| attention_half_composed(&x, &attention, attended(f), rows),
+    )?;
+    let all = [std::slice::from_ref(&x), factors.as_slice()].concat();
+    check(
+        &all,
+        &|f| {
+            attention_half(
+                &f[0],
+                &attention,
+                attended(&f[1..]),
+                rows,
+                Activations::Recompute,
+            )
+        },
+        &|f| attention_half_composed(&f[0], &attention, attended(&f[1..]), rows),
+    )?;
+    let factors = [(3, 12), (20, 3), (3, 20), (12, 3)].map(|(i, j)| random(35, &[i, j]));
+    fn gated(f: &[Tensor]) -> [Option<Factors<'_>>; 3] {
+        [of(&f[0], &f[1]), None, of(&f[2], &f[3])]
+    }
+    let all = [std::slice::from_ref(&x), factors.as_slice()].concat();
+    check(
+        &all,
+        &|f| mlp_half(&f[0], &mlp, gated(&f[1..]), Activations::Keep),
+        &|f| mlp_half_composed(&f[0], &mlp, gated(&f[1..])),
+    )?;
     let gradient = |keep| -> Result<Vec<f32>> {
         let x = Var::from_tensor(&x)?;
-        let y = frozen_attention(x.as_tensor(), &attention, &rotation, &ancestry, keep)?;
-        let y = frozen_mlp(&y, &mlp, keep)?;
+        let y = attention_half(x.as_tensor(), &attention, [None; 4], rows, keep)?;
+        let y = mlp_half(&y, &mlp, [None; 3], keep)?;
         let store = (y * random(29, &[forest.len(), 12]))?
             .sum_all()?
             .backward()?;

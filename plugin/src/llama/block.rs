@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use reptune_adapters::forest::Ancestry;
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::ops::{
-    FrozenAttention, FrozenMlp, Rotation, attention, frozen_attention, frozen_mlp, low_rank_linear,
-    rms_norm, rotary, swiglu,
+    Factors, FrozenAttention, FrozenMlp, Rotation, attention, attention_half, low_rank_linear,
+    mlp_half, rms_norm, rotary, swiglu,
 };
 use reptune_adapters::{Activations, Cache, LowRankUpdate, Result};
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub(super) struct Block {
     norms: [Tensor; 2],
     /// In the order of [`Projection::ALL`].
     weights: [Weight; 7],
-    /// The same halves for when nothing in them is trained; none where a weight is.
-    frozen: Option<(Arc<FrozenAttention>, Arc<FrozenMlp>)>,
+    /// The same as halves that are one op; none where a weight itself is trained.
+    halves: Option<(Arc<FrozenAttention>, Arc<FrozenMlp>)>,
 }
 
 const ATTENTION: [Projection; 4] = [
@@ -65,7 +65,7 @@ impl Block {
         norms: [Tensor; 2],
         weights: [Weight; 7],
     ) -> Self {
-        let frozen = || {
+        let halves = || {
             let of = |p: Projection| weights[p as usize].as_frozen().cloned();
             let attention = FrozenAttention {
                 norm: norms[0].clone(),
@@ -86,7 +86,7 @@ impl Block {
             Some((Arc::new(attention), Arc::new(mlp)))
         };
         Self {
-            frozen: frozen(),
+            halves: halves(),
             layer,
             head_dim,
             eps,
@@ -107,19 +107,12 @@ impl Block {
     }
 
     fn attention(&self, x: &Tensor, cache: &mut Cache, c: &Context) -> Result<Tensor> {
-        if let (Some((attention, _)), None) = (&self.frozen, c.read)
-            && x.track_op()
+        if let (Some((attention, _)), None) = (&self.halves, c.read)
             && !cache.keeps()
-            && !self.looked_at(c, &ATTENTION)
+            && let Some(updates) = self.updates(c, ATTENTION)
         {
-            let (rotation, ancestry) = (c.rotation, c.ancestry);
-            return Ok(frozen_attention(
-                x,
-                attention,
-                rotation,
-                ancestry,
-                c.activations,
-            )?);
+            let rows = (c.rotation, c.ancestry);
+            return Ok(attention_half(x, attention, updates, rows, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[0], self.eps)?;
         let k = rotary(&self.linear(Projection::KProj, &h, c)?, c.rotation)?;
@@ -138,11 +131,10 @@ impl Block {
     }
 
     fn mlp(&self, x: &Tensor, c: &Context) -> Result<Tensor> {
-        if let Some((_, mlp)) = &self.frozen
-            && x.track_op()
-            && !self.looked_at(c, &MLP)
+        if let Some((_, mlp)) = &self.halves
+            && let Some(updates) = self.updates(c, MLP)
         {
-            return Ok(frozen_mlp(x, mlp, c.activations)?);
+            return Ok(mlp_half(x, mlp, updates, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[1], self.eps)?;
         let y = swiglu(
@@ -152,10 +144,16 @@ impl Block {
         Ok((x + self.linear(Projection::DownProj, &y, c)?)?)
     }
 
-    /// Whether one of these layers is trained or listened to.
-    fn looked_at(&self, c: &Context, layers: &[Projection]) -> bool {
-        let updated = |p: &Projection| c.low_rank.is_some_and(|l| l.at(self.layer, *p).is_some());
-        c.listener.is_some() || layers.iter().any(updated)
+    /// The low-rank updates of these layers; none where a full delta is among them, or where
+    /// somebody listens to what they read.
+    fn updates<'a, const N: usize>(
+        &self,
+        c: &Context<'a>,
+        layers: [Projection; N],
+    ) -> Option<[Option<Factors<'a>>; N]> {
+        let updates = layers.map(|p| c.low_rank.and_then(|l| l.at(self.layer, p)));
+        let low = updates.iter().flatten().all(|u| u.full.is_none());
+        (low && c.listener.is_none()).then(|| updates.map(|u| u.map(|u| (&u.a, &u.b, u.scale))))
     }
 
     fn linear(&self, p: Projection, x: &Tensor, c: &Context) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use crate::tune::{Prompt, batches};
 use candle_core::{Device, Tensor, Var};
 use reptune_adapters::low_rank::Projection;
 use reptune_adapters::ops::{
-    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, frozen_attention, frozen_mlp, in_pool,
+    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention_half, in_pool, mlp_half,
 };
 use reptune_adapters::{Activations, Forest, ModelSpec};
 use std::sync::Arc;
@@ -59,8 +59,9 @@ impl Tuned<'_> {
         let pass = || -> candle_core::Result<()> {
             let mut y = x.as_tensor().clone();
             for (attention, mlp) in &blocks {
-                y = frozen_attention(&y, attention, &rotation, &ancestry, Activations::Keep)?;
-                y = frozen_mlp(&y, mlp, Activations::Keep)?;
+                let rows = (&rotation, &ancestry);
+                y = attention_half(&y, attention, [None; 4], rows, Activations::Keep)?;
+                y = mlp_half(&y, mlp, [None; 3], Activations::Keep)?;
             }
             y.sum_all()?.backward()?;
             Ok(())

@@ -1,0 +1,480 @@
+//! The two halves of a block, each as one op: frozen layers, and low-rank updates on some.
+//!
+//! Composed of ops, a half block keeps every intermediate table for its backward, and
+//! gradients are gathered table by table. As one op it keeps what the backward needs and no
+//! more, or nothing but its input, and hands down one gradient.
+
+use super::attention::{Attention, Heads, attention};
+use super::frozen_linear::{FrozenMatrix, frozen_linear};
+use super::fused;
+use super::low_rank_linear::{Small, low_rank_linear, small_gradients};
+use super::product::products_back;
+use super::rms_norm::{backward as norm_backward, rms_norm};
+use super::rotary::{Rotation, rotary};
+use super::slice::{contiguous, sum_of, with_data};
+use super::swiglu::{backward as swiglu_backward, swiglu};
+use crate::forest::Ancestry;
+use crate::host::Activations;
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
+
+/// Factors A (R, I) and B (O, R) of the low-rank update of a layer, and its scale.
+pub type Factors<'a> = (&'a Tensor, &'a Tensor, f64);
+
+/// Weights of the MLP half of a block.
+pub struct FrozenMlp {
+    /// Weight (H,) of the norm before it.
+    pub norm: Tensor,
+    /// Epsilon of that norm.
+    pub eps: f64,
+    /// (I, H).
+    pub gate: Arc<dyn FrozenMatrix>,
+    /// (I, H).
+    pub up: Arc<dyn FrozenMatrix>,
+    /// (H, I).
+    pub down: Arc<dyn FrozenMatrix>,
+}
+
+/// Weights of the attention half of a block.
+pub struct FrozenAttention {
+    /// Weight (H,) of the norm before it.
+    pub norm: Tensor,
+    /// Epsilon of that norm.
+    pub eps: f64,
+    /// D.
+    pub head_dim: usize,
+    /// (heads * D, H).
+    pub q: Arc<dyn FrozenMatrix>,
+    /// (kv_heads * D, H).
+    pub k: Arc<dyn FrozenMatrix>,
+    /// (kv_heads * D, H).
+    pub v: Arc<dyn FrozenMatrix>,
+    /// (H, heads * D).
+    pub o: Arc<dyn FrozenMatrix>,
+}
+
+/// The MLP half of a block: `x + down(swiglu(gate(h), up(h)))`, h = norm(x), differentiable in
+/// `x` and in the factors.
+///
+/// Shapes: `x` (N, H), result (N, H); `updates` of gate, up and down.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn mlp_half(
+    x: &Tensor,
+    weights: &Arc<FrozenMlp>,
+    updates: [Option<Factors>; 3],
+    keep: Activations,
+) -> Result<Tensor> {
+    match differentiated(x, &updates) {
+        true => Half::apply(x, weights, &updates, (), keep),
+        false => mlp_half_composed(x, weights, updates),
+    }
+}
+
+/// [`mlp_half`] from single ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn mlp_half_composed(
+    x: &Tensor,
+    weights: &FrozenMlp,
+    updates: [Option<Factors>; 3],
+) -> Result<Tensor> {
+    let kept = weights.kept(x, &updates, &())?;
+    x + weights.change(&kept, &updates)?
+}
+
+/// The attention half of a block: `x + o(attention(q(h), k(h), v(h)))`, h = norm(x), with
+/// queries and keys rotated; differentiable in `x` and in the factors.
+///
+/// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestry` of
+/// the N rows.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn attention_half(
+    x: &Tensor,
+    weights: &Arc<FrozenAttention>,
+    updates: [Option<Factors>; 4],
+    (rotation, ancestry): (&Rotation, &Arc<Ancestry>),
+    keep: Activations,
+) -> Result<Tensor> {
+    let rows = (rotation.clone(), ancestry.clone());
+    match differentiated(x, &updates) {
+        true => Half::apply(x, weights, &updates, rows, keep),
+        false => attention_half_composed(x, weights, updates, (rotation, ancestry)),
+    }
+}
+
+/// [`attention_half`] from single ops.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn attention_half_composed(
+    x: &Tensor,
+    weights: &FrozenAttention,
+    updates: [Option<Factors>; 4],
+    (rotation, ancestry): (&Rotation, &Arc<Ancestry>),
+) -> Result<Tensor> {
+    let rows = (rotation.clone(), ancestry.clone());
+    let kept = weights.kept(x, &updates, &rows)?;
+    x + weights.change(&kept, &updates)?
+}
+
+/// Whether a backward of the fused form will be asked for.
+fn differentiated(x: &Tensor, updates: &[Option<Factors>]) -> bool {
+    let factors = || updates.iter().flatten().flat_map(|(a, b, _)| [*a, *b]);
+    fused(x) && factors().all(fused) && (x.track_op() || factors().any(|factor| factor.track_op()))
+}
+
+/// Gradients of every update's factors, and that of the rows (N, H) if it is asked for.
+type Gradients = (Vec<Option<Small>>, Option<Vec<f32>>);
+
+/// Half a block, as the op sees it. Updates are those of its layers, in their order.
+trait HalfBlock: Send + Sync {
+    /// What it needs to know of the rows.
+    type Rows: Send + Sync;
+    /// Tables that the backward needs.
+    type Kept: Send + Sync;
+
+    const NAME: &'static str;
+
+    fn kept(
+        &self,
+        x: &Tensor,
+        updates: &[Option<Factors>],
+        rows: &Self::Rows,
+    ) -> Result<Self::Kept>;
+
+    /// What is added to `x`.
+    fn change(&self, kept: &Self::Kept, updates: &[Option<Factors>]) -> Result<Tensor>;
+
+    /// Given the gradient of the result; the rows have one where there is something `below`.
+    fn backward(
+        &self,
+        x: &Tensor,
+        kept: &Self::Kept,
+        updates: &[Option<Factors>],
+        rows: &Self::Rows,
+        g: &Tensor,
+        below: bool,
+    ) -> Result<Gradients>;
+}
+
+struct Half<W: HalfBlock> {
+    weights: Arc<W>,
+    /// By layer.
+    updated: Vec<Option<Updated>>,
+    rows: W::Rows,
+    keep: Activations,
+    kept: OnceLock<W::Kept>,
+}
+
+/// The shapes of A and B, and the scale.
+type Updated = ([(usize, usize); 2], f64);
+
+/// Factors, cut out of the second argument of the op.
+type Cut = Option<(Tensor, Tensor, f64)>;
+
+impl<W: HalfBlock + 'static> Half<W> {
+    fn apply(
+        x: &Tensor,
+        weights: &Arc<W>,
+        updates: &[Option<Factors>],
+        rows: W::Rows,
+        keep: Activations,
+    ) -> Result<Tensor> {
+        let shapes =
+            |(a, b, scale): &Factors| -> Result<Updated> { Ok(([a.dims2()?, b.dims2()?], *scale)) };
+        let updated = updates.iter().map(|u| u.as_ref().map(shapes).transpose());
+        let op = Self {
+            weights: weights.clone(),
+            updated: updated.collect::<Result<_>>()?,
+            rows,
+            keep,
+            kept: OnceLock::new(),
+        };
+        // an op takes three arguments at most: all factors are one
+        let factors = updates.iter().flatten().flat_map(|(a, b, _)| [a, b]);
+        let factors = factors.map(|factor| factor.flatten_all());
+        let factors = match factors.collect::<Result<Vec<_>>>()? {
+            none if none.is_empty() => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
+            factors => Tensor::cat(&factors, 0)?,
+        };
+        x.contiguous()?.apply_op2(&factors.contiguous()?, op)
+    }
+
+    fn cut(&self, factors: &[f32]) -> Result<Vec<Cut>> {
+        let mut rest = factors;
+        let mut next = |(rows, columns): (usize, usize)| {
+            let (factor, others) = rest.split_at(rows * columns);
+            rest = others;
+            Tensor::from_slice(factor, (rows, columns), &Device::Cpu)
+        };
+        let cut = self.updated.iter().map(|updated| match updated {
+            None => Ok(None),
+            Some(([a, b], scale)) => Ok(Some((next(*a)?, next(*b)?, *scale))),
+        });
+        cut.collect()
+    }
+}
+
+fn factors(cut: &[Cut]) -> Vec<Option<Factors<'_>>> {
+    cut.iter()
+        .map(|cut| cut.as_ref().map(|(a, b, scale)| (a, b, *scale)))
+        .collect()
+}
+
+impl<W: HalfBlock + 'static> CustomOp2 for Half<W> {
+    fn name(&self) -> &'static str {
+        W::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(W::NAME, s1, l1)?;
+        let cut = self.cut(contiguous(W::NAME, s2, l2)?)?;
+        let table = Tensor::from_slice(x, l1.shape(), &Device::Cpu)?;
+        let kept = self.weights.kept(&table, &factors(&cut), &self.rows)?;
+        let change = self.weights.change(&kept, &factors(&cut))?;
+        let y = with_data(&change, |change| Ok(sum_of(x, change)))?;
+        if self.keep == Activations::Keep {
+            // set once, as an op is run once
+            let _ = self.kept.set(kept);
+        }
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        flat: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let below = x.track_op();
+        let x = x.detach().contiguous()?;
+        let cut = with_data(flat, |factors| self.cut(factors))?;
+        let updates = factors(&cut);
+        let again;
+        let kept = match self.kept.get() {
+            Some(kept) => kept,
+            None => {
+                again = self.weights.kept(&x, &updates, &self.rows)?;
+                &again
+            }
+        };
+        let (small, gx) = self
+            .weights
+            .backward(&x, kept, &updates, &self.rows, grad, below)?;
+        let small = small.into_iter().flatten().flat_map(|s| [s.a, s.b]);
+        let small = small.flatten().collect::<Vec<_>>();
+        let gx = gx.map(|gx| table(gx, &x)).transpose()?;
+        Ok((gx, Some(table(small, flat)?)))
+    }
+}
+
+impl HalfBlock for FrozenMlp {
+    type Rows = ();
+    /// Gate and up.
+    type Kept = [Tensor; 2];
+    const NAME: &'static str = "mlp_half";
+
+    fn kept(&self, x: &Tensor, updates: &[Option<Factors>], _rows: &()) -> Result<Self::Kept> {
+        let h = rms_norm(x, &self.norm, self.eps)?;
+        of_all(&h, [(&self.gate, updates[0]), (&self.up, updates[1])])
+    }
+
+    fn change(&self, [gate, up]: &Self::Kept, updates: &[Option<Factors>]) -> Result<Tensor> {
+        linear(&swiglu(gate, up)?, &self.down, updates[2])
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        [gate, up]: &Self::Kept,
+        updates: &[Option<Factors>],
+        _rows: &(),
+        g: &Tensor,
+        below: bool,
+    ) -> Result<Gradients> {
+        let y = updates[2].map(|_| swiglu(gate, up)).transpose()?;
+        let down = Passed::back(&self.down, g, updates[2], y.as_ref())?;
+        let ga = through(&[&down])?;
+        let (gg, gu) = with_data(gate, |gate| {
+            with_data(up, |up| Ok(swiglu_backward(gate, up, ga)))
+        })?;
+        let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
+        let read = updates[..2].iter().any(Option::is_some);
+        let h = read
+            .then(|| rms_norm(x, &self.norm, self.eps))
+            .transpose()?;
+        let gate = Passed::back(&self.gate, &gg, updates[0], h.as_ref())?;
+        let up = Passed::back(&self.up, &gu, updates[1], h.as_ref())?;
+        let gx = below.then(|| before((&self.norm, self.eps), x, through(&[&gate, &up])?, g));
+        Ok((vec![gate.small, up.small, down.small], gx.transpose()?))
+    }
+}
+
+impl HalfBlock for FrozenAttention {
+    type Rows = (Rotation, Arc<Ancestry>);
+    /// Rotated queries and keys, values, and what attention made of them.
+    type Kept = [Tensor; 4];
+    const NAME: &'static str = "attention_half";
+
+    fn kept(
+        &self,
+        x: &Tensor,
+        updates: &[Option<Factors>],
+        (rotation, ancestry): &Self::Rows,
+    ) -> Result<Self::Kept> {
+        let h = rms_norm(x, &self.norm, self.eps)?;
+        let layers = [
+            (&self.q, updates[0]),
+            (&self.k, updates[1]),
+            (&self.v, updates[2]),
+        ];
+        let [q, k, v] = of_all(&h, layers)?;
+        let (q, k) = (rotary(&q, rotation)?, rotary(&k, rotation)?);
+        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
+        Ok([q, k, v, y])
+    }
+
+    fn change(&self, [_, _, _, y]: &Self::Kept, updates: &[Option<Factors>]) -> Result<Tensor> {
+        linear(y, &self.o, updates[3])
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        [q, k, v, y]: &Self::Kept,
+        updates: &[Option<Factors>],
+        (rotation, ancestry): &Self::Rows,
+        g: &Tensor,
+        below: bool,
+    ) -> Result<Gradients> {
+        let o = Passed::back(&self.o, g, updates[3], Some(y))?;
+        let gy = through(&[&o])?;
+        let op = Attention {
+            ancestry: ancestry.clone(),
+            head_dim: self.head_dim,
+            heads: q.dims()[1] / self.head_dim,
+            kv_heads: k.dims()[1] / self.head_dim,
+        };
+        let through_scores = below || updates[..2].iter().any(Option::is_some);
+        let heads = with_data(q, |q| {
+            with_data(k, |k| {
+                with_data(v, |v| {
+                    with_data(y, |y| {
+                        Ok(op.backward(Heads { q, k, v }, y, &gy, through_scores))
+                    })
+                })
+            })
+        })?;
+        let back = rotation.inverse();
+        let gq = rotary(&table(heads.q, q)?, &back)?;
+        let gk = rotary(&table(heads.k, k)?, &back)?;
+        let gv = table(heads.v, v)?;
+        let read = updates[..3].iter().any(Option::is_some);
+        let h = read
+            .then(|| rms_norm(x, &self.norm, self.eps))
+            .transpose()?;
+        let q = Passed::back(&self.q, &gq, updates[0], h.as_ref())?;
+        let k = Passed::back(&self.k, &gk, updates[1], h.as_ref())?;
+        let v = Passed::back(&self.v, &gv, updates[2], h.as_ref())?;
+        let gx = below.then(|| before((&self.norm, self.eps), x, through(&[&q, &k, &v])?, g));
+        Ok((vec![q.small, k.small, v.small, o.small], gx.transpose()?))
+    }
+}
+
+/// The gradient of `x`, given that of its norm and of the result of the half block.
+fn before((norm, eps): (&Tensor, f64), x: &Tensor, gh: Vec<f32>, g: &Tensor) -> Result<Vec<f32>> {
+    with_data(x, |x| {
+        with_data(norm, |w| {
+            with_data(g, |g| Ok(norm_backward(x, w, gh, Some(g), eps as f32)))
+        })
+    })
+}
+
+/// A linear layer with an update or none.
+fn linear(h: &Tensor, matrix: &Arc<dyn FrozenMatrix>, update: Option<Factors>) -> Result<Tensor> {
+    match update {
+        None => frozen_linear(h, matrix),
+        Some((a, b, scale)) => low_rank_linear(h, matrix, (a, b), scale),
+    }
+}
+
+/// What several linear layers make of `h`, at once where products run in the pool.
+fn of_all<const N: usize>(
+    h: &Tensor,
+    layers: [(&Arc<dyn FrozenMatrix>, Option<Factors>); N],
+) -> Result<[Tensor; N]> {
+    let of =
+        |(matrix, update): &(&Arc<dyn FrozenMatrix>, Option<Factors>)| linear(h, matrix, *update);
+    let all: Vec<_> = match fused(h) {
+        true => layers.par_iter().map(of).collect::<Result<_>>(),
+        false => layers.iter().map(of).collect(),
+    }?;
+    all.try_into()
+        .map_err(|_| candle_core::Error::Msg("as many as layers".into()))
+}
+
+/// A layer, the gradient of its result, and what is known of its update.
+struct Passed<'a> {
+    matrix: &'a Arc<dyn FrozenMatrix>,
+    g: &'a Tensor,
+    a: Option<&'a Tensor>,
+    small: Option<Small>,
+}
+
+impl<'a> Passed<'a> {
+    /// `h`: the rows that the layer read, if it is updated.
+    fn back(
+        matrix: &'a Arc<dyn FrozenMatrix>,
+        g: &'a Tensor,
+        update: Option<Factors<'a>>,
+        h: Option<&Tensor>,
+    ) -> Result<Self> {
+        let small = update.zip(h);
+        let small = small.map(|((a, b, scale), h)| small_gradients(h, g, (a, b), scale as f32));
+        Ok(Self {
+            matrix,
+            g,
+            a: update.map(|(a, _, _)| a),
+            small: small.transpose()?,
+        })
+    }
+}
+
+/// `sum_i g_i (W_i + scale B_i A_i)`: the gradient (N, I) of what several linear layers read; at
+/// once where weights are held in full, one after the other where each is made full to be read.
+fn through(layers: &[&Passed]) -> Result<Vec<f32>> {
+    let full = layers.iter().all(|layer| layer.matrix.is_full());
+    let mut sum = Vec::new();
+    for layers in layers.chunks(if full { layers.len() } else { 1 }) {
+        let weights = layers.iter().map(|layer| layer.matrix.weight());
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        let frozen = layers.iter().map(|layer| layer.g).zip(&weights);
+        let small = layers.iter().filter_map(|layer| {
+            let small = layer.small.as_ref()?;
+            Some((&small.back, layer.a?))
+        });
+        let gx = products_back(&frozen.chain(small).collect::<Vec<_>>())?;
+        sum = match sum.is_empty() {
+            true => gx,
+            false => sum_of(&sum, &gx),
+        };
+    }
+    Ok(sum)
+}
+
+fn table(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(data, like.shape(), like.device())
+}
