@@ -3,16 +3,19 @@
 use super::fused;
 use super::gemm::{product_of, sum_of_products, table};
 use super::slice::{data_of, with_data};
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 /// `x W^T`. Shapes: `x` (N, I), `weight` (O, I), result (N, O). No gradient is recorded.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let ((rows, _), (outputs, _)) = (x.dims2()?, weight.dims2()?);
+    let ((rows, read), (outputs, inputs)) = (x.dims2()?, weight.dims2()?);
     if !fused(x) || !fused(weight) || rows == 1 {
         return x.detach().matmul(&weight.t()?);
+    }
+    if read != inputs {
+        bail!("a layer of weight ({outputs}, {inputs}) reads rows ({rows}, {read})")
     }
     let y = with_data(x, |x| {
         with_data(weight, |w| {
@@ -42,6 +45,13 @@ pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the shapes do not fit.
 pub(super) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
+    for (g, weight) in layers {
+        let ((rows, made), (outputs, inputs)) = (g.dims2()?, weight.dims2()?);
+        let (other, others) = layers[0];
+        if made != outputs || rows != other.dim(0)? || inputs != others.dim(1)? {
+            bail!("a layer of weight ({outputs}, {inputs}) has a gradient of ({rows}, {made})")
+        }
+    }
     let whole = layers.iter().flat_map(|(g, weight)| [g, weight]);
     let whole = whole.map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
     let read: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();

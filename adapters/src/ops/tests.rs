@@ -203,6 +203,15 @@ fn products_with_a_weight_are_those_of_candle() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn products_of_other_shapes_are_refused() {
+    let (x, weight) = (random(17, &[5, 8]), random(18, &[9, 7]));
+    let told = super::product::product(&x, &weight).expect_err("7 is not 8");
+    assert!(told.to_string().contains("weight (9, 7) reads rows (5, 8)"));
+    let told = super::product::product_back(&x, &weight).expect_err("9 is not 8");
+    assert!(told.to_string().contains("weight (9, 7) has a gradient of (5, 8)"));
+}
+
 /// A product is the same bytes, however many threads share it.
 #[test]
 fn products_do_not_depend_on_the_number_of_threads() -> Result<()> {

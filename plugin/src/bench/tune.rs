@@ -81,6 +81,8 @@ pub fn tune(
         }
         begun = Instant::now();
     })?;
+    // before the rate is measured, which holds weights of its own
+    let peak = peak_bytes();
     let timed = &times[work.warm_up.min(times.len())..];
     let seconds: f64 = timed.iter().sum();
     let steps = work.steps.iter().skip(work.warm_up);
@@ -100,7 +102,7 @@ pub fn tune(
         true => Some(tuned.rate()?),
         false => None,
     };
-    let (flop, peak) = (plan.work.steps / plan.steps.max(1) as f64, peak_bytes());
+    let flop = plan.work.steps / plan.steps.max(1) as f64;
     let doubled = if work.label == "soft" { 2 } else { 1 };
     let done = doubled * steps.map(Vec::len).sum::<usize>();
     Ok(json!({
