@@ -209,7 +209,10 @@ fn products_of_other_shapes_are_refused() {
     let told = super::product::product(&x, &weight).expect_err("7 is not 8");
     assert!(told.to_string().contains("weight (9, 7) reads rows (5, 8)"));
     let told = super::product::product_back(&x, &weight).expect_err("9 is not 8");
-    assert!(told.to_string().contains("weight (9, 7) has a gradient of (5, 8)"));
+    assert!(
+        told.to_string()
+            .contains("weight (9, 7) has a gradient of (5, 8)")
+    );
 }
 
 /// A product is the same bytes, however many threads share it.
