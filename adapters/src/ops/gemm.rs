@@ -67,10 +67,10 @@ pub(super) fn multiply_add(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
 /// Whether to go through a product by the rows of `a`.
 ///
 /// gemm goes in vectors through the columns of `b`, of which a weight has more than a batch has
-/// rows, and first copies a weight that does not lie so. Where rows are few, that takes as long
-/// as multiplying.
+/// rows. Where each of these columns lies in one piece they are turned around first, which takes
+/// as long as multiplying where rows are few.
 fn turns((a, b): Pair) -> bool {
-    const FEW: usize = 160;
+    const FEW: usize = 64;
     a.nrows() <= FEW && b.strides()[0] == 1
 }
 
@@ -87,13 +87,14 @@ fn in_pool(sum: Sum, pairs: &[Pair], scale: f32) {
     in_parts(sum, &pairs, scale, parts);
 }
 
+/// Rows of a tile of gemm's largest kernel.
+const SIDE: usize = 64;
+
 /// A part is that of some columns of `b`, or of some rows of `a` where `b` has few columns. It has
 /// more than 64 of them: in smaller tables gemm adds in another order, and numbers would depend on
 /// how many threads there are.
 fn in_parts(mut sum: Sum, pairs: &[(Pair, bool)], scale: f32, parts: usize) {
     const WHOLE: usize = 256;
-    // rows of a tile of gemm's largest kernel
-    const SIDE: usize = 64;
     let (rows, columns) = sum.table.dim();
     let axis = Axis(usize::from(columns >= WHOLE));
     let whole = sum.table.len_of(axis);
@@ -157,7 +158,12 @@ impl<'a> Sum<'a> {
         const HANDFUL: usize = 8;
         let (rows, columns) = (a.nrows(), b.ncols());
         if !turns {
-            return self.add_by_columns((a, b), scale);
+            return match b.reversed_axes().to_slice() {
+                Some(weight) if !weight.is_empty() => {
+                    self.add_by_panels(a, (weight, columns), scale);
+                }
+                _ => self.add_by_columns((a, b), scale),
+            };
         }
         if rows <= HANDFUL {
             // of so many numbers gemm computes each for itself
@@ -181,6 +187,25 @@ impl<'a> Sum<'a> {
                 let begun = self.begun.then(|| unsafe { sum.assume_init() });
                 sum.write(begun.map_or(*y, |sum| sum + y));
             }
+        }
+        self.begun = true;
+    }
+
+    /// `self += scale a W^T`, W with some `rows`: as many at a time as a tile is high are turned
+    /// around, sixteen by sixteen numbers, where gemm itself would go from row to row with each
+    /// number and find few of these lines in the cache again.
+    fn add_by_panels(&mut self, a: Table, (weight, rows): (&[f32], usize), scale: f32) {
+        let inner = weight.len() / rows.max(1);
+        let mut panel = vec![0.; SIDE * inner];
+        let tables = self.table.axis_chunks_iter_mut(Axis(1), SIDE);
+        for (table_of, weight) in tables.zip(weight.chunks(SIDE * inner)) {
+            let panel = &mut panel[..weight.len()];
+            transpose::transpose(weight, panel, inner, weight.len() / inner);
+            let mut sum = Sum {
+                table: table_of,
+                begun: self.begun,
+            };
+            sum.add_by_columns((a, table(panel, inner)), scale);
         }
         self.begun = true;
     }

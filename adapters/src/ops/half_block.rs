@@ -11,13 +11,13 @@ use super::low_rank_linear::{Small, low_rank_linear, small_gradients};
 use super::product::products_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
-use super::slice::{contiguous, sum_of, with_data};
+use super::slice::{sum_of, with_data};
 use super::swiglu::{backward as swiglu_backward, swiglu};
 use crate::forest::Ancestry;
 use crate::host::Activations;
-use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Factors A (R, I) and B (O, R) of the low-rank update of a layer, and its scale.
 pub type Factors<'a> = (&'a Tensor, &'a Tensor, f64);
@@ -165,66 +165,52 @@ trait HalfBlock: Send + Sync {
 
 struct Half<W: HalfBlock> {
     weights: Arc<W>,
-    /// By layer.
-    updated: Vec<Option<Updated>>,
+    factors: Vec<Held>,
     rows: W::Rows,
-    keep: Activations,
-    kept: OnceLock<W::Kept>,
+    kept: Option<W::Kept>,
+    /// Computed before the op is applied, which hands it on.
+    result: Mutex<Option<Vec<f32>>>,
 }
 
-/// The shapes of A and B, and the scale.
-type Updated = ([(usize, usize); 2], f64);
+/// Factors of an update and its scale, without a gradient.
+type Held = Option<(Tensor, Tensor, f64)>;
 
-/// Factors, cut out of the second argument of the op.
-type Cut = Option<(Tensor, Tensor, f64)>;
+fn updates(held: &[Held]) -> Vec<Option<Factors<'_>>> {
+    let lent = held.iter().map(Option::as_ref);
+    lent.map(|held| held.map(|(a, b, scale)| (a, b, *scale)))
+        .collect()
+}
 
 impl<W: HalfBlock + 'static> Half<W> {
     fn apply(
         x: &Tensor,
         weights: &Arc<W>,
-        updates: &[Option<Factors>],
+        updated: &[Option<Factors>],
         rows: W::Rows,
         keep: Activations,
     ) -> Result<Tensor> {
-        let shapes =
-            |(a, b, scale): &Factors| -> Result<Updated> { Ok(([a.dims2()?, b.dims2()?], *scale)) };
-        let updated = updates.iter().map(|u| u.as_ref().map(shapes).transpose());
+        let x = x.contiguous()?;
+        let held = |(a, b, scale): &Factors| (a.detach(), b.detach(), *scale);
+        let factors: Vec<Held> = updated.iter().map(|u| u.as_ref().map(held)).collect();
+        let kept = weights.kept(&x.detach(), &updates(&factors), &rows)?;
+        let change = weights.change(&kept, &updates(&factors))?;
+        let y = with_data(&x, |x| with_data(&change, |change| Ok(sum_of(x, change))))?;
         let op = Self {
             weights: weights.clone(),
-            updated: updated.collect::<Result<_>>()?,
+            factors,
             rows,
-            keep,
-            kept: OnceLock::new(),
+            kept: (keep == Activations::Keep).then_some(kept),
+            result: Mutex::new(Some(y)),
         };
         // an op takes three arguments at most: all factors are one
-        let factors = updates.iter().flatten().flat_map(|(a, b, _)| [a, b]);
-        let factors = factors.map(|factor| factor.flatten_all());
-        let factors = match factors.collect::<Result<Vec<_>>>()? {
+        let all = updated.iter().flatten().flat_map(|(a, b, _)| [a, b]);
+        let all = all.map(|factor| factor.flatten_all());
+        let all = match all.collect::<Result<Vec<_>>>()? {
             none if none.is_empty() => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
-            factors => Tensor::cat(&factors, 0)?,
+            all => Tensor::cat(&all, 0)?,
         };
-        x.contiguous()?.apply_op2(&factors.contiguous()?, op)
+        x.apply_op2(&all.contiguous()?, op)
     }
-
-    fn cut(&self, factors: &[f32]) -> Result<Vec<Cut>> {
-        let mut rest = factors;
-        let mut next = |(rows, columns): (usize, usize)| {
-            let (factor, others) = rest.split_at(rows * columns);
-            rest = others;
-            Tensor::from_slice(factor, (rows, columns), &Device::Cpu)
-        };
-        let cut = self.updated.iter().map(|updated| match updated {
-            None => Ok(None),
-            Some(([a, b], scale)) => Ok(Some((next(*a)?, next(*b)?, *scale))),
-        });
-        cut.collect()
-    }
-}
-
-fn factors(cut: &[Cut]) -> Vec<Option<Factors<'_>>> {
-    cut.iter()
-        .map(|cut| cut.as_ref().map(|(a, b, scale)| (a, b, *scale)))
-        .collect()
 }
 
 impl<W: HalfBlock + 'static> CustomOp2 for Half<W> {
@@ -234,37 +220,29 @@ impl<W: HalfBlock + 'static> CustomOp2 for Half<W> {
 
     fn cpu_fwd(
         &self,
-        s1: &CpuStorage,
+        _s1: &CpuStorage,
         l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        _s2: &CpuStorage,
+        _l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(W::NAME, s1, l1)?;
-        let cut = self.cut(contiguous(W::NAME, s2, l2)?)?;
-        let table = Tensor::from_slice(x, l1.shape(), &Device::Cpu)?;
-        let kept = self.weights.kept(&table, &factors(&cut), &self.rows)?;
-        let change = self.weights.change(&kept, &factors(&cut))?;
-        let y = with_data(&change, |change| Ok(sum_of(x, change)))?;
-        if self.keep == Activations::Keep {
-            // set once, as an op is run once
-            let _ = self.kept.set(kept);
+        let mut result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        match result.take() {
+            Some(y) => Ok((CpuStorage::F32(y), l1.shape().clone())),
+            None => bail!("{}: is applied once", W::NAME),
         }
-        Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        flat: &Tensor,
+        all: &Tensor,
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let below = x.track_op();
-        let x = x.detach().contiguous()?;
-        let cut = with_data(flat, |factors| self.cut(factors))?;
-        let updates = factors(&cut);
+        let (below, x) = (x.track_op(), x.detach());
+        let updates = updates(&self.factors);
         let again;
-        let kept = match self.kept.get() {
+        let kept = match &self.kept {
             Some(kept) => kept,
             None => {
                 again = self.weights.kept(&x, &updates, &self.rows)?;
@@ -277,7 +255,7 @@ impl<W: HalfBlock + 'static> CustomOp2 for Half<W> {
         let small = small.into_iter().flatten().flat_map(|s| [s.a, s.b]);
         let small = small.flatten().collect::<Vec<_>>();
         let gx = gx.map(|gx| table(gx, &x)).transpose()?;
-        Ok((gx, Some(table(small, flat)?)))
+        Ok((gx, Some(table(small, all)?)))
     }
 }
 
@@ -307,12 +285,15 @@ impl HalfBlock for FrozenMlp {
     ) -> Result<Gradients> {
         let y = updates[2].map(|_| swiglu(gate, up)).transpose()?;
         let down = Passed::back(&self.down, g, updates[2], y.as_ref())?;
+        let read = updates[..2].iter().any(Option::is_some);
+        if !below && !read {
+            return Ok((vec![None, None, down.small], None));
+        }
         let ga = through(&[&down])?;
         let (gg, gu) = with_data(gate, |gate| {
             with_data(up, |up| Ok(swiglu_backward(gate, up, ga)))
         })?;
         let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
-        let read = updates[..2].iter().any(Option::is_some);
         let h = read
             .then(|| rms_norm(x, &self.norm, self.eps))
             .transpose()?;
@@ -361,6 +342,10 @@ impl HalfBlock for FrozenAttention {
         below: bool,
     ) -> Result<Gradients> {
         let o = Passed::back(&self.o, g, updates[3], Some(y))?;
+        let read = updates[..3].iter().any(Option::is_some);
+        if !below && !read {
+            return Ok((vec![None, None, None, o.small], None));
+        }
         let gy = through(&[&o])?;
         let op = Attention {
             ancestry: ancestry.clone(),
@@ -382,7 +367,6 @@ impl HalfBlock for FrozenAttention {
         let gq = rotary(&table(heads.q, q)?, &back)?;
         let gk = rotary(&table(heads.k, k)?, &back)?;
         let gv = table(heads.v, v)?;
-        let read = updates[..3].iter().any(Option::is_some);
         let h = read
             .then(|| rms_norm(x, &self.norm, self.eps))
             .transpose()?;

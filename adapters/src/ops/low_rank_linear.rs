@@ -2,10 +2,10 @@
 
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::gemm::{add_product, product_of, table};
-use super::product::products_back;
-use super::slice::{contiguous, with_data};
+use super::product::{product, products_back};
+use super::slice::{contiguous, contiguous_mut, with_data};
 use super::{beside, fused};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// `y = x W^T + scale (x A^T) B^T`, differentiable in x, A and B.
@@ -27,12 +27,13 @@ pub fn low_rank_linear(
         let (x, a, b) = (x.dims(), a.dims(), b.dims());
         bail!("low_rank_linear: rows {x:?} with A {a:?} and B {b:?}")
     }
-    let op = LowRankLinear {
-        matrix: matrix.clone(),
-        scale: scale as f32,
-    };
-    x.contiguous()?
-        .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+    let (x, a, b) = (x.contiguous()?, a.contiguous()?, b.contiguous()?);
+    let scale = scale as f32;
+    if ![&x, &a, &b].into_iter().any(Tensor::track_op) {
+        return low_rank_product(&x, matrix, (&a, &b), scale);
+    }
+    let matrix = matrix.clone();
+    x.apply_op3(&a, &b, LowRankLinear { matrix, scale })
 }
 
 /// [`low_rank_linear`] from single ops; rows in another dtype than the factors meet them in
@@ -48,6 +49,44 @@ pub fn low_rank_linear_composed(
 ) -> Result<Tensor> {
     let (a, b) = (beside(a, x)?, beside(b, x)?);
     frozen_linear(x, matrix)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?
+}
+
+/// [`low_rank_linear`] of contiguous tables on the CPU in f32. No gradient is recorded.
+fn low_rank_product(
+    x: &Tensor,
+    matrix: &Arc<dyn FrozenMatrix>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f32,
+) -> Result<Tensor> {
+    let y = matrix.product(x)?.contiguous()?;
+    y.inplace_op3(&product(x, a)?.contiguous()?, b, &AddProduct(scale))?;
+    Ok(y)
+}
+
+/// `y += scale x W^T`.
+struct AddProduct(f32);
+
+impl InplaceOp3 for AddProduct {
+    fn name(&self) -> &'static str {
+        "add_product"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &mut CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<()> {
+        let name = self.name();
+        let x = table(contiguous(name, s2, l2)?, l2.dims()[0]);
+        let weight = table(contiguous(name, s3, l3)?, l3.dims()[0]);
+        let y = contiguous_mut(name, s1, l1)?;
+        add_product(y, (x, weight.reversed_axes()), self.0);
+        Ok(())
+    }
 }
 
 struct LowRankLinear {
@@ -110,15 +149,12 @@ impl CustomOp3 for LowRankLinear {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let name = self.name();
-        let x = contiguous(name, s1, l1)?;
-        let (a, b) = (contiguous(name, s2, l2)?, contiguous(name, s3, l3)?);
-        let (rows, rank, outputs) = (l1.dims()[0], l2.dims()[0], l3.dims()[0]);
-        let frozen = Tensor::from_slice(x, l1.shape(), &candle_core::Device::Cpu)?;
-        let mut y = with_data(&self.matrix.product(&frozen)?, |y| Ok(y.to_vec()))?;
-        let inner = product_of((table(x, rows), table(a, rank).reversed_axes()), 1.);
-        let pair = (table(&inner, rows), table(b, outputs).reversed_axes());
-        add_product(&mut y, pair, self.scale);
-        Ok((CpuStorage::F32(y), (rows, outputs).into()))
+        let of =
+            |s, l: &Layout| Tensor::from_slice(contiguous(name, s, l)?, l.shape(), &Device::Cpu);
+        let (x, a, b) = (of(s1, l1)?, of(s2, l2)?, of(s3, l3)?);
+        let y = low_rank_product(&x, &self.matrix, (&a, &b), self.scale)?;
+        let shape = y.shape().clone();
+        with_data(&y, |y| Ok((CpuStorage::F32(y.to_vec()), shape)))
     }
 
     /// With g the gradient of y: `gx = g W + scale (g B) A`.

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation with a backward.
 
 use super::fused;
-use super::slice::{contiguous, dot, with_data, zeros};
+use super::slice::{contiguous, dot, gathered, with_data};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -37,17 +37,11 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
 /// Result (N, H) of rows (N, H) and weights (H,).
 fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let h = w.len();
-    let mut out = zeros(x.len());
-    out.par_chunks_mut(h)
-        .zip(x.par_chunks(h))
-        .with_min_len(16)
-        .for_each(|(y, x)| {
-            let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = x * r * w;
-            }
-        });
-    out
+    let rows = x.par_chunks(h).with_min_len(16).map(|x| {
+        let r = 1. / (dot(x, x) / h as f32 + eps).sqrt();
+        x.iter().zip(w).map(move |(x, w)| x * r * w)
+    });
+    gathered(x.len(), h, rows)
 }
 
 /// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms, where `g` lay;

@@ -1,7 +1,7 @@
 //! Rotary position embedding with a backward.
 
 use super::fused;
-use super::slice::{contiguous, with_data, zeros};
+use super::slice::{contiguous, gathered, with_data};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -84,26 +84,20 @@ struct Rotary(Rotation);
 impl Rotary {
     fn rotate(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let half = self.0.half;
-        let width = x.len() / rows.max(1);
-        let mut out = zeros(x.len());
-        out.par_chunks_mut(width.max(1))
-            .zip(x.par_chunks(width.max(1)))
-            .enumerate()
-            .with_min_len(16)
-            .for_each(|(n, (y, x))| {
-                let (cos, sin) = (
-                    &self.0.cos[n * half..][..half],
-                    &self.0.sin[n * half..][..half],
-                );
-                for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                    let ((y1, y2), (x1, x2)) = (y.split_at_mut(half), x.split_at(half));
-                    for i in 0..half {
-                        y1[i] = x1[i] * cos[i] - x2[i] * sin[i];
-                        y2[i] = x2[i] * cos[i] + x1[i] * sin[i];
-                    }
-                }
-            });
-        out
+        // halves of heads
+        let of_row = x.len() / rows.max(1) / half;
+        let halves = x.par_chunks(half).enumerate().with_min_len(512);
+        let rotated = halves.map(|(i, own)| {
+            let angles = i / of_row * half..(i / of_row + 1) * half;
+            let (cos, sin) = (&self.0.cos[angles.clone()], &self.0.sin[angles]);
+            let (other, sign) = match i % 2 {
+                0 => (&x[(i + 1) * half..][..half], -1.),
+                _ => (&x[(i - 1) * half..][..half], 1.),
+            };
+            let pairs = own.iter().zip(other).zip(cos.iter().zip(sin));
+            pairs.map(move |((own, other), (cos, sin))| own * cos + sign * other * sin)
+        });
+        gathered(x.len(), half, rotated)
     }
 }
 

@@ -14,6 +14,21 @@ pub(super) fn contiguous<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Resul
     }
 }
 
+/// The same, to be written.
+pub(super) fn contiguous_mut<'a>(
+    name: &str,
+    s: &'a mut CpuStorage,
+    l: &Layout,
+) -> Result<&'a mut [f32]> {
+    let CpuStorage::F32(data) = s else {
+        bail!("{name}: takes f32 only")
+    };
+    match l.contiguous_offsets() {
+        Some((from, to)) => Ok(&mut data[from..to]),
+        None => bail!("{name}: takes contiguous tensors only"),
+    }
+}
+
 /// Runs `f` on the data of `tensor` (f32, CPU), made contiguous if it is not.
 pub(super) fn with_data<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
@@ -38,6 +53,35 @@ pub(super) fn zeros(n: usize) -> Vec<f32> {
             .collect(),
         _ => vec![0.; n],
     }
+}
+
+/// `n` numbers, of which each part gives `size`, the last what is left; in parallel.
+///
+/// # Panics
+/// When parts give other numbers of numbers.
+pub(super) fn gathered<I>(
+    n: usize,
+    size: usize,
+    parts: impl IndexedParallelIterator<Item = I>,
+) -> Vec<f32>
+where
+    I: Iterator<Item = f32>,
+{
+    let mut numbers = Vec::with_capacity(n);
+    let places = &mut numbers.spare_capacity_mut()[..n];
+    assert_eq!(parts.len(), n.div_ceil(size.max(1)));
+    let parts = places.par_chunks_mut(size.max(1)).zip(parts);
+    parts.for_each(|(places, part)| {
+        let all = places.len();
+        let written = places.iter_mut().zip(part).map(|(place, x)| place.write(x));
+        assert_eq!(written.count(), all);
+    });
+    // SAFETY: every place was written
+    #[allow(unsafe_code)]
+    unsafe {
+        numbers.set_len(n);
+    }
+    numbers
 }
 
 /// Dot product in eight lanes, summed in a fixed order.
@@ -88,15 +132,9 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// `a + b`, in parallel.
 pub(super) fn sum_of(a: &[f32], b: &[f32]) -> Vec<f32> {
     const CHUNK: usize = 1 << 14;
-    let mut sum = zeros(a.len());
-    sum.par_chunks_mut(CHUNK)
-        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
-        .for_each(|(sum, (a, b))| {
-            for (sum, (a, b)) in sum.iter_mut().zip(a.iter().zip(b)) {
-                *sum = a + b;
-            }
-        });
-    sum
+    let parts = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+    let sums = parts.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b));
+    gathered(a.len(), CHUNK, sums)
 }
 
 /// `a * b + c`, in one rounding where the processor has it.

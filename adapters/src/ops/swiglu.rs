@@ -1,7 +1,7 @@
 //! The gated activation of a Llama MLP with a backward.
 
 use super::fused;
-use super::slice::{contiguous, exp, with_data, zeros};
+use super::slice::{contiguous, exp, gathered, with_data};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -40,19 +40,17 @@ fn sigmoid(x: f32) -> f32 {
 
 /// Gradients of gate and up; that of gate lies where `grad` lay.
 pub(super) fn backward(gate: &[f32], up: &[f32], grad: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
-    let (mut gg, mut gu) = (grad, zeros(gate.len()));
+    let mut gg = grad;
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-    gg.par_chunks_mut(CHUNK)
-        .zip(gu.par_chunks_mut(CHUNK))
-        .zip(inputs)
-        .for_each(|((gg, gu), (g, u))| {
-            let inputs = g.iter().zip(u);
-            for ((gg, gu), (g, u)) in gg.iter_mut().zip(gu).zip(inputs) {
-                let (s, d) = (sigmoid(*g), *gg);
-                *gg = d * u * s * (1. + g * (1. - s));
-                *gu = d * g * s;
-            }
-        });
+    let parts = gg.par_chunks_mut(CHUNK).zip(inputs).map(|(gg, (g, u))| {
+        let numbers = gg.iter_mut().zip(g.iter().zip(u));
+        numbers.map(|(gg, (g, u))| {
+            let (s, d) = (sigmoid(*g), *gg);
+            *gg = d * u * s * (1. + g * (1. - s));
+            d * g * s
+        })
+    });
+    let gu = gathered(gate.len(), CHUNK, parts);
     (gg, gu)
 }
 
@@ -69,14 +67,9 @@ impl CustomOp2 for SwiGlu {
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (g, u) = (contiguous("swiglu", s1, l1)?, contiguous("swiglu", s2, l2)?);
-        let mut out = zeros(g.len());
-        out.par_chunks_mut(CHUNK)
-            .zip(g.par_chunks(CHUNK).zip(u.par_chunks(CHUNK)))
-            .for_each(|(y, (g, u))| {
-                for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
-                    *y = g * sigmoid(*g) * u;
-                }
-            });
+        let parts = g.par_chunks(CHUNK).zip(u.par_chunks(CHUNK));
+        let parts = parts.map(|(g, u)| g.iter().zip(u).map(|(g, u)| g * sigmoid(*g) * u));
+        let out = gathered(g.len(), CHUNK, parts);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
