@@ -87,14 +87,18 @@ fn in_pool(sum: Sum, pairs: &[Pair], scale: f32) {
     in_parts(sum, &pairs, scale, parts);
 }
 
-/// Rows of a tile of gemm's largest kernel.
-const SIDE: usize = 64;
+/// Rows of a tile of gemm's largest kernel with AVX-512, of four with AVX2.
+const SIDE: usize = if cfg!(target_feature = "avx512f") {
+    64
+} else {
+    96
+};
 
 /// A part is that of some columns of `b`, or of some rows of `a` where `b` has few columns. It has
 /// more than 64 of them: in smaller tables gemm adds in another order, and numbers would depend on
 /// how many threads there are.
 fn in_parts(mut sum: Sum, pairs: &[(Pair, bool)], scale: f32, parts: usize) {
-    const WHOLE: usize = 256;
+    const WHOLE: usize = 4 * SIDE;
     let (rows, columns) = sum.table.dim();
     let axis = Axis(usize::from(columns >= WHOLE));
     let whole = sum.table.len_of(axis);
@@ -191,21 +195,18 @@ impl<'a> Sum<'a> {
         self.begun = true;
     }
 
-    /// `self += scale a W^T`, W with some `rows`: as many at a time as a tile is high are turned
-    /// around, sixteen by sixteen numbers, where gemm itself would go from row to row with each
-    /// number and find few of these lines in the cache again.
-    fn add_by_panels(&mut self, a: Table, (weight, rows): (&[f32], usize), scale: f32) {
-        let inner = weight.len() / rows.max(1);
+    /// `self += scale a W^T`, given the data of W and how many `rows` it has.
+    ///
+    /// `SIDE` of these at a time are turned around, sixteen by sixteen numbers; gemm would go from
+    /// row to row with each number and find few of their lines in the cache again.
+    fn add_by_panels(&mut self, a: Table, (data, rows): (&[f32], usize), scale: f32) {
+        let (inner, begun) = (data.len() / rows, self.begun);
         let mut panel = vec![0.; SIDE * inner];
-        let tables = self.table.axis_chunks_iter_mut(Axis(1), SIDE);
-        for (table_of, weight) in tables.zip(weight.chunks(SIDE * inner)) {
-            let panel = &mut panel[..weight.len()];
-            transpose::transpose(weight, panel, inner, weight.len() / inner);
-            let mut sum = Sum {
-                table: table_of,
-                begun: self.begun,
-            };
-            sum.add_by_columns((a, table(panel, inner)), scale);
+        let sums = self.table.axis_chunks_iter_mut(Axis(1), SIDE);
+        for (sum, data) in sums.zip(data.chunks(SIDE * inner)) {
+            let panel = &mut panel[..data.len()];
+            transpose::transpose(data, panel, inner, data.len() / inner);
+            Sum { table: sum, begun }.add_by_columns((a, table(panel, inner)), scale);
         }
         self.begun = true;
     }

@@ -67,7 +67,7 @@ pub fn mlp_half(
     updates: [Option<Factors>; 3],
     keep: Activations,
 ) -> Result<Tensor> {
-    match differentiated(x, &updates) {
+    match all_fused(x, &updates) {
         true => Half::apply(x, weights, &updates, (), keep),
         false => mlp_half_composed(x, weights, updates),
     }
@@ -102,7 +102,7 @@ pub fn attention_half(
     keep: Activations,
 ) -> Result<Tensor> {
     let rows = (rotation.clone(), ancestry.clone());
-    match differentiated(x, &updates) {
+    match all_fused(x, &updates) {
         true => Half::apply(x, weights, &updates, rows, keep),
         false => attention_half_composed(x, weights, updates, (rotation, ancestry)),
     }
@@ -123,10 +123,9 @@ pub fn attention_half_composed(
     x + weights.change(&kept, &updates)?
 }
 
-/// Whether a backward of the fused form will be asked for.
-fn differentiated(x: &Tensor, updates: &[Option<Factors>]) -> bool {
-    let factors = || updates.iter().flatten().flat_map(|(a, b, _)| [*a, *b]);
-    fused(x) && factors().all(fused) && (x.track_op() || factors().any(|factor| factor.track_op()))
+fn all_fused(x: &Tensor, updates: &[Option<Factors>]) -> bool {
+    let mut factors = updates.iter().flatten().flat_map(|(a, b, _)| [*a, *b]);
+    fused(x) && factors.all(fused)
 }
 
 /// Gradients of every update's factors, and that of the rows (N, H) if it is asked for.
@@ -194,7 +193,19 @@ impl<W: HalfBlock + 'static> Half<W> {
         let factors: Vec<Held> = updated.iter().map(|u| u.as_ref().map(held)).collect();
         let kept = weights.kept(&x.detach(), &updates(&factors), &rows)?;
         let change = weights.change(&kept, &updates(&factors))?;
+        if change.dims() != x.dims() {
+            bail!(
+                "{}: {:?} are added to rows {:?}",
+                W::NAME,
+                change.dims(),
+                x.dims()
+            )
+        }
         let y = with_data(&x, |x| with_data(&change, |change| Ok(sum_of(x, change))))?;
+        let all = updated.iter().flatten().flat_map(|(a, b, _)| [*a, *b]);
+        if ![&x].into_iter().chain(all.clone()).any(Tensor::track_op) {
+            return table(y, &x);
+        }
         let op = Self {
             weights: weights.clone(),
             factors,
@@ -203,8 +214,7 @@ impl<W: HalfBlock + 'static> Half<W> {
             result: Mutex::new(Some(y)),
         };
         // an op takes three arguments at most: all factors are one
-        let all = updated.iter().flatten().flat_map(|(a, b, _)| [a, b]);
-        let all = all.map(|factor| factor.flatten_all());
+        let all = all.map(Tensor::flatten_all);
         let all = match all.collect::<Result<Vec<_>>>()? {
             none if none.is_empty() => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
             all => Tensor::cat(&all, 0)?,

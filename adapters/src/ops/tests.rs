@@ -190,6 +190,7 @@ fn products_with_a_weight_are_those_of_candle() -> Result<()> {
         (72, 20, 500),
         (73, 500, 20),
         (131, 33, 150),
+        (65, 130, 20),
         (161, 300, 150),
         (300, 20, 33),
     ] {
@@ -326,6 +327,24 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         &all,
         &|f| mlp_half(&f[0], &mlp, gated(&f[1..]), Activations::Keep),
         &|f| mlp_half_composed(&f[0], &mlp, gated(&f[1..])),
+    )?;
+    // nothing but the last layer of a half, over rows that nothing trains
+    check(
+        &factors[2..],
+        &|f| {
+            let updates = [None, None, of(&f[0], &f[1])];
+            mlp_half(&x, &mlp, updates, Activations::Keep)
+        },
+        &|f| mlp_half_composed(&x, &mlp, [None, None, of(&f[0], &f[1])]),
+    )?;
+    let factors = [(3, 32), (12, 3)].map(|(i, j)| random(36, &[i, j]));
+    check(
+        &factors,
+        &|f| {
+            let updates = [None, None, None, of(&f[0], &f[1])];
+            attention_half(&x, &attention, updates, rows, Activations::Keep)
+        },
+        &|f| attention_half_composed(&x, &attention, [None, None, None, of(&f[0], &f[1])], rows),
     )?;
     let gradient = |keep| -> Result<Vec<f32>> {
         let x = Var::from_tensor(&x)?;
