@@ -8,7 +8,7 @@ use reptune_adapters::{Decide, DirectionSet, Gate, Host, Intervention, LowRankUp
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
     Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, asked, divergence, log_odds, pooled,
-    sequences, texts as texts_of,
+    sequences, texts as texts_of, verdicts,
 };
 use reptune_recipes::generate::{Generation, Prefilled};
 use reptune_recipes::probe::{NoEffect, probe};
@@ -240,7 +240,7 @@ impl Session {
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or
     /// of its fractions those under which most validation claims are answered
-    /// honestly and least.
+    /// honestly and least. `progress` is called with the number of fractions tried.
     ///
     /// # Errors
     /// When the model fails, or the directions have no reference norms.
@@ -265,30 +265,26 @@ impl Session {
             .collect();
         let prompts = asked(&self.chat, &self.plain(), &questions)?;
         let prefilled = Prefilled::of(&self.llama, &prompts, &s.layers, None)?;
-        let mut tried = Vec::new();
+        let (mut doses, mut variants) = (Vec::new(), Vec::new());
         for sign in [1., -1.] {
-            for fraction in &s.fractions {
-                let coeff =
-                    directions.natural_coeff(&s.layers, sign * fraction)? * s.layers.len() as f64;
-                let steering = [self.steering(directions, coeff)?];
-                let mut own = self.own(&steering, None);
-                own.how.prefilled = Some(&prefilled);
-                let (_, verdicts) = ask(
-                    &own,
-                    &self.chat,
-                    &self.recipe,
-                    &self.plain(),
-                    &questions,
-                    &mut |_| {},
-                )?;
-                progress(tried.len() + 1);
-                tried.push(Tried {
-                    coeff,
-                    fraction: sign * fraction,
-                    tally: Tally::of(&verdicts),
-                });
+            for fraction in s.fractions.iter().map(|fraction| sign * fraction) {
+                let coeff = directions.natural_coeff(&s.layers, fraction)? * s.layers.len() as f64;
+                variants.push(vec![self.steering(directions, coeff)?]);
+                doses.push((coeff, fraction));
             }
         }
+        let mut own = self.own(&[], None);
+        own.how.prefilled = Some(&prefilled);
+        let new = self.recipe.evaluation.max_new_tokens;
+        let mut done = |answers| progress(answers / questions.len().max(1));
+        let answers = own.answer_variants(&prompts, &variants, new, &mut done)?;
+        let tried = doses.into_iter().zip(answers);
+        let tried = tried.map(|((coeff, fraction), texts)| Tried {
+            coeff,
+            fraction,
+            tally: Tally::of(&verdicts(&texts, &questions, &self.recipe)),
+        });
+        let tried: Vec<Tried> = tried.collect();
         // Of equal effects the smallest dose.
         let best = |sign: f64, score: &dyn Fn(&Tried) -> usize| {
             let side = tried.iter().filter(|t| t.fraction * sign > 0.);

@@ -33,6 +33,27 @@ pub enum Sampling {
     },
 }
 
+impl Sampling {
+    /// The seed, and the temperature if there is one.
+    fn checked(self) -> Result<(u64, Option<f64>)> {
+        match self {
+            Self::Greedy => Ok((0, None)),
+            Self::Temperature { temperature, seed }
+                if temperature > 0. && temperature.is_finite() =>
+            {
+                Ok((seed, Some(temperature)))
+            }
+            Self::Temperature { temperature, .. } => Err(Error::value(
+                "temperature",
+                "a positive number",
+                temperature.to_string(),
+                "leave it out for greedy decoding",
+            )
+            .into()),
+        }
+    }
+}
+
 /// What is generated, and under which changes to the model.
 #[derive(Clone, Copy, Default)]
 pub struct Generation<'a> {
@@ -53,10 +74,8 @@ pub struct Generation<'a> {
 
 /// One growing sequence.
 struct Sequence {
+    variant: usize,
     index: usize,
-    prompt: usize,
-    /// Gates that this prompt opened.
-    open: Marks,
     last: u32,
     ids: Vec<u32>,
     rng: ChaCha8Rng,
@@ -74,127 +93,215 @@ pub fn generate(
     how: &Generation,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<u32>>> {
-    let open = decide(host, prompts, how.interventions, how.low_rank)?;
-    let mut generated = vec![Vec::new(); prompts.len()];
-    for range in groups(prompts, ROWS) {
-        let done = range.end;
-        grow(host, prompts, &open, range, how, &mut generated)?;
-        progress(done);
+    let mut generated = generate_variants(host, prompts, &[Vec::new()], how, progress)?;
+    Ok(generated.remove(0))
+}
+
+/// Generates a continuation of every prompt under each of `variants`: interventions that act on
+/// it beside those of `how`. Returns them by variant and prompt.
+///
+/// Neighbouring variants that begin at the same layer grow in one forest, as many as it has room
+/// for, so that a weight is read once for all of them. `progress` is called after each of these
+/// with the number of continuations done.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_variants(
+    host: &dyn Host,
+    prompts: &[Vec<u32>],
+    variants: &[Vec<Intervention>],
+    how: &Generation,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<Vec<u32>>>> {
+    let groups = groups(prompts, ROWS);
+    let rows = |group: &Range<usize>| {
+        Forest::pack(&prompts[group.clone()]).0.len() + group.len() * how.max_new_tokens
+    };
+    let most = ROWS / groups.iter().map(rows).max().unwrap_or(1).max(1);
+    let mut generated = vec![vec![Vec::new(); prompts.len()]; variants.len()];
+    let mut done = 0;
+    for some in rides(variants, how.interventions.len(), most) {
+        let ride = Ride::of(host, prompts, &variants[some.clone()], how)?;
+        for group in &groups {
+            ride.grow(host, prompts, group.clone(), &mut generated[some.clone()])?;
+            done += some.len() * group.len();
+            progress(done);
+        }
     }
     Ok(generated)
 }
 
-fn grow(
-    host: &dyn Host,
-    prompts: &[Vec<u32>],
-    open: &[Marks],
-    range: Range<usize>,
-    how: &Generation,
-    generated: &mut [Vec<u32>],
-) -> Result<()> {
-    let (seed, temperature) = match how.sampling {
-        Sampling::Greedy => (0, None),
-        Sampling::Temperature { temperature, seed }
-            if temperature > 0. && temperature.is_finite() =>
-        {
-            (seed, Some(temperature))
+/// Cuts `variants` into runs that grow in one forest: of at most `most`, that begin at the same
+/// layer, and whose interventions, with those `in_all`, have a mark each.
+fn rides(variants: &[Vec<Intervention>], in_all: usize, most: usize) -> Vec<Range<usize>> {
+    let lowest = |v: &Vec<Intervention>| v.iter().map(Intervention::lowest).min();
+    let mut rides: Vec<Range<usize>> = Vec::new();
+    let mut marks = 0;
+    for (i, variant) in variants.iter().enumerate() {
+        marks += variant.len();
+        match rides.last_mut() {
+            Some(ride)
+                if ride.len() < most
+                    && marks <= Marks::BITS as usize
+                    && lowest(variant) == lowest(&variants[ride.start]) =>
+            {
+                ride.end = i + 1;
+            }
+            _ => {
+                rides.push(i..i + 1);
+                marks = in_all + variant.len();
+            }
         }
-        Sampling::Temperature { temperature, .. } => {
-            return Err(Error::value(
-                "temperature",
-                "a positive number",
-                temperature.to_string(),
-                "leave it out for greedy decoding",
-            )
-            .into());
-        }
-    };
-    let mut forest = Forest::new();
-    let mut active = Vec::new();
-    let mut paths = Vec::new();
-    for index in range.clone() {
-        let ids = &prompts[index];
-        let rows = forest.insert(None, ids, |i| {
-            marks_decided(how.interventions, open[index], i, ids.len())
-        });
-        let Some(&last) = rows.last() else {
-            return Err(Error::value(
-                format!("prompt {index}"),
-                "at least one token",
-                "none",
-                "give a prompt",
-            )
-            .into());
-        };
-        paths.push(rows);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(index as u64);
-        active.push(Sequence {
-            index,
-            prompt: ids.len(),
-            open: open[index],
-            last,
-            ids: Vec::new(),
-            rng,
-        });
     }
-    let (layers, room) = (host.spec().layers, active.len() * how.max_new_tokens);
-    let mut begun = match how.prefilled {
-        Some(prefilled) => prefilled.begin(how, &forest, &prompts[range], &paths, layers, room)?,
-        None => None,
-    };
-    let mut cache = match &mut begun {
-        Some(begun) => std::mem::take(&mut begun.cache),
-        None => Cache::keeping(layers, forest.len() + room),
-    };
-    for step in 0..how.max_new_tokens {
-        // Rows of this forward that are read: on shared prompts, once.
-        let mut rows: Vec<u32> = active.iter().map(|s| s.last).collect();
-        rows.sort_unstable();
-        rows.dedup();
-        let request = Request {
-            interventions: how.interventions,
-            logits: &rows,
-            low_rank: how.low_rank,
-            start: begun.as_ref().map(|b| Start {
-                layer: b.layer,
-                rows: &b.rows,
-            }),
-            ..Request::default()
+    rides
+}
+
+/// Variants that grow in one forest.
+struct Ride<'a> {
+    how: Generation<'a>,
+    /// What acts on all of them, then what acts on each.
+    interventions: Vec<Intervention>,
+    /// Marks of what acts on each.
+    acts: Vec<Marks>,
+    /// Gates that each prompt opened.
+    open: Vec<Marks>,
+}
+
+impl<'a> Ride<'a> {
+    fn of(
+        host: &dyn Host,
+        prompts: &[Vec<u32>],
+        variants: &[Vec<Intervention>],
+        how: &Generation<'a>,
+    ) -> Result<Self> {
+        let bits = |range: Range<usize>| {
+            let bits = range.take_while(|bit| *bit < Marks::BITS as usize);
+            bits.fold(0, |marks: Marks, bit| marks | 1 << bit)
         };
-        let Some(logits) = host.forward(&forest, &mut cache, &request)?.logits else {
-            break;
+        let mut interventions = how.interventions.to_vec();
+        let in_all = bits(0..interventions.len());
+        let mut acts = Vec::new();
+        for variant in variants {
+            let from = interventions.len();
+            interventions.extend_from_slice(variant);
+            acts.push(in_all | bits(from..interventions.len()));
+        }
+        Ok(Self {
+            how: *how,
+            open: decide(host, prompts, &interventions, how.low_rank)?,
+            interventions,
+            acts,
+        })
+    }
+
+    /// What acts on the token at `position` of a prompt of `length` tokens and what follows it.
+    fn marks(&self, variant: usize, index: usize, position: usize, length: usize) -> Marks {
+        let open = self.open[index];
+        self.acts[variant] & marks_decided(&self.interventions, open, position, length)
+    }
+
+    /// Grows the prompts of `range` under every variant.
+    fn grow(
+        &self,
+        host: &dyn Host,
+        prompts: &[Vec<u32>],
+        range: Range<usize>,
+        generated: &mut [Vec<Vec<u32>>],
+    ) -> Result<()> {
+        let how = Generation {
+            interventions: &self.interventions,
+            ..self.how
         };
-        begun = None;
-        let logits = logits.detach();
-        let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
-        let mut kept = Vec::new();
-        for mut sequence in active {
-            let at = rows.partition_point(|r| *r < sequence.last);
-            let token = match temperature {
-                None => best[at],
-                Some(t) => draw(&logits.get(at)?, t, &mut sequence.rng)?,
+        let (seed, temperature) = how.sampling.checked()?;
+        let mut forest = Forest::new();
+        let mut active = Vec::new();
+        let mut paths = Vec::new();
+        for variant in 0..self.acts.len() {
+            for index in range.clone() {
+                let ids = &prompts[index];
+                let mark = |i| self.marks(variant, index, i, ids.len());
+                let rows = forest.insert(None, ids, mark);
+                let Some(&last) = rows.last() else {
+                    return Err(Error::value(
+                        format!("prompt {index}"),
+                        "at least one token",
+                        "none",
+                        "give a prompt",
+                    )
+                    .into());
+                };
+                paths.push(rows);
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream(index as u64);
+                active.push(Sequence {
+                    variant,
+                    index,
+                    last,
+                    ids: Vec::new(),
+                    rng,
+                });
+            }
+        }
+        let (layers, room) = (host.spec().layers, active.len() * how.max_new_tokens);
+        let mut begun = match how.prefilled {
+            Some(prefilled) => {
+                prefilled.begin(&how, &forest, &prompts[range], &paths, layers, room)?
+            }
+            None => None,
+        };
+        let mut cache = match &mut begun {
+            Some(begun) => std::mem::take(&mut begun.cache),
+            None => Cache::keeping(layers, forest.len() + room),
+        };
+        for step in 0..how.max_new_tokens {
+            // Rows of this forward that are read: on shared prompts, once.
+            let mut rows: Vec<u32> = active.iter().map(|s| s.last).collect();
+            rows.sort_unstable();
+            rows.dedup();
+            let request = Request {
+                interventions: how.interventions,
+                logits: &rows,
+                low_rank: how.low_rank,
+                start: begun.as_ref().map(|b| Start {
+                    layer: b.layer,
+                    rows: &b.rows,
+                }),
+                ..Request::default()
             };
-            if how.stop.contains(&token) {
-                generated[sequence.index] = sequence.ids;
-                continue;
+            let Some(logits) = host.forward(&forest, &mut cache, &request)?.logits else {
+                break;
+            };
+            begun = None;
+            let logits = logits.detach();
+            let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+            let mut kept = Vec::new();
+            for mut sequence in active {
+                let at = rows.partition_point(|r| *r < sequence.last);
+                let token = match temperature {
+                    None => best[at],
+                    Some(t) => draw(&logits.get(at)?, t, &mut sequence.rng)?,
+                };
+                if how.stop.contains(&token) {
+                    generated[sequence.variant][sequence.index] = sequence.ids;
+                    continue;
+                }
+                sequence.ids.push(token);
+                if sequence.ids.len() == how.max_new_tokens {
+                    generated[sequence.variant][sequence.index] = sequence.ids;
+                    continue;
+                }
+                let prompt = prompts[sequence.index].len();
+                let mark = self.marks(sequence.variant, sequence.index, prompt + step, prompt);
+                sequence.last = forest.insert(Some(sequence.last), &[token], |_| mark)[0];
+                kept.push(sequence);
             }
-            sequence.ids.push(token);
-            if sequence.ids.len() == how.max_new_tokens {
-                generated[sequence.index] = sequence.ids;
-                continue;
+            active = kept;
+            if active.is_empty() {
+                break;
             }
-            let (open, prompt) = (sequence.open, sequence.prompt);
-            let mark = marks_decided(how.interventions, open, prompt + step, prompt);
-            sequence.last = forest.insert(Some(sequence.last), &[token], |_| mark)[0];
-            kept.push(sequence);
         }
-        active = kept;
-        if active.is_empty() {
-            break;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A token drawn from `softmax(logits / temperature)`. Shapes: `logits` (V,).

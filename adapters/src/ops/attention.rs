@@ -3,7 +3,7 @@
 use super::fused;
 use super::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
 use super::neighbours::Neighbours;
-use super::slice::{contiguous, dot, exp, max, sum, with_data, zeros};
+use super::slice::{contiguous, dot, exp, fma, max, sum, with_data, zeros};
 use crate::forest::Ancestry;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use ndarray::{ArrayViewMut2, Axis, s};
@@ -164,17 +164,28 @@ impl Attention {
     pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let groups = Neighbours::all(&self.ancestry);
+        // rows that stand alone are parts of the work, and those of few rows some of its heads
+        let parts = rayon::current_num_threads().div_ceil(self.ancestry.len().max(1));
+        let at_a_time = self.heads.div_ceil(parts).max(1);
         let mut all = zeros(q.len());
-        let mut below = table_mut(&mut all, self.ancestry.len());
-        let mut tasks = Vec::new();
+        let mut below = all.as_mut_slice();
+        let (mut tasks, mut alone) = (Vec::new(), Vec::new());
         for n in &groups {
-            let (mut rows, rest) = below.split_at(Axis(0), n.rows.len());
-            for h in 0..self.heads {
-                let (y, others) = rows.split_at(Axis(1), d);
-                tasks.push((n, h, y));
-                rows = others;
-            }
+            let (these, rest) = below.split_at_mut(n.rows.len() * self.heads * d);
             below = rest;
+            if n.apart() {
+                for (m, y) in n.rows.clone().zip(these.chunks_exact_mut(self.heads * d)) {
+                    let parts = y.chunks_mut(at_a_time * d).enumerate();
+                    alone.extend(parts.map(|(part, y)| (m, part * at_a_time, y)));
+                }
+                continue;
+            }
+            let mut heads = table_mut(these, n.rows.len());
+            for h in 0..self.heads {
+                let (y, others) = heads.split_at(Axis(1), d);
+                tasks.push((n, h, y));
+                heads = others;
+            }
         }
         tasks.into_par_iter().for_each(|(n, h, y)| {
             let q = (self.head(q, self.heads, h)).slice_move(s![n.rows.clone(), ..]);
@@ -182,7 +193,37 @@ impl Attention {
             let p = self.weights(q, k.view(), n);
             multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
         });
+        let heads = Heads { q, k, v };
+        let alone = alone.into_par_iter();
+        alone.for_each(|(m, from, y)| self.alone(m, from, &heads, y));
         all
+    }
+
+    /// Result of row `m` and as many heads from `from` on as `y` has room for, which is 0 before.
+    /// What the row sees is read where it lies, a whole row at a time.
+    fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let q = &q[(m * self.heads + from) * d..][..y.len()];
+        let spans = self.ancestry.spans(m);
+        let rows = || spans.iter().flat_map(|&(a, b)| a as usize..b as usize);
+        let of = |head: usize, j: usize| (j * self.kv_heads + (from + head) / group) * d;
+        let width = rows().count();
+        let mut weights = vec![0.; y.len() / d * width];
+        for (column, j) in rows().enumerate() {
+            for (head, q) in q.chunks_exact(d).enumerate() {
+                let k = &k[of(head, j)..][..d];
+                weights[head * width + column] = self.scale() * dot(q, k);
+            }
+        }
+        for weights in weights.chunks_exact_mut(width) {
+            softmax(weights, &[0..width]);
+        }
+        for (column, j) in rows().enumerate() {
+            for (head, y) in y.chunks_exact_mut(d).enumerate() {
+                let (p, v) = (weights[head * width + column], &v[of(head, j)..][..d]);
+                y.iter_mut().zip(v).for_each(|(y, v)| *y = fma(p, *v, *y));
+            }
+        }
     }
 
     /// Gradients of q, k and v, given the result `y` and its gradient `g`; those of q and k are 0

@@ -13,6 +13,11 @@ const MOST: usize = 64;
 const SHARE: f64 = 0.3;
 const ANYWAY: usize = 1024;
 
+/// Fewest rows that are worth copying what they see, and the most that a group computes for what
+/// is asked.
+const FEWEST: usize = 4;
+const TWICE: usize = 2;
+
 /// Some querying rows, and all that any of them sees.
 pub(super) struct Neighbours {
     /// The rows.
@@ -61,6 +66,13 @@ impl Neighbours {
     /// Columns of a table of scores.
     pub(super) fn width(&self) -> usize {
         width(&self.runs)
+    }
+
+    /// Whether its rows are better computed one by one: they are few, or see little in common.
+    pub(super) fn apart(&self) -> bool {
+        let asked: usize = self.seen.iter().flatten().map(Range::len).sum();
+        let rows = self.rows.len();
+        rows < FEWEST || rows * self.width() > TWICE * asked
     }
 
     /// Every run, with the columns that it is.

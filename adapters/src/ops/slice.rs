@@ -2,15 +2,13 @@
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The data of a contiguous f32 CPU storage.
 pub(super) fn contiguous<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
-    let CpuStorage::F32(data) = s else {
-        bail!("{name}: takes f32 only")
-    };
-    match l.contiguous_offsets() {
-        Some((from, to)) => Ok(&data[from..to]),
-        None => bail!("{name}: takes contiguous tensors only"),
+    match s {
+        CpuStorage::F32(data) => Ok(&data[place(name, l)?]),
+        _ => other_dtype(name),
     }
 }
 
@@ -20,13 +18,22 @@ pub(super) fn contiguous_mut<'a>(
     s: &'a mut CpuStorage,
     l: &Layout,
 ) -> Result<&'a mut [f32]> {
-    let CpuStorage::F32(data) = s else {
-        bail!("{name}: takes f32 only")
-    };
+    match s {
+        CpuStorage::F32(data) => Ok(&mut data[place(name, l)?]),
+        _ => other_dtype(name),
+    }
+}
+
+/// Where the numbers of a contiguous tensor lie.
+fn place(name: &str, l: &Layout) -> Result<Range<usize>> {
     match l.contiguous_offsets() {
-        Some((from, to)) => Ok(&mut data[from..to]),
+        Some((from, to)) => Ok(from..to),
         None => bail!("{name}: takes contiguous tensors only"),
     }
+}
+
+fn other_dtype<T>(name: &str) -> Result<T> {
+    bail!("{name}: takes f32 only")
 }
 
 /// Runs `f` on the data of `tensor` (f32, CPU), made contiguous if it is not.

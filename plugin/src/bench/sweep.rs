@@ -5,7 +5,7 @@ use super::{loaded, peak_bytes};
 use crate::error::Result;
 use crate::llama::{Llama, LoadOptions};
 use reptune_adapters::{DirectionSet, Error, Host, Intervention, Operator, RowRule};
-use reptune_recipes::generate::{Generation, Prefilled, generate};
+use reptune_recipes::generate::{Generation, Prefilled, generate_variants};
 use reptune_recipes::sweep::{Asked, Dose, Grid, Way, sweep as score};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -97,22 +97,31 @@ fn texts(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Vec<
     let layers: BTreeSet<usize> = work.cells.iter().map(|c| c.layer).collect();
     let layers: Vec<usize> = layers.into_iter().collect();
     let prefilled = Prefilled::of(llama, &prompts, &layers, None)?;
-    let mut all = Vec::new();
-    for cell in &work.cells {
+    let steering = |cell: &Cell| {
         let operator = match cell.way {
             Way::Ablate => Operator::Ablate,
             Way::Plus | Way::Minus => Operator::Add,
         };
-        let steering = [Intervention::new(set, &[cell.layer], cell.coeff, operator)?];
-        let how = Generation {
-            interventions: &steering,
-            max_new_tokens: work.max_new_tokens,
-            prefilled: Some(&prefilled),
-            ..Generation::default()
-        };
-        all.push(generate(llama, &prompts, &how, &mut |_| {})?);
-    }
-    Ok(all)
+        Ok(vec![Intervention::new(
+            set,
+            &[cell.layer],
+            cell.coeff,
+            operator,
+        )?])
+    };
+    let variants: Vec<_> = work.cells.iter().map(steering).collect::<Result<_>>()?;
+    let how = Generation {
+        max_new_tokens: work.max_new_tokens,
+        prefilled: Some(&prefilled),
+        ..Generation::default()
+    };
+    Ok(generate_variants(
+        llama,
+        &prompts,
+        &variants,
+        &how,
+        &mut |_| {},
+    )?)
 }
 
 fn make(llama: &Llama, s: &Settings) -> SweepWork {

@@ -4,9 +4,9 @@ use super::{Changed, Verdict, verdict};
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
-use crate::generate::{Generation, generate};
+use crate::generate::{Generation, generate_variants};
 use crate::recipe::Recipe;
-use reptune_adapters::Host;
+use reptune_adapters::{Host, Intervention};
 
 /// Something that answers prompts: our own forward under some changes, or another runtime.
 pub trait Answerer {
@@ -38,6 +38,30 @@ pub struct Own<'a> {
     pub how: Generation<'a>,
 }
 
+impl Own<'_> {
+    /// Greedy continuations of `prompts` under each of `variants`, interventions that act beside
+    /// those of `how`; as text, by variant and prompt.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn answer_variants(
+        &self,
+        prompts: &[Vec<u32>],
+        variants: &[Vec<Intervention>],
+        max_new_tokens: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<String>>> {
+        let how = Generation {
+            max_new_tokens,
+            stop: &self.chat.stop,
+            ..self.how
+        };
+        let tokens = generate_variants(self.host, prompts, variants, &how, progress)?;
+        let texts = |tokens: &Vec<Vec<u32>>| tokens.iter().map(|t| self.chat.decode(t)).collect();
+        tokens.iter().map(texts).collect()
+    }
+}
+
 impl Answerer for Own<'_> {
     fn answer(
         &self,
@@ -45,13 +69,9 @@ impl Answerer for Own<'_> {
         max_new_tokens: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<String>> {
-        let how = Generation {
-            max_new_tokens,
-            stop: &self.chat.stop,
-            ..self.how
-        };
-        let tokens = generate(self.host, prompts, &how, progress)?;
-        tokens.iter().map(|t| self.chat.decode(t)).collect()
+        let alone = [Vec::new()];
+        let mut texts = self.answer_variants(prompts, &alone, max_new_tokens, progress)?;
+        Ok(texts.remove(0))
     }
 
     fn changed(&self) -> Option<Changed<'_>> {
@@ -89,12 +109,15 @@ pub fn ask(
 ) -> Result<(Vec<String>, Vec<Verdict>)> {
     let prompts = asked(chat, systems, questions)?;
     let texts = answerer.answer(&prompts, recipe.evaluation.max_new_tokens, progress)?;
-    let verdicts = texts
-        .iter()
-        .zip(questions)
-        .map(|(t, q)| verdict(t, q, &recipe.prompt.labels))
-        .collect();
+    let verdicts = verdicts(&texts, questions, recipe);
     Ok((texts, verdicts))
+}
+
+/// Verdicts of what was answered to `questions`.
+pub fn verdicts(texts: &[String], questions: &[Question], recipe: &Recipe) -> Vec<Verdict> {
+    let answered = texts.iter().zip(questions);
+    let verdicts = answered.map(|(t, q)| verdict(t, q, &recipe.prompt.labels));
+    verdicts.collect()
 }
 
 #[cfg(test)]

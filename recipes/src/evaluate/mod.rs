@@ -19,7 +19,7 @@ mod tally;
 mod verdict;
 
 pub use alignment::alignment;
-pub use answerer::{Answerer, Own, ask, asked};
+pub use answerer::{Answerer, Own, ask, asked, verdicts};
 pub use changed::Changed;
 pub use comparison::{Comparison, Shift};
 pub use corpus::{sequences, texts};

@@ -71,7 +71,7 @@ impl<'a> Prefilled<'a> {
     }
 
     /// Where the forward of `forest` begins, in which the tokens of each of `prompts` have
-    /// the rows of `paths`; none where what is done to the model reaches below all that is
+    /// the rows of `paths`, and again under every further variant; none where what is done to the model reaches below all that is
     /// known, or other prompts are.
     pub(super) fn begin(
         &self,
@@ -100,7 +100,7 @@ impl<'a> Prefilled<'a> {
                 return Ok(None);
             };
             let mut index = vec![0; forest.len()];
-            for (row, known) in paths.iter().flatten().zip(known.iter().flatten()) {
+            for (row, known) in paths.iter().flatten().zip(known.iter().flatten().cycle()) {
                 index[*row as usize] = *known;
             }
             let rows = rows.index_select(&Tensor::new(index.as_slice(), rows.device())?, 0)?;

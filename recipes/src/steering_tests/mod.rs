@@ -1,9 +1,10 @@
-//! Steering on the toy Llama: gates and generation, the probe, the sweep, recipes.
+//! Steering on the toy Llama: gates and generation, the probe, the sweep, variants that grow together, recipes.
 
 mod gates;
 mod probe;
 mod recipe;
 mod sweep;
+mod variants;
 
 use crate::toy::Toy;
 use reptune_adapters::direction::Provenance;

@@ -125,7 +125,7 @@ impl Run {
         let name = "steering.json";
         let key = self.stages.run(name, &[key, &inputs], |path| {
             let bar = bar(2 * session.recipe.steering.fractions.len(), "choose coeff");
-            let coeffs = session.coeffs(directions, &mut |_| bar.inc(1))?;
+            let coeffs = session.coeffs(directions, &mut |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
             write_json(path, &coeffs)
         })?;
