@@ -118,29 +118,42 @@ fn swiglu_has_its_gradient() -> Result<()> {
 
 #[test]
 fn attention_on_a_forest_has_its_gradient() -> Result<()> {
-    let (forest, _) = Forest::pack(&[
+    let short = [
         vec![1, 2, 3, 4],
         vec![1, 2, 5],
         vec![6, 1],
         vec![1, 2, 3, 7],
-    ]);
-    let n = forest.len();
-    let ancestry = Arc::new(forest.ancestry(0..n));
-    let inputs = [
-        random(7, &[n, 4 * 8]),
-        random(8, &[n, 2 * 8]),
-        random(9, &[n, 2 * 8]),
     ];
-    check(
-        &inputs,
-        &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8),
-        &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
-    )?;
-    check(
-        &inputs,
-        &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], &ancestry, 8, 3),
-        &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
-    )
+    let long: Vec<u32> = (0..64).collect();
+    // of every group of rows, whether it is computed row by row
+    for (prompts, apart) in [
+        (&short[..], &[true][..]),
+        (&[long[..12].to_vec()], &[false]),
+        (&[long, vec![70, 71]], &[false, true]),
+    ] {
+        let (forest, _) = Forest::pack(prompts);
+        let n = forest.len();
+        let ancestry = Arc::new(forest.ancestry(0..n));
+        let groups = super::neighbours::Neighbours::all(&ancestry);
+        let found: Vec<bool> = groups.iter().map(|g| g.apart()).collect();
+        assert_eq!(found, apart);
+        let inputs = [
+            random(7, &[n, 4 * 8]),
+            random(8, &[n, 2 * 8]),
+            random(9, &[n, 2 * 8]),
+        ];
+        check(
+            &inputs,
+            &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8),
+            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+        )?;
+        check(
+            &inputs,
+            &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], &ancestry, 8, 3),
+            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+        )?;
+    }
+    Ok(())
 }
 
 #[test]
