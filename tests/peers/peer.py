@@ -77,6 +77,7 @@ def peak():
     return {
         "f32_gflops": product_gflops(torch.float32, 2048),
         "bf16_gflops": product_gflops(torch.bfloat16, 1024),
+        "read_gbs": read_gbs(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
@@ -96,6 +97,19 @@ def product_gflops(dtype, side, repeats=5):
         with watch, torch.inference_mode():
             torch.nn.functional.linear(rows, weight)
     return 2 * side**3 / min(watch.seconds for watch in watches) / 1e9
+
+
+def read_gbs(numbers=100_000_000, repeats=5):
+    """Billions of bytes per second in the fastest of some sums of f32 numbers that no cache holds."""
+    import torch
+    from measure import Stopwatch
+
+    data = torch.ones(numbers)
+    watches = [Stopwatch() for _ in range(repeats)]
+    for watch in watches:
+        with watch, torch.inference_mode():
+            data.sum()
+    return 4 * numbers / min(watch.seconds for watch in watches) / 1e9
 
 
 if __name__ == "__main__":

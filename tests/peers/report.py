@@ -67,11 +67,25 @@ def markdown(report, rows, failed):
         parts += [bf16(report, row, result) for row, result in pairs if row["name"] == "tune-16"]
     if arms:
         parts += ["## Within reptune", arms_table(arms)]
-    parts += ["## Rows", table(["row", "what"], [[row["name"], row["words"]] for row, _ in results])]
-    builds = {result["build"] for _, result in results}
-    if builds - {report["build"]}:
+    parts += ["## Rows", rows_table(results), ROWS_NOTE]
+    if any(result["build"] != report["build"] for _, result in results):
         parts.append("Some rows were measured with another build of reptune than the one at hand.")
     return "\n\n".join(part for part in parts if part)
+
+
+ROWS_NOTE = (
+    "Torch's product then: as above, when the row was measured; a machine that others use too is not as fast at "
+    "all times. -: not kept."
+)
+
+
+def rows_table(results):
+    """What each row is, of which build, and how fast torch's product was when it was measured."""
+    lines = []
+    for row, result in results:
+        then = f"{result['f32_gflops']:.0f} GFLOP/s" if "f32_gflops" in result else "-"
+        lines.append([row["name"], row["words"], result["build"], then])
+    return table(["row", "what", "build", "torch's product then"], lines)
 
 
 def about(report):
@@ -89,6 +103,7 @@ def about(report):
             f"{m['f32_gflops']:.0f} GFLOP/s in f32 (2048 x 2048 x 2048), {m['bf16_gflops']:.0f} in bf16",
         ],
         ["reptune's product", f"{m['own_gflops']:.0f} GFLOP/s in f32"],
+        *([["reading", f"{m['read_gbs']:.1f} GB/s"]] if m.get("read_gbs") else []),
         ["model", f"{model['num_hidden_layers']} blocks, width {model['hidden_size']}, {size}"],
         ["reptune", f"build {report['build']}"],
         ["date", m["date"]],
@@ -194,7 +209,8 @@ FLOOR_NOTE = (
     "rate with as many rows as a step has, by the weights of the model one after the other, forward and "
     "backward. The floor is a step of nothing but such products, at that rate or, in brackets, at the better f32 "
     "rate above, which takes more rows; the last column is the ratios that would then be reached. Where they are "
-    "near a missed target, only less work can meet it."
+    "near a missed target, only less work can meet it. GB: the weights of these products, read once each; beside "
+    "it how long the machine takes to read as much, which torch's rate has in it."
 )
 
 
@@ -211,10 +227,19 @@ def floors(report, results):
         there = result.get("products_gflops")
         floor = of["flop_per_step"] / there / 1e9 if there else None
         both = [f"{floor:.3f} ({least:.3f})", f"{peer / floor:.2f} ({peer / least:.2f})"] if floor else []
-        cells = [f"{of['flop_per_step'] / 1e9:.1f}", f"{of['gflops']:.0f}", f"{there:.0f}" if there else "-"]
+        reads = weight_gb(result["ours"][0], of["flop_per_step"])
+        rate = report["machine"].get("read_gbs")
+        bytes_of = f"{reads:.2f}" + (f" ({reads / rate:.3f} s)" if rate else "")
+        cells = [f"{of['flop_per_step'] / 1e9:.1f}", bytes_of, f"{of['gflops']:.0f}", f"{there:.0f}" if there else "-"]
         lines.append([row["name"], *cells, *(both or [f"({least:.3f})", f"({peer / least:.2f})"])])
-    head = ["row", "GFLOP a step", "GFLOP/s", "torch's products", "floor, s", "peer / floor"]
+    head = ["row", "GFLOP a step", "GB a step", "GFLOP/s", "torch's products", "floor, s", "peer / floor"]
     return table(head, lines) if lines else ""
+
+
+def weight_gb(run, flop):
+    """Billions of bytes of the f32 numbers by which a step's rows are multiplied, two operations each."""
+    rows = run["planned_rows"] / (run["steps"] + 1)
+    return 4 * flop / (2 * rows) / 1e9
 
 
 def slower_in_bf16(machine):

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, b
 use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 /// Softmax attention with grouped queries.
@@ -215,8 +216,9 @@ impl Attention {
                 weights[head * width + column] = self.scale() * dot(q, k);
             }
         }
+        let all = 0..width;
         for weights in weights.chunks_exact_mut(width) {
-            softmax(weights, &[0..width]);
+            softmax(weights, slice::from_ref(&all));
         }
         for (column, j) in rows().enumerate() {
             for (head, y) in y.chunks_exact_mut(d).enumerate() {
