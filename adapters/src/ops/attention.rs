@@ -9,7 +9,6 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, b
 use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::slice;
 use std::sync::Arc;
 
 /// Softmax attention with grouped queries.
@@ -218,7 +217,7 @@ impl Attention {
         }
         let all = 0..width;
         for weights in weights.chunks_exact_mut(width) {
-            softmax(weights, slice::from_ref(&all));
+            softmax(weights, std::slice::from_ref(&all));
         }
         for (column, j) in rows().enumerate() {
             for (head, y) in y.chunks_exact_mut(d).enumerate() {
