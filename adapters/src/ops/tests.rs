@@ -124,12 +124,12 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         vec![6, 1],
         vec![1, 2, 3, 7],
     ];
-    let long: Vec<u32> = (0..64).collect();
+    let long: Vec<u32> = (0..57).collect(); // two rows more than a group has room for
     // of every group of rows, whether it is computed row by row
     for (prompts, apart) in [
         (&short[..], &[true][..]),
         (&[long[..12].to_vec()], &[false]),
-        (&[long, vec![70, 71]], &[false, true]),
+        (&[long], &[false, true]),
     ] {
         let (forest, _) = Forest::pack(prompts);
         let n = forest.len();
