@@ -209,8 +209,8 @@ FLOOR_NOTE = (
     "rate with as many rows as a step has, by the weights of the model one after the other, forward and "
     "backward. The floor is a step of nothing but such products, at that rate or, in brackets, at the better f32 "
     "rate above, which takes more rows; the last column is the ratios that would then be reached. Where they are "
-    "near a missed target, only less work can meet it. GB: the weights of these products, read once each; beside "
-    "it how long the machine takes to read as much, which torch's rate has in it."
+    "near a missed target, only less work can meet it. GB: about the weights of these products, each read once; "
+    "beside it how long the machine takes to read as much, which torch's rate has in it."
 )
 
 

@@ -202,7 +202,7 @@ impl Attention {
     /// Result of row `m` and as many heads from `from` on as `y` has room for, which is 0 before.
     /// What the row sees is read where it lies, a whole row at a time.
     fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
-        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let q = &q[(m * self.heads + from) * d..][..y.len()];
         let spans = self.ancestry.spans(m);
         let rows = || spans.iter().flat_map(|&(a, b)| a as usize..b as usize);
@@ -212,7 +212,7 @@ impl Attention {
         for (column, j) in rows().enumerate() {
             for (head, q) in q.chunks_exact(d).enumerate() {
                 let k = &k[of(head, j)..][..d];
-                weights[head * width + column] = self.scale() * dot(q, k);
+                weights[head * width + column] = scale * dot(q, k);
             }
         }
         let all = 0..width;
