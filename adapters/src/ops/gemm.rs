@@ -201,11 +201,10 @@ impl<'a> Sum<'a> {
     /// row to row with each number and find few of their lines in the cache again.
     fn add_by_panels(&mut self, a: Table, (data, rows): (&[f32], usize), scale: f32) {
         let (inner, begun) = (data.len() / rows, self.begun);
-        let mut panel = vec![0.; SIDE * inner];
+        let mut place = Box::new_uninit_slice(SIDE * inner);
         let sums = self.table.axis_chunks_iter_mut(Axis(1), SIDE);
         for (sum, data) in sums.zip(data.chunks(SIDE * inner)) {
-            let panel = &mut panel[..data.len()];
-            transpose::transpose(data, panel, inner, data.len() / inner);
+            let panel = turned_around(data, inner, &mut place);
             Sum { table: sum, begun }.add_by_columns((a, table(panel, inner)), scale);
         }
         self.begun = true;
@@ -246,6 +245,18 @@ impl<'a> Sum<'a> {
             );
         }
         self.begun = true;
+    }
+}
+
+/// A table of rows of `inner` numbers, turned around, in the front of `place`.
+fn turned_around<'a>(data: &[f32], inner: usize, place: &'a mut [MaybeUninit<f32>]) -> &'a [f32] {
+    let place = &mut place[..data.len()];
+    // SAFETY: numbers are read as what need not be numbers; each of the place's is written, which
+    // has as many
+    unsafe {
+        let data = std::slice::from_raw_parts(data.as_ptr().cast(), data.len());
+        transpose::transpose(data, place, inner, data.len() / inner);
+        std::slice::from_raw_parts(place.as_ptr().cast(), place.len())
     }
 }
 
