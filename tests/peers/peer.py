@@ -55,13 +55,14 @@ def arguments():
     parser.add_argument("--how", choices=["letters", "generate"], default="letters", help="sweep")
     parser.add_argument("--rows", type=int, help="products: rows that are multiplied")
     parser.add_argument("--compile", action="store_true", help="tune: with torch.compile, untimed")
+    parser.add_argument("--count", action="store_true", help="tune: count its operations, and time nothing")
     args = parser.parse_args()
     if args.kind == "products" and not (args.model and args.rows):
         parser.error("products: --model and --rows are needed")
     if args.kind not in ("peak", "products") and not (args.model and args.work):
         parser.error(f"{args.kind}: --model and --work are needed")
-    if args.compile and args.kind != "tune":
-        parser.error("--compile: tune only")
+    if (args.compile or args.count) and args.kind != "tune":
+        parser.error("--compile, --count: tune only")
     if args.device != "cpu" and args.kind != "tune":
         parser.error("--device: tune only")
     return args

@@ -205,41 +205,70 @@ def agreements(results):
 
 
 FLOOR_NOTE = (
-    "GFLOP: the products of a step of ours, counted (`reptune plan` counts the same). Torch's products: its "
-    "rate with as many rows as a step has, by the weights of the model one after the other, forward and "
-    "backward. The floor is a step of nothing but such products, at that rate or, in brackets, at the better f32 "
-    "rate above, which takes more rows; the last column is the ratios that would then be reached. Where they are "
-    "near a missed target, only less work can meet it. GB: about the weights of these products, each read once; "
-    "beside it how long the machine takes to read as much, which torch's rate has in it."
+    "GFLOP: the operations of a step, of the whole of tune-run; of ours as `reptune plan` counts them, of the peer as "
+    "torch does. By the third column the peer would lose if both sides did as many operations a second; a target "
+    "beyond it asks that ours do more, in products of fewer rows. GFLOP/s: what both sides reached, with all that is no product "
+    "in it, and torch's products alone with as many rows as a step of ours has, by the weights of the model one "
+    "after the other, forward and backward. The floor is our work as nothing but such products, at that rate or, in "
+    "brackets, at the better f32 rate above, which takes more rows; the last column is the ratios that would then be "
+    "reached. GB: about the weights of a step's products, each read once; beside it how long the machine takes to read as "
+    "much, which torch's rate has in it. -: not counted or not measured."
 )
 
 
 def floors(report, results):
-    """What a step would take if it were products alone, at torch's rate with its rows and at the best."""
+    """What rows that tune would take if they were products alone, and what less work alone would give."""
     peak = max(report["machine"][key] for key in ("f32_gflops", "own_gflops")) * 1e9
     lines = []
     for row, result in results:
-        if row["ratio"] != "seconds_per_step":
+        counted = row["operations"]
+        if not counted:
             continue
-        of = {key: statistics.median(column(result["ours"], key)) for key in ("flop_per_step", "gflops")}
-        least = of["flop_per_step"] / peak
-        peer = statistics.median(column(result["peer"], "seconds_per_step"))
+        flop, key = counted["ours"], row["ratio"]
+        ours, peer = (statistics.median(column(result[side], key)) for side in ("ours", "peer"))
         there = result.get("products_gflops")
-        floor = of["flop_per_step"] / there / 1e9 if there else None
-        both = [f"{floor:.3f} ({least:.3f})", f"{peer / floor:.2f} ({peer / least:.2f})"] if floor else []
-        reads = weight_gb(result["ours"][0], of["flop_per_step"])
-        rate = report["machine"].get("read_gbs")
-        bytes_of = f"{reads:.2f}" + (f" ({reads / rate:.3f} s)" if rate else "")
-        cells = [f"{of['flop_per_step'] / 1e9:.1f}", bytes_of, f"{of['gflops']:.0f}", f"{there:.0f}" if there else "-"]
-        lines.append([row["name"], *cells, *(both or [f"({least:.3f})", f"({peer / least:.2f})"])])
-    head = ["row", "GFLOP a step", "GB a step", "GFLOP/s", "torch's products", "floor, s", "peer / floor"]
+        bounds = [flop / there / 1e9] if there else []
+        bounds.append(flop / peak)
+        lines.append(
+            [
+                row["name"],
+                f"{flop / 1e9:.1f}",
+                f"{counted['peer'] / 1e9:.1f}",
+                f"{counted['peer'] / flop:.2f}",
+                weights_read(report["machine"], counted, key),
+                f"{flop / ours / 1e9:.0f}",
+                f"{counted['peer'] / peer / 1e9:.0f}",
+                f"{there:.0f}" if there else "-",
+                last_in_brackets([f"{bound:.3f}" for bound in bounds]),
+                last_in_brackets([f"{peer / bound:.2f}" for bound in bounds]),
+            ]
+        )
+    head = [
+        "row",
+        "GFLOP, ours",
+        "GFLOP, peer",
+        "peer / ours",
+        "GB a step",
+        "GFLOP/s, ours",
+        "GFLOP/s, peer",
+        "torch's products",
+        "floor, s",
+        "peer / floor",
+    ]
     return table(head, lines) if lines else ""
 
 
-def weight_gb(run, flop):
+def last_in_brackets(texts):
+    return " ".join([*texts[:-1], f"({texts[-1]})"])
+
+
+def weights_read(machine, counted, key):
     """Billions of bytes of the f32 numbers by which a step's rows are multiplied, two operations each."""
-    rows = run["planned_rows"] / (run["steps"] + 1)
-    return 4 * flop / (2 * rows) / 1e9
+    if key != "seconds_per_step":
+        return "-"
+    reads = 4 * counted["ours"] / (2 * counted["rows"]) / 1e9
+    rate = machine.get("read_gbs")
+    return f"{reads:.2f}" + (f" ({reads / rate:.3f} s)" if rate else "")
 
 
 def slower_in_bf16(machine):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from measure import Stopwatch, peak_bytes
 from model import KeptRows, load
 from peft import PeftModel
+from torch.utils.flop_counter import FlopCounterMode
 from workload import batches_by_length, left_padded, read_directions, read_work
 
 VALIDATION_ITEMS = 32
@@ -35,6 +36,8 @@ def run(args):
     warm_up = min(work["warm_up"], len(steps) - 1)
     validate_after = {k for k in work.get("validate_after", []) if k <= len(steps)}
 
+    if args.count:
+        return count(tuning, work, steps, len(validate_after))
     if args.compile:
         # Compilation is warm-up: of a step, which changes nothing yet, and of the validation.
         model.compile(dynamic=False)
@@ -70,6 +73,19 @@ def run(args):
         "losses": losses,
         "validation": validation,
     }
+
+
+def count(tuning, work, steps, validations):
+    """Operations of the products and of attention, by torch's own counter."""
+    with FlopCounterMode(display=False) as in_steps:
+        for numbers in steps:
+            tuning.gradients([work["items"][n] for n in numbers])
+    with FlopCounterMode(display=False) as in_validation:
+        if validations:
+            tuning.validate(work["validation"])
+    of_steps = in_steps.get_total_flops()
+    flop = of_steps + validations * in_validation.get_total_flops()
+    return {"steps": len(steps), "flop_per_step": of_steps / len(steps), "flop": flop}
 
 
 class Tuning:

@@ -112,7 +112,7 @@ pub fn tune(
         "peak_bytes": peak, "losses": losses, "validation": validation,
         "planned_bytes": plan.memory.total(), "planned_rows": plan.rows,
         "planned_seconds_per_step": rate.map(|rate| flop / rate),
-        "flop_per_step": flop, "gflops": flop / median(timed) / 1e9,
+        "flop": plan.work.total(), "flop_per_step": flop, "gflops": flop / median(timed) / 1e9,
     }))
 }
 
