@@ -63,7 +63,7 @@ def markdown(report, rows, failed):
     # What a step takes at the best of the CPU says nothing of a device.
     floor = "" if report.get("place") else floors(report, pairs)
     if floor:
-        parts += ["## Floors", floor, FLOOR_NOTE]
+        parts += ["## Floors", floor, FLOOR_NOTE, misses(pairs)]
         parts += [bf16(report, row, result) for row, result in pairs if row["name"] == "tune-16"]
     if arms:
         parts += ["## Within reptune", arms_table(arms)]
@@ -212,7 +212,7 @@ FLOOR_NOTE = (
     "after the other, forward and backward. The floor is our work as nothing but such products, at that rate or, in "
     "brackets, at the better f32 rate above, which takes more rows; the last column is the ratios that would then be "
     "reached. GB: about the weights of a step's products, each read once; beside it how long the machine takes to read as "
-    "much, which torch's rate has in it. -: not counted or not measured."
+    "much, which torch's rate has in it. -: not measured."
 )
 
 
@@ -226,7 +226,7 @@ def floors(report, results):
             continue
         flop, key = counted["ours"], row["ratio"]
         ours, peer = (statistics.median(column(result[side], key)) for side in ("ours", "peer"))
-        there = result.get("products_gflops")
+        there = products_gflops(counted["rows"], results)
         bounds = [flop / there / 1e9] if there else []
         bounds.append(flop / peak)
         lines.append(
@@ -256,6 +256,32 @@ def floors(report, results):
         "peer / floor",
     ]
     return table(head, lines) if lines else ""
+
+
+def products_gflops(rows, results):
+    """Torch's best rate with so many rows; several workloads may have as many."""
+    same = (result for row, result in results if row["operations"] and row["operations"]["rows"] == rows)
+    return max((result["products_gflops"] for result in same if "products_gflops" in result), default=None)
+
+
+def misses(results):
+    """What targets that are missed ask for, beside what was reached and what torch's products reach."""
+    sentences = []
+    for row, result in results:
+        counted = row["operations"]
+        if not counted or row["target"] is None:
+            continue
+        ours, peer = (column(result[side], row["ratio"]) for side in ("ours", "peer"))
+        if statistics.median(p / o for o, p in zip(ours, peer)) >= row["target"]:
+            continue
+        asked = row["target"] * counted["ours"] / statistics.median(peer) / 1e9
+        reached = counted["ours"] / statistics.median(ours) / 1e9
+        words = f"{row['name']} misses {row['target']:g}, which asks for {asked:.0f} GFLOP/s in all it does; {reached:.0f} were reached"
+        there = products_gflops(counted["rows"], results)
+        if there:
+            words += f", and torch's products alone reach {there:.0f}: {asked / there:.0%} and {reached / there:.0%} of them"
+        sentences.append(words + ".")
+    return " ".join(sentences)
 
 
 def last_in_brackets(texts):
