@@ -205,14 +205,14 @@ def agreements(results):
 
 
 FLOOR_NOTE = (
-    "GFLOP: the operations of a step, of the whole of tune-run; of ours as `reptune plan` counts them, of the peer as "
-    "torch does. By the third column the peer would lose if both sides did as many operations a second; a target "
-    "beyond it asks that ours do more, in products of fewer rows. GFLOP/s: what both sides reached, with all that is no product "
-    "in it, and torch's products alone with as many rows as a step of ours has, by the weights of the model one "
-    "after the other, forward and backward. The floor is our work as nothing but such products, at that rate or, in "
-    "brackets, at the better f32 rate above, which takes more rows; the last column is the ratios that would then be "
-    "reached. GB: about the weights of a step's products, each read once; beside it how long the machine takes to read as "
-    "much, which torch's rate has in it. -: not measured."
+    "GFLOP: the operations of a step, or of the whole of tune-run; of ours as `reptune plan` counts them, of the peer "
+    "as torch does. Their ratio is what less work alone would give, if both sides did as many operations a second; "
+    "a target beyond it asks that ours do more, in products of fewer rows. GFLOP/s: what both sides reached, with all "
+    "that is no product in it, and torch's products alone with as many rows as a step of ours has, by the weights of "
+    "the model one after the other, forward and backward. The floor is our work as nothing but such products, at that "
+    "rate or, in brackets, at the better f32 rate above, which takes more rows; the last column is the ratios that "
+    "would then be reached. GB: about the weights of a step's products, each read once; beside it how long the "
+    "machine takes to read as much, which torch's rate has in it. -: not measured."
 )
 
 
@@ -247,7 +247,7 @@ def floors(report, results):
         "row",
         "GFLOP, ours",
         "GFLOP, peer",
-        "peer / ours",
+        "less work",
         "GB a step",
         "GFLOP/s, ours",
         "GFLOP/s, peer",
@@ -276,10 +276,11 @@ def misses(results):
             continue
         asked = row["target"] * counted["ours"] / statistics.median(peer) / 1e9
         reached = counted["ours"] / statistics.median(ours) / 1e9
-        words = f"{row['name']} misses {row['target']:g}, which asks for {asked:.0f} GFLOP/s in all it does; {reached:.0f} were reached"
+        words = f"{row['name']} misses {row['target']:g}, which asks for {asked:.0f} GFLOP/s in all it does"
+        words += f"; {reached:.0f} were reached"
         there = products_gflops(counted["rows"], results)
         if there:
-            words += f", and torch's products alone reach {there:.0f}: {asked / there:.0%} and {reached / there:.0%} of them"
+            words += f", {asked / there:.0%} and {reached / there:.0%} of torch's products alone ({there:.0f})"
         sentences.append(words + ".")
     return " ".join(sentences)
 
