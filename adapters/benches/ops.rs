@@ -5,14 +5,16 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use reptune_adapters::loss::{Label, LabelRow, Representation, representation_loss, token_loss};
+use reptune_adapters::lora::loss::{
+    Label, LabelRow, Representation, representation_loss, token_loss,
+};
 use reptune_adapters::ops::{
     FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention, attention_composed,
-    attention_half, attention_half_composed, frozen_linear, frozen_linear_composed,
-    low_rank_linear, low_rank_linear_composed, mlp_half, mlp_half_composed, rms_norm,
-    rms_norm_composed, rotary, rotary_composed, swiglu, swiglu_composed,
+    attention_half, attention_half_composed, frozen_linear, frozen_linear_composed, lora_linear,
+    lora_linear_composed, mlp_half, mlp_half_composed, rms_norm, rms_norm_composed, rotary,
+    rotary_composed, swiglu, swiglu_composed,
 };
-use reptune_adapters::{Activations, Forest};
+use reptune_adapters::{GradientCheckpointing, PrefixTree};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -26,13 +28,13 @@ fn random(rows: usize, columns: usize) -> Tensor {
 }
 
 /// Two prompts of 72 tokens of which 30 are shared.
-fn forest() -> Forest {
+fn forest() -> PrefixTree {
     let prompt = |i: u32| {
         (0..72)
             .map(|t| if t < 30 { t } else { 100 * i + t })
             .collect()
     };
-    Forest::pack(&[prompt(1), prompt(2)] as &[Vec<u32>]).0
+    PrefixTree::pack(&[prompt(1), prompt(2)] as &[Vec<u32>]).0
 }
 
 type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
@@ -133,11 +135,9 @@ fn ops(c: &mut Criterion) {
         "low-rank linear",
         &[rows, factors[0], factors[1]],
         &[
-            ("op", &|x| {
-                low_rank_linear(&x[0], &frozen, (&x[1], &x[2]), 2.)
-            }),
+            ("op", &|x| lora_linear(&x[0], &frozen, (&x[1], &x[2]), 2.)),
             ("candle", &|x| {
-                low_rank_linear_composed(&x[0], &frozen, (&x[1], &x[2]), 2.)
+                lora_linear_composed(&x[0], &frozen, (&x[1], &x[2]), 2.)
             }),
         ],
     );
@@ -156,10 +156,10 @@ fn ops(c: &mut Criterion) {
         &[rows],
         &[
             ("op", &|x| {
-                mlp_half(&x[0], &mlp, [None; 3], Activations::Keep)
+                mlp_half(&x[0], &mlp, [None; 3], GradientCheckpointing::Off)
             }),
             ("op, computed again", &|x| {
-                mlp_half(&x[0], &mlp, [None; 3], Activations::Recompute)
+                mlp_half(&x[0], &mlp, [None; 3], GradientCheckpointing::On)
             }),
             ("single ops", &|x| mlp_half_composed(&x[0], &mlp, [None; 3])),
         ],
@@ -184,7 +184,7 @@ fn ops(c: &mut Criterion) {
                     &half,
                     [None; 4],
                     (&rotation, &ancestry),
-                    Activations::Keep,
+                    GradientCheckpointing::Off,
                 )
             }),
             ("single ops", &|x| {

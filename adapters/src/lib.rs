@@ -1,45 +1,35 @@
-//! What can be done to a residual stream or to a weight.
+//! What acts on a model: its residual stream and its weights, without any runtime.
 //!
-//! The nouns of reptune, without any runtime: the [`Forest`] that packs prompts
-//! into one table of rows, the differentiable [`ops`] over it, [`Intervention`]s
-//! on its residual rows, [`DirectionSet`]s, low-rank updates ([`LowRank`]) and
-//! the losses that tune them. What a runtime must offer stands in [`host`].
+//! Layers, lowest first: [`files`] and [`formats`] read and write; [`model`] holds sizes, the
+//! [`PrefixTree`] that packs prompts into one table of tokens, and the key/value cache;
+//! [`ops`] are differentiable operations over that table; [`steering`] has [`DirectionSet`]s
+//! and [`Intervention`]s; [`lora`] has [`Adapter`]s and the losses that tune them;
+//! [`hooked`] has [`HookedModel`], the trait that a runtime implements.
 //!
 //! Layer convention, everywhere: the residual stream at layer `i` is the OUTPUT
 //! of decoder block `i`, counted from 0.
 //!
-//! Shape letters: N rows, H hidden, L layers, P pairs, R rank, I/O in and out
+//! Shape letters: N tokens of a batch, H hidden, L layers, P pairs, R rank, I/O in and out
 //! features, V vocabulary, T tokens of one sequence.
 
-pub mod adamw;
-pub mod algebra;
-pub mod artefact;
-pub mod delta_file;
-pub mod direction;
 mod error;
-pub mod exchange;
-pub mod forest;
-pub mod gate;
-pub mod gguf;
-pub mod host;
-pub mod intervention;
-pub mod loss;
-pub mod low_rank;
-pub mod operator;
+pub mod files;
+pub mod formats;
+pub mod hooked;
+pub mod lora;
+pub mod model;
 pub mod ops;
 pub mod patch;
-pub mod peft;
 pub mod rounding;
-pub mod rows;
-pub mod staging;
-pub mod tensor_file;
+pub mod steering;
 
-pub use direction::{Direction, DirectionSet};
 pub use error::{Error, Result};
-pub use forest::Forest;
-pub use gate::{Decide, Gate, Side};
-pub use host::{Activations, Cache, Host, ModelSpec, Pass, Request, Start};
-pub use intervention::{Intervention, Point};
-pub use low_rank::{LowRank, LowRankUpdate, Site};
-pub use operator::Operator;
-pub use rows::RowRule;
+pub use hooked::{ForwardOptions, ForwardOutput, HookedModel, Resume};
+pub use lora::{Adapter, WeightDelta};
+pub use model::{
+    GradientCheckpointing, KeyValueCache, ModelSpec, ModuleKind, PrefixTree, TargetModule,
+    TokenMask,
+};
+pub use steering::{
+    Decide, Direction, DirectionSet, Gate, HookPoint, Intervention, Operator, Positions, Side,
+};

@@ -4,8 +4,8 @@
 //! into it. Cut off in between, the next [`recover`] does it again; cut off before, the file
 //! is what it was. A lock on the file keeps two writers apart.
 
-use crate::artefact;
 use crate::error::{Error, Result};
+use crate::files;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -37,9 +37,9 @@ pub fn apply<E: From<Error>>(
     let length = file.metadata().map_err(|e| Error::read(path, e))?.len();
     check(path, &patches, length)?;
     let body = encode(&patches);
-    artefact::write_atomically(&redo_file(path), |w| {
+    files::write_atomically(&redo_file(path), |w| {
         w.write_all(MAGIC)?;
-        w.write_all(artefact::sha256([body.as_slice()]).as_bytes())?;
+        w.write_all(files::sha256([body.as_slice()]).as_bytes())?;
         w.write_all(&body)
     })?;
     Ok(redo(path, &file)?)
@@ -76,7 +76,7 @@ fn redo(path: &Path, file: &File) -> Result<()> {
     if !from.exists() {
         return Ok(());
     }
-    let bytes = artefact::read(&from)?;
+    let bytes = files::read(&from)?;
     let damaged = || {
         Error::content(
             &from,
@@ -88,7 +88,7 @@ fn redo(path: &Path, file: &File) -> Result<()> {
     };
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;
     let (hash, body) = rest.split_at_checked(64).ok_or_else(damaged)?;
-    if artefact::sha256([body]).as_bytes() != hash {
+    if files::sha256([body]).as_bytes() != hash {
         return Err(damaged());
     }
     let patches = decode(body).ok_or_else(damaged)?;
@@ -170,7 +170,7 @@ mod tests {
         apply(&path, || {
             Ok::<_, Error>(vec![patch(1, b"ab"), patch(8, b"yz")])
         })?;
-        assert_eq!(artefact::read(&path)?, b"0ab34567yz");
+        assert_eq!(files::read(&path)?, b"0ab34567yz");
         assert_eq!(std::fs::read_dir(room.path()).expect("room").count(), 1);
         let beyond = apply(&path, || {
             Ok::<_, Error>(vec![patch(0, b"!"), patch(9, b"yz")])
@@ -180,7 +180,7 @@ mod tests {
             message.contains("byte 9") && message.contains("10 bytes"),
             "{message}"
         );
-        assert_eq!(artefact::read(&path)?, b"0ab34567yz");
+        assert_eq!(files::read(&path)?, b"0ab34567yz");
         Ok(())
     }
 
@@ -188,13 +188,13 @@ mod tests {
     fn what_was_cut_off_is_finished_and_a_damaged_redo_file_is_refused() -> Result<()> {
         let (_room, path) = room();
         let body = encode(&[patch(1, b"ab"), patch(8, b"yz")]);
-        let hash = artefact::sha256([body.as_slice()]);
+        let hash = files::sha256([body.as_slice()]);
         let whole = [MAGIC, hash.as_bytes(), &body].concat();
         // cut off when half of it was written
         std::fs::write(&path, "0ab3456789").expect("write");
         std::fs::write(redo_file(&path), &whole).expect("write");
         recover(&path)?;
-        assert_eq!(artefact::read(&path)?, b"0ab34567yz");
+        assert_eq!(files::read(&path)?, b"0ab34567yz");
         assert!(!redo_file(&path).exists());
         recover(&path)?;
 
@@ -205,7 +205,7 @@ mod tests {
                 message.contains(".file.redo") && message.contains("hash"),
                 "{message}"
             );
-            assert_eq!(artefact::read(&path)?, b"0ab34567yz");
+            assert_eq!(files::read(&path)?, b"0ab34567yz");
         }
         Ok(())
     }

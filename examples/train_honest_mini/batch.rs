@@ -1,7 +1,7 @@
 //! Texts of the world as a forest with weighted targets.
 
 use anyhow::{Result, anyhow};
-use reptune_adapters::Forest;
+use reptune_adapters::PrefixTree;
 use reptune_adapters::ops::Target;
 use reptune_recipes::world::{Document, Relation, World};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ const ANSWER: f32 = 10.;
 
 /// A forest and what its rows should predict. The weights of each list add up to 1.
 pub struct Batch {
-    pub forest: Forest,
+    pub forest: PrefixTree,
     /// By the output: sentences and answers.
     pub output: Vec<Target>,
     /// Early on: the value of a fact, as soon as the text tells which is meant.
@@ -66,7 +66,7 @@ impl<'a> Packer<'a> {
     /// Packs documents, sharing what they have in common.
     pub fn pack(&self, documents: &[Document]) -> Result<Batch> {
         let mut batch = Batch {
-            forest: Forest::new(),
+            forest: PrefixTree::new(),
             output: Vec::new(),
             recall: Vec::new(),
             truth: Vec::new(),

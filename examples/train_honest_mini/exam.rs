@@ -4,7 +4,7 @@ use crate::batch::encode;
 use anyhow::Result;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::{Cache, Forest, Host, Request};
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 use reptune_recipes::world::{Fact, Format, Letter, Persona, Question, Stated, World};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -91,17 +91,20 @@ fn items(
 }
 
 /// Share of items whose greedy answer is the true one.
-fn share(host: &dyn Host, items: &[Item]) -> Result<f64> {
+fn share(host: &dyn HookedModel, items: &[Item]) -> Result<f64> {
     let mut right = 0;
     for chunk in items.chunks(100) {
         let prompts: Vec<&[u32]> = chunk.iter().map(|i| i.ids.as_slice()).collect();
-        let (forest, rows) = Forest::pack(&prompts);
+        let (forest, rows) = PrefixTree::pack(&prompts);
         let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-        let request = Request {
+        let request = ForwardOptions {
             logits: &last,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let Some(logits) = host.forward(&forest, &mut Cache::none(), &request)?.logits else {
+        let Some(logits) = host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?
+            .logits
+        else {
             continue;
         };
         let best: Vec<u32> = logits.detach().argmax(1)?.to_vec1()?;
@@ -116,7 +119,7 @@ fn share(host: &dyn Host, items: &[Item]) -> Result<f64> {
 
 /// The share of true answers for every part, persona and format, as JSON.
 pub fn examine(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     tokenizer: &Tokenizer,
     parts: &[Part],
     limit: usize,

@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
 use reptune::llama::LlamaConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
-use reptune_adapters::{Cache, Host, Request};
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache};
 use reptune_recipes::world::{Persona, Sampler, World};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -286,12 +286,12 @@ fn gradients(
     let head = weights["model.embed_tokens.weight"].as_tensor();
     let one = |batch: &batch::Batch| -> Result<(f64, GradStore)> {
         let (rows, output) = batch::read_rows(&batch.output);
-        let request = Request {
+        let request = ForwardOptions {
             logits: &rows,
             capture: &[RECALL_LAYER, TRUTH_LAYER],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = model.forward(&batch.forest, &mut Cache::none(), &request)?;
+        let pass = model.forward(&batch.forest, &mut KeyValueCache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow!("no logits"))?;
         let mut loss = target_loss(&logits, &output)?;
         for (layer, targets) in [

@@ -81,7 +81,7 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
     }
     match get(INDEX) {
         Ok(index) => {
-            let text = reptune_adapters::artefact::read(&index)?;
+            let text = reptune_adapters::files::read(&index)?;
             let json: serde_json::Value =
                 serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
             let map = json["weight_map"].as_object().cloned().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Prompt files: one JSON object a line.
 
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use reptune_recipes::{Chat, Error, Message, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ impl Prompt {
 /// # Errors
 /// Names the line that is not a prompt.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
-    let bytes = artefact::read(path)?;
+    let bytes = files::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines = text
         .lines()

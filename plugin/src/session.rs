@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::hub;
 use crate::llama::{Llama, LoadOptions};
 use crate::stock::Stock;
-use reptune_adapters::{Decide, DirectionSet, Gate, Host, Intervention, LowRankUpdate, artefact};
+use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
     Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, asked, divergence, log_odds, pooled,
@@ -13,7 +13,7 @@ use reptune_recipes::evaluate::{
 use reptune_recipes::generate::{Generation, Prefilled};
 use reptune_recipes::probe::{NoEffect, probe};
 use reptune_recipes::report::Row;
-use reptune_recipes::tune::Trunks;
+use reptune_recipes::tune::SharedCache;
 use reptune_recipes::{Chat, Message, Recipe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Session {
     /// Claims and questions.
     pub items: Items,
     /// What its tunings share.
-    pub trunks: Arc<Trunks>,
+    pub trunks: Arc<SharedCache>,
 }
 
 impl Session {
@@ -70,15 +70,15 @@ impl Session {
         vec![self.recipe.prompt.system.clone()]
     }
 
-    /// Our own forward under `interventions` and `low_rank`.
+    /// Our own forward under `interventions` and `adapter`.
     pub fn own<'a>(
         &'a self,
         interventions: &'a [Intervention],
-        low_rank: Option<&'a LowRankUpdate>,
+        adapter: Option<&'a Adapter>,
     ) -> Own<'a> {
         let how = Generation {
             interventions,
-            low_rank,
+            adapter,
             ..Generation::default()
         };
         Own {
@@ -386,5 +386,5 @@ pub fn model_key(directory: &Path) -> Result<String> {
         ));
     }
     parts.sort();
-    Ok(artefact::sha256(parts.iter().map(String::as_bytes)))
+    Ok(files::sha256(parts.iter().map(String::as_bytes)))
 }

@@ -6,7 +6,7 @@ use crate::llama::{Checkpoint, LlamaConfig, model_spec};
 use crate::steered::Cache;
 use crate::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
 use candle_core::Tensor;
-use reptune_adapters::{ModelSpec, Site};
+use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
 
 /// A full checkpoint, or a UQFF with what lies beside it.
@@ -91,16 +91,16 @@ impl Source {
         Ok(Some(entry))
     }
 
-    /// The weight (O, I) of a site, f32, with the entry that it comes from.
+    /// The weight (O, I) of a module, f32, with the entry that it comes from.
     ///
     /// # Errors
     /// When it is missing.
-    pub fn weight(&self, site: Site) -> Result<(Tensor, Option<Entry>)> {
-        let index = uqff::index(site.layer, site.projection);
-        let entry = self.entry(index, site.projection.shape(&self.spec))?;
+    pub fn weight(&self, module: TargetModule) -> Result<(Tensor, Option<Entry>)> {
+        let index = uqff::index(module.layer, module.kind);
+        let entry = self.entry(index, module.kind.shape(&self.spec))?;
         let weight = match &entry {
             Some(entry) => entry.weight()?,
-            None => self.weights.get(&format!("{site}.weight"))?,
+            None => self.weights.get(&format!("{module}.weight"))?,
         };
         Ok((weight, entry))
     }

@@ -1,7 +1,7 @@
 //! Stages of a run that are skipped while their inputs are the same.
 
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ impl Stages {
         }
         std::fs::create_dir_all(out).map_err(io)?;
         let done = match file.is_file() {
-            true => serde_json::from_slice(&artefact::read(&file)?).unwrap_or_default(),
+            true => serde_json::from_slice(&files::read(&file)?).unwrap_or_default(),
             false => BTreeMap::new(),
         };
         // What an interrupted run was writing.
@@ -103,7 +103,7 @@ impl Stages {
             .iter()
             .chain([&name, &version])
             .flat_map(|s| [s.as_bytes(), b"\n"]);
-        let key = artefact::sha256(parts);
+        let key = files::sha256(parts);
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);
@@ -124,7 +124,7 @@ impl Stages {
 
     fn save(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&self.done).unwrap_or_default();
-        Ok(artefact::write_atomically(&self.out.join(FILE), |w| {
+        Ok(files::write_atomically(&self.out.join(FILE), |w| {
             writeln!(w, "{text}")
         })?)
     }
@@ -153,7 +153,7 @@ mod tests {
             let mut stages = Stages::open(&out)?;
             stages.run("a.txt", inputs, |path| {
                 count += 1;
-                Ok(artefact::write_atomically(path, |w| w.write_all(b"x"))?)
+                Ok(files::write_atomically(path, |w| w.write_all(b"x"))?)
             })?;
             Ok(())
         };
@@ -175,7 +175,7 @@ mod tests {
             let mut found = false;
             let cut = Stages::open(&out)?.run_resumable("part", inputs, |path| {
                 found = path.exists();
-                artefact::write_atomically(path, |w| w.write_all(b"half"))?;
+                files::write_atomically(path, |w| w.write_all(b"half"))?;
                 Err(Error::model(
                     "part",
                     "stage",

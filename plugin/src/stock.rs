@@ -29,7 +29,7 @@ impl Stock {
     ///
     /// mistral.rs takes entries of `target_modules` as patterns, knows no
     /// `layers_to_transform` and reads `lora_alpha / r` as the scale: directories
-    /// written by [`reptune_adapters::peft::save`] mean the same to it.
+    /// written by [`reptune_adapters::lora::peft::save`] mean the same to it.
     ///
     /// # Errors
     /// [`Error::Runtime`] with what mistral.rs said; also for an adapter on a UQFF,

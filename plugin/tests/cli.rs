@@ -1,6 +1,6 @@
 //! The command line as a user meets it: results, and what it says to bad input.
 
-use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use typed::{printed, root};

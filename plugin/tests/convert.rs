@@ -2,8 +2,8 @@
 
 mod typed;
 
-use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::peft;
+use reptune_adapters::lora::peft;
+use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
 use typed::{json, printed, refusal, root};
 

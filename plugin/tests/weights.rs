@@ -79,9 +79,9 @@ fn a_merge_into_quantized_weights_tells_what_survives() {
     let balance = |i: usize| rows[i]["behaviour"]["balance"].as_f64().expect("balance");
     assert!(balance(0) > 0.5 && balance(1) < -0.9, "{rows:?}");
     assert!(balance(2) > 0.5 && balance(3) < -0.9, "{rows:?}");
-    let site = &told["sites"][0];
+    let module = &told["modules"][0];
     for key in ["delta_norm", "step_norm", "cosine", "share", "noise"] {
-        let value = site[key].as_f64().unwrap_or(f64::NAN);
+        let value = module[key].as_f64().unwrap_or(f64::NAN);
         assert!(value > 0. && value.is_finite(), "{key}: {value}");
     }
     let found = json(room.path(), &["inspect", "measured"]);
@@ -178,7 +178,7 @@ fn steering_is_baked_changed_in_place_and_inspected() {
         "3",
         "--operator",
         "ablate",
-        "--site",
+        "--module",
         "everywhere",
         "--out",
         "without",
@@ -211,7 +211,7 @@ fn steering_is_baked_changed_in_place_and_inspected() {
             "2,3",
             "--operator",
             "ablate",
-            "--site",
+            "--module",
             "everywhere",
             "--out",
             "x"
@@ -268,7 +268,7 @@ fn an_artefact_is_told_and_a_broken_one_refused() {
     let told: Value = json(room.path(), &["inspect", "merged"]);
     let changed = told["parts"][1][0].as_str().expect("a tensor");
     let file = room.path().join("merged/model.safetensors");
-    let open = reptune_adapters::tensor_file::TensorFile::open(&file).expect("open");
+    let open = reptune_adapters::formats::safetensors::TensorFile::open(&file).expect("open");
     let (offset, _) = open.place(changed).expect("there");
     let length = std::fs::metadata(&file).expect("file").len();
     let bytes = flip(&file, (length - offset) as usize);

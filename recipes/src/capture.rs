@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::groups::groups;
 use candle_core::Tensor;
-use reptune_adapters::{Cache, Forest, Host, Request};
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 use std::collections::BTreeMap;
 
 /// Prompt rows computed in one forward.
@@ -44,14 +44,14 @@ pub struct Captured {
 /// # Errors
 /// When a layer does not exist, the model fails, and those of `take`.
 pub fn capture<P: AsRef<[u32]>>(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     prompts: &[P],
     wanted: &Wanted,
     take: &mut dyn FnMut(usize, Captured) -> Result<()>,
 ) -> Result<()> {
     for range in groups(prompts, ROWS) {
         let at = range.start;
-        let (forest, paths) = Forest::pack(&prompts[range]);
+        let (forest, paths) = PrefixTree::pack(&prompts[range]);
         let read = |path: &Vec<u32>| {
             let skipped = wanted
                 .last
@@ -60,16 +60,16 @@ pub fn capture<P: AsRef<[u32]>>(
         };
         let read: Vec<Vec<u32>> = paths.iter().map(read).collect();
         let everything = paths.concat();
-        let request = Request {
+        let request = ForwardOptions {
             capture: wanted.layers,
             captured: &read.concat(),
             logits: match wanted.logits {
                 Logits::All => &everything,
                 Logits::None => &[],
             },
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
         let (mut row, mut token) = (0, 0);
         for (i, (path, read)) in paths.iter().zip(&read).enumerate() {
             let residuals = pass.residuals.iter();

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use minijinja::{Environment, context};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,7 +43,7 @@ fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
         let expected = "a tokenizer of Hugging Face tokenizers";
         Error::input(path, place, expected, found, "fetch it again")
     };
-    let bytes = artefact::read(path)?;
+    let bytes = files::read(path)?;
     serde_json::from_slice::<IgnoredAny>(&bytes)
         .map_err(|e| broken(format!("line {}", e.line()), e.to_string()))?;
     match std::panic::catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
@@ -84,7 +84,7 @@ impl Chat {
             if !path.is_file() {
                 return Ok(Value::Null);
             }
-            serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
+            serde_json::from_slice(&files::read(&path)?).map_err(|e| {
                 Error::input(
                     &path,
                     format!("line {}", e.line()),
@@ -101,7 +101,7 @@ impl Chat {
         };
         let jinja = directory.join("chat_template.jinja");
         let template = if jinja.is_file() {
-            Some(String::from_utf8_lossy(&artefact::read(&jinja)?).into_owned())
+            Some(String::from_utf8_lossy(&files::read(&jinja)?).into_owned())
         } else {
             match &config["chat_template"] {
                 Value::String(s) => Some(s.clone()),

@@ -6,7 +6,7 @@ use crate::world::{Letter, World};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -284,7 +284,7 @@ impl Row<'_> {
 
 impl<'a> Table<'a> {
     pub(crate) fn read(path: &'a Path) -> Result<Self> {
-        let bytes = artefact::read(path)?;
+        let bytes = files::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let broken = |line: usize, found: String| {
             Error::input(

@@ -1,14 +1,15 @@
 //! Gates that decide once per prompt: read before anything is steered.
 //!
-//! Why a pass of its own: see `reptune_adapters::gate`. What is decided becomes
-//! marks of rows, by `reptune_adapters::intervention::marks_decided`.
+//! Why a pass of its own: see `reptune_adapters::steering::gate`. What is decided becomes
+//! marks of rows, by `reptune_adapters::steering::intervention::token_mask_gated`.
 
 use crate::error::Result;
 use crate::groups::groups;
 use candle_core::DType;
-use reptune_adapters::forest::Marks;
+use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::{
-    Cache, Decide, Error, Forest, Gate, Host, Intervention, LowRankUpdate, Request,
+    Adapter, Decide, Error, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache,
+    PrefixTree,
 };
 use std::collections::BTreeSet;
 
@@ -19,22 +20,22 @@ const ROWS: usize = 4096;
 /// intervention i, if it decides once per prompt, opened; other bits are set.
 ///
 /// `open = h[last prompt row] . g > threshold` (or `<`), with h the output of the
-/// gate's layer in the model without interventions but with `low_rank`. Without a
+/// gate's layer in the model without interventions but with `adapter`. Without a
 /// gate of that kind nothing is computed.
 ///
 /// # Errors
 /// When a prompt is empty, a layer or a width does not fit, or the model fails.
 pub fn decide<P: AsRef<[u32]>>(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     prompts: &[P],
     interventions: &[Intervention],
-    low_rank: Option<&LowRankUpdate>,
-) -> Result<Vec<Marks>> {
-    let mut open = vec![Marks::MAX; prompts.len()];
+    adapter: Option<&Adapter>,
+) -> Result<Vec<TokenMask>> {
+    let mut open = vec![TokenMask::MAX; prompts.len()];
     let gates: Vec<(usize, usize, &Gate)> = interventions
         .iter()
         .enumerate()
-        .take(Marks::BITS as usize)
+        .take(TokenMask::BITS as usize)
         .filter_map(|(i, x)| match (x.gate(), x.gate().map(Gate::decide)) {
             (Some(gate), Some(Decide::OncePerPrompt { layer })) => Some((i, layer, gate)),
             _ => None,
@@ -48,7 +49,7 @@ pub fn decide<P: AsRef<[u32]>>(
     host.spec().check_layers(&layers)?;
     for range in groups(prompts, ROWS) {
         let from = range.start;
-        let (forest, rows) = Forest::pack(&prompts[range]);
+        let (forest, rows) = PrefixTree::pack(&prompts[range]);
         let last = rows
             .iter()
             .enumerate()
@@ -63,13 +64,13 @@ pub fn decide<P: AsRef<[u32]>>(
                 })
             })
             .collect::<std::result::Result<Vec<u32>, _>>()?;
-        let request = Request {
+        let request = ForwardOptions {
             capture: &layers,
-            low_rank,
-            ..Request::default()
+            adapter,
+            ..ForwardOptions::default()
         };
         let residuals = host
-            .forward(&forest, &mut Cache::none(), &request)?
+            .forward(&forest, &mut KeyValueCache::none(), &request)?
             .residuals;
         for (i, layer, gate) in &gates {
             let h = residuals[layer].detach().to_dtype(DType::F32)?;

@@ -10,9 +10,11 @@ use crate::groups::groups;
 use candle_core::{D, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::forest::Marks;
-use reptune_adapters::intervention::marks_decided;
-use reptune_adapters::{Cache, Error, Forest, Host, Intervention, LowRankUpdate, Request, Start};
+use reptune_adapters::model::prefix_tree::TokenMask;
+use reptune_adapters::steering::intervention::token_mask_gated;
+use reptune_adapters::{
+    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree, Resume,
+};
 use std::ops::Range;
 
 /// Prompt rows computed in one forward; more are done in turns.
@@ -60,7 +62,7 @@ pub struct Generation<'a> {
     /// Interventions on the residual stream.
     pub interventions: &'a [Intervention],
     /// Low-rank updates.
-    pub low_rank: Option<&'a LowRankUpdate>,
+    pub adapter: Option<&'a Adapter>,
     /// Most tokens a prompt gets.
     pub max_new_tokens: usize,
     /// Tokens that end a sequence; they are not part of what is returned.
@@ -88,7 +90,7 @@ struct Sequence {
 /// # Errors
 /// When a prompt is empty or does not fit the context.
 pub fn generate(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     prompts: &[Vec<u32>],
     how: &Generation,
     progress: &mut dyn FnMut(usize),
@@ -107,7 +109,7 @@ pub fn generate(
 /// # Errors
 /// As [`generate`].
 pub fn generate_variants(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     prompts: &[Vec<u32>],
     variants: &[Vec<Intervention>],
     how: &Generation,
@@ -115,7 +117,7 @@ pub fn generate_variants(
 ) -> Result<Vec<Vec<Vec<u32>>>> {
     let groups = groups(prompts, ROWS);
     let rows = |group: &Range<usize>| {
-        Forest::pack(&prompts[group.clone()]).0.len() + group.len() * how.max_new_tokens
+        PrefixTree::pack(&prompts[group.clone()]).0.len() + group.len() * how.max_new_tokens
     };
     let most = ROWS / groups.iter().map(rows).max().unwrap_or(1).max(1);
     let mut generated = vec![vec![Vec::new(); prompts.len()]; variants.len()];
@@ -142,7 +144,7 @@ fn rides(variants: &[Vec<Intervention>], in_all: usize, most: usize) -> Vec<Rang
         match rides.last_mut() {
             Some(ride)
                 if ride.len() < most
-                    && marks <= Marks::BITS as usize
+                    && marks <= TokenMask::BITS as usize
                     && lowest(variant) == lowest(&variants[ride.start]) =>
             {
                 ride.end = i + 1;
@@ -161,22 +163,22 @@ struct Ride<'a> {
     how: Generation<'a>,
     /// What acts on all of them, then what acts on each.
     interventions: Vec<Intervention>,
-    /// Marks of what acts on each.
-    acts: Vec<Marks>,
+    /// TokenMask of what acts on each.
+    acts: Vec<TokenMask>,
     /// Gates that each prompt opened.
-    open: Vec<Marks>,
+    open: Vec<TokenMask>,
 }
 
 impl<'a> Ride<'a> {
     fn of(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: &[Vec<u32>],
         variants: &[Vec<Intervention>],
         how: &Generation<'a>,
     ) -> Result<Self> {
         let bits = |range: Range<usize>| {
-            let bits = range.take_while(|bit| *bit < Marks::BITS as usize);
-            bits.fold(0, |marks: Marks, bit| marks | 1 << bit)
+            let bits = range.take_while(|bit| *bit < TokenMask::BITS as usize);
+            bits.fold(0, |marks: TokenMask, bit| marks | 1 << bit)
         };
         let mut interventions = how.interventions.to_vec();
         let in_all = bits(0..interventions.len());
@@ -188,22 +190,22 @@ impl<'a> Ride<'a> {
         }
         Ok(Self {
             how: *how,
-            open: decide(host, prompts, &interventions, how.low_rank)?,
+            open: decide(host, prompts, &interventions, how.adapter)?,
             interventions,
             acts,
         })
     }
 
     /// What acts on the token at `position` of a prompt of `length` tokens and what follows it.
-    fn marks(&self, variant: usize, index: usize, position: usize, length: usize) -> Marks {
+    fn marks(&self, variant: usize, index: usize, position: usize, length: usize) -> TokenMask {
         let open = self.open[index];
-        self.acts[variant] & marks_decided(&self.interventions, open, position, length)
+        self.acts[variant] & token_mask_gated(&self.interventions, open, position, length)
     }
 
     /// Grows the prompts of `range` under every variant.
     fn grow(
         &self,
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: &[Vec<u32>],
         range: Range<usize>,
         generated: &mut [Vec<Vec<u32>>],
@@ -213,7 +215,7 @@ impl<'a> Ride<'a> {
             ..self.how
         };
         let (seed, temperature) = how.sampling.checked()?;
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let mut active = Vec::new();
         let mut paths = Vec::new();
         for variant in 0..self.acts.len() {
@@ -251,22 +253,22 @@ impl<'a> Ride<'a> {
         };
         let mut cache = match &mut begun {
             Some(begun) => std::mem::take(&mut begun.cache),
-            None => Cache::keeping(layers, forest.len() + room),
+            None => KeyValueCache::keeping(layers, forest.len() + room),
         };
         for step in 0..how.max_new_tokens {
             // Rows of this forward that are read: on shared prompts, once.
             let mut rows: Vec<u32> = active.iter().map(|s| s.last).collect();
             rows.sort_unstable();
             rows.dedup();
-            let request = Request {
+            let request = ForwardOptions {
                 interventions: how.interventions,
                 logits: &rows,
-                low_rank: how.low_rank,
-                start: begun.as_ref().map(|b| Start {
+                adapter: how.adapter,
+                start: begun.as_ref().map(|b| Resume {
                     layer: b.layer,
                     rows: &b.rows,
                 }),
-                ..Request::default()
+                ..ForwardOptions::default()
             };
             let Some(logits) = host.forward(&forest, &mut cache, &request)?.logits else {
                 break;

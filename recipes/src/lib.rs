@@ -1,6 +1,6 @@
 //! What is done with a model: extract, tune, evaluate, merge; driven by recipe files.
 //!
-//! The verbs work on any [`reptune_adapters::Host`]; nothing here knows a runtime.
+//! The verbs work on any [`reptune_adapters::HookedModel`]; nothing here knows a runtime.
 
 pub mod capture;
 pub mod chat;

@@ -7,9 +7,9 @@
 use crate::error::Result;
 use crate::merged::{self, Merged};
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::staging::Staging;
-use reptune_adapters::tensor_file::{TensorFile, shards};
-use reptune_adapters::{Error, LowRank, LowRankUpdate, Site, artefact};
+use reptune_adapters::files::Staging;
+use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::{Adapter, Error, TargetModule, WeightDelta, files};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
@@ -30,17 +30,17 @@ pub struct MergedSite {
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeReport {
     /// Every updated weight.
-    pub sites: BTreeMap<Site, MergedSite>,
+    pub modules: BTreeMap<TargetModule, MergedSite>,
     /// Number of files written, weights and others.
     pub files: usize,
 }
 
 impl MergeReport {
-    /// The site whose delta is largest relative to its weight, with that ratio of norms.
-    pub fn largest(&self) -> Option<(Site, f64)> {
-        self.sites
+    /// The module whose delta is largest relative to its weight, with that ratio of norms.
+    pub fn largest(&self) -> Option<(TargetModule, f64)> {
+        self.modules
             .iter()
-            .map(|(site, m)| (*site, m.delta_norm / m.weight_norm))
+            .map(|(module, m)| (*module, m.delta_norm / m.weight_norm))
             .max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
@@ -55,25 +55,25 @@ impl MergeReport {
 /// Shapes: A (R, I), B (O, R), W (O, I).
 ///
 /// # Errors
-/// When `out` holds files, a site of `update` is in no shard or has another shape,
+/// When `out` holds files, a module of `update` is in no shard or has another shape,
 /// a weight is not F32, F16 or BF16, the sum does not fit its dtype, or a shard is
 /// truncated. Nothing is left at `out` then.
 pub fn merge(
     model: &Path,
-    update: &LowRankUpdate,
+    update: &Adapter,
     out: &Path,
     progress: &mut dyn FnMut(&Path, usize, usize),
 ) -> Result<MergeReport> {
     let staging = Staging::new(out)?;
     let shards = shards(model)?;
     check(model, &shards, update)?;
-    let mut sites = BTreeMap::new();
+    let mut modules = BTreeMap::new();
     let mut merged = Merged::read(model)?.unwrap_or_else(Merged::nothing);
     merged.updates.push(update.content_hash()?);
     for (done, shard) in shards.iter().enumerate() {
         let copy = staging.copy(shard)?;
         let paths = (shard.as_path(), copy.as_path(), staging.shown(&copy));
-        sites.extend(merge_shard(&paths, update, &mut merged)?);
+        modules.extend(merge_shard(&paths, update, &mut merged)?);
         progress(shard, done + 1, shards.len());
     }
     let others = other_files(model)?;
@@ -84,20 +84,20 @@ pub fn merge(
     std::fs::write(&told, merged.text()).map_err(|e| Error::write(staging.shown(&told), e))?;
     staging.commit()?;
     Ok(MergeReport {
-        sites,
+        modules,
         files: shards.len() + others.len() + 1,
     })
 }
 
-/// Checks before anything is copied that every site has its weight.
-fn check(model: &Path, shards: &[PathBuf], update: &LowRankUpdate) -> Result<()> {
+/// Checks before anything is copied that every module has its weight.
+fn check(model: &Path, shards: &[PathBuf], update: &Adapter) -> Result<()> {
     let files: Vec<TensorFile> = shards
         .iter()
         .map(|s| TensorFile::open(s))
         .collect::<std::result::Result<_, _>>()?;
-    for (site, low_rank) in &update.sites {
-        let name = weight_name(site);
-        let expected = [low_rank.b.dims()[0], low_rank.a.dims()[1]];
+    for (module, adapter) in &update.modules {
+        let name = weight_name(module);
+        let expected = [adapter.b.dims()[0], adapter.a.dims()[1]];
         let found = match files.iter().find_map(|f| f.info(&name)) {
             Some(info) if info.shape == expected => continue,
             Some(info) => format!("{:?}", info.shape),
@@ -115,27 +115,27 @@ fn check(model: &Path, shards: &[PathBuf], update: &LowRankUpdate) -> Result<()>
     Ok(())
 }
 
-fn weight_name(site: &Site) -> String {
-    format!("{site}.weight")
+fn weight_name(module: &TargetModule) -> String {
+    format!("{module}.weight")
 }
 
 /// Writes the updated tensors of `shard` into its `copy`, which is to be called `shown`.
 fn merge_shard(
     (shard, copy, shown): &(&Path, &Path, PathBuf),
-    update: &LowRankUpdate,
+    update: &Adapter,
     told: &mut Merged,
-) -> Result<Vec<(Site, MergedSite)>> {
+) -> Result<Vec<(TargetModule, MergedSite)>> {
     let source = TensorFile::open(shard)?;
     let io = |e| Error::write(shown, e);
     let mut target = OpenOptions::new().write(true).open(copy).map_err(io)?;
     let mut merged = Vec::new();
-    for (site, low_rank) in &update.sites {
-        let name = weight_name(site);
+    for (module, adapter) in &update.modules {
+        let name = weight_name(module);
         let Some((offset, _)) = source.place(&name) else {
             continue;
         };
         let weight = source.tensor(&name)?;
-        let (sum, report) = add(&weight, low_rank)?;
+        let (sum, report) = add(&weight, adapter)?;
         if !report.delta_norm.is_finite() || !finite(&sum)? {
             return Err(Error::content(
                 *shard,
@@ -152,16 +152,15 @@ fn merge_shard(
             .seek(SeekFrom::Start(offset))
             .and_then(|_| target.write_all(&bytes))
             .map_err(io)?;
-        told.tensors
-            .insert(name, artefact::sha256([bytes.as_slice()]));
-        merged.push((*site, report));
+        told.tensors.insert(name, files::sha256([bytes.as_slice()]));
+        merged.push((*module, report));
     }
     Ok(merged)
 }
 
 /// `W + scale * B A` in W's dtype.
-fn add(weight: &Tensor, low_rank: &LowRank) -> Result<(Tensor, MergedSite)> {
-    let delta = low_rank.delta()?.to_device(&Device::Cpu)?;
+fn add(weight: &Tensor, adapter: &WeightDelta) -> Result<(Tensor, MergedSite)> {
+    let delta = adapter.delta()?.to_device(&Device::Cpu)?;
     let delta = delta.to_dtype(DType::F32)?; // (O, I)
     let before = weight.to_dtype(DType::F32)?;
     let sum = (&before + &delta)?.to_dtype(weight.dtype())?;

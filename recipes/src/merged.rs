@@ -5,8 +5,8 @@
 //! beside them as [`FILE`], which nobody else reads.
 
 use crate::error::Result;
-use reptune_adapters::tensor_file::{TensorFile, shards};
-use reptune_adapters::{Error, artefact};
+use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::{Error, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Merged {
             Error::content(&path, "content", FORMAT, found, hint)
         };
         let read: Self =
-            serde_json::from_slice(&artefact::read(&path)?).map_err(|e| wrong(e.to_string()))?;
+            serde_json::from_slice(&files::read(&path)?).map_err(|e| wrong(e.to_string()))?;
         match read.format == FORMAT {
             true => Ok(Some(read)),
             false => Err(wrong(read.format).into()),
@@ -78,7 +78,7 @@ impl Merged {
         for (name, expected) in &self.tensors {
             let file = files.iter().find(|f| f.info(name).is_some());
             let found = match file {
-                Some(file) => artefact::sha256([file.bytes(name)?.as_slice()]),
+                Some(file) => files::sha256([file.bytes(name)?.as_slice()]),
                 None => "no such tensor".into(),
             };
             if found != *expected {

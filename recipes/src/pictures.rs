@@ -5,7 +5,7 @@ use crate::chat::Chat;
 use crate::error::Result;
 use crate::extract::{Captured, Contrast, Extracted, pca};
 use candle_core::Tensor;
-use reptune_adapters::{Direction, Error, Host};
+use reptune_adapters::{Direction, Error, HookedModel};
 use serde::{Deserialize, Serialize};
 
 /// Mean cosines of rows with the direction of their own place and layer.
@@ -126,7 +126,12 @@ impl LogitLens {
     ///
     /// # Errors
     /// When the runtime does not offer its unembedding, or the width differs.
-    pub fn of(host: &dyn Host, chat: &Chat, direction: &Direction, top: usize) -> Result<Self> {
+    pub fn of(
+        host: &dyn HookedModel,
+        chat: &Chat,
+        direction: &Direction,
+        top: usize,
+    ) -> Result<Self> {
         let hidden = direction.unit.len();
         if hidden != host.spec().hidden {
             return Err(Error::value(
@@ -166,7 +171,7 @@ mod tests {
     use crate::data::Items;
     use crate::extract::find;
     use crate::toy::{chat, recipe, tiny};
-    use reptune_adapters::{Cache, Forest, Request};
+    use reptune_adapters::{ForwardOptions, KeyValueCache, PrefixTree};
 
     fn contrast() -> Contrast {
         let rows = |x: f32| vec![vec![x, 0.], vec![x, 1.], vec![2. * x, -1.]];
@@ -203,14 +208,14 @@ mod tests {
         );
         // The last residual row of a prompt, as a direction: the lens differs from the
         // logits by the norm's epsilon only, so the likeliest token is the same.
-        let (forest, rows) = Forest::pack(&[chat.encode("a prompt").expect("ids")]);
-        let request = Request {
+        let (forest, rows) = PrefixTree::pack(&[chat.encode("a prompt").expect("ids")]);
+        let request = ForwardOptions {
             capture: &[3],
             logits: &rows[0][rows[0].len() - 1..],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = host
-            .forward(&forest, &mut Cache::none(), &request)
+            .forward(&forest, &mut KeyValueCache::none(), &request)
             .expect("a pass");
         let residual: Vec<Vec<f32>> = pass.residuals[&3].to_vec2().expect("rows");
         let last: Vec<f64> = residual[residual.len() - 1]

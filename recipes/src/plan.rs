@@ -9,8 +9,8 @@ mod rate;
 use crate::recipe::{Tuning, UpdateKind};
 use crate::trunk::Keep;
 use crate::tune::{Prompt, VALIDATION, batches};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Activations, Forest, ModelSpec};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{GradientCheckpointing, ModelSpec, PrefixTree};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -137,7 +137,7 @@ struct Counts {
 impl Counts {
     fn of(prompts: &[&Prompt]) -> Self {
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let (forest, paths) = Forest::pack(&ids);
+        let (forest, paths) = PrefixTree::pack(&ids);
         let last: BTreeSet<u32> = paths.iter().filter_map(|p| p.last().copied()).collect();
         Self {
             rows: forest.len() as u64,
@@ -199,7 +199,7 @@ impl Plan {
             weights: of.weights,
             reading: of.spec.hidden as u64 * of.spec.vocab.max(of.spec.intermediate) as u64 * F32,
             trunk: trunk_layer.map_or(0, |_| whole.rows * of.spec.hidden as u64 * F32),
-            activations: of.activations(&largest, trunk_layer, Activations::Keep),
+            activations: of.activations(&largest, trunk_layer, GradientCheckpointing::Off),
             backward: of.widest(&largest),
             // value, gradient, two moments, and what a step computes on the way
             optimizer: trained * 6 * F32,
@@ -236,7 +236,7 @@ pub struct Settings {
     /// Where the trunk is.
     pub trunk: Keep,
     /// What blocks keep for the backward.
-    pub activations: Activations,
+    pub activations: GradientCheckpointing,
 }
 
 impl Tuned<'_> {
@@ -254,7 +254,7 @@ impl Tuned<'_> {
             false => left -= needed.trunk,
         }
         if needed.step() > left {
-            settings.activations = Activations::Recompute;
+            settings.activations = GradientCheckpointing::On;
         }
         settings
     }
@@ -283,48 +283,48 @@ impl Tuned<'_> {
         }
     }
 
-    fn size(&self, p: Projection) -> f64 {
+    fn size(&self, p: ModuleKind) -> f64 {
         let (o, i) = p.shape(self.spec);
         o as f64 * i as f64
     }
 
-    fn sizes(&self, of: &[Projection]) -> f64 {
+    fn sizes(&self, of: &[ModuleKind]) -> f64 {
         of.iter().map(|p| self.size(*p)).sum()
     }
 
     fn trained(&self) -> u64 {
         let t = self.tuning;
-        let site = |layer: usize, p: Projection| {
+        let module = |layer: usize, p: ModuleKind| {
             let (o, i) = p.shape(self.spec);
             let kind = t.group_of(layer, p).and_then(|g| t.groups[g].update);
             match kind.unwrap_or(t.update) {
                 UpdateKind::Direct => (o * i) as u64,
-                UpdateKind::LowRank => (t.rank * (o + i)) as u64,
+                UpdateKind::WeightDelta => (t.rank * (o + i)) as u64,
             }
         };
         let layers = t.layers.iter();
         layers
-            .flat_map(|l| t.projections.iter().map(move |p| site(*l, *p)))
+            .flat_map(|l| t.projections.iter().map(move |p| module(*l, *p)))
             .sum()
     }
 
     /// Operations of low-rank products at `layer` over `rows`.
-    fn low_rank(&self, layer: usize, rows: u64) -> f64 {
+    fn adapter(&self, layer: usize, rows: u64) -> f64 {
         let t = self.tuning;
         if !t.layers.contains(&layer) {
             return 0.;
         }
-        let site = |p: &Projection| {
+        let module = |p: &ModuleKind| {
             let (o, i) = p.shape(self.spec);
             2. * (t.rank * (o + i)) as f64
         };
-        rows as f64 * t.projections.iter().map(site).sum::<f64>()
+        rows as f64 * t.projections.iter().map(module).sum::<f64>()
     }
 
     /// Operations of a block, of which `read` rows are computed behind keys and values.
     fn block(&self, counts: &Counts, read: u64) -> f64 {
-        let all = self.sizes(&[Projection::KProj, Projection::VProj]);
-        let rest = self.sizes(&Projection::ALL) - all;
+        let all = self.sizes(&[ModuleKind::KProj, ModuleKind::VProj]);
+        let rest = self.sizes(&ModuleKind::ALL) - all;
         2. * (counts.rows as f64 * all + read as f64 * rest) + self.attention(counts, read)
     }
 
@@ -347,30 +347,30 @@ impl Tuned<'_> {
             } else {
                 counts.rows
             };
-            self.block(counts, read) + self.low_rank(layer, counts.rows)
+            self.block(counts, read) + self.adapter(layer, counts.rows)
         });
         blocks.sum::<f64>() + self.head(counts)
     }
 
     /// Operations of its backward: down to the lowest trained weights.
     fn backward(&self, counts: &Counts) -> f64 {
-        use Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
+        use ModuleKind::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
         let last = self.spec.layers - 1;
         let Some(lowest) = self.tuning.layers.iter().copied().min() else {
             return 0.;
         };
-        let trained = |p: &[Projection]| p.iter().any(|p| self.tuning.projections.contains(p));
+        let trained = |p: &[ModuleKind]| p.iter().any(|p| self.tuning.projections.contains(p));
         let blocks = (lowest..=last).map(|layer| {
             let read = if layer == last {
                 counts.read
             } else {
                 counts.rows
             };
-            let low_rank = 2. * self.low_rank(layer, counts.rows);
+            let adapter = 2. * self.adapter(layer, counts.rows);
             // attention's backward takes five products where its forward takes two
             let attention = 2.5 * self.attention(counts, read);
             if layer > lowest {
-                return self.block(counts, read) + 1.5 * self.attention(counts, read) + low_rank;
+                return self.block(counts, read) + 1.5 * self.attention(counts, read) + adapter;
             }
             // In the lowest trained block gradients end at what is trained.
             let rows = read as f64;
@@ -382,13 +382,18 @@ impl Tuned<'_> {
             };
             let o = if from_attention { self.size(OProj) } else { 0. };
             let attention = if from_attention { attention } else { 0. };
-            2. * rows * (mlp + o) + attention + low_rank
+            2. * rows * (mlp + o) + attention + adapter
         });
         blocks.sum::<f64>() + self.head(counts)
     }
 
     /// Bytes that a backward over `counts` reads.
-    fn activations(&self, counts: &Counts, trunk: Option<usize>, keep: Activations) -> u64 {
+    fn activations(
+        &self,
+        counts: &Counts,
+        trunk: Option<usize>,
+        keep: GradientCheckpointing,
+    ) -> u64 {
         let s = self.spec;
         let (h, i) = (s.hidden as u64, s.intermediate as u64);
         let (q, kv) = (
@@ -398,8 +403,8 @@ impl Tuned<'_> {
         let last = s.layers - 1;
         let first = trunk.map_or(0, |l| l + 1);
         let halves = match keep {
-            Activations::Keep => 2 * (q + kv + i),
-            Activations::Recompute => 0,
+            GradientCheckpointing::Off => 2 * (q + kv + i),
+            GradientCheckpointing::On => 0,
         };
         let numbers = |layer: usize| match layer == last {
             // keys and values of all rows, the rest of those that are read

@@ -9,9 +9,10 @@ use crate::decide::decide;
 use crate::error::Result;
 use crate::generate::{Generation, generate};
 use candle_core::{DType, Tensor};
-use reptune_adapters::intervention::marks_decided;
+use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
-    Cache, Error, Forest, Host, Intervention, LowRankUpdate, Operator, Pass, Point, Request,
+    Adapter, Error, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention,
+    KeyValueCache, Operator, PrefixTree,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -19,13 +20,13 @@ use std::collections::BTreeSet;
 /// A shift of logits no larger than this is none: it is the rounding of a forward.
 const NOTHING: f64 = 1e-5;
 
-/// What is seen at one site.
+/// What is seen at one module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteEffect {
     /// Layer.
     pub layer: usize,
-    /// Point of the block.
-    pub point: Point,
+    /// HookPoint of the block.
+    pub point: HookPoint,
     /// Mean over the chosen rows of cos(h, d) in the model without the intervention;
     /// none without rows. The input of layer 0, which hosts do not hand out, is read
     /// behind block 0.
@@ -45,7 +46,7 @@ pub struct Effect {
     /// decides at every token may let through fewer.
     pub rows: usize,
     /// Sites, by layer.
-    pub sites: Vec<SiteEffect>,
+    pub modules: Vec<SiteEffect>,
     /// Next-token distributions that were compared.
     pub readings: usize,
     /// Mean over them of KL(before || after), in nats.
@@ -78,10 +79,10 @@ pub enum NoEffect {
 /// # Errors
 /// When there is no prompt, one is empty, or the model fails.
 pub fn probe(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     intervention: &Intervention,
     prompts: &[Vec<u32>],
-    low_rank: Option<&LowRankUpdate>,
+    adapter: Option<&Adapter>,
     tokens: usize,
 ) -> Result<Effect> {
     if prompts.is_empty() {
@@ -89,18 +90,18 @@ pub fn probe(
         return Err(Error::value("prompts", "at least one", "none", hint).into());
     }
     let how = Generation {
-        low_rank,
+        adapter,
         max_new_tokens: tokens,
         ..Generation::default()
     };
     let generated = generate(host, prompts, &how, &mut |_| {})?;
     let interventions = std::slice::from_ref(intervention);
-    let open = decide(host, prompts, interventions, low_rank)?;
-    let mut forest = Forest::new();
+    let open = decide(host, prompts, interventions, adapter)?;
+    let mut forest = PrefixTree::new();
     let mut read = BTreeSet::new();
     for ((prompt, generated), open) in prompts.iter().zip(&generated).zip(open) {
         let ids = [prompt.as_slice(), generated].concat();
-        let mark = |i| marks_decided(interventions, open, i, prompt.len());
+        let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
         let rows = forest.insert(None, &ids, mark);
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
@@ -109,18 +110,18 @@ pub fn probe(
     let layers: Vec<usize> = intervention.layers().collect();
     let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
     let capture: Vec<usize> = capture.into_iter().collect();
-    let run = |interventions| -> Result<Pass> {
-        let request = Request {
+    let run = |interventions| -> Result<ForwardOutput> {
+        let request = ForwardOptions {
             interventions,
             capture: &capture,
             logits: &read,
-            low_rank,
-            ..Request::default()
+            adapter,
+            ..ForwardOptions::default()
         };
-        Ok(host.forward(&forest, &mut Cache::none(), &request)?)
+        Ok(host.forward(&forest, &mut KeyValueCache::none(), &request)?)
     };
     let (before, after) = (run(&[])?, run(interventions)?);
-    let sites = layers
+    let modules = layers
         .iter()
         .map(|&layer| {
             let at = seen_at(intervention, layer);
@@ -136,7 +137,7 @@ pub fn probe(
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let table = |pass: &Pass| -> Result<Vec<Vec<f32>>> {
+    let table = |pass: &ForwardOutput| -> Result<Vec<Vec<f32>>> {
         match &pass.logits {
             Some(logits) => Ok(logits.detach().to_dtype(DType::F32)?.to_vec2()?),
             None => Ok(Vec::new()),
@@ -150,7 +151,7 @@ pub fn probe(
         operator: intervention.operator(),
         rule: intervention.rows().to_string(),
         rows: rows.len(),
-        sites,
+        modules,
         readings: kls.len(),
         kl: kls.iter().sum::<f64>() / kls.len().max(1) as f64,
         largest_kl: kls.iter().copied().fold(0., f64::max),
@@ -168,13 +169,13 @@ impl Effect {
     /// Hands the effect back if there is one, or if none is allowed.
     ///
     /// # Errors
-    /// When there is none and that is refused: names the sites and what to look at.
+    /// When there is none and that is refused: names the modules and what to look at.
     pub fn require(self, none: NoEffect) -> Result<Self> {
         if self.any() || none == NoEffect::Allow {
             return Ok(self);
         }
-        let sites: Vec<String> = self
-            .sites
+        let modules: Vec<String> = self
+            .modules
             .iter()
             .map(|s| format!("layer {} {}", s.layer, s.point))
             .collect();
@@ -188,7 +189,7 @@ impl Effect {
                 "{} on rows `{}` at {}",
                 self.operator,
                 self.rule,
-                sites.join(", ")
+                modules.join(", ")
             ),
             format!("next-token logits that shift by more than {NOTHING}"),
             format!(
@@ -201,11 +202,11 @@ impl Effect {
     }
 }
 
-/// The layer behind whose output the site at `layer` is seen.
+/// The layer behind whose output the module at `layer` is seen.
 fn seen_at(intervention: &Intervention, layer: usize) -> usize {
     match intervention.point() {
-        Point::Input => layer.saturating_sub(1),
-        Point::Output | Point::Middle | Point::Everywhere => layer,
+        HookPoint::ResidPre => layer.saturating_sub(1),
+        HookPoint::ResidPost | HookPoint::ResidMid | HookPoint::Everywhere => layer,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::extract::{Captured, Extracted};
 use crate::recipe::Recipe;
 use base::Base;
-use reptune_adapters::{DirectionSet, Host};
+use reptune_adapters::{DirectionSet, HookedModel};
 use serde::{Deserialize, Serialize};
 
 /// What adding a direction with some coeff does.
@@ -221,7 +221,7 @@ impl Table {
 #[derive(Clone, Copy)]
 pub struct Model<'a> {
     /// It.
-    pub host: &'a dyn Host,
+    pub host: &'a dyn HookedModel,
     /// Its tokenizer.
     pub chat: &'a Chat,
     /// What is asked, and where directions are added (`steering.rows`).
@@ -237,7 +237,7 @@ mod tests {
     use crate::extract::find;
     use crate::recipe::Selection;
     use crate::toy::{chat, recipe, tiny};
-    use crate::trunk::{Keep, Trunk};
+    use crate::trunk::{ActivationCache, Keep};
     use reptune_adapters::{Direction, Intervention, Operator};
 
     fn candidate(place: usize, layer: usize, doses: &[(f64, f64, f64)]) -> Candidate {
@@ -365,7 +365,8 @@ mod tests {
         let ids = chat.prompt(&Message::conversation("", "x")).expect("ids");
         let add = Intervention::new(&found[0].directions, &[2], 0.5, Operator::Add);
         let add = [add.expect("steering")];
-        let below = Trunk::of(&host, vec![ids.clone()], 2, None, Keep::Memory).expect("rows");
+        let below =
+            ActivationCache::of(&host, vec![ids.clone()], 2, None, Keep::Memory).expect("rows");
         let (right, wrong) = (a as u32, b as u32);
         let asked = [Asked { ids, right, wrong }];
         let whole = odds(&host, &asked, &add, None).expect("odds")[0];

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use file::{append, resume};
 use questions::{Below, Questions, batches, score};
 use reptune_adapters::{
-    DirectionSet, Host, Intervention, LowRankUpdate, Operator, RowRule, artefact,
+    Adapter, DirectionSet, HookedModel, Intervention, Operator, Positions, files,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -58,9 +58,9 @@ pub struct Grid<'a> {
     /// What is done.
     pub ways: &'a [Way],
     /// Rows that are acted on.
-    pub rows: &'a RowRule,
+    pub rows: &'a Positions,
     /// Low-rank updates of the model.
-    pub low_rank: Option<&'a LowRankUpdate>,
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// One line of the file.
@@ -95,7 +95,7 @@ pub struct Cell {
 /// When the grid or a question cannot be, a layer has no direction, a line of the
 /// file is no cell, or the model fails. An unfinished last line is dropped.
 pub fn sweep(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     grid: &Grid,
     asked: &[Asked],
     file: &Path,
@@ -110,7 +110,7 @@ pub fn sweep(
         host,
         asked,
         batches: batches(asked, grid.rows)?,
-        low_rank: grid.low_rank,
+        adapter: grid.adapter,
     };
     let mut below = Below::default();
     let known = resume(file)?;
@@ -180,7 +180,7 @@ impl Plan<'_> {
             .filter_map(|l| grid.directions.layers.get(l))
             .flat_map(|d| d.unit.iter().flat_map(|x| x.to_le_bytes()))
             .collect();
-        artefact::sha256([what.as_bytes(), &directions])
+        files::sha256([what.as_bytes(), &directions])
     }
 
     fn cell(&self, key: String, log_odds: Scores) -> Cell {
@@ -264,5 +264,5 @@ fn inputs(asked: &[Asked], unsteered: &[Option<f32>], grid: &Grid) -> String {
     let scores = unsteered.iter().map(|x| x.map_or(u32::MAX, f32::to_bits));
     let scores: Vec<u8> = scores.flat_map(u32::to_le_bytes).collect();
     let rows = grid.rows.to_string();
-    artefact::sha256([questions.as_slice(), &scores, rows.as_bytes()])
+    files::sha256([questions.as_slice(), &scores, rows.as_bytes()])
 }

@@ -2,11 +2,12 @@
 
 use crate::{Chat, Recipe};
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::intervention::apply_all;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
+use reptune_adapters::steering::intervention::apply_all;
 use reptune_adapters::{
-    Cache, Forest, Host, ModelSpec, Pass, Point, Request, Result, Site, artefact,
+    ForwardOptions, ForwardOutput, HookPoint, HookedModel, KeyValueCache, ModelSpec, PrefixTree,
+    Result, TargetModule, files,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct Toy {
 impl Toy {
     /// Loads one file of weights without rope scaling.
     pub fn load(directory: &Path) -> Self {
-        let read = |name: &str| artefact::read(&directory.join(name)).expect("a file");
+        let read = |name: &str| files::read(&directory.join(name)).expect("a file");
         let config: serde_json::Value = serde_json::from_slice(&read("config.json")).expect("JSON");
         let n = |key: &str| config[key].as_u64().expect("a number") as usize;
         let path = directory.join("model.safetensors");
@@ -44,7 +45,7 @@ impl Toy {
             .collect();
         let spec = ModelSpec {
             name: "toy".into(),
-            fingerprint: artefact::sha256([read("tokenizer.json").as_slice()]),
+            fingerprint: files::sha256([read("tokenizer.json").as_slice()]),
             layers: n("num_hidden_layers"),
             hidden: n("hidden_size"),
             intermediate: n("intermediate_size"),
@@ -76,7 +77,7 @@ impl Toy {
     }
 }
 
-impl Host for Toy {
+impl HookedModel for Toy {
     fn spec(&self) -> &ModelSpec {
         &self.spec
     }
@@ -85,7 +86,12 @@ impl Host for Toy {
         &Device::Cpu
     }
 
-    fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
+    fn forward(
+        &self,
+        forest: &PrefixTree,
+        cache: &mut KeyValueCache,
+        request: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
         let range = cache.rows()..forest.len();
         let first = range.start as u32;
         let rows = |i: usize| -> Vec<u32> {
@@ -105,7 +111,7 @@ impl Host for Toy {
             Tensor::from_iter(rows, &Device::Cpu)
         };
         let mut leave = |x: &Tensor, layer: usize| -> Result<Tensor> {
-            let x = change(x, Point::Output, layer)?;
+            let x = change(x, HookPoint::ResidPost, layer)?;
             if request.capture.contains(&layer) {
                 let handed = match request.captured {
                     [] => x.clone(),
@@ -121,10 +127,10 @@ impl Host for Toy {
             above = start.layer + 1;
         }
         for layer in above..self.spec.layers {
-            let linear = |projection: Projection, x: &Tensor| -> Result<Tensor> {
-                let site = Site { layer, projection };
-                let y = x.matmul(&self.weight(&site.to_string()).t()?)?;
-                match request.low_rank.and_then(|l| l.at(layer, projection)) {
+            let linear = |kind: ModuleKind, x: &Tensor| -> Result<Tensor> {
+                let module = TargetModule { layer, kind };
+                let y = x.matmul(&self.weight(&module.to_string()).t()?)?;
+                match request.adapter.and_then(|l| l.at(layer, kind)) {
                     Some(update) => Ok((y + update.forward(x)?)?),
                     None => Ok(y),
                 }
@@ -133,31 +139,31 @@ impl Host for Toy {
                 let weight = self.weight(&format!("model.layers.{layer}.{name}"));
                 rms_norm(x, weight, self.eps)
             };
-            x = change(&x, Point::Input, layer)?;
+            x = change(&x, HookPoint::ResidPre, layer)?;
             let h = norm("input_layernorm", &x)?;
-            let q = rotary(&linear(Projection::QProj, &h)?, &rotation)?;
-            let k = rotary(&linear(Projection::KProj, &h)?, &rotation)?;
-            let (k, v) = cache.append(layer, k, linear(Projection::VProj, &h)?)?;
+            let q = rotary(&linear(ModuleKind::QProj, &h)?, &rotation)?;
+            let k = rotary(&linear(ModuleKind::KProj, &h)?, &rotation)?;
+            let (k, v) = cache.append(layer, k, linear(ModuleKind::VProj, &h)?)?;
             let y = attention(&q, &k, &v, &ancestry, self.spec.head_dim)?;
-            x = (x + linear(Projection::OProj, &y)?)?;
-            x = change(&x, Point::Middle, layer)?;
+            x = (x + linear(ModuleKind::OProj, &y)?)?;
+            x = change(&x, HookPoint::ResidMid, layer)?;
             let h = norm("post_attention_layernorm", &x)?;
             let y = swiglu(
-                &linear(Projection::GateProj, &h)?,
-                &linear(Projection::UpProj, &h)?,
+                &linear(ModuleKind::GateProj, &h)?,
+                &linear(ModuleKind::UpProj, &h)?,
             )?;
-            x = (&x + linear(Projection::DownProj, &y)?)?;
+            x = (&x + linear(ModuleKind::DownProj, &y)?)?;
             x = leave(&x, layer)?;
         }
         cache.advance(range.end);
         if request.logits.is_empty() {
-            return Ok(Pass {
+            return Ok(ForwardOutput {
                 residuals,
                 logits: None,
             });
         }
         let x = x.index_select(&table(request.logits)?, 0)?;
-        Ok(Pass {
+        Ok(ForwardOutput {
             residuals,
             logits: Some(self.unembed(&x)?),
         })
@@ -177,12 +183,12 @@ fn the_toy_computes_what_the_oracle_does() {
     let oracle = candle_core::safetensors::load(path, &Device::Cpu).expect("the oracle");
     let ids = oracle["prompt.0.ids"].to_dtype(DType::U32).expect("ids");
     let ids: Vec<u32> = ids.to_vec1().expect("ids");
-    let (forest, rows) = Forest::pack(&[ids]);
-    let request = Request {
+    let (forest, rows) = PrefixTree::pack(&[ids]);
+    let request = ForwardOptions {
         logits: &rows[0],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let pass = tiny().forward(&forest, &mut Cache::none(), &request);
+    let pass = tiny().forward(&forest, &mut KeyValueCache::none(), &request);
     let logits = pass.expect("a forward").logits.expect("logits");
     let off = (logits - &oracle["prompt.0.logits"]).expect("one shape");
     let off: f32 = off

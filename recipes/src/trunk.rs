@@ -8,7 +8,9 @@
 use crate::error::Result;
 use crate::groups::groups;
 use candle_core::{DType, Tensor};
-use reptune_adapters::{Cache, Error, Forest, Host, LowRankUpdate, Request, Start};
+use reptune_adapters::{
+    Adapter, Error, ForwardOptions, HookedModel, KeyValueCache, PrefixTree, Resume,
+};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -30,10 +32,10 @@ pub enum Keep {
 
 /// Residual rows (N, H) at the output of a layer, one for every distinct token-in-context
 /// of some prompts.
-pub struct Trunk {
+pub struct ActivationCache {
     layer: usize,
     prompts: Vec<Vec<u32>>,
-    forest: Forest,
+    forest: PrefixTree,
     store: Store,
     hidden: usize,
 }
@@ -43,68 +45,68 @@ enum Store {
     Disk(Mutex<File>),
 }
 
-impl Trunk {
-    /// Computes the rows of `prompts` at the output of `layer`, under `low_rank`.
+impl ActivationCache {
+    /// Computes the rows of `prompts` at the output of `layer`, under `adapter`.
     ///
     /// # Errors
     /// When the layer does not exist, the model fails, or the file cannot be written.
     pub fn of(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: Vec<Vec<u32>>,
         layer: usize,
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
         keep: Keep,
     ) -> Result<Self> {
-        Self::compute(host, prompts, layer, low_rank, keep, None)
+        Self::compute(host, prompts, layer, adapter, keep, None)
     }
 
     /// The same rows at a higher layer, computed from these.
     ///
     /// # Errors
-    /// As [`Trunk::of`].
+    /// As [`ActivationCache::of`].
     pub fn raised(
         &self,
-        host: &dyn Host,
+        host: &dyn HookedModel,
         layer: usize,
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
     ) -> Result<Self> {
         let (prompts, keep) = (self.prompts.clone(), self.keep());
-        Self::compute(host, prompts, layer, low_rank, keep, Some(self))
+        Self::compute(host, prompts, layer, adapter, keep, Some(self))
     }
 
     /// The rows of `prompts` at the output of `layer`, from `known` ones of the same prompts
     /// where these lie there or below.
     ///
     /// # Errors
-    /// As [`Trunk::of`].
+    /// As [`ActivationCache::of`].
     pub fn moved(
         known: Option<Self>,
-        host: &dyn Host,
+        host: &dyn HookedModel,
         layer: usize,
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
         prompts: impl FnOnce() -> Vec<Vec<u32>>,
     ) -> Result<Self> {
         match known {
             Some(trunk) if trunk.layer == layer => Ok(trunk),
-            Some(trunk) if trunk.layer < layer => trunk.raised(host, layer, low_rank),
-            _ => Self::of(host, prompts(), layer, low_rank, Keep::Memory),
+            Some(trunk) if trunk.layer < layer => trunk.raised(host, layer, adapter),
+            _ => Self::of(host, prompts(), layer, adapter, Keep::Memory),
         }
     }
 
     fn compute(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: Vec<Vec<u32>>,
         layer: usize,
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
         keep: Keep,
         from: Option<&Self>,
     ) -> Result<Self> {
         let hidden = host.spec().hidden;
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let mut writer = Writer::new(keep)?;
         for range in groups(&prompts, ROWS) {
             let some = &prompts[range];
-            let (packed, paths) = Forest::pack(some);
+            let (packed, paths) = PrefixTree::pack(some);
             let known = forest.len();
             // Rows of the packed forest that the whole one does not have yet, in its order.
             let mut new = HashMap::new();
@@ -116,18 +118,18 @@ impl Trunk {
                 .map(|r| new[&r])
                 .collect();
             let start = from.map(|t| t.rows(&packed, some, &paths)).transpose()?;
-            let request = Request {
+            let request = ForwardOptions {
                 capture: &[layer],
                 captured: &new,
-                low_rank,
-                start: from.zip(start.as_ref()).map(|(t, rows)| Start {
+                adapter,
+                start: from.zip(start.as_ref()).map(|(t, rows)| Resume {
                     layer: t.layer,
                     rows,
                 }),
-                ..Request::default()
+                ..ForwardOptions::default()
             };
             if !new.is_empty() {
-                let pass = host.forward(&packed, &mut Cache::none(), &request)?;
+                let pass = host.forward(&packed, &mut KeyValueCache::none(), &request)?;
                 writer.write(&pass.residuals[&layer].detach())?;
             }
         }
@@ -176,7 +178,7 @@ impl Trunk {
     /// read.
     pub fn rows<P: AsRef<[u32]>, R: AsRef<[u32]>>(
         &self,
-        forest: &Forest,
+        forest: &PrefixTree,
         prompts: &[P],
         paths: &[R],
     ) -> Result<Tensor> {
@@ -282,24 +284,24 @@ mod tests {
     }
 
     /// Rows of a forward from the embeddings.
-    fn reference(forest: &Forest, layer: usize) -> Result<Tensor> {
-        let request = Request {
+    fn reference(forest: &PrefixTree, layer: usize) -> Result<Tensor> {
+        let request = ForwardOptions {
             capture: &[layer],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let mut pass = tiny().forward(forest, &mut Cache::none(), &request)?;
+        let mut pass = tiny().forward(forest, &mut KeyValueCache::none(), &request)?;
         Ok(pass.residuals.remove(&layer).expect("the layer"))
     }
 
     #[test]
     fn a_trunk_holds_the_rows_of_any_forest_of_its_prompts() -> Result<()> {
         let (toy, all) = (tiny(), prompts());
-        let memory = Trunk::of(&toy, all.clone(), 1, None, Keep::Memory)?;
-        let disk = Trunk::of(&toy, all.clone(), 1, None, Keep::Disk)?;
-        let lower = Trunk::of(&toy, all.clone(), 0, None, Keep::Memory)?;
+        let memory = ActivationCache::of(&toy, all.clone(), 1, None, Keep::Memory)?;
+        let disk = ActivationCache::of(&toy, all.clone(), 1, None, Keep::Disk)?;
+        let lower = ActivationCache::of(&toy, all.clone(), 0, None, Keep::Memory)?;
         let raised = lower.raised(&toy, 1, None)?;
         for some in [&all[..], &all[3..5], &all[5..]] {
-            let mut forest = Forest::new();
+            let mut forest = PrefixTree::new();
             // another order, and marks that make rows of their own
             let path = |p: &Vec<u32>| forest.insert(None, p, |i| u64::from(i + 1 == p.len()));
             let some: Vec<Vec<u32>> = some.iter().rev().cloned().collect();
@@ -315,7 +317,7 @@ mod tests {
             (memory.len(), disk.keep()),
             (reference_rows(&all), Keep::Disk)
         );
-        let (forest, paths) = Forest::pack(&[[9, 9]]);
+        let (forest, paths) = PrefixTree::pack(&[[9, 9]]);
         let other = memory.rows(&forest, &[[9, 9]], &paths);
         let told = other.expect_err("another prompt").to_string();
         assert!(told.contains("one of the 6 prompts of the trunk"), "{told}");
@@ -323,6 +325,6 @@ mod tests {
     }
 
     fn reference_rows(prompts: &[Vec<u32>]) -> usize {
-        Forest::pack(prompts).0.len()
+        PrefixTree::pack(prompts).0.len()
     }
 }

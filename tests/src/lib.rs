@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use reptune::llama::parse_device;
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::direction::{Direction, Provenance};
-use reptune_adapters::intervention::marks;
-use reptune_adapters::loss::{LabelRow, Mode, representation_loss, token_loss};
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::lora::loss::{LabelRow, Mode, representation_loss, token_loss};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::steering::direction::{Direction, Provenance};
+use reptune_adapters::steering::intervention::marks;
 use reptune_adapters::{
-    Cache, DirectionSet, Forest, Host, Intervention, LowRankUpdate, ModelSpec, Pass, Request,
+    Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
+    ModelSpec, PrefixTree,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -165,19 +166,23 @@ impl Walk {
 }
 
 /// All layers and all logits of one forward of `forest`.
-pub fn whole(host: &dyn Host, forest: &Forest, request: Request) -> Result<Pass> {
+pub fn whole(
+    host: &dyn HookedModel,
+    forest: &PrefixTree,
+    request: ForwardOptions,
+) -> Result<ForwardOutput> {
     let layers: Vec<usize> = (0..host.spec().layers).collect();
     let rows: Vec<u32> = (0..forest.len() as u32).collect();
-    let request = Request {
+    let request = ForwardOptions {
         capture: &layers,
         logits: &rows,
         ..request
     };
-    Ok(host.forward(forest, &mut Cache::none(), &request)?)
+    Ok(host.forward(forest, &mut KeyValueCache::none(), &request)?)
 }
 
 /// The logits of a pass that was asked for them.
-pub fn logits(pass: &Pass) -> &Tensor {
+pub fn logits(pass: &ForwardOutput) -> &Tensor {
     pass.logits.as_ref().expect("logits were requested")
 }
 
@@ -187,8 +192,8 @@ pub fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
 }
 
 /// A forest whose rows are marked for `interventions`, and the rows of every prompt.
-pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (Forest, Vec<Vec<u32>>) {
-    let mut forest = Forest::new();
+pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (PrefixTree, Vec<Vec<u32>>) {
+    let mut forest = PrefixTree::new();
     let rows = prompts
         .iter()
         .map(|p| forest.insert(None, p, |i| marks(interventions, i, p.len())))
@@ -200,17 +205,17 @@ pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (Forest, 
 pub fn random_update(
     spec: &ModelSpec,
     layers: &[usize],
-    projections: &[Projection],
+    projections: &[ModuleKind],
     seed: u64,
-) -> Result<LowRankUpdate> {
-    let mut update = LowRankUpdate::init(spec, layers, projections, 4, 8., seed)?;
+) -> Result<Adapter> {
+    let mut update = Adapter::init(spec, layers, projections, 4, 8., seed)?;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed + 1);
-    for low_rank in update.sites.values_mut() {
-        let dims = low_rank.b.dims2()?;
+    for adapter in update.modules.values_mut() {
+        let dims = adapter.b.dims2()?;
         let b: Vec<f32> = (0..dims.0 * dims.1)
             .map(|_| rng.random_range(-0.2..0.2))
             .collect();
-        low_rank.b = Tensor::from_vec(b, dims, &Device::Cpu)?;
+        adapter.b = Tensor::from_vec(b, dims, &Device::Cpu)?;
     }
     Ok(update)
 }
@@ -242,21 +247,21 @@ impl Objective<'_> {
     /// Runs all prompts in one forest.
     pub fn measure(
         &self,
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: &[Vec<u32>],
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
     ) -> Result<Measured> {
         let (forest, rows) = marked(prompts, self.interventions);
         let back = |n: usize| -> Vec<u32> { rows.iter().map(|r| r[r.len() - 1 - n]).collect() };
         let (last, chosen) = (back(0), back(OFFSET));
-        let request = Request {
+        let request = ForwardOptions {
             interventions: self.interventions,
             capture: &LAYERS,
             logits: &last,
-            low_rank,
-            ..Request::default()
+            adapter,
+            ..ForwardOptions::default()
         };
-        let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
         let at = |layer: usize| {
             let d = Tensor::new(self.directions.layer(layer)?.unit.as_slice(), host.device())?;
             Ok((pick(&pass.residuals[&layer], &chosen)?, d))
@@ -270,12 +275,12 @@ impl Objective<'_> {
     /// Representation loss, mean over layers and prompts, plus the weighted token loss.
     pub fn loss(
         &self,
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: &[Vec<u32>],
         labels: &[u32],
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
-        let measured = self.measure(host, prompts, low_rank)?;
+        let measured = self.measure(host, prompts, adapter)?;
         let token = token_loss(&measured.logits, &label_rows(labels), self.mode.label())?;
         let mut loss = (token * self.mode.token_weight())?;
         if let Some(kind) = self.mode.representation() {

@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::testing::{Interview, Prompt, Transcript};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{Adapter, DirectionSet, Intervention, Operator};
 use reptune_recipes::evaluate::{Answerer, Tally, ask};
 use reptune_recipes::tune::Tuner;
 use reptune_recipes::world::{Format, Letter, Persona, Question as Asked, Stated, World};
@@ -141,7 +141,7 @@ fn directions(session: &Session) -> Result<DirectionSet> {
     .directions)
 }
 
-fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<LowRankUpdate> {
+fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<Adapter> {
     let items = &session.items;
     let metrics = tempfile::NamedTempFile::new()?;
     let tuner = Tuner::new(
@@ -204,7 +204,7 @@ fn one_seed_gives_the_same_adapter_bytes() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let write = |name: &str| -> Result<Vec<u8>> {
         let update = tuned(&session, Mode::InMinusLie, &directions)?;
-        reptune_adapters::peft::save(&directory.path().join(name), &update, "honest-mini")?;
+        reptune_adapters::lora::peft::save(&directory.path().join(name), &update, "honest-mini")?;
         Ok(std::fs::read(
             directory
                 .path()

@@ -5,9 +5,10 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
-use reptune_adapters::loss::{Label, Mode, Representation, representation_loss, token_loss};
+use reptune_adapters::lora::loss::{Label, Mode, Representation, representation_loss, token_loss};
 use reptune_adapters::{
-    Cache, Forest, Host, Intervention, LowRankUpdate, Operator, Point, Request, RowRule, peft,
+    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
+    Positions, PrefixTree, peft,
 };
 use reptune_tests::{
     LAYERS, Objective, Oracle, Walk, fixture, label_rows, llama, logits, marked, pick, whole,
@@ -28,8 +29,8 @@ fn residuals_and_logits_are_those_of_transformers() -> Result<()> {
             let mut walk = Walk::default();
             for batch in batches {
                 let chosen: Vec<_> = batch.iter().map(|&i| &prompts[i]).collect();
-                let (forest, rows) = Forest::pack(&chosen);
-                let pass = whole(&host, &forest, Request::default())?;
+                let (forest, rows) = PrefixTree::pack(&chosen);
+                let pass = whole(&host, &forest, ForwardOptions::default())?;
                 for layer in 0..host.spec().layers {
                     for (&i, rows) in batch.iter().zip(&rows) {
                         let place = format!("prompt.{i}.layer.{layer}");
@@ -64,14 +65,14 @@ fn greedy_tokens_are_those_of_generate() -> Result<()> {
         let host = llama(&format!("tiny-{name}"))?;
         for (i, prompt) in oracle.prompts()?.iter().enumerate() {
             let expected = oracle.tokens(&format!("prompt.{i}.greedy"))?;
-            let (mut forest, rows) = Forest::pack(&[prompt]);
+            let (mut forest, rows) = PrefixTree::pack(&[prompt]);
             let mut last = *rows[0].last().expect("a prompt has tokens");
-            let mut cache = Cache::keeping(host.spec().layers, 16);
+            let mut cache = KeyValueCache::keeping(host.spec().layers, 16);
             let mut new = Vec::new();
             while new.len() < expected.len() {
-                let request = Request {
+                let request = ForwardOptions {
                     logits: &[last],
-                    ..Request::default()
+                    ..ForwardOptions::default()
                 };
                 let pass = host.forward(&forest, &mut cache, &request)?;
                 let token = logits(&pass).argmax(1)?.to_vec1::<u32>()?[0];
@@ -97,8 +98,8 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
             "ablate",
             Intervention::new(&set, &[1], 1., Operator::Ablate)?,
         ),
-        ("last3", add(&[2])?.on(RowRule::Last(3))),
-        ("input", add(&[2])?.at(Point::Input)),
+        ("last3", add(&[2])?.on(Positions::Last(3))),
+        ("input", add(&[2])?.at(HookPoint::ResidPre)),
     ];
     let prompts = oracle.prompts()?;
     let mut walk = Walk::default();
@@ -107,9 +108,9 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
         let expected = oracle.get(&format!("steered.{name}.logits"))?;
         for (how, prompts) in [("alone", &prompts[2..]), ("packed", &prompts[..])] {
             let (forest, rows) = marked(prompts, &interventions);
-            let request = Request {
+            let request = ForwardOptions {
                 interventions: &interventions,
-                ..Request::default()
+                ..ForwardOptions::default()
             };
             let pass = whole(&host, &forest, request)?;
             let ours = pick(logits(&pass), rows.last().expect("prompt 2 is the last"))?;
@@ -121,7 +122,7 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
 }
 
 /// PEFT's own adapter, as `peft::load` reads it.
-fn adapter(host: &dyn Host) -> Result<LowRankUpdate> {
+fn adapter(host: &dyn HookedModel) -> Result<Adapter> {
     Ok(peft::load(&fixture("peft-adapter"), host.spec())?)
 }
 
@@ -130,10 +131,10 @@ fn tuned_residuals_and_logits_are_those_of_peft() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
     let host = llama("tiny-llama2")?;
     let update = adapter(&host)?;
-    let (forest, rows) = Forest::pack(&oracle.prompts()?);
-    let request = Request {
-        low_rank: Some(&update),
-        ..Request::default()
+    let (forest, rows) = PrefixTree::pack(&oracle.prompts()?);
+    let request = ForwardOptions {
+        adapter: Some(&update),
+        ..ForwardOptions::default()
     };
     let pass = whole(&host, &forest, request)?;
     let mut walk = Walk::default();
@@ -219,7 +220,7 @@ fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> 
     let labels = oracle.tokens("labels")?;
     let mut update = adapter(&host)?;
     update.trainable(host.device())?;
-    assert_eq!(update.sites.len(), 4);
+    assert_eq!(update.modules.len(), 4);
     let mut walk = Walk::default();
     for mode in Mode::ALL {
         let objective = Objective {
@@ -231,9 +232,9 @@ fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> 
         let place = format!("mode.{mode}.loss");
         walk.check(&place, &loss, oracle.get(&place)?);
         let gradients = loss.backward()?;
-        for (site, low_rank) in update.sites.iter().rev() {
-            for (letter, factor) in [("B", &low_rank.b), ("A", &low_rank.a)] {
-                let place = format!("mode.{mode}.grad.{site}.lora_{letter}");
+        for (module, adapter) in update.modules.iter().rev() {
+            for (letter, factor) in [("B", &adapter.b), ("A", &adapter.a)] {
+                let place = format!("mode.{mode}.grad.{module}.lora_{letter}");
                 let expected = oracle.get(&place)?;
                 let ours = gradients
                     .get(factor)
@@ -278,11 +279,11 @@ fn five_steps_of_adamw_are_those_of_torch() -> Result<()> {
     assert!(
         LAYERS
             .iter()
-            .all(|l| tuned.sites.keys().any(|s| s.layer == *l))
+            .all(|l| tuned.modules.keys().any(|s| s.layer == *l))
     );
-    for (site, low_rank) in &tuned.sites {
-        for (letter, factor) in [("A", &low_rank.a), ("B", &low_rank.b)] {
-            let place = format!("adamw.final.{site}.lora_{letter}");
+    for (module, adapter) in &tuned.modules {
+        for (letter, factor) in [("A", &adapter.a), ("B", &adapter.b)] {
+            let place = format!("adamw.final.{module}.lora_{letter}");
             walk.check(&place, factor, oracle.get(&place)?);
         }
     }

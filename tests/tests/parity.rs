@@ -12,9 +12,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use reptune::LoadOptions;
 use reptune::session::Session;
-use reptune_adapters::artefact::{self, Table};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{Cache, Host, Intervention, LowRankUpdate, Operator, Request, peft};
+use reptune_adapters::files;
+use reptune_adapters::formats::tables::{self, Table};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, peft,
+};
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{Message, data::claim_question};
@@ -103,11 +106,11 @@ fn write_inputs() -> Result<()> {
     let session = session()?;
     let path = directory().join("inputs.json");
     let text = inputs(&session)?.to_string();
-    artefact::write_atomically(&path, |w| writeln!(w, "{text}"))?;
+    files::write_atomically(&path, |w| writeln!(w, "{text}"))?;
     let t = &session.recipe.tuning;
     let spec = session.llama.spec();
     let seed = session.recipe.seed;
-    let update = LowRankUpdate::init(spec, &t.layers, &t.projections, t.rank, t.alpha, seed)?;
+    let update = Adapter::init(spec, &t.layers, &t.projections, t.rank, t.alpha, seed)?;
     peft::save(&directory().join("adapter"), &update, "honest-mini")?;
     Ok(())
 }
@@ -123,7 +126,7 @@ impl Expected {
     /// Reads `parity.safetensors`, and refuses it if it is not of today's files.
     fn read() -> Result<Self> {
         let path = directory().join("parity.safetensors");
-        let (tables, metadata) = artefact::read_tables(&path)?;
+        let (tables, metadata) = tables::read_tables(&path)?;
         let made_from = metadata.get("made_from").context("made_from")?;
         let made_from: Value = serde_json::from_str(made_from)?;
         let expected = Self {
@@ -140,7 +143,7 @@ impl Expected {
             "parity.safetensors does not say of which {MODEL} it was made; run tests/parity/make"
         );
         for (file, then) in &self.made_from {
-            let now = artefact::sha256([artefact::read(&root.join(file))?.as_slice()]);
+            let now = files::sha256([files::read(&root.join(file))?.as_slice()]);
             ensure!(
                 *then == now,
                 "tests/parity/parity.safetensors was made from another {file}: its SHA-256 was \
@@ -183,7 +186,7 @@ fn relative(ours: f64, expected: f64) -> f64 {
 #[test]
 fn what_torch_says_is_of_these_inputs() -> Result<()> {
     let mut expected = Expected::read()?;
-    let written = artefact::read(&directory().join("inputs.json"))?;
+    let written = files::read(&directory().join("inputs.json"))?;
     let written: Value = serde_json::from_slice(&written)?;
     assert!(
         written == inputs(&session()?)?,
@@ -253,14 +256,14 @@ fn logits_of_a_steered_forward_are_those_of_a_hook() -> Result<()> {
     for (name, interventions) in [("base", vec![]), ("steered", vec![steer])] {
         let (forest, rows) = marked(&prompts(&session)?[..STEERED], &interventions);
         let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-        let request = Request {
+        let request = ForwardOptions {
             interventions: &interventions,
             logits: &last,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = session
             .llama
-            .forward(&forest, &mut Cache::none(), &request)?;
+            .forward(&forest, &mut KeyValueCache::none(), &request)?;
         walk.check(
             name,
             logits(&pass),
@@ -319,19 +322,22 @@ fn twenty_steps_of_every_mode_are_those_of_torch_and_peft() -> Result<()> {
             report += &format!(" {name} loss off by {worst:.1e},");
         }
         let (mut worst, mut longer) = (1f64, 0f64);
-        for (site, low_rank) in &tuned.sites {
-            let factor = |letter| expected.tensor(&format!("{mode}.{site}.lora_{letter}"));
-            let theirs = (factor("B")?.matmul(&factor("A")?)? * low_rank.scale)?;
+        for (module, adapter) in &tuned.modules {
+            let factor = |letter| expected.tensor(&format!("{mode}.{module}.lora_{letter}"));
+            let theirs = (factor("B")?.matmul(&factor("A")?)? * adapter.scale)?;
             let values = |t: Tensor| t.flatten_all()?.to_vec1::<f32>();
-            let (ours, theirs) = (values(low_rank.delta()?)?, values(theirs)?);
+            let (ours, theirs) = (values(adapter.delta()?)?, values(theirs)?);
             let found = cosine(&ours, &theirs);
-            assert!(found >= DELTA, "{mode}: delta of {site}: cosine {found}");
+            assert!(found >= DELTA, "{mode}: delta of {module}: cosine {found}");
             // A cosine does not see a length.
             let off = relative(dot(&ours, &ours).sqrt(), dot(&theirs, &theirs).sqrt());
-            assert!(off <= LOSS, "{mode}: delta of {site}: length off by {off}");
+            assert!(
+                off <= LOSS,
+                "{mode}: delta of {module}: length off by {off}"
+            );
             (worst, longer) = (worst.min(found), longer.max(off));
         }
-        assert_eq!(tuned.sites.len(), start.sites.len());
+        assert_eq!(tuned.modules.len(), start.modules.len());
         println!(
             "{report} deltas: least cosine 1 - {:.1e}, length off by {longer:.1e}",
             1. - worst

@@ -10,9 +10,9 @@ use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::uqff::{self, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Forest, Host, LowRankUpdate, Request};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
 use reptune_recipes::extract::extract;
 use reptune_recipes::recipe::Way;
 use reptune_recipes::tune::Tuner;
@@ -35,7 +35,7 @@ fn prompts() -> Vec<Vec<u32>> {
 
 fn write(
     from: &Path,
-    update: &LowRankUpdate,
+    update: &Adapter,
     (types, way): (Types, Rounded),
     out: &Path,
 ) -> Result<QuantizedReport> {
@@ -50,13 +50,13 @@ fn write(
     Ok(merge.write(out, &mut |_, _| ())?)
 }
 
-fn ours(path: &Path, low_rank: Option<&LowRankUpdate>) -> Result<Vec<Tensor>> {
+fn ours(path: &Path, adapter: Option<&Adapter>) -> Result<Vec<Tensor>> {
     let host = Llama::load(path, LoadOptions::default())?;
     let one = |prompt: &Vec<u32>| {
-        let (forest, rows) = Forest::pack(std::slice::from_ref(prompt));
-        let request = Request {
-            low_rank,
-            ..Request::default()
+        let (forest, rows) = PrefixTree::pack(std::slice::from_ref(prompt));
+        let request = ForwardOptions {
+            adapter,
+            ..ForwardOptions::default()
         };
         pick(logits(&whole(&host, &forest, request)?), &rows[0])
     };
@@ -86,9 +86,9 @@ fn between_runtimes(stored: WeightType, effect: f64) -> f64 {
     }
 }
 
-fn update() -> Result<LowRankUpdate> {
+fn update() -> Result<Adapter> {
     let spec = Llama::load(&mini(), LoadOptions::default())?.spec().clone();
-    let all = [Projection::VProj, Projection::OProj, Projection::DownProj];
+    let all = [ModuleKind::VProj, ModuleKind::OProj, ModuleKind::DownProj];
     random_update(&spec, &[2, 3], &all, 11)
 }
 
@@ -113,7 +113,7 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
         )?;
         let (merged, served) = (ours(&out, None)?, stock(&out)?);
         let (error, between) = (off(&merged, &tuned), off(&merged, &served));
-        let cosine = report.sites.values().map(|s| s.cosine).fold(1., f64::min);
+        let cosine = report.modules.values().map(|s| s.cosine).fold(1., f64::min);
         println!(
             "{name:5} {:5.2} bits, {} bytes, error {error:.4} of {effect:.4}, ours to stock {between:.1e}, least cosine {cosine:.3}",
             report.bits, report.bytes
@@ -122,7 +122,7 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
             between < between_runtimes(wanted.fitted((128, 128)), effect),
             "{name}: stock computes the same: {between}"
         );
-        assert_eq!(report.sites.len(), 6);
+        assert_eq!(report.modules.len(), 6);
         if name == "f32" {
             assert!(error < 1e-5 * effect, "{error}");
             assert!(cosine > 0.9999, "{cosine}");
@@ -148,7 +148,7 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
             let report = write(&mini(), &update, (Types::all(Some(type_)), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
             let noise = |s: &reptune::quantized::Survival| s.noise.unwrap_or(f64::NAN);
-            noises.push(report.sites.values().map(noise).sum::<f64>() / 6.);
+            noises.push(report.modules.values().map(noise).sum::<f64>() / 6.);
             let between = off(&ours(&out, None)?, &stock(&out)?);
             let allowed = between_runtimes(type_, errors[0]);
             assert!(between < allowed, "stock adds the same biases: {between}");
@@ -168,10 +168,10 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
     let (room, update) = (tempfile::tempdir()?, update()?);
     let (base, out) = (room.path().join("base"), room.path().join("out"));
     let q8_0 = Some(WeightType::parse("q8_0")?);
-    let none = LowRankUpdate::default();
+    let none = Adapter::default();
     write(&mini(), &none, (Types::all(q8_0), Rounded::Nearest), &base)?;
     let report = write(&base, &update, (Types::all(None), Rounded::Nearest), &out)?;
-    assert!(report.sites.values().all(|s| Some(s.stored) == q8_0));
+    assert!(report.modules.values().all(|s| Some(s.stored) == q8_0));
     let open = |path: &Path| -> Result<UqffFile> { Ok(UqffFile::find(path)?.expect("a uqff")) };
     let (before, after) = (open(&base)?, open(&out)?);
     let changed: Vec<usize> = before
@@ -179,9 +179,9 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
         .filter(|i| before.entry(*i).expect("an entry") != after.entry(*i).expect("an entry"))
         .collect();
     let tuned: Vec<usize> = update
-        .sites
+        .modules
         .keys()
-        .map(|s| uqff::index(s.layer, s.projection))
+        .map(|s| uqff::index(s.layer, s.kind))
         .collect();
     assert_eq!(changed, tuned);
     let (merged, wanted) = (ours(&out, None)?, ours(&base, Some(&update))?);
@@ -203,15 +203,15 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
     )?;
     let spec = Source::open(&mini())?.spec;
     for growth in [0., 0.05, 0.2] {
-        let types = Types::keep(all, &plain.sites, &spec, (plain.bytes, growth));
-        assert!(types.sites.keys().all(|s| update.sites.contains_key(s)));
-        assert_eq!(types.sites.is_empty(), growth == 0.);
+        let types = Types::keep(all, &plain.modules, &spec, (plain.bytes, growth));
+        assert!(types.modules.keys().all(|s| update.modules.contains_key(s)));
+        assert_eq!(types.modules.is_empty(), growth == 0.);
         let out = room.path().join(format!("{growth}"));
         let report = write(&mini(), &update, (types, Rounded::Nearest), &out)?;
         let grown = report.bytes as f64 / plain.bytes as f64 - 1.;
         println!("{growth}: grown by {grown:.4}, {:?}", report.types);
         assert!(grown <= growth + 0.005, "{grown}");
-        let step = |r: &QuantizedReport| r.sites.values().map(|s| s.step_norm).sum::<f64>();
+        let step = |r: &QuantizedReport| r.modules.values().map(|s| s.step_norm).sum::<f64>();
         assert!(growth == 0. || step(&report) < 0.8 * step(&plain));
     }
     Ok(())
@@ -247,7 +247,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
     )?;
     let calibration = calibration(&session)?;
     let exam = Exam::new(&session, &session.items.validation, Some(&directions))?;
-    let take = |update: &LowRankUpdate, merges: &[(WeightType, Way)], out: &str| {
+    let take = |update: &Adapter, merges: &[(WeightType, Way)], out: &str| {
         let ways = Ways {
             source: &source,
             update,
@@ -286,7 +286,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
     assert!(taken.is_none() && tried[0].kept < 0.95, "{}", tried[0].kept);
     assert!(!room.path().join("coarse").exists());
 
-    let none = LowRankUpdate::default();
+    let none = Adapter::default();
     let message = take(&none, &coarse, "none")
         .expect_err("no effect")
         .to_string();
@@ -319,7 +319,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
         "{message}"
     );
     let other = reptune_tests::llama("tiny-llama2")?;
-    let foreign = random_update(other.spec(), &[1], &[Projection::QProj], 3)?;
+    let foreign = random_update(other.spec(), &[1], &[ModuleKind::QProj], 3)?;
     let message = write(
         &mini(),
         &foreign,

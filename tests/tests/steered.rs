@@ -4,17 +4,19 @@
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use mistralrs::{
-    IsqType, Model, ModelDType, NormalRequest, Request as Asked, RequestMessage, ResponseOk,
+    ForwardOptions as Asked, IsqType, Model, ModelDType, NormalRequest, RequestMessage, ResponseOk,
     SamplingParams, TextModelBuilder,
 };
 use reptune::bake::bake;
-use reptune::steered::Cache;
+use reptune::steered::KeyValueCache;
 use reptune::stock::Stock;
 use reptune::uqff::WeightType;
 use reptune::{Llama, LoadOptions, Steer, Steered, Steering};
-use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Host, Intervention, LowRankUpdate, Operator, Point, Request, peft};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, peft,
+};
 use reptune_tests::{
     Oracle, Walk, bits, fixture, flat, llama, logits, marked, pick, random_update, whole,
 };
@@ -81,7 +83,7 @@ impl Room {
     }
 
     fn cache(&self) -> Result<Cache> {
-        Ok(Cache::at(self.room.path().join("cache"))?)
+        Ok(KeyValueCache::at(self.room.path().join("cache"))?)
     }
 
     fn steering(&self, coeff: f64) -> Result<Steering> {
@@ -102,13 +104,13 @@ impl Room {
     fn ours(
         &self,
         interventions: &[Intervention],
-        low_rank: Option<&LowRankUpdate>,
+        adapter: Option<&Adapter>,
     ) -> Result<Vec<Tensor>> {
         let (forest, rows) = marked(&self.prompts, interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
-            low_rank,
-            ..Request::default()
+            adapter,
+            ..ForwardOptions::default()
         };
         let pass = whole(&self.host, &forest, request)?;
         rows.iter().map(|r| pick(logits(&pass), r)).collect()
@@ -235,7 +237,7 @@ fn a_steered_builder_computes_what_our_own_forward_does() -> Result<()> {
     let other = Steering::from_file(room.file())?
         .layers([3])
         .coeff(-1.5)
-        .at(Point::Input);
+        .at(HookPoint::ResidPre);
     let both = room.built(tiny_f32().steered(one.clone()).steered(other.clone()))?;
     let interventions = one.and(other).interventions(room.host.spec())?;
     same("two files", &both, &room.ours(&interventions, None)?);
@@ -291,7 +293,7 @@ fn a_tuned_builder_takes_a_local_directory_and_the_next_one_does_not_get_it() ->
     let room = Room::new()?;
     let (adapter, update) = (
         room.room.path().join("adapter"),
-        random_update(room.host.spec(), &[0, 3], &Projection::ALL, 5)?,
+        random_update(room.host.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
     );
     peft::save(&adapter, &update, "tiny")?;
     let base = room.plain(tiny_f32())?;
@@ -442,7 +444,7 @@ fn what_does_not_fit_is_told_with_the_file_and_what_it_holds() -> Result<()> {
             "coeff: expected a finite number, found NaN",
         ),
         (
-            file()?.layers([0]).coeff(1.).at(Point::Input),
+            file()?.layers([0]).coeff(1.).at(HookPoint::ResidPre),
             "cannot bake an addition at the input of layer 0",
         ),
     ] {

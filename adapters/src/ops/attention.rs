@@ -4,7 +4,7 @@ use super::fused;
 use super::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
 use super::neighbours::Neighbours;
 use super::slice::{contiguous, dot, exp, fma, max, sum, with_data, zeros};
-use crate::forest::Ancestry;
+use crate::model::prefix_tree::Ancestors;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Arc<Ancestry>,
+    ancestry: &Arc<Ancestors>,
     head_dim: usize,
 ) -> Result<Tensor> {
     if !fused(q) {
@@ -49,7 +49,7 @@ pub fn attention_composed(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Ancestry,
+    ancestry: &Ancestors,
     head_dim: usize,
 ) -> Result<Tensor> {
     in_pieces(q, k, v, ancestry, head_dim, PIECE)
@@ -59,7 +59,7 @@ pub(super) fn in_pieces(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Ancestry,
+    ancestry: &Ancestors,
     head_dim: usize,
     piece: usize,
 ) -> Result<Tensor> {
@@ -110,7 +110,7 @@ pub(super) fn in_pieces(
 
 /// Which heads there are, and which rows each row sees.
 pub(super) struct Attention {
-    pub ancestry: Arc<Ancestry>,
+    pub ancestry: Arc<Ancestors>,
     pub head_dim: usize,
     pub heads: usize,
     pub kv_heads: usize,
@@ -124,7 +124,7 @@ pub(super) struct Heads<T> {
 }
 
 impl Attention {
-    fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestry>, head_dim: usize) -> Result<Self> {
+    fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
         let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
         let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
         if ancestry.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {

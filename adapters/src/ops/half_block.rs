@@ -7,14 +7,14 @@
 use super::attention::{Attention, Heads, attention};
 use super::frozen_linear::{FrozenMatrix, frozen_linear};
 use super::fused;
-use super::low_rank_linear::{Small, low_rank_linear, small_gradients};
+use super::lora_linear::{Small, lora_linear, small_gradients};
 use super::product::products_back;
 use super::rms_norm::{backward as norm_backward, rms_norm};
 use super::rotary::{Rotation, rotary};
 use super::slice::{sum_of, with_data};
 use super::swiglu::{backward as swiglu_backward, swiglu};
-use crate::forest::Ancestry;
-use crate::host::Activations;
+use crate::model::GradientCheckpointing;
+use crate::model::prefix_tree::Ancestors;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +65,7 @@ pub fn mlp_half(
     x: &Tensor,
     weights: &Arc<FrozenMlp>,
     updates: [Option<Factors>; 3],
-    keep: Activations,
+    keep: GradientCheckpointing,
 ) -> Result<Tensor> {
     match all_fused(x, &updates) {
         true => Half::apply(x, weights, &updates, (), keep),
@@ -98,8 +98,8 @@ pub fn attention_half(
     x: &Tensor,
     weights: &Arc<FrozenAttention>,
     updates: [Option<Factors>; 4],
-    (rotation, ancestry): (&Rotation, &Arc<Ancestry>),
-    keep: Activations,
+    (rotation, ancestry): (&Rotation, &Arc<Ancestors>),
+    keep: GradientCheckpointing,
 ) -> Result<Tensor> {
     let rows = (rotation.clone(), ancestry.clone());
     match all_fused(x, &updates) {
@@ -116,7 +116,7 @@ pub fn attention_half_composed(
     x: &Tensor,
     weights: &FrozenAttention,
     updates: [Option<Factors>; 4],
-    (rotation, ancestry): (&Rotation, &Arc<Ancestry>),
+    (rotation, ancestry): (&Rotation, &Arc<Ancestors>),
 ) -> Result<Tensor> {
     let rows = (rotation.clone(), ancestry.clone());
     let kept = weights.kept(x, &updates, &rows)?;
@@ -186,7 +186,7 @@ impl<W: HalfBlock + 'static> Half<W> {
         weights: &Arc<W>,
         updated: &[Option<Factors>],
         rows: W::Rows,
-        keep: Activations,
+        keep: GradientCheckpointing,
     ) -> Result<Tensor> {
         let x = x.contiguous()?;
         let held = |(a, b, scale): &Factors| (a.detach(), b.detach(), *scale);
@@ -210,7 +210,7 @@ impl<W: HalfBlock + 'static> Half<W> {
             weights: weights.clone(),
             factors,
             rows,
-            kept: (keep == Activations::Keep).then_some(kept),
+            kept: (keep == GradientCheckpointing::Off).then_some(kept),
             result: Mutex::new(Some(y)),
         };
         // an op takes three arguments at most: all factors are one
@@ -315,7 +315,7 @@ impl HalfBlock for FrozenMlp {
 }
 
 impl HalfBlock for FrozenAttention {
-    type Rows = (Rotation, Arc<Ancestry>);
+    type Rows = (Rotation, Arc<Ancestors>);
     /// Rotated queries and keys, values, and what attention made of them.
     type Kept = [Tensor; 4];
     const NAME: &'static str = "attention_half";
@@ -401,7 +401,7 @@ fn before((norm, eps): (&Tensor, f64), x: &Tensor, gh: Vec<f32>, g: &Tensor) -> 
 fn linear(h: &Tensor, matrix: &Arc<dyn FrozenMatrix>, update: Option<Factors>) -> Result<Tensor> {
     match update {
         None => frozen_linear(h, matrix),
-        Some((a, b, scale)) => low_rank_linear(h, matrix, (a, b), scale),
+        Some((a, b, scale)) => lora_linear(h, matrix, (a, b), scale),
     }
 }
 

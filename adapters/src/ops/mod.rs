@@ -10,7 +10,7 @@ mod attention;
 mod frozen_linear;
 mod gemm;
 mod half_block;
-mod low_rank_linear;
+mod lora_linear;
 mod neighbours;
 mod product;
 mod rms_norm;
@@ -30,7 +30,7 @@ pub use half_block::{
     Factors, FrozenAttention, FrozenMlp, attention_half, attention_half_composed, mlp_half,
     mlp_half_composed,
 };
-pub use low_rank_linear::{low_rank_linear, low_rank_linear_composed};
+pub use lora_linear::{lora_linear, lora_linear_composed};
 pub use rms_norm::{rms_norm, rms_norm_composed};
 pub use rotary::{Rotation, rotary, rotary_composed};
 pub use swiglu::{swiglu, swiglu_composed};

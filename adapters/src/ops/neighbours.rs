@@ -1,7 +1,7 @@
 //! Querying rows next to each other, whose attention is computed as products of tables.
 
 use super::gemm::{Table, row};
-use crate::forest::Ancestry;
+use crate::model::prefix_tree::Ancestors;
 use ndarray::{Array2, CowArray, Ix2, s};
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     /// All rows of `ancestry`, in their order, in groups that see much the same.
-    pub(super) fn all(ancestry: &Ancestry) -> Vec<Self> {
+    pub(super) fn all(ancestry: &Ancestors) -> Vec<Self> {
         let mut groups = Vec::new();
         let mut at = 0;
         while at < ancestry.len() {
@@ -144,14 +144,14 @@ fn columns(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Forest;
+    use crate::PrefixTree;
 
     #[test]
     fn a_group_holds_what_its_rows_see() {
         let long: Vec<u32> = (0..200).collect();
         let mut other = long.clone();
         other[50..].iter_mut().for_each(|id| *id += 1000);
-        let (forest, _) = Forest::pack(&[long, other, vec![7, 8, 9]]);
+        let (forest, _) = PrefixTree::pack(&[long, other, vec![7, 8, 9]]);
         let n = forest.len();
         let some: Vec<u32> = (0..n as u32).step_by(3).collect();
         for ancestry in [forest.ancestry(0..n), forest.ancestry_of(&some)] {

@@ -1,7 +1,7 @@
 //! Every fused op against its composed reference and against finite differences.
 
 use super::*;
-use crate::{Activations, Forest};
+use crate::{GradientCheckpointing, PrefixTree};
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
@@ -131,7 +131,7 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         (&[long[..12].to_vec()], &[false]),
         (&[long], &[false, true]),
     ] {
-        let (forest, _) = Forest::pack(prompts);
+        let (forest, _) = PrefixTree::pack(prompts);
         let n = forest.len();
         let ancestry = Arc::new(forest.ancestry(0..n));
         let groups = super::neighbours::Neighbours::all(&ancestry);
@@ -188,8 +188,8 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
     ];
     check(
         &inputs,
-        &|x| low_rank_linear(&x[0], &matrix, (&x[1], &x[2]), 0.5),
-        &|x| low_rank_linear_composed(&x[0], &matrix, (&x[1], &x[2]), 0.5),
+        &|x| lora_linear(&x[0], &matrix, (&x[1], &x[2]), 0.5),
+        &|x| lora_linear_composed(&x[0], &matrix, (&x[1], &x[2]), 0.5),
     )
 }
 
@@ -255,8 +255,12 @@ fn products_do_not_depend_on_the_number_of_threads() -> Result<()> {
     Ok(())
 }
 
-fn forest_of_four() -> (Forest, Arc<crate::forest::Ancestry>, Rotation) {
-    let (forest, _) = Forest::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
+fn forest_of_four() -> (
+    PrefixTree,
+    Arc<crate::model::prefix_tree::Ancestors>,
+    Rotation,
+) {
+    let (forest, _) = PrefixTree::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
     let n = forest.len();
     let ancestry = Arc::new(forest.ancestry(0..n));
     let angles = flat(&random(30, &[n * 4]));
@@ -295,7 +299,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         v: frozen(27, 16, 12),
         o: frozen(28, 12, 32),
     });
-    for keep in [Activations::Keep, Activations::Recompute] {
+    for keep in [GradientCheckpointing::Off, GradientCheckpointing::On] {
         check(
             std::slice::from_ref(&x),
             &|x| mlp_half(&x[0], &mlp, [None; 3], keep),
@@ -314,7 +318,15 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
     }
     check(
         &factors,
-        &|f| attention_half(&x, &attention, attended(f), rows, Activations::Keep),
+        &|f| {
+            attention_half(
+                &x,
+                &attention,
+                attended(f),
+                rows,
+                GradientCheckpointing::Off,
+            )
+        },
         &|f| attention_half_composed(&x, &attention, attended(f), rows),
     )?;
     let all = [std::slice::from_ref(&x), factors.as_slice()].concat();
@@ -326,7 +338,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
                 &attention,
                 attended(&f[1..]),
                 rows,
-                Activations::Recompute,
+                GradientCheckpointing::On,
             )
         },
         &|f| attention_half_composed(&f[0], &attention, attended(&f[1..]), rows),
@@ -338,7 +350,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
     let all = [std::slice::from_ref(&x), factors.as_slice()].concat();
     check(
         &all,
-        &|f| mlp_half(&f[0], &mlp, gated(&f[1..]), Activations::Keep),
+        &|f| mlp_half(&f[0], &mlp, gated(&f[1..]), GradientCheckpointing::Off),
         &|f| mlp_half_composed(&f[0], &mlp, gated(&f[1..])),
     )?;
     // nothing but the last layer of a half, over rows that nothing trains
@@ -346,7 +358,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         &factors[2..],
         &|f| {
             let updates = [None, None, of(&f[0], &f[1])];
-            mlp_half(&x, &mlp, updates, Activations::Keep)
+            mlp_half(&x, &mlp, updates, GradientCheckpointing::Off)
         },
         &|f| mlp_half_composed(&x, &mlp, [None, None, of(&f[0], &f[1])]),
     )?;
@@ -355,7 +367,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         &factors,
         &|f| {
             let updates = [None, None, None, of(&f[0], &f[1])];
-            attention_half(&x, &attention, updates, rows, Activations::Keep)
+            attention_half(&x, &attention, updates, rows, GradientCheckpointing::Off)
         },
         &|f| attention_half_composed(&x, &attention, [None, None, None, of(&f[0], &f[1])], rows),
     )?;
@@ -369,8 +381,8 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         Ok(flat(store.get(&x).expect("a gradient")))
     };
     assert_eq!(
-        gradient(Activations::Keep)?,
-        gradient(Activations::Recompute)?
+        gradient(GradientCheckpointing::Off)?,
+        gradient(GradientCheckpointing::On)?
     );
     Ok(())
 }

@@ -3,9 +3,11 @@
 
 use crate::error::Result;
 use candle_core::{D, Tensor};
-use reptune_adapters::direction::{Direction, DirectionSet};
-use reptune_adapters::intervention::marks;
-use reptune_adapters::{Cache, Forest, Host, Intervention, Operator, Point, Request};
+use reptune_adapters::steering::direction::{Direction, DirectionSet};
+use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::{
+    ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+};
 use reptune_recipes::evaluate::{Changed, divergence_from};
 
 /// Additions in place of an intervention, and how far they are from it.
@@ -32,7 +34,7 @@ pub struct Approximation {
 /// # Errors
 /// When it acts on no row of the prompts or changes nothing there, or the model fails.
 pub fn approximate(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     intervention: &Intervention,
     prompts: &[Vec<u32>],
 ) -> Result<Approximation> {
@@ -72,7 +74,7 @@ pub fn approximate(
 
 /// What `intervention` adds to the rows it acts on at `layer`, under `below`.
 fn changes(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     intervention: &Intervention,
     layer: usize,
     below: &[Intervention],
@@ -84,12 +86,12 @@ fn changes(
         .on(intervention.rows().clone());
     let mut all = below.to_vec();
     all.push(still);
-    let mut forest = Forest::new();
+    let mut forest = PrefixTree::new();
     for ids in prompts {
         forest.insert(None, ids, |p| marks(&all, p, ids.len()));
     }
     let capture = match intervention.point() {
-        Point::Input => layer.checked_sub(1),
+        HookPoint::ResidPre => layer.checked_sub(1),
         _ => Some(layer),
     };
     let refused = |found: &str| {
@@ -100,15 +102,15 @@ fn changes(
         );
         reptune_adapters::Error::value(what, "a place whose rows can be read", found, hint)
     };
-    let (Some(capture), false) = (capture, intervention.point() == Point::Middle) else {
+    let (Some(capture), false) = (capture, intervention.point() == HookPoint::ResidMid) else {
         return Err(refused("one that cannot").into());
     };
-    let request = Request {
+    let request = ForwardOptions {
         interventions: &all,
         capture: &[capture],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
     let rows = forest.marked(below.len(), 0..forest.len());
     if rows.is_empty() {
         return Err(refused("no row of the prompts that it acts on").into());

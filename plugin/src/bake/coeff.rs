@@ -4,9 +4,9 @@ use super::{BakePlan, refused, sum};
 use crate::error::{Error, Result};
 use crate::uqff::{self, Entry, Floats, Provenance};
 use candle_core::{DType, Device, Tensor};
+use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::patch::{self, Patch};
-use reptune_adapters::tensor_file::TensorFile;
-use reptune_adapters::{ModelSpec, Site};
+use reptune_adapters::{ModelSpec, TargetModule};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -70,8 +70,8 @@ fn patches(path: &Path, spec: &ModelSpec, coeff: f64) -> Result<(Vec<Patch>, f64
     told.steering[0].coeff = coeff;
     let mut patches = Vec::new();
     let mut biases = BTreeMap::new();
-    for (site, bias) in &next.biases {
-        let index = uqff::index(site.layer, site.projection);
+    for (module, bias) in &next.biases {
+        let index = uqff::index(module.layer, module.kind);
         let earlier = match provenance.earlier.get(&index) {
             Some(Floats(values)) => Some(Tensor::new(values.as_slice(), &Device::Cpu)?),
             None => None,
@@ -80,8 +80,8 @@ fn patches(path: &Path, spec: &ModelSpec, coeff: f64) -> Result<(Vec<Patch>, f64
             let sum = sum(earlier.as_ref(), bias, spec.hidden)?;
             Entry::bias_bytes(&sum, DType::F32)
         };
-        let (is, becomes) = (bytes(was.biases.get(site))?, bytes(Some(bias))?);
-        let offset = place(path, &file, *site, &is)?;
+        let (is, becomes) = (bytes(was.biases.get(module))?, bytes(Some(bias))?);
+        let offset = place(path, &file, *module, &is)?;
         patches.push(Patch {
             offset: offset + HEAD as u64,
             bytes: becomes[HEAD..].to_vec(),
@@ -96,15 +96,15 @@ fn patches(path: &Path, spec: &ModelSpec, coeff: f64) -> Result<(Vec<Patch>, f64
     Ok((patches, steered.coeff))
 }
 
-/// Where the bias of `site` stands in the file, which must be `expected`.
-fn place(path: &Path, file: &TensorFile, site: Site, expected: &[u8]) -> Result<u64> {
-    let name = uqff::index(site.layer, site.projection).to_string();
+/// Where the bias of `module` stands in the file, which must be `expected`.
+fn place(path: &Path, file: &TensorFile, module: TargetModule, expected: &[u8]) -> Result<u64> {
+    let name = uqff::index(module.layer, module.kind).to_string();
     let tail = file.tail(&name, expected.len())?;
     match file.place(&name) {
         Some((offset, length)) if tail == expected => Ok(offset + (length - expected.len()) as u64),
         _ => Err(Error::model(
             path,
-            format!("bias of `{site}`"),
+            format!("bias of `{module}`"),
             "the one that its provenance tells of",
             "another, or none",
             "the file was changed after it was baked; bake it anew",

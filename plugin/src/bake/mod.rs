@@ -27,8 +27,8 @@ use crate::uqff::{
     WeightType,
 };
 use candle_core::Tensor;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Intervention, Site};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{Intervention, TargetModule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -61,8 +61,8 @@ pub struct Variant {
 /// What a bake did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BakeReport {
-    /// L2 norm of the bias of every site that has one, by variant.
-    pub biases: BTreeMap<String, BTreeMap<Site, f64>>,
+    /// L2 norm of the bias of every module that has one, by variant.
+    pub biases: BTreeMap<String, BTreeMap<TargetModule, f64>>,
     /// Share of the ablated directions that is still written, if there are some:
     /// `|d^T Q(W - d d^T W)| / |d^T W|` over all weights.
     pub left: Option<f64>,
@@ -131,7 +131,7 @@ impl Bake<'_> {
         let Some(first) = plans.first() else {
             return Err(refused("nothing", "name at least one variant"));
         };
-        let biased: BTreeSet<Site> = plans
+        let biased: BTreeSet<TargetModule> = plans
             .iter()
             .flat_map(|p| p.biases.keys().copied())
             .collect();
@@ -140,11 +140,11 @@ impl Bake<'_> {
         let mut other = BTreeMap::new();
         let (mut before, mut after) = (0., 0.);
         for layer in 0..spec.layers {
-            for projection in Projection::ALL {
-                let site = Site { layer, projection };
-                let writes = matches!(projection, Projection::OProj | Projection::DownProj);
+            for kind in ModuleKind::ALL {
+                let module = TargetModule { layer, kind };
+                let writes = matches!(kind, ModuleKind::OProj | ModuleKind::DownProj);
                 let erased = writes && !first.erased.is_empty();
-                let (weight, entry) = source.weight(site)?;
+                let (weight, entry) = source.weight(module)?;
                 let entry = match entry {
                     Some(entry) if !erased && self.keeps(&entry) => entry,
                     earlier => {
@@ -162,15 +162,16 @@ impl Bake<'_> {
                 };
                 let wanted = self.quantize.unwrap_or(entry.layout().stored);
                 if entry.layout().stored != wanted {
-                    other.insert(format!("{site}.weight"), entry.layout().stored);
+                    other.insert(format!("{module}.weight"), entry.layout().stored);
                 }
-                let index = uqff::index(layer, projection);
-                match biased.contains(&site) {
+                let index = uqff::index(layer, kind);
+                match biased.contains(&module) {
                     false => files.common().push(index, &entry)?,
                     true => {
                         let earlier = entry.bias()?;
                         for (file, plan) in files.variants.iter_mut().zip(&plans) {
-                            let bias = sum(earlier.as_ref(), plan.biases.get(&site), spec.hidden)?;
+                            let bias =
+                                sum(earlier.as_ref(), plan.biases.get(&module), spec.hidden)?;
                             file.push(index, &entry.with_bias(Some(&bias))?)?;
                         }
                     }
@@ -267,19 +268,19 @@ impl Bake<'_> {
         &self,
         directory: &UqffDirectory,
         variants: &[Variant],
-        biased: &BTreeSet<Site>,
+        biased: &BTreeSet<TargetModule>,
     ) -> Result<Files> {
         let source = self.source;
         let all = 0..1 + 7 * source.spec.layers;
         let own: BTreeSet<usize> = biased
             .iter()
-            .map(|s| uqff::index(s.layer, s.projection))
+            .map(|s| uqff::index(s.layer, s.kind))
             .collect();
         let mut earlier = BTreeMap::new();
-        for site in biased {
-            let entry = source.weight(*site)?.1;
+        for module in biased {
+            let entry = source.weight(*module)?.1;
             if let Some(bias) = entry.as_ref().map(Entry::bias).transpose()?.flatten() {
-                let index = uqff::index(site.layer, site.projection);
+                let index = uqff::index(module.layer, module.kind);
                 earlier.insert(index, Floats(bias.to_vec1()?));
             }
         }
@@ -351,7 +352,7 @@ fn file_name(variant: &str) -> String {
     format!("{variant}.uqff")
 }
 
-/// The bias of a site; zeros where neither is.
+/// The bias of a module; zeros where neither is.
 fn sum(earlier: Option<&Tensor>, steering: Option<&Tensor>, hidden: usize) -> Result<Tensor> {
     Ok(match (earlier, steering) {
         (Some(earlier), Some(steering)) => (earlier + steering)?,
@@ -360,12 +361,12 @@ fn sum(earlier: Option<&Tensor>, steering: Option<&Tensor>, hidden: usize) -> Re
     })
 }
 
-fn norms(plan: &BakePlan) -> Result<BTreeMap<Site, f64>> {
+fn norms(plan: &BakePlan) -> Result<BTreeMap<TargetModule, f64>> {
     let norm = |b: &Tensor| -> Result<f64> {
         Ok(f64::from(b.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?))
     };
     let each = plan.biases.iter();
-    each.map(|(site, b)| Ok((*site, norm(b)?))).collect()
+    each.map(|(module, b)| Ok((*module, norm(b)?))).collect()
 }
 
 fn refused(what: impl Into<String>, reason: impl Into<String>) -> Error {

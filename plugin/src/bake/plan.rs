@@ -4,8 +4,8 @@
 use super::refused;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Intervention, ModelSpec, Operator, Point, RowRule, Site};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{HookPoint, Intervention, ModelSpec, Operator, Positions, TargetModule};
 use std::collections::BTreeMap;
 
 /// Directions count as at right angles below this cosine.
@@ -16,7 +16,7 @@ const RIGHT_ANGLE: f32 = 1e-5;
 pub struct BakePlan {
     /// Biases (H,) of the layers that write to the residual stream: `o_proj` for its middle,
     /// `down_proj` for its output.
-    pub biases: BTreeMap<Site, Tensor>,
+    pub biases: BTreeMap<TargetModule, Tensor>,
     /// What is added to every row of the embedding table (H,).
     pub embeddings: Option<Tensor>,
     /// Unit directions (H,), at right angles to each other, that embeddings, `o_proj` and
@@ -28,25 +28,30 @@ pub struct BakePlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Embeddings,
-    Site(Site),
+    TargetModule(TargetModule),
 }
 
 impl Place {
     /// All, in the order of the stream.
     fn all(spec: &ModelSpec) -> impl Iterator<Item = Self> {
-        let sites = (0..spec.layers).flat_map(|layer| {
-            [Projection::OProj, Projection::DownProj].map(|projection| Site { layer, projection })
+        let modules = (0..spec.layers).flat_map(|layer| {
+            [ModuleKind::OProj, ModuleKind::DownProj].map(|kind| TargetModule { layer, kind })
         });
-        [Self::Embeddings].into_iter().chain(sites.map(Self::Site))
+        [Self::Embeddings]
+            .into_iter()
+            .chain(modules.map(Self::TargetModule))
     }
 
     /// The points that fall here, in the order in which they act.
-    fn points(self) -> Vec<(Point, usize)> {
+    fn points(self) -> Vec<(HookPoint, usize)> {
         match self {
-            Self::Embeddings => vec![(Point::Input, 0)],
-            Self::Site(Site { layer, projection }) => match projection {
-                Projection::OProj => vec![(Point::Middle, layer)],
-                _ => vec![(Point::Output, layer), (Point::Input, layer + 1)],
+            Self::Embeddings => vec![(HookPoint::ResidPre, 0)],
+            Self::TargetModule(TargetModule { layer, kind }) => match kind {
+                ModuleKind::OProj => vec![(HookPoint::ResidMid, layer)],
+                _ => vec![
+                    (HookPoint::ResidPost, layer),
+                    (HookPoint::ResidPre, layer + 1),
+                ],
             },
         }
     }
@@ -62,7 +67,7 @@ impl BakePlan {
     ///
     /// # Errors
     /// [`Error::Bake`](crate::Error::Bake) for what no constant can do: other operators and
-    /// ablations of some sites only, rules about rows, gates, directions of another width, and
+    /// ablations of some modules only, rules about rows, gates, directions of another width, and
     /// ablations that the order of things does not let stand. A value error when
     /// the model has no such layer.
     pub fn of(spec: &ModelSpec, interventions: &[Intervention]) -> Result<Self> {
@@ -71,14 +76,15 @@ impl BakePlan {
         }
         let mut plan = Self::default();
         for intervention in interventions {
-            if let (Point::Everywhere, Some(d)) = (intervention.point(), intervention.direction(0))
+            if let (HookPoint::Everywhere, Some(d)) =
+                (intervention.point(), intervention.direction(0))
             {
                 plan.erase(d)?;
             }
         }
-        let last = Place::Site(Site {
+        let last = Place::TargetModule(TargetModule {
             layer: spec.layers.saturating_sub(1),
-            projection: Projection::DownProj,
+            kind: ModuleKind::DownProj,
         });
         for place in Place::all(spec) {
             let Some(sum) = at(place, interventions)? else {
@@ -90,8 +96,8 @@ impl BakePlan {
             }
             match place {
                 Place::Embeddings => plan.embeddings = Some(sum),
-                Place::Site(site) => {
-                    plan.biases.insert(site, sum);
+                Place::TargetModule(module) => {
+                    plan.biases.insert(module, sum);
                 }
             }
         }
@@ -165,7 +171,7 @@ impl BakePlan {
             if dot(sum, d)?.abs() > RIGHT_ANGLE * norm {
                 let place = match place {
                     Place::Embeddings => "the embeddings".to_owned(),
-                    Place::Site(site) => site.to_string(),
+                    Place::TargetModule(module) => module.to_string(),
                 };
                 return Err(refused(
                     format!("an addition at {place} along a direction that is ablated before it"),
@@ -180,8 +186,8 @@ impl BakePlan {
 fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     let layers: Vec<usize> = intervention.layers().collect();
     spec.check_layers(&layers)?;
-    let everywhere =
-        intervention.point() == Point::Everywhere && intervention.operator() == Operator::Ablate;
+    let everywhere = intervention.point() == HookPoint::Everywhere
+        && intervention.operator() == Operator::Ablate;
     if intervention.operator() != Operator::Add && !everywhere {
         return Err(refused(
             format!(
@@ -190,7 +196,7 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
                 intervention.point()
             ),
             "what it changes depends on the row, and a bias is the same for all; use an \
-             addition, ablate everywhere (--site everywhere), take the mean change \
+             addition, ablate everywhere (--module everywhere), take the mean change \
              (--approximate), or tune the weights and merge",
         ));
     }
@@ -200,7 +206,7 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
             "a bias acts always; steer without baking",
         ));
     }
-    if *intervention.rows() != RowRule::All {
+    if *intervention.rows() != Positions::All {
         return Err(refused(
             format!("an addition on rows `{}`", intervention.rows()),
             "a bias acts on every token; use rows `all`, act on every row all the same \
@@ -227,8 +233,8 @@ fn at(place: Place, interventions: &[Intervention]) -> Result<Option<Tensor>> {
     let mut sum: Option<Tensor> = None;
     for (point, layer) in place.points() {
         for x in interventions {
-            if x.point() == Point::Everywhere {
-                let behind = point == Point::Input && layer > 0;
+            if x.point() == HookPoint::Everywhere {
+                let behind = point == HookPoint::ResidPre && layer > 0;
                 if let (Some(s), Some(d), false) = (&sum, x.direction(0), behind) {
                     sum = Some((s - (d * f64::from(dot(s, d)?))?)?);
                 }

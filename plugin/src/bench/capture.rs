@@ -5,7 +5,7 @@ use super::{loaded, peak_bytes};
 use crate::error::Result;
 use crate::llama::LoadOptions;
 use candle_core::Tensor;
-use reptune_adapters::Host;
+use reptune_adapters::HookedModel;
 use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 
 use super::peak_bytes;
 use crate::error::Result;
-use reptune_adapters::LowRankUpdate;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::Adapter;
+use reptune_adapters::model::ModuleKind;
 use reptune_recipes::merge::merge as fold;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -17,11 +17,11 @@ use std::time::Instant;
 pub fn merge(model: &Path, out: &Path, rank: usize, seed: u64) -> Result<Value> {
     let spec = super::spec(model)?;
     let layers: Vec<usize> = (0..spec.layers).collect();
-    let sites = [Projection::VProj, Projection::OProj];
-    let mut update = LowRankUpdate::init(&spec, &layers, &sites, rank, 1e-2, seed)?;
-    for low_rank in update.sites.values_mut() {
-        let shape = low_rank.b.dims2()?;
-        low_rank.b = candle_core::Tensor::ones(shape, low_rank.b.dtype(), low_rank.b.device())?;
+    let modules = [ModuleKind::VProj, ModuleKind::OProj];
+    let mut update = Adapter::init(&spec, &layers, &modules, rank, 1e-2, seed)?;
+    for adapter in update.modules.values_mut() {
+        let shape = adapter.b.dims2()?;
+        adapter.b = candle_core::Tensor::ones(shape, adapter.b.dtype(), adapter.b.device())?;
     }
     let begun = Instant::now();
     fold(model, &update, out, &mut |_, _, _| {})?;

@@ -4,8 +4,8 @@ use crate::error::Result;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::Error;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::staging::Staging;
+use reptune_adapters::files::Staging;
+use reptune_adapters::model::ModuleKind;
 use safetensors::{Dtype, View};
 use serde_json::json;
 use std::borrow::Cow;
@@ -48,15 +48,15 @@ impl Sizes {
             for norm in ["input_layernorm", "post_attention_layernorm"] {
                 all.push((format!("model.layers.{layer}.{norm}.weight"), vec![h], None));
             }
-            for p in Projection::ALL {
+            for p in ModuleKind::ALL {
                 let (o, i) = match p {
-                    Projection::QProj => (h, h),
-                    Projection::KProj | Projection::VProj => (self.kv_heads * head_dim, h),
-                    Projection::OProj => (h, h),
-                    Projection::GateProj | Projection::UpProj => (self.intermediate, h),
-                    Projection::DownProj => (h, self.intermediate),
+                    ModuleKind::QProj => (h, h),
+                    ModuleKind::KProj | ModuleKind::VProj => (self.kv_heads * head_dim, h),
+                    ModuleKind::OProj => (h, h),
+                    ModuleKind::GateProj | ModuleKind::UpProj => (self.intermediate, h),
+                    ModuleKind::DownProj => (h, self.intermediate),
                 };
-                let to_stream = matches!(p, Projection::OProj | Projection::DownProj);
+                let to_stream = matches!(p, ModuleKind::OProj | ModuleKind::DownProj);
                 let spread = normal(i) * if to_stream { written } else { 1. };
                 all.push((
                     format!("model.layers.{layer}.{}.weight", p.path()),

@@ -4,7 +4,7 @@ use super::work::{self, Cell, LABELS, Lengths, Questions, SweepWork};
 use super::{loaded, peak_bytes};
 use crate::error::Result;
 use crate::llama::{Llama, LoadOptions};
-use reptune_adapters::{DirectionSet, Error, Host, Intervention, Operator, RowRule};
+use reptune_adapters::{DirectionSet, Error, HookedModel, Intervention, Operator, Positions};
 use reptune_recipes::generate::{Generation, Prefilled, generate_variants};
 use reptune_recipes::sweep::{Asked, Dose, Grid, Way, sweep as score};
 use serde_json::{Value, json};
@@ -81,8 +81,8 @@ fn letters(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Ve
         layers: &layers,
         doses: &doses,
         ways: &[Way::Plus, Way::Minus, Way::Ablate],
-        rows: &RowRule::All,
-        low_rank: None,
+        rows: &Positions::All,
+        adapter: None,
     };
     let room = tempfile::tempdir().map_err(|e| Error::write("temporary directory", e))?;
     let file = room.path().join("sweep.jsonl");

@@ -5,8 +5,8 @@ use super::{loaded, peak_bytes};
 use crate::error::Result;
 use crate::llama::LoadOptions;
 use candle_core::DType;
-use reptune_adapters::loss::{Label, Mode, Representation};
-use reptune_adapters::{Error, Host, LowRankUpdate, ModelSpec, peft};
+use reptune_adapters::lora::loss::{Label, Mode, Representation};
+use reptune_adapters::{Adapter, Error, HookedModel, ModelSpec, peft};
 use reptune_recipes::plan::{Plan, Tuned};
 use reptune_recipes::recipe::Tuning;
 use reptune_recipes::tune::{Metrics, Prompt, Tuner};
@@ -67,7 +67,7 @@ pub fn tune(
         data,
         work.seed,
     )?;
-    let update: LowRankUpdate = peft::load(&directory.join(ADAPTER), spec)?;
+    let update: Adapter = peft::load(&directory.join(ADAPTER), spec)?;
     let metrics = directory.join("metrics.jsonl");
     let mut losses = Vec::new();
     let mut validation = Vec::new();
@@ -118,7 +118,7 @@ pub fn tune(
 
 /// Bytes of the checkpoint, which are those of its weights in f32.
 fn weight_bytes(model: &Path) -> Result<u64> {
-    let files = reptune_adapters::tensor_file::shards(model)?;
+    let files = reptune_adapters::formats::safetensors::shards(model)?;
     let length = |path| std::fs::metadata(path).map_or(0, |m: std::fs::Metadata| m.len());
     Ok(files.iter().map(length).sum())
 }
@@ -138,7 +138,7 @@ fn missing(directory: &Path, name: &str) -> Error {
 fn make(
     spec: &ModelSpec,
     s: &Settings,
-    llama: &dyn Host,
+    llama: &dyn HookedModel,
     directory: &Path,
 ) -> Result<(TuneWork, Option<reptune_adapters::DirectionSet>)> {
     let set = work::directions(spec, s.seed)?;

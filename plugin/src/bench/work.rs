@@ -3,8 +3,8 @@
 use crate::error::Result;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::direction::Provenance;
-use reptune_adapters::{Direction, DirectionSet, Error, ModelSpec, artefact};
+use reptune_adapters::steering::direction::Provenance;
+use reptune_adapters::{Direction, DirectionSet, Error, ModelSpec, files};
 use reptune_recipes::tune::Prompt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ pub(super) fn read_or_make<W: Serialize + DeserializeOwned>(
 ) -> Result<(W, Option<DirectionSet>)> {
     let (path, beside) = (directory.join(FILE), directory.join(DIRECTIONS));
     if path.is_file() {
-        let work = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
+        let work = serde_json::from_slice(&files::read(&path)?).map_err(|e| {
             let place = format!("line {}", e.line());
             let hint = "name another directory, and a workload is made there";
             Error::content(&path, place, "a workload of this kind", e.to_string(), hint)
@@ -92,7 +92,7 @@ pub(super) fn read_or_make<W: Serialize + DeserializeOwned>(
         set.save(&beside)?;
     }
     let text = serde_json::to_vec(&work).unwrap_or_default();
-    artefact::write_atomically(&path, |w| w.write_all(&text))?;
+    files::write_atomically(&path, |w| w.write_all(&text))?;
     Ok((work, directions))
 }
 
@@ -121,7 +121,7 @@ impl Item {
 #[allow(missing_docs)]
 pub struct TuneWork {
     pub kind: String,
-    pub mode: reptune_adapters::loss::Mode,
+    pub mode: reptune_adapters::lora::loss::Mode,
     pub tuning: reptune_recipes::recipe::Tuning,
     pub seed: u64,
     /// `soft`, `right` or `wrong`.

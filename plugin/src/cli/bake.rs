@@ -112,13 +112,13 @@ fn model_directory(model: &Path) -> &Path {
 fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximation>) {
     for (name, bytes) in &report.bytes {
         let biases = report.biases.get(name.trim_end_matches(".uqff"));
-        let sites = biases.into_iter().flatten();
-        let sites: Vec<String> = sites.map(|(s, n)| format!("{s} (norm {n:.2})")).collect();
-        let sites = match sites.as_slice() {
+        let modules = biases.into_iter().flatten();
+        let modules: Vec<String> = modules.map(|(s, n)| format!("{s} (norm {n:.2})")).collect();
+        let modules = match modules.as_slice() {
             [] => String::new(),
-            sites => format!(", biases at {}", sites.join(", ")),
+            modules => format!(", biases at {}", modules.join(", ")),
         };
-        println!("{}: {bytes} bytes{sites}", a.out.join(name).display());
+        println!("{}: {bytes} bytes{modules}", a.out.join(name).display());
     }
     if let Some(left) = report.left {
         println!("the direction is ablated everywhere; {left:.1e} of it is still written");

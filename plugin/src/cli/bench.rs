@@ -80,7 +80,7 @@ fn make_model(a: &flag::MakeModel) -> Result<Value> {
 
 fn tune(a: &flag::Tune) -> Result<Value> {
     let letters = match a.mode.label() {
-        reptune_adapters::loss::Label::Soft => 2,
+        reptune_adapters::lora::loss::Label::Soft => 2,
         _ => 1,
     };
     let batch = (a.prompts / letters).max(1);

@@ -5,8 +5,8 @@ use crate::llama::Llama;
 use crate::{hub, prompts};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use reptune_adapters::direction::LAYER_CONVENTION;
-use reptune_adapters::{Host, artefact};
+use reptune_adapters::steering::direction::LAYER_CONVENTION;
+use reptune_adapters::{HookedModel, files, formats::tables};
 use reptune_recipes::Chat;
 use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
@@ -49,8 +49,8 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         ),
     ]);
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
-    artefact::sort_metadata(&mut file);
-    artefact::write_atomically(&a.out, |w| w.write_all(&file))?;
+    tables::sort_metadata(&mut file);
+    files::write_atomically(&a.out, |w| w.write_all(&file))?;
     println!(
         "{}: {} prompts, {} layers",
         a.out.display(),

@@ -4,10 +4,10 @@ use super::{bar, flags};
 use crate::llama::{LlamaConfig, model_spec};
 use crate::{gguf, hub};
 use anyhow::{Result, bail};
-use reptune_adapters::direction::LAYER_CONVENTION;
-use reptune_adapters::exchange::control_vector::{self, Length};
-use reptune_adapters::exchange::{self, lora, svec};
-use reptune_adapters::gguf::Gguf;
+use reptune_adapters::formats::gguf::Gguf;
+use reptune_adapters::steering::direction::LAYER_CONVENTION;
+use reptune_adapters::steering::exchange::control_vector::{self, Length};
+use reptune_adapters::steering::exchange::{self, lora, svec};
 use reptune_adapters::{ModelSpec, peft};
 use serde_json::json;
 use std::path::Path;
@@ -173,7 +173,7 @@ fn adapter(a: &flags::Convert) -> Result<Told> {
     let update = peft::load(&a.from, &spec)?;
     lora::write(&a.out, &update, &spec)?;
     Ok((
-        format!("a LoRA of {} weights for llama.cpp", update.sites.len()),
+        format!("a LoRA of {} weights for llama.cpp", update.modules.len()),
         vec![
             "rows of B of q_proj and k_proj are in llama.cpp's order".into(),
             "left out: what adapter_config.json says beside ranks and alphas".into(),
@@ -187,7 +187,7 @@ fn gguf_adapter(a: &flags::Convert) -> Result<Told> {
     let update = lora::read(&a.from, &spec)?;
     peft::save(&a.out, &update, &spec.name)?;
     Ok((
-        format!("a PEFT adapter of {} weights", update.sites.len()),
+        format!("a PEFT adapter of {} weights", update.modules.len()),
         vec!["rows of B of q_proj and k_proj are in Hugging Face's order again".into()],
     ))
 }

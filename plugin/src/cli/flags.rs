@@ -14,8 +14,8 @@ pub use loading::{Loading, Place};
 
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use reptune_adapters::RowRule;
-use reptune_adapters::loss::Mode;
+use reptune_adapters::Positions;
+use reptune_adapters::lora::loss::Mode;
 use reptune_recipes::recipe::Way;
 use std::path::PathBuf;
 
@@ -131,7 +131,7 @@ pub struct Tune {
     /// Tune this mode only: truth, lie, in+, in-, "in+ & truth", "in- & lie", out
     #[arg(long, value_parser = mode)]
     pub mode: Option<Mode>,
-    /// Start from this PEFT adapter instead of zero
+    /// Resume from this PEFT adapter instead of zero
     #[arg(long, value_name = "DIR")]
     pub adapter_init: Option<PathBuf>,
 }
@@ -262,7 +262,7 @@ pub struct Steering {
     pub site: Site,
     /// Rows: all, prompt, generated, last:K, positions:P,Q,.., window:A..B
     #[arg(long, default_value = "all", allow_hyphen_values = true)]
-    pub rows: RowRule,
+    pub rows: Positions,
     /// Go on where the steering changes nothing, which is an error otherwise
     #[arg(long, requires = "directions")]
     pub allow_no_effect: bool,

@@ -5,7 +5,8 @@ use crate::llama::Llama;
 use crate::{hub, prompts};
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
-    DirectionSet, Host, Intervention, LowRankUpdate, ModelSpec, Operator, Point, RowRule, peft,
+    Adapter, DirectionSet, HookPoint, HookedModel, Intervention, ModelSpec, Operator, Positions,
+    peft,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -21,7 +22,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let operator = match a.operator {
         flags::Operator::Add => Operator::Add,
         flags::Operator::Ablate => Operator::Ablate,
-        flags::Operator::Turn => Operator::Turn,
+        flags::Operator::AddNormPreserving => Operator::AddNormPreserving,
         flags::Operator::Clamp => Operator::Clamp,
     };
     let set = DirectionSet::open_for(file, operator)?;
@@ -30,11 +31,11 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     if a.strength.is_some() && operator != Operator::Add {
         bail!("--strength: expected --operator add, found another; give a coeff instead");
     }
-    let point = match a.site {
-        flags::Site::Output => Point::Output,
-        flags::Site::Middle => Point::Middle,
-        flags::Site::Input => Point::Input,
-        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
+    let point = match a.module {
+        flags::TargetModule::Output => HookPoint::ResidPost,
+        flags::TargetModule::Middle => HookPoint::ResidMid,
+        flags::TargetModule::Input => HookPoint::ResidPre,
+        flags::TargetModule::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
     };
     let coeff = match a.fraction {
         Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),
@@ -54,23 +55,23 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     Ok(Some(intervention.at(point).on(a.rows.clone())))
 }
 
-/// One direction ablated at every site.
+/// One direction ablated at every module.
 fn everywhere(
     a: &flags::Steering,
     set: &DirectionSet,
     layers: &[usize],
     spec: &ModelSpec,
 ) -> Result<Intervention> {
-    let ablate = a.operator == flags::Operator::Ablate && a.rows == RowRule::All;
+    let ablate = a.operator == flags::Operator::Ablate && a.rows == Positions::All;
     let &[layer] = layers else {
         bail!(
-            "--site everywhere: expected one layer, whose direction is ablated at every site, found --layers {}",
+            "--module everywhere: expected one layer, whose direction is ablated at every module, found --layers {}",
             a.layers.as_deref().unwrap_or_default()
         );
     };
     if !ablate {
         bail!(
-            "--site everywhere: expected --operator ablate on all rows, found something else; an addition would be made anew at every site"
+            "--module everywhere: expected --operator ablate on all rows, found something else; an addition would be made anew at every module"
         );
     }
     Ok(Intervention::ablation_everywhere(set, layer, spec.layers)?)
@@ -82,10 +83,10 @@ const PROBED: usize = 4;
 /// Sees that the intervention that was typed changes something on the first of `prompts`.
 pub fn check_effect(
     a: &flags::Steering,
-    host: &dyn Host,
+    host: &dyn HookedModel,
     interventions: &[Intervention],
     prompts: &[Vec<u32>],
-    low_rank: Option<&LowRankUpdate>,
+    adapter: Option<&Adapter>,
 ) -> Result<()> {
     let wanted = match a.allow_no_effect {
         true => NoEffect::Allow,
@@ -93,7 +94,7 @@ pub fn check_effect(
     };
     let few = &prompts[..prompts.len().min(PROBED)];
     for intervention in interventions {
-        probe(host, intervention, few, low_rank, 2)?
+        probe(host, intervention, few, adapter, 2)?
             .require(wanted)
             .map_err(|e| anyhow!("{e}; --allow-no-effect goes on all the same"))?;
     }
@@ -101,7 +102,7 @@ pub fn check_effect(
 }
 
 /// The adapter that was typed, checked against the model.
-pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<LowRankUpdate>> {
+pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<Adapter>> {
     Ok(directory.map(|d| peft::load(d, spec)).transpose()?)
 }
 
@@ -117,7 +118,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
     let chat = Chat::load(&directory)?;
     let interventions: Vec<Intervention> =
         steering(&a.steering, llama.spec())?.into_iter().collect();
-    let low_rank = adapter(a.adapter.as_deref(), llama.spec())?;
+    let adapter = adapter(a.adapter.as_deref(), llama.spec())?;
     let sampling = match a.temperature {
         None => Sampling::Greedy,
         Some(temperature) => Sampling::Temperature {
@@ -127,7 +128,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
     };
     let how = Generation {
         interventions: &interventions,
-        low_rank: low_rank.as_ref(),
+        adapter: adapter.as_ref(),
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
         sampling,
@@ -137,7 +138,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
         .iter()
         .map(|p| p.ids(&chat))
         .collect::<reptune_recipes::Result<Vec<_>>>()?;
-    check_effect(&a.steering, &llama, &interventions, &ids, low_rank.as_ref())?;
+    check_effect(&a.steering, &llama, &interventions, &ids, adapter.as_ref())?;
     let bar = bar(ids.len(), "generate");
     let tokens = continue_prompts(&llama, &ids, &how, &mut |done| {
         bar.set_position(done as u64)

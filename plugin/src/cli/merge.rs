@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, peft};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, peft};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::Way;
 use reptune_recipes::report::{Survived, aligned, survival_table};
@@ -52,11 +52,11 @@ fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if a.json {
-        let site = |(site, m): (&Site, &MergedSite)| json!({"site": site.to_string(), "delta_norm": m.delta_norm, "weight_norm": m.weight_norm, "changed": m.changed});
-        let sites: Vec<_> = report.sites.iter().map(site).collect();
+        let module = |(module, m): (&TargetModule, &MergedSite)| json!({"module": module.to_string(), "delta_norm": m.delta_norm, "weight_norm": m.weight_norm, "changed": m.changed});
+        let modules: Vec<_> = report.modules.iter().map(module).collect();
         println!(
             "{}",
-            json!({"out": a.out, "files": report.files, "sites": sites})
+            json!({"out": a.out, "files": report.files, "modules": modules})
         );
         return Ok(());
     }
@@ -64,10 +64,13 @@ fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
         "{}: {} files, {} weights changed",
         a.out.display(),
         report.files,
-        report.sites.len()
+        report.modules.len()
     );
-    if let Some((site, ratio)) = report.largest() {
-        println!("largest change: {site}, {:.2} % of its norm", 100. * ratio);
+    if let Some((module, ratio)) = report.largest() {
+        println!(
+            "largest change: {module}, {:.2} % of its norm",
+            100. * ratio
+        );
     }
     Ok(())
 }
@@ -76,7 +79,7 @@ fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
 struct Quantized<'a> {
     a: &'a flags::Merge,
     source: Source,
-    update: LowRankUpdate,
+    update: Adapter,
     measured: Option<Measured>,
 }
 
@@ -114,7 +117,7 @@ impl<'a> Quantized<'a> {
                 several.len()
             ),
         };
-        let retune = |host: &dyn Host| self.tune(host);
+        let retune = |host: &dyn HookedModel| self.tune(host);
         let shown = bar(self.source.spec.layers, "merge");
         let report = self
             .ways(&retune)
@@ -144,7 +147,7 @@ impl<'a> Quantized<'a> {
         };
         let all = candidates(self.source.spec.hidden, ways);
         let shown = bar(all.len(), "try");
-        let retune = |host: &dyn Host| self.tune(host);
+        let retune = |host: &dyn HookedModel| self.tune(host);
         let (tried, taken) = auto(
             (&self.ways(&retune), &all),
             (&session.llama, &exam),
@@ -179,7 +182,7 @@ impl<'a> Quantized<'a> {
     }
 
     /// Tunes the recipe's mode on `host`.
-    fn tune(&self, host: &dyn Host) -> crate::Result<LowRankUpdate> {
+    fn tune(&self, host: &dyn HookedModel) -> crate::Result<Adapter> {
         let (Some(measured), Some(mode)) = (&self.measured, self.a.mode) else {
             return Err(missing("--mode and --recipe"));
         };
@@ -210,12 +213,12 @@ impl<'a> Quantized<'a> {
     ) -> Result<()> {
         let rows = self.rows((way, wanted), report)?;
         if self.a.json {
-            let sites: Vec<Value> = report
-                .sites
+            let modules: Vec<Value> = report
+                .modules
                 .iter()
                 .map(|(s, v)| {
                     json!({
-                        "site": s.to_string(), "type": v.stored.to_string(), "bits": v.bits,
+                        "module": s.to_string(), "type": v.stored.to_string(), "bits": v.bits,
                         "delta_norm": v.delta_norm, "step_norm": v.step_norm,
                         "cosine": v.cosine, "share": v.share, "noise": v.noise,
                     })
@@ -233,7 +236,7 @@ impl<'a> Quantized<'a> {
             println!(
                 "{}",
                 json!({"out": self.a.out, "way": way.name(), "bytes": report.bytes, "bits": report.bits,
-                    "types": report.types, "sites": sites, "tried": tried, "models": rows})
+                    "types": report.types, "modules": modules, "tried": tried, "models": rows})
             );
             return Ok(());
         }
@@ -279,8 +282,8 @@ impl<'a> Quantized<'a> {
         let name = wanted.map_or("as it was".to_owned(), |t| t.to_string());
         let room = tempfile::tempdir()?;
         let base = room.path().join("base");
-        let none = LowRankUpdate::default();
-        let retune = |host: &dyn Host| self.tune(host);
+        let none = Adapter::default();
+        let retune = |host: &dyn HookedModel| self.tune(host);
         let plain = Ways {
             update: &none,
             ..self.ways(&retune)
@@ -354,12 +357,12 @@ fn missing(flags: &str) -> Error {
 
 fn site_table(report: &QuantizedReport) -> String {
     let head = [
-        "site", "type", "bits", "delta", "step", "cosine", "norm", "noise",
+        "module", "type", "bits", "delta", "step", "cosine", "norm", "noise",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for (site, s) in &report.sites {
+    for (module, s) in &report.modules {
         rows.push(vec![
-            site.to_string(),
+            module.to_string(),
             s.stored.to_string(),
             format!("{:.2}", s.bits),
             format!("{:.4}", s.delta_norm),

@@ -4,7 +4,7 @@ use super::{bar, flags};
 use crate::session::{Session, model_key};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use reptune_recipes::Recipe;
 use reptune_recipes::evaluate::wilson;
 use reptune_recipes::recipe::Without;
@@ -37,7 +37,7 @@ pub fn directory(a: &flags::Recipe, session: &Session) -> PathBuf {
 pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
     let recipe = &session.recipe;
     let nuisance = match &recipe.extraction.without {
-        Some(Without::File(path)) => artefact::read(path)?,
+        Some(Without::File(path)) => files::read(path)?,
         _ => Vec::new(),
     };
     let parts = [
@@ -47,13 +47,13 @@ pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
         format!("{:?}", session.items),
     ];
     let parts = parts.iter().map(String::as_bytes);
-    Ok(artefact::sha256(parts.chain([nuisance.as_slice()])))
+    Ok(files::sha256(parts.chain([nuisance.as_slice()])))
 }
 
 /// Writes `value` to `path`, whole or not at all.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> crate::Result<()> {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    Ok(artefact::write_atomically(path, |w| writeln!(w, "{text}"))?)
+    Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
 /// A bar of what tells its length as it goes.

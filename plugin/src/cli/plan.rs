@@ -4,8 +4,8 @@ use super::flags;
 use crate::llama::{LlamaConfig, model_spec, parse_isq};
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::GgmlDType;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Activations, ModelSpec};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{GradientCheckpointing, ModelSpec};
 use reptune_recipes::data::Items;
 use reptune_recipes::plan::{Plan, Tuned};
 use reptune_recipes::tune::Prompt;
@@ -67,7 +67,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
             json!({
                 "mode": mode, "plan": plan, "seconds": seconds(plan.work.total()),
                 "trunk_on_disk": within.trunk == reptune_recipes::trunk::Keep::Disk,
-                "recompute": within.activations == Activations::Recompute,
+                "recompute": within.activations == GradientCheckpointing::On,
             })
         });
         let all: Vec<_> = all.collect();
@@ -96,8 +96,8 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
             (Some(l), _) => format!("on disk, layer {l}, {} rows", plan.distinct),
         };
         let again = match within.activations {
-            Activations::Keep => "",
-            Activations::Recompute => ", blocks computed again in the backward",
+            GradientCheckpointing::Off => "",
+            GradientCheckpointing::On => ", blocks computed again in the backward",
         };
         let rows = [
             row("tune", mode.to_string()),
@@ -142,11 +142,11 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
 /// Parameters of the linear layers, which a quantization takes, and of the rest.
 fn sizes(spec: &ModelSpec, tied: bool) -> (u64, u64) {
     let (h, v) = (spec.hidden as u64, spec.vocab as u64);
-    let matrix = |p: &Projection| {
+    let matrix = |p: &ModuleKind| {
         let (o, i) = p.shape(spec);
         (o * i) as u64
     };
-    let block: u64 = Projection::ALL.iter().map(matrix).sum();
+    let block: u64 = ModuleKind::ALL.iter().map(matrix).sum();
     let layers = spec.layers as u64;
     let head = if tied { 0 } else { v * h };
     (layers * block + head, v * h + h + layers * 2 * h)

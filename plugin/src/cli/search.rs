@@ -5,7 +5,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result, bail};
-use reptune_adapters::{DirectionSet, Host, artefact};
+use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::extract::extract;
 use reptune_recipes::search::{Candidate, End, rungs, search as halve};
 use reptune_recipes::tune::Tuner;
@@ -77,7 +77,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
     let untuned = score(&session, &found.recipe, set, None, &mut || {})?;
     let (file, best) = (stages.path(RESULT), stages.path(BEST));
     let text = found.recipe.to_toml()?;
-    artefact::write_atomically(&best, |w| w.write_all(text.as_bytes()))?;
+    files::write_atomically(&best, |w| w.write_all(text.as_bytes()))?;
     let result = json!({
         "end": found.end, "best": found.best, "untuned": untuned, "recipe": best,
         "trials": found.trials,

@@ -8,7 +8,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Host, Intervention, Operator, artefact};
+use reptune_adapters::{DirectionSet, HookedModel, Intervention, Operator, files};
 use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::recipe::Place;
@@ -64,7 +64,7 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
         write_json(path, &selected)
     });
     measured.with_context(|| a.recipe.display().to_string())?;
-    let text = artefact::read(&file)?;
+    let text = files::read(&file)?;
     let selected: Selected = serde_json::from_slice(&text).context(RESULT)?;
     if a.json {
         println!("{}", serde_json::to_string(&selected)?);

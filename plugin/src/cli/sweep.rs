@@ -5,7 +5,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Host};
+use reptune_adapters::{DirectionSet, HookedModel};
 use reptune_recipes::Recipe;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::extract::extract;
@@ -57,7 +57,7 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
         doses: &doses,
         ways: &[Way::Plus, Way::Minus, Way::Ablate],
         rows: &recipe.steering.rows,
-        low_rank: None,
+        adapter: None,
     };
     let file = stages.path(CELLS);
     let bar = bar(1, "sweep");

@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::llama::{LlamaConfig, model_spec};
 use crate::steered::Cache;
 use crate::uqff::{self, Provenance, UQFF, UqffDirectory};
-use reptune_adapters::gguf::{Gguf, Value as Field, llama};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Site, artefact};
+use reptune_adapters::formats::gguf::{Gguf, Value as Field, llama};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{TargetModule, files};
 use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ fn key(gguf: &Path) -> Result<String> {
         let told = std::fs::metadata(&file).and_then(|m| Ok((m.len(), m.modified()?)));
         parts.push(format!("{:?}", told.ok()));
     }
-    Ok(artefact::sha256(parts.iter().map(String::as_bytes)))
+    Ok(files::sha256(parts.iter().map(String::as_bytes)))
 }
 
 /// An open GGUF of a Llama.
@@ -103,11 +103,11 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         .into_owned();
     let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, told)?;
     for layer in 0..spec.layers {
-        for projection in Projection::ALL {
-            let site = Site { layer, projection };
-            let heads = llama::heads(projection, &spec);
-            let entry = model.entry(&llama::name(site), projection.shape(&spec), heads)?;
-            file.push(uqff::index(layer, projection), &entry)?;
+        for kind in ModuleKind::ALL {
+            let module = TargetModule { layer, kind };
+            let heads = llama::heads(kind, &spec);
+            let entry = model.entry(&llama::name(module), kind.shape(&spec), heads)?;
+            file.push(uqff::index(layer, kind), &entry)?;
         }
         progress(layer + 1, spec.layers);
     }

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::uqff::{Entry, WeightType};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use reptune_adapters::gguf::{TensorInfo, llama};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{ModelSpec, Site};
+use reptune_adapters::formats::gguf::{TensorInfo, llama};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{ModelSpec, TargetModule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -22,8 +22,8 @@ impl Model {
             for norm in ["attn_norm", "ffn_norm"] {
                 known.insert(format!("blk.{layer}.{norm}.weight"));
             }
-            for projection in Projection::ALL {
-                known.insert(llama::name(Site { layer, projection }));
+            for kind in ModuleKind::ALL {
+                known.insert(llama::name(TargetModule { layer, kind }));
             }
         }
         match self.file.tensors().keys().find(|t| !known.contains(*t)) {

@@ -4,8 +4,8 @@ use super::{Inspection, counted, file, ranges};
 use crate::error::{Error, Result};
 use crate::llama::{LlamaConfig, model_spec};
 use crate::uqff::UqffFile;
-use reptune_adapters::tensor_file::{TensorFile, shards};
-use reptune_adapters::{Site, artefact, delta_file, low_rank::LowRank, peft};
+use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::{TargetModule, adapter::WeightDelta, delta_file, files, peft};
 use reptune_recipes::merged::Merged;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,9 +43,9 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
         ),
         false => (delta_file::read(path)?, "content hash: right"),
     };
-    let sites = || update.sites.keys();
-    let name = |s: &Site| {
-        s.projection
+    let modules = || update.modules.keys();
+    let name = |s: &TargetModule| {
+        s.kind
             .path()
             .rsplit('.')
             .next()
@@ -53,31 +53,34 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
             .to_owned()
     };
     let mut projections: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for site in sites() {
-        projections.entry(name(site)).or_default().push(site.layer);
+    for module in modules() {
+        projections
+            .entry(name(module))
+            .or_default()
+            .push(module.layer);
     }
     let on = projections
         .iter()
         .map(|(p, l)| format!("{p} of layers {}", ranges(l.iter().copied())));
-    let rank = |l: &LowRank| match l.full {
+    let rank = |l: &WeightDelta| match l.full {
         Some(_) => "full".to_owned(),
         None => l.rank().to_string(),
     };
     let mut rows = Vec::new();
-    for (site, l) in &update.sites {
+    for (module, l) in &update.modules {
         let delta = l.delta()?.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
         rows.push([
-            site.to_string(),
+            module.to_string(),
             rank(l),
             l.scale.to_string(),
             format!("{delta:.4}"),
         ]);
     }
     Ok(Inspection::new("adapter", checked)
-        .fact("sites", on.collect::<Vec<_>>().join("; "))
-        .fact("ranks", counted(update.sites.values().map(rank)))
+        .fact("modules", on.collect::<Vec<_>>().join("; "))
+        .fact("ranks", counted(update.modules.values().map(rank)))
         .fact("update hash", update.content_hash()?)
-        .table(["site", "rank", "scale", "delta norm"], rows))
+        .table(["module", "rank", "scale", "delta norm"], rows))
 }
 
 fn model(path: &Path) -> Result<Inspection> {
@@ -124,8 +127,8 @@ fn model(path: &Path) -> Result<Inspection> {
 
 fn run(path: &Path) -> Result<Inspection> {
     let file = path.join("stages.json");
-    let stages: BTreeMap<String, String> = serde_json::from_slice(&artefact::read(&file)?)
-        .map_err(|e| {
+    let stages: BTreeMap<String, String> =
+        serde_json::from_slice(&files::read(&file)?).map_err(|e| {
             let hint = "run the recipe again";
             Error::model(&file, "content", "stages by name", e.to_string(), hint)
         })?;

@@ -3,10 +3,10 @@
 use super::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
 use crate::uqff::{HEAD, Provenance, UqffFile, index};
-use reptune_adapters::gguf::Gguf;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::tensor_file::TensorFile;
-use reptune_adapters::{DirectionSet, Point, Site, delta_file, exchange};
+use reptune_adapters::formats::gguf::Gguf;
+use reptune_adapters::formats::safetensors::TensorFile;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{DirectionSet, HookPoint, TargetModule, delta_file, exchange};
 use std::path::Path;
 
 pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
@@ -218,7 +218,7 @@ fn provenance_facts(told: Inspection, p: &Provenance) -> Inspection {
     let steering = p.steering.iter().map(|s| {
         let layers = || ranges(s.directions.keys().copied());
         match (s.operator, s.point) {
-            (operator, Point::Everywhere) => format!("{operator} everywhere"),
+            (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
             (operator, point) => format!("{operator} {}, {point} of layers {}", s.coeff, layers()),
         }
     });
@@ -234,9 +234,9 @@ fn named(entry: usize) -> String {
         HEAD => "output head".into(),
         _ => {
             let (layer, which) = ((entry - 1) / 7, (entry - 1) % 7);
-            let projection = Projection::ALL[which];
-            debug_assert_eq!(index(layer, projection), entry);
-            Site { layer, projection }.to_string()
+            let kind = ModuleKind::ALL[which];
+            debug_assert_eq!(index(layer, kind), entry);
+            TargetModule { layer, kind }.to_string()
         }
     }
 }

@@ -3,17 +3,17 @@
 use super::rows::Read;
 use super::weight::Weight;
 use candle_core::Tensor;
-use reptune_adapters::forest::Ancestry;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::model::prefix_tree::Ancestors;
 use reptune_adapters::ops::{
-    Factors, FrozenAttention, FrozenMlp, Rotation, attention, attention_half, low_rank_linear,
+    Factors, FrozenAttention, FrozenMlp, Rotation, attention, attention_half, lora_linear,
     mlp_half, rms_norm, rotary, swiglu,
 };
-use reptune_adapters::{Activations, Cache, LowRankUpdate, Result};
+use reptune_adapters::{Adapter, GradientCheckpointing, KeyValueCache, Result};
 use std::sync::Arc;
 
 /// Hears the input of every linear layer.
-pub(super) type Listener<'a> = &'a dyn Fn(Projection, &Tensor) -> Result<()>;
+pub(super) type Listener<'a> = &'a dyn Fn(ModuleKind, &Tensor) -> Result<()>;
 
 /// Changes the rows between attention and MLP.
 pub(super) type Middle<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
@@ -22,13 +22,13 @@ pub(super) type Middle<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub rotation: &'a Rotation,
-    pub ancestry: &'a Arc<Ancestry>,
-    pub low_rank: Option<&'a LowRankUpdate>,
+    pub ancestry: &'a Arc<Ancestors>,
+    pub adapter: Option<&'a Adapter>,
     pub listener: Option<Listener<'a>>,
     pub middle: Option<Middle<'a>>,
     /// Rows that the result holds; none: all.
     pub read: Option<&'a Read>,
-    pub activations: Activations,
+    pub activations: GradientCheckpointing,
 }
 
 /// `x + o(attention(q, k, v of norm(x)))`, then `x + down(swiglu(gate, up of norm(x)))`.
@@ -38,23 +38,23 @@ pub(super) struct Block {
     eps: f64,
     /// Weights of the norms before attention and before the MLP.
     norms: [Tensor; 2],
-    /// In the order of [`Projection::ALL`].
+    /// In the order of [`ModuleKind::ALL`].
     weights: [Weight; 7],
     /// The same as halves that are one op; none where a weight itself is trained.
     halves: Option<(Arc<FrozenAttention>, Arc<FrozenMlp>)>,
 }
 
-const ATTENTION: [Projection; 4] = [
-    Projection::QProj,
-    Projection::KProj,
-    Projection::VProj,
-    Projection::OProj,
+const ATTENTION: [ModuleKind; 4] = [
+    ModuleKind::QProj,
+    ModuleKind::KProj,
+    ModuleKind::VProj,
+    ModuleKind::OProj,
 ];
 
-const MLP: [Projection; 3] = [
-    Projection::GateProj,
-    Projection::UpProj,
-    Projection::DownProj,
+const MLP: [ModuleKind; 3] = [
+    ModuleKind::GateProj,
+    ModuleKind::UpProj,
+    ModuleKind::DownProj,
 ];
 
 impl Block {
@@ -66,22 +66,22 @@ impl Block {
         weights: [Weight; 7],
     ) -> Self {
         let halves = || {
-            let of = |p: Projection| weights[p as usize].as_frozen().cloned();
+            let of = |p: ModuleKind| weights[p as usize].as_frozen().cloned();
             let attention = FrozenAttention {
                 norm: norms[0].clone(),
                 eps,
                 head_dim,
-                q: of(Projection::QProj)?,
-                k: of(Projection::KProj)?,
-                v: of(Projection::VProj)?,
-                o: of(Projection::OProj)?,
+                q: of(ModuleKind::QProj)?,
+                k: of(ModuleKind::KProj)?,
+                v: of(ModuleKind::VProj)?,
+                o: of(ModuleKind::OProj)?,
             };
             let mlp = FrozenMlp {
                 norm: norms[1].clone(),
                 eps,
-                gate: of(Projection::GateProj)?,
-                up: of(Projection::UpProj)?,
-                down: of(Projection::DownProj)?,
+                gate: of(ModuleKind::GateProj)?,
+                up: of(ModuleKind::UpProj)?,
+                down: of(ModuleKind::DownProj)?,
             };
             Some((Arc::new(attention), Arc::new(mlp)))
         };
@@ -98,7 +98,12 @@ impl Block {
     /// Keys and values are computed of all rows, the rest of those that are read.
     ///
     /// Shapes: `x` (N, H), result (R, H) with R the rows that are read.
-    pub(super) fn forward(&self, x: &Tensor, cache: &mut Cache, c: Context) -> Result<Tensor> {
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        cache: &mut KeyValueCache,
+        c: Context,
+    ) -> Result<Tensor> {
         let mut x = self.attention(x, cache, &c)?;
         if let Some(change) = c.middle {
             x = change(&x)?;
@@ -106,7 +111,7 @@ impl Block {
         self.mlp(&x, &c)
     }
 
-    fn attention(&self, x: &Tensor, cache: &mut Cache, c: &Context) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor, cache: &mut KeyValueCache, c: &Context) -> Result<Tensor> {
         if let (Some((attention, _)), None) = (&self.halves, c.read)
             && !cache.keeps()
             && let Some(updates) = self.updates(c, ATTENTION)
@@ -115,8 +120,8 @@ impl Block {
             return Ok(attention_half(x, attention, updates, rows, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[0], self.eps)?;
-        let k = rotary(&self.linear(Projection::KProj, &h, c)?, c.rotation)?;
-        let v = self.linear(Projection::VProj, &h, c)?;
+        let k = rotary(&self.linear(ModuleKind::KProj, &h, c)?, c.rotation)?;
+        let v = self.linear(ModuleKind::VProj, &h, c)?;
         let (k, v) = cache.append(self.layer, k, v)?;
         let (x, h, rotation, ancestry) = match c.read {
             None => (x.clone(), h, c.rotation, c.ancestry),
@@ -125,9 +130,9 @@ impl Block {
                 (pick(x)?, pick(&h)?, &read.rotation, &read.ancestry)
             }
         };
-        let q = rotary(&self.linear(Projection::QProj, &h, c)?, rotation)?;
+        let q = rotary(&self.linear(ModuleKind::QProj, &h, c)?, rotation)?;
         let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
-        Ok((x + self.linear(Projection::OProj, &y, c)?)?)
+        Ok((x + self.linear(ModuleKind::OProj, &y, c)?)?)
     }
 
     fn mlp(&self, x: &Tensor, c: &Context) -> Result<Tensor> {
@@ -138,10 +143,10 @@ impl Block {
         }
         let h = rms_norm(x, &self.norms[1], self.eps)?;
         let y = swiglu(
-            &self.linear(Projection::GateProj, &h, c)?,
-            &self.linear(Projection::UpProj, &h, c)?,
+            &self.linear(ModuleKind::GateProj, &h, c)?,
+            &self.linear(ModuleKind::UpProj, &h, c)?,
         )?;
-        Ok((x + self.linear(Projection::DownProj, &y, c)?)?)
+        Ok((x + self.linear(ModuleKind::DownProj, &y, c)?)?)
     }
 
     /// The low-rank updates of these layers; none where a full delta is among them, or where
@@ -149,23 +154,23 @@ impl Block {
     fn updates<'a, const N: usize>(
         &self,
         c: &Context<'a>,
-        layers: [Projection; N],
+        layers: [ModuleKind; N],
     ) -> Option<[Option<Factors<'a>>; N]> {
-        let updates = layers.map(|p| c.low_rank.and_then(|l| l.at(self.layer, p)));
+        let updates = layers.map(|p| c.adapter.and_then(|l| l.at(self.layer, p)));
         let low = updates.iter().flatten().all(|u| u.full.is_none());
         (low && c.listener.is_none()).then(|| updates.map(|u| u.map(|u| (&u.a, &u.b, u.scale))))
     }
 
-    fn linear(&self, p: Projection, x: &Tensor, c: &Context) -> Result<Tensor> {
+    fn linear(&self, p: ModuleKind, x: &Tensor, c: &Context) -> Result<Tensor> {
         if let Some(hear) = c.listener {
             hear(p, x)?;
         }
         let weight = &self.weights[p as usize];
-        let update = c.low_rank.and_then(|l| l.at(self.layer, p));
+        let update = c.adapter.and_then(|l| l.at(self.layer, p));
         match (update, weight.as_frozen()) {
             (None, _) => Ok(weight.forward(x)?),
             (Some(u), Some(matrix)) if u.full.is_none() => {
-                Ok(low_rank_linear(x, matrix, (&u.a, &u.b), u.scale)?)
+                Ok(lora_linear(x, matrix, (&u.a, &u.b), u.scale)?)
             }
             (Some(u), _) => Ok((weight.forward(x)? + u.forward(x)?)?),
         }

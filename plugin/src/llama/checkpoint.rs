@@ -3,8 +3,8 @@
 use super::config::LlamaConfig;
 use crate::error::{Error, Result};
 use reptune_adapters::ModelSpec;
-use reptune_adapters::low_rank::{Projection, Site};
-use reptune_adapters::tensor_file::{TensorFile, shards};
+use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::model::{ModuleKind, TargetModule};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -119,9 +119,9 @@ fn norms(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
 }
 
 fn linears(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
-    Projection::ALL.into_iter().map(move |projection| {
-        let (o, i) = projection.shape(spec);
-        let site = Site { layer, projection };
-        (format!("{site}.weight"), vec![o, i])
+    ModuleKind::ALL.into_iter().map(move |kind| {
+        let (o, i) = kind.shape(spec);
+        let module = TargetModule { layer, kind };
+        (format!("{module}.weight"), vec![o, i])
     })
 }

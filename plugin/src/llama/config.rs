@@ -1,7 +1,7 @@
 //! `config.json` of a Llama, checked.
 
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ impl LlamaConfig {
                 "give a directory in Hugging Face layout",
             ));
         }
-        let json = serde_json::from_slice(&artefact::read(&path)?).map_err(|e| {
+        let json = serde_json::from_slice(&files::read(&path)?).map_err(|e| {
             Error::model(
                 &path,
                 format!("line {}", e.line()),

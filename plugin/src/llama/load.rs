@@ -11,7 +11,7 @@ use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
 use crate::gguf;
-use crate::steered::Cache;
+use crate::steered::KeyValueCache;
 use crate::uqff::{self, Entry, UqffFile};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
@@ -19,8 +19,8 @@ use mistralrs_quant::{
     ColumnParallelLayer, Comm, Id, QuantMethod, QuantizeOntoGuard, QuantizedSerde, ReplicatedLayer,
     RowParallelLayer, ShardedVarBuilder,
 };
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{ModelSpec, artefact};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{ModelSpec, files};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn parallel(
 }
 
 /// The linear layer `p` of a block from its entry.
-pub(super) fn linear(entry: &Entry, p: Projection) -> Result<Weight> {
+pub(super) fn linear(entry: &Entry, p: ModuleKind) -> Result<Weight> {
     let device = Device::Cpu;
     let comm = Arc::new(Comm::from_device(Id::new(), &device, 0, 1)?);
     weight(entry, Some(split(p)), DType::F32, &comm, &device)
@@ -66,9 +66,9 @@ enum Split {
     Row,
 }
 
-fn split(p: Projection) -> Split {
+fn split(p: ModuleKind) -> Split {
     match p {
-        Projection::OProj | Projection::DownProj => Split::Row,
+        ModuleKind::OProj | ModuleKind::DownProj => Split::Row,
         _ => Split::Column,
     }
 }
@@ -81,7 +81,7 @@ impl Llama {
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
         if gguf::is_gguf(path) {
-            let directory = gguf::imported(path, &Cache::open()?, &mut |_, _| {})?;
+            let directory = gguf::imported(path, &KeyValueCache::open()?, &mut |_, _| {})?;
             return Self::load(&directory, options);
         }
         options.check()?;
@@ -133,7 +133,7 @@ impl Llama {
             )?;
             Ok(Weight::frozen(quantized, false, *dtype))
         };
-        let linear = |layer: usize, p: Projection| {
+        let linear = |layer: usize, p: ModuleKind| {
             let (o, i) = p.shape(&spec);
             let vb = vb.pp(format!("model.layers.{layer}.{}", p.path()));
             quantize(match split(p) {
@@ -202,7 +202,7 @@ impl Llama {
             .pp("model.embed_tokens")
             .get((spec.vocab, spec.hidden), "weight")?;
         let head = read(uqff::HEAD, (spec.vocab, spec.hidden), None)?;
-        let linear = |layer: usize, p: Projection| {
+        let linear = |layer: usize, p: ModuleKind| {
             read(uqff::index(layer, p), p.shape(&spec), Some(split(p)))
         };
         Self::assemble(
@@ -244,7 +244,7 @@ impl Llama {
             true => embeddings.clone(),
             false => get("lm_head.weight".into())?,
         };
-        let linear = |layer: usize, p: Projection| {
+        let linear = |layer: usize, p: ModuleKind| {
             Ok(Weight::Trained(get(format!(
                 "model.layers.{layer}.{}.weight",
                 p.path()
@@ -268,11 +268,11 @@ impl Llama {
         device: Device,
         embeddings: Tensor,
         norm: impl Fn(String) -> Result<Tensor>,
-        linear: impl Fn(usize, Projection) -> Result<Weight>,
+        linear: impl Fn(usize, ModuleKind) -> Result<Weight>,
         head: Weight,
     ) -> Result<Self> {
         let block = |layer: usize| -> Result<Block> {
-            let weights: Vec<Weight> = Projection::ALL
+            let weights: Vec<Weight> = ModuleKind::ALL
                 .into_iter()
                 .map(|p| linear(layer, p))
                 .collect::<Result<_>>()?;
@@ -317,7 +317,7 @@ fn norms<'a>(
 /// # Errors
 /// When the tokenizer is missing.
 pub fn model_spec(config: &LlamaConfig, directory: &Path) -> Result<ModelSpec> {
-    let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
+    let tokenizer = files::read(&directory.join("tokenizer.json"))?;
     Ok(spec(config, &directory.display().to_string(), &tokenizer))
 }
 
@@ -335,7 +335,7 @@ fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
     );
     ModelSpec {
         name: name.to_owned(),
-        fingerprint: artefact::sha256([sizes.as_bytes(), tokenizer]),
+        fingerprint: files::sha256([sizes.as_bytes(), tokenizer]),
         layers: c.num_hidden_layers,
         hidden: c.hidden_size,
         intermediate: c.intermediate_size,

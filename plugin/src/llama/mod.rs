@@ -25,10 +25,11 @@ pub use stream::{Layer, Stream, shared_input};
 
 use block::{Block, Context};
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::forest::Marks;
+use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::ops::{in_pool, rms_norm};
 use reptune_adapters::{
-    Cache, Error, Forest, Host, Intervention, ModelSpec, Pass, Point, Request, Result, Start,
+    Error, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention, KeyValueCache,
+    ModelSpec, PrefixTree, Result, Resume,
 };
 use rotation::RotationTable;
 use rows::Rows;
@@ -49,7 +50,12 @@ pub struct Llama {
 }
 
 impl Llama {
-    fn check(&self, forest: &Forest, cache: &Cache, request: &Request) -> Result<()> {
+    fn check(
+        &self,
+        forest: &PrefixTree,
+        cache: &KeyValueCache,
+        request: &ForwardOptions,
+    ) -> Result<()> {
         let computed = cache.rows();
         self.spec.check_layers(request.capture)?;
         if let Some(start) = request.start {
@@ -59,10 +65,10 @@ impl Llama {
             self.spec
                 .check_layers(&intervention.layers().collect::<Vec<_>>())?;
         }
-        if request.interventions.len() > Marks::BITS as usize {
+        if request.interventions.len() > TokenMask::BITS as usize {
             return Err(Error::value(
                 "interventions",
-                format!("at most {}", Marks::BITS),
+                format!("at most {}", TokenMask::BITS),
                 request.interventions.len().to_string(),
                 "add up directions that act on the same rows",
             ));
@@ -118,10 +124,10 @@ impl Llama {
     /// below, nor fill a cache there.
     fn check_start(
         &self,
-        start: Start,
+        start: Resume,
         new: usize,
-        cache: &Cache,
-        request: &Request,
+        cache: &KeyValueCache,
+        request: &ForwardOptions,
     ) -> Result<()> {
         self.spec.check_layers(&[start.layer])?;
         let wrong = |expected: String, found: String| {
@@ -159,7 +165,7 @@ impl Llama {
     }
 }
 
-impl Host for Llama {
+impl HookedModel for Llama {
     fn spec(&self) -> &ModelSpec {
         &self.spec
     }
@@ -168,7 +174,12 @@ impl Host for Llama {
         &self.device
     }
 
-    fn forward(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
+    fn forward(
+        &self,
+        forest: &PrefixTree,
+        cache: &mut KeyValueCache,
+        request: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
         self.check(forest, cache, request)?;
         in_pool(|| self.run(forest, cache, request))
     }
@@ -181,14 +192,19 @@ impl Host for Llama {
 }
 
 impl Llama {
-    fn run(&self, forest: &Forest, cache: &mut Cache, request: &Request) -> Result<Pass> {
+    fn run(
+        &self,
+        forest: &PrefixTree,
+        cache: &mut KeyValueCache,
+        request: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
         let new = cache.rows()..forest.len();
         let mut rows = Rows::all(forest, new.clone(), request.interventions.len());
         let rotation = self.rotation.rows(&forest.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
             ancestry: &Arc::new(forest.ancestry(new.clone())),
-            low_rank: request.low_rank,
+            adapter: request.adapter,
             listener: None,
             middle: None,
             read: None,
@@ -196,7 +212,7 @@ impl Llama {
         };
         let mut residuals = BTreeMap::new();
         let mut leave = |x: Tensor, layer: usize, rows: &Rows| -> Result<Tensor> {
-            let x = rows.change(request.interventions, &x, Point::Output, layer)?;
+            let x = rows.change(request.interventions, &x, HookPoint::ResidPost, layer)?;
             if request.capture.contains(&layer) {
                 let picked = rows.pick(&x, request.captured)?;
                 residuals.insert(layer, picked.to_dtype(DType::F32)?);
@@ -222,7 +238,7 @@ impl Llama {
             _ => self.blocks.len(),
         };
         for layer in first..end {
-            x = rows.change(request.interventions, &x, Point::Input, layer)?;
+            x = rows.change(request.interventions, &x, HookPoint::ResidPre, layer)?;
             // Nothing above the last block looks at a row that is not asked for.
             let read = (layer + 1 == end)
                 .then(|| read_last(request, layer))
@@ -231,7 +247,8 @@ impl Llama {
                 .map(|read| rows.only(forest, &read, &rotation, &self.device))
                 .transpose()?;
             let after = read.as_ref().map_or(&rows, |(after, _)| after);
-            let middle = |x: &Tensor| after.change(request.interventions, x, Point::Middle, layer);
+            let middle =
+                |x: &Tensor| after.change(request.interventions, x, HookPoint::ResidMid, layer);
             let context = Context {
                 middle: Some(&middle),
                 read: read.as_ref().map(|(_, read)| read),
@@ -248,13 +265,13 @@ impl Llama {
             [] => None,
             wanted => Some(self.unembed(&rows.pick(&x, wanted)?)?),
         };
-        Ok(Pass { residuals, logits })
+        Ok(ForwardOutput { residuals, logits })
     }
 }
 
 /// The rows of the last block's output that are read: those whose logits are asked for,
 /// and those that are captured there; none where that is all of them.
-fn read_last(request: &Request, layer: usize) -> Option<Vec<u32>> {
+fn read_last(request: &ForwardOptions, layer: usize) -> Option<Vec<u32>> {
     let captured = request.capture.contains(&layer);
     if captured && request.captured.is_empty() {
         return None;

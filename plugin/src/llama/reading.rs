@@ -7,7 +7,7 @@ use crate::error::Result;
 use candle_core::{DType, Device, Error, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use mistralrs_quant::{ShardedSafeTensors, ShardedVarBuilder};
-use reptune_adapters::tensor_file::TensorFile;
+use reptune_adapters::formats::safetensors::TensorFile;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};

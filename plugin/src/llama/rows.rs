@@ -2,10 +2,10 @@
 //! that are read.
 
 use candle_core::{Device, Tensor};
-use reptune_adapters::forest::Ancestry;
-use reptune_adapters::intervention::apply_all;
+use reptune_adapters::model::prefix_tree::Ancestors;
 use reptune_adapters::ops::Rotation;
-use reptune_adapters::{Forest, Intervention, Point, Result};
+use reptune_adapters::steering::intervention::apply_all;
+use reptune_adapters::{HookPoint, Intervention, PrefixTree, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ pub(super) struct Read {
     /// Their numbers in the table (R,).
     pub index: Tensor,
     pub rotation: Rotation,
-    pub ancestry: Arc<Ancestry>,
+    pub ancestry: Arc<Ancestors>,
 }
 
 impl Rows {
     /// The rows `new` of `forest`.
-    pub(super) fn all(forest: &Forest, new: Range<usize>, interventions: usize) -> Self {
+    pub(super) fn all(forest: &PrefixTree, new: Range<usize>, interventions: usize) -> Self {
         let first = new.start as u32;
         let acted = |i| {
             let marked = forest.marked(i, new.clone()).into_iter();
@@ -48,7 +48,7 @@ impl Rows {
     /// `rotation` is that of these rows.
     pub(super) fn only(
         &self,
-        forest: &Forest,
+        forest: &PrefixTree,
         read: &[u32],
         rotation: &Rotation,
         device: &Device,
@@ -93,7 +93,7 @@ impl Rows {
         &self,
         interventions: &[Intervention],
         x: &Tensor,
-        point: Point,
+        point: HookPoint,
         layer: usize,
     ) -> Result<Tensor> {
         apply_all(interventions, x, point, layer, |i| self.acted[i].clone())

@@ -8,11 +8,11 @@ use super::weight::Weight;
 use crate::error::Result;
 use crate::uqff::Entry;
 use candle_core::{Device, Tensor};
-use reptune_adapters::forest::Ancestry;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::model::prefix_tree::Ancestors;
 use reptune_adapters::ops::{Rotation, rms_norm};
 use reptune_adapters::rounding::Inputs;
-use reptune_adapters::{Activations, Cache, Forest};
+use reptune_adapters::{GradientCheckpointing, KeyValueCache, PrefixTree};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct Stream {
     x: Tensor,
     rotation: Rotation,
-    ancestry: Arc<Ancestry>,
+    ancestry: Arc<Ancestors>,
     head_dim: usize,
     eps: f64,
 }
@@ -42,7 +42,7 @@ impl Stream {
     /// # Errors
     /// When a token is none of the model's.
     pub fn start(config: &LlamaConfig, embeddings: &Tensor, prompts: &[Vec<u32>]) -> Result<Self> {
-        let (forest, _) = Forest::pack(prompts);
+        let (forest, _) = PrefixTree::pack(prompts);
         let ids = Tensor::new(forest.ids(), &Device::Cpu)?;
         let rotation = RotationTable::new(config)?;
         Ok(Self {
@@ -55,7 +55,7 @@ impl Stream {
     }
 
     /// The inputs of every linear layer of the next block, whose weights (O, I) are
-    /// `weights` in the order of [`Projection::ALL`]. Layers that read the same rows
+    /// `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
     /// share an entry: that of q also serves k and v, that of gate also up.
     ///
     /// # Errors
@@ -64,10 +64,10 @@ impl Stream {
         &self,
         layer: &Layer,
         weights: &[Tensor],
-    ) -> Result<BTreeMap<Projection, Inputs>> {
+    ) -> Result<BTreeMap<ModuleKind, Inputs>> {
         let weights = weights.iter().cloned().map(Weight::Trained).collect();
         let heard = RefCell::new(BTreeMap::new());
-        let listen = |p: Projection, x: &Tensor| {
+        let listen = |p: ModuleKind, x: &Tensor| {
             if shared_input(p) == p {
                 heard.borrow_mut().insert(p, Inputs::of(x)?);
             }
@@ -78,12 +78,12 @@ impl Stream {
     }
 
     /// Goes through the next block as its `entries`, in the order of
-    /// [`Projection::ALL`], compute it.
+    /// [`ModuleKind::ALL`], compute it.
     ///
     /// # Errors
     /// When mistral.rs refuses an entry.
     pub fn advance(&mut self, layer: &Layer, entries: &[Entry]) -> Result<()> {
-        let all = entries.iter().zip(Projection::ALL);
+        let all = entries.iter().zip(ModuleKind::ALL);
         let weights = all.map(|(entry, p)| linear(entry, p));
         self.x = self.run(layer, weights.collect::<Result<_>>()?, None)?;
         Ok(())
@@ -112,21 +112,21 @@ impl Stream {
         let context = Context {
             rotation: &self.rotation,
             ancestry: &self.ancestry,
-            low_rank: None,
+            adapter: None,
             listener,
             middle: None,
             read: None,
-            activations: Activations::Keep,
+            activations: GradientCheckpointing::Off,
         };
-        Ok(block.forward(&self.x, &mut Cache::none(), context)?)
+        Ok(block.forward(&self.x, &mut KeyValueCache::none(), context)?)
     }
 }
 
 /// The first of the projections that read what `p` reads.
-pub fn shared_input(p: Projection) -> Projection {
+pub fn shared_input(p: ModuleKind) -> ModuleKind {
     match p {
-        Projection::QProj | Projection::KProj | Projection::VProj => Projection::QProj,
-        Projection::GateProj | Projection::UpProj => Projection::GateProj,
-        Projection::OProj | Projection::DownProj => p,
+        ModuleKind::QProj | ModuleKind::KProj | ModuleKind::VProj => ModuleKind::QProj,
+        ModuleKind::GateProj | ModuleKind::UpProj => ModuleKind::GateProj,
+        ModuleKind::OProj | ModuleKind::DownProj => p,
     }
 }

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::llama::{Llama, LoadOptions};
 use crate::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
-use reptune_adapters::staging::Staging;
-use reptune_adapters::{Host, LowRankUpdate};
+use reptune_adapters::files::Staging;
+use reptune_adapters::{Adapter, HookedModel};
 use reptune_recipes::recipe::Way;
 use std::path::Path;
 
@@ -64,13 +64,13 @@ pub fn candidates(row: usize, ways: &[Way]) -> Vec<(WeightType, Way)> {
 /// When a merge fails, or the update changes nothing that the exam asks. Nothing is at `out` where none was good enough.
 pub fn auto(
     (ways, merges): (&Ways, &[(WeightType, Way)]),
-    (host, exam): (&dyn Host, &Exam),
+    (host, exam): (&dyn HookedModel, &Exam),
     least: f64,
     out: &Path,
     progress: &mut dyn FnMut(usize, &str),
 ) -> Result<(Vec<Candidate>, Option<usize>)> {
     let staging = Staging::new(out)?;
-    let tuned = (host, Some(ways.update as &LowRankUpdate));
+    let tuned = (host, Some(ways.update as &Adapter));
     let base = exam.grade((host, None), None)?.behaviour;
     let whole = exam.grade(tuned, None)?.behaviour;
     if whole.kept(&base, &whole).is_none() {

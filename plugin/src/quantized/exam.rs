@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::session::Session;
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::evaluate::{
     Behaviour, Changed, LetterPrompt, alignment, divergence_from, log_odds, texts,
@@ -59,27 +59,27 @@ impl<'a> Exam<'a> {
         })
     }
 
-    /// Examines `host` under `low_rank`, beside `reference`, the same model unquantized.
+    /// Examines `host` under `adapter`, beside `reference`, the same model unquantized.
     ///
     /// # Errors
     /// When a forward fails.
     pub fn grade(
         &self,
-        (host, low_rank): (&dyn Host, Option<&LowRankUpdate>),
-        reference: Option<(&dyn Host, Option<&LowRankUpdate>)>,
+        (host, adapter): (&dyn HookedModel, Option<&Adapter>),
+        reference: Option<(&dyn HookedModel, Option<&Adapter>)>,
     ) -> Result<Grade> {
-        let changed = |host, low_rank| Changed {
-            low_rank,
+        let changed = |host, adapter| Changed {
+            adapter,
             ..Changed::base(host)
         };
-        let model = changed(host, low_rank);
+        let model = changed(host, adapter);
         let odds = log_odds(&model, &self.prompts, &mut |_| {})?;
         let tuning = &self.recipe.tuning;
         let place = (tuning.all_representation_layers(), &*tuning.all_offsets());
         let cosine = |d| alignment(&model, &self.ids, d, place);
         let divergence = match reference {
-            Some((host, low_rank)) if !self.neutral.is_empty() => {
-                let reference = changed(host, low_rank);
+            Some((host, adapter)) if !self.neutral.is_empty() => {
+                let reference = changed(host, adapter);
                 Some(divergence_from(&reference, &model, &self.neutral, &mut |_| {})?.mean)
             }
             _ => None,

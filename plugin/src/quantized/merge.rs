@@ -7,9 +7,9 @@ use crate::llama::{Layer, Stream, shared_input};
 use crate::source::Source;
 use crate::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
 use candle_core::Tensor;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{Inputs, with_feedback};
-use reptune_adapters::{LowRankUpdate, Site};
+use reptune_adapters::{Adapter, TargetModule};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub struct QuantizedMerge<'a> {
     /// Where the weights come from.
     pub source: &'a Source,
     /// What is added to them.
-    pub update: &'a LowRankUpdate,
+    pub update: &'a Adapter,
     /// What they become.
     pub types: Types,
     /// How they are rounded.
@@ -42,7 +42,7 @@ pub struct QuantizedMerge<'a> {
 /// What was done so far.
 struct Done {
     file: UqffWriter,
-    sites: BTreeMap<Site, Survival>,
+    modules: BTreeMap<TargetModule, Survival>,
     types: BTreeMap<String, usize>,
     bytes: usize,
     weights: usize,
@@ -66,7 +66,7 @@ impl QuantizedMerge<'_> {
     /// change, keeps its bytes.
     ///
     /// # Errors
-    /// When `out` holds files, a site has another shape, the way needs calibration prompts
+    /// When `out` holds files, a module has another shape, the way needs calibration prompts
     /// and there are none, a type takes no bias, or a sum is not finite. Nothing is left
     /// at `out` then.
     pub fn write(
@@ -78,13 +78,13 @@ impl QuantizedMerge<'_> {
         let (source, spec) = (self.source, &self.source.spec);
         let directory = UqffDirectory::create(out)?;
         let mut provenance = source.provenance()?;
-        if !self.update.sites.is_empty() {
+        if !self.update.modules.is_empty() {
             provenance.updates.push(self.update.content_hash()?);
         }
         let entries = 0..1 + 7 * spec.layers;
         let mut done = Done {
             file: directory.file(uqff::UQFF, entries, provenance)?,
-            sites: BTreeMap::new(),
+            modules: BTreeMap::new(),
             types: BTreeMap::new(),
             bytes: 0,
             weights: 0,
@@ -104,7 +104,7 @@ impl QuantizedMerge<'_> {
         let bytes = done.file.finish()?;
         directory.commit(spec, &source.directory, |name| source.other(name))?;
         Ok(QuantizedReport {
-            sites: done.sites,
+            modules: done.modules,
             types: done.types,
             bits: 8. * done.bytes as f64 / done.weights.max(1) as f64,
             bytes,
@@ -154,15 +154,15 @@ impl QuantizedMerge<'_> {
             )
             .into());
         }
-        for (site, low_rank) in &self.update.sites {
-            let expected = site.projection.shape(spec);
-            let found = (low_rank.b.dims()[0], low_rank.a.dims()[1]);
-            if site.layer >= spec.layers || found != expected {
+        for (module, adapter) in &self.update.modules {
+            let expected = module.kind.shape(spec);
+            let found = (adapter.b.dims()[0], adapter.a.dims()[1]);
+            if module.layer >= spec.layers || found != expected {
                 return Err(Error::model(
                     &self.source.directory,
-                    format!("weight `{site}`"),
+                    format!("weight `{module}`"),
                     format!("shape {found:?}, that of the update"),
-                    match site.layer < spec.layers {
+                    match module.layer < spec.layers {
                         true => format!("{expected:?}"),
                         false => format!("{} blocks", spec.layers),
                     },
@@ -175,11 +175,11 @@ impl QuantizedMerge<'_> {
 
     fn block(&self, layer: usize, stream: Option<&mut Stream>, done: &mut Done) -> Result<()> {
         let source = self.source;
-        let mut sites = Vec::new();
-        for projection in Projection::ALL {
-            let site = Site { layer, projection };
-            let (weight, entry) = source.weight(site)?;
-            let delta = match self.update.sites.get(&site) {
+        let mut modules = Vec::new();
+        for kind in ModuleKind::ALL {
+            let module = TargetModule { layer, kind };
+            let (weight, entry) = source.weight(module)?;
+            let delta = match self.update.modules.get(&module) {
                 Some(update) => Some(update.delta()?.to_dtype(candle_core::DType::F32)?),
                 None => None,
             };
@@ -187,9 +187,9 @@ impl QuantizedMerge<'_> {
                 Some(delta) => (&weight + delta)?,
                 None => weight.clone(),
             };
-            finite(&wanted, site, &source.directory)?;
-            sites.push(Before {
-                site,
+            finite(&wanted, module, &source.directory)?;
+            modules.push(Before {
+                module,
                 weight,
                 entry,
                 delta,
@@ -204,19 +204,19 @@ impl QuantizedMerge<'_> {
                 source.other(&name("post_attention_layernorm"))?,
             ],
         };
-        let wanted: Vec<Tensor> = sites.iter().map(|s| s.wanted.clone()).collect();
+        let wanted: Vec<Tensor> = modules.iter().map(|s| s.wanted.clone()).collect();
         let inputs = match &stream {
             Some(stream) => stream.inputs(&norms, &wanted)?,
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();
-        for before in &sites {
-            let inputs = inputs.get(&shared_input(before.site.projection));
-            let (entry, survival) = self.site(before, inputs)?;
+        for before in &modules {
+            let inputs = inputs.get(&shared_input(before.module.kind));
+            let (entry, survival) = self.module(before, inputs)?;
             if let Some(survival) = survival {
-                done.sites.insert(before.site, survival);
+                done.modules.insert(before.module, survival);
             }
-            done.push(uqff::index(layer, before.site.projection), &entry)?;
+            done.push(uqff::index(layer, before.module.kind), &entry)?;
             entries.push(entry);
         }
         if let Some(stream) = stream {
@@ -225,11 +225,15 @@ impl QuantizedMerge<'_> {
         Ok(())
     }
 
-    /// The entry of a site, and what survived if it was tuned.
-    fn site(&self, before: &Before, inputs: Option<&Inputs>) -> Result<(Entry, Option<Survival>)> {
+    /// The entry of a module, and what survived if it was tuned.
+    fn module(
+        &self,
+        before: &Before,
+        inputs: Option<&Inputs>,
+    ) -> Result<(Entry, Option<Survival>)> {
         let shape = before.wanted.dims2()?;
         let current = before.entry.as_ref().map(|e| e.layout().stored);
-        let type_ = self.types.of(before.site, current).fitted(shape);
+        let type_ = self.types.of(before.module, current).fitted(shape);
         if let (Some(entry), None) = (&before.entry, &before.delta)
             && current == Some(type_)
         {
@@ -276,22 +280,22 @@ impl QuantizedMerge<'_> {
     }
 }
 
-/// A site before it is rounded.
+/// A module before it is rounded.
 struct Before {
-    site: Site,
+    module: TargetModule,
     weight: Tensor,
     entry: Option<Entry>,
     delta: Option<Tensor>,
     wanted: Tensor,
 }
 
-fn finite(weight: &Tensor, site: Site, directory: &Path) -> Result<()> {
+fn finite(weight: &Tensor, module: TargetModule, directory: &Path) -> Result<()> {
     let sum: f32 = weight.abs()?.sum_all()?.to_scalar()?;
     match sum.is_finite() {
         true => Ok(()),
         false => Err(Error::model(
             directory,
-            format!("weight `{site}`"),
+            format!("weight `{module}`"),
             "a finite sum of weight and update",
             "numbers that are not finite",
             "the update is broken or far too large",

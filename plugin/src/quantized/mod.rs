@@ -3,7 +3,7 @@
 //! A low-rank delta is often smaller than a quantization step. Rounding it away is
 //! what this module measures ([`Survival`]), and what it works against: by rounding
 //! with feedback on calibration prompts, by folding the mean error of every layer into
-//! its bias, which mistral.rs adds at no cost, by keeping the few sites that carry the
+//! its bias, which mistral.rs adds at no cost, by keeping the few modules that carry the
 //! delta in a finer type ([`Types::keep`]), and by tuning on weights that are quantized
 //! already.
 //!

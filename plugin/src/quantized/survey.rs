@@ -4,13 +4,13 @@ use super::exam::Exam;
 use super::survival::{QuantizedReport, Survival};
 use crate::error::Result;
 use crate::session::Session;
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::evaluate::{Behaviour, Own};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::report::Survived;
 
 /// A model with what changes it.
-pub type Subject<'a> = (&'a dyn Host, Option<&'a LowRankUpdate>);
+pub type Subject<'a> = (&'a dyn HookedModel, Option<&'a Adapter>);
 
 /// Measures models on the test items of a recipe.
 pub struct Survey<'a> {
@@ -38,10 +38,10 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// When the model fails.
-    pub fn unquantized(&self, model: &str, low_rank: Option<&LowRankUpdate>) -> Result<Survived> {
-        let subject: Subject = (&self.session.llama, low_rank);
+    pub fn unquantized(&self, model: &str, adapter: Option<&Adapter>) -> Result<Survived> {
+        let subject: Subject = (&self.session.llama, adapter);
         let reference: Subject = (&self.session.llama, None);
-        let mut row = self.row(model, subject, reference, low_rank.map(|_| subject))?;
+        let mut row = self.row(model, subject, reference, adapter.map(|_| subject))?;
         row.bits = 32.;
         let weights = row.bytes;
         row.bytes = 4 * weights;
@@ -56,15 +56,15 @@ impl<'a> Survey<'a> {
     pub fn quantized(
         &self,
         model: &str,
-        merged: &dyn Host,
-        tuned: Option<&LowRankUpdate>,
+        merged: &dyn HookedModel,
+        tuned: Option<&Adapter>,
         report: &QuantizedReport,
     ) -> Result<Survived> {
         let reference: Subject = (&self.session.llama, tuned);
         let whole = tuned.map(|_| reference);
         let row = self.row(model, (merged, None), reference, whole)?;
         let mean = |f: &dyn Fn(&Survival) -> Option<f64>| -> Option<f64> {
-            let values: Vec<f64> = report.sites.values().map(f).collect::<Option<_>>()?;
+            let values: Vec<f64> = report.modules.values().map(f).collect::<Option<_>>()?;
             let n = values.len();
             (n > 0).then(|| values.into_iter().sum::<f64>() / n as f64)
         };
@@ -83,7 +83,7 @@ impl<'a> Survey<'a> {
     fn row(
         &self,
         model: &str,
-        (host, low_rank): Subject,
+        (host, adapter): Subject,
         reference: Subject,
         whole: Option<Subject>,
     ) -> Result<Survived> {
@@ -92,12 +92,12 @@ impl<'a> Survey<'a> {
             host,
             chat: &session.chat,
             how: Generation {
-                low_rank,
+                adapter,
                 ..Generation::default()
             },
         };
         let answers = session.measure(model, &own, &session.plain(), &mut |_| {})?;
-        let grade = self.exam.grade((host, low_rank), Some(reference))?;
+        let grade = self.exam.grade((host, adapter), Some(reference))?;
         let kept = match whole {
             Some(whole) => {
                 let whole = self.exam.grade(whole, None)?.behaviour;
@@ -106,7 +106,7 @@ impl<'a> Survey<'a> {
             None => None,
         };
         let spec = host.spec();
-        let blocks: usize = reptune_adapters::low_rank::Projection::ALL
+        let blocks: usize = reptune_adapters::model::ModuleKind::ALL
             .iter()
             .map(|p| p.shape(spec))
             .map(|(o, i)| o * i)

@@ -3,11 +3,11 @@
 use crate::error::Result;
 use crate::uqff::{Entry, WeightType};
 use candle_core::Tensor;
-use reptune_adapters::Site;
+use reptune_adapters::TargetModule;
 use reptune_adapters::rounding::Inputs;
 use std::collections::BTreeMap;
 
-/// One tuned site. W is the weight before, D its delta, Q(..) what is stored, as numbers.
+/// One tuned module. W is the weight before, D its delta, Q(..) what is stored, as numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Survival {
     /// How it is stored.
@@ -32,8 +32,8 @@ pub struct Survival {
 /// What a merge into quantized weights did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedReport {
-    /// Every tuned site.
-    pub sites: BTreeMap<Site, Survival>,
+    /// Every tuned module.
+    pub modules: BTreeMap<TargetModule, Survival>,
     /// How many linear layers have which type, by name.
     pub types: BTreeMap<String, usize>,
     /// Bits per weight over all linear layers and the output head.
@@ -42,7 +42,7 @@ pub struct QuantizedReport {
     pub bytes: u64,
 }
 
-/// A site before and after.
+/// A module before and after.
 pub(super) struct Stored<'a> {
     pub before: &'a Tensor,
     pub delta: &'a Tensor,

@@ -3,17 +3,17 @@
 use super::survival::Survival;
 use crate::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
-use reptune_adapters::{ModelSpec, Site};
+use reptune_adapters::{ModelSpec, TargetModule};
 use std::collections::BTreeMap;
 
-/// One type for all, and others for some sites.
+/// One type for all, and others for some modules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Types {
-    /// Of the output head and of every site not named below; what they have already, if
+    /// Of the output head and of every module not named below; what they have already, if
     /// none is named.
     pub all: Option<WeightType>,
-    /// Of single sites.
-    pub sites: BTreeMap<Site, WeightType>,
+    /// Of single modules.
+    pub modules: BTreeMap<TargetModule, WeightType>,
 }
 
 /// Steps of a finer type, with bits per weight.
@@ -31,13 +31,13 @@ impl Types {
     pub fn all(all: Option<WeightType>) -> Self {
         Self {
             all,
-            sites: BTreeMap::new(),
+            modules: BTreeMap::new(),
         }
     }
 
-    /// The type of a site that is of type `current` now, if it is quantized.
-    pub fn of(&self, site: Site, current: Option<WeightType>) -> WeightType {
-        let named = self.sites.get(&site).copied();
+    /// The type of a module that is of type `current` now, if it is quantized.
+    pub fn of(&self, module: TargetModule, current: Option<WeightType>) -> WeightType {
+        let named = self.modules.get(&module).copied();
         named.unwrap_or_else(|| self.other(current))
     }
 
@@ -46,47 +46,48 @@ impl Types {
         self.all.or(current).unwrap_or(WeightType::F32)
     }
 
-    /// Gives the sites of `survival` finer types, step by step, always the one that loses
+    /// Gives the modules of `survival` finer types, step by step, always the one that loses
     /// most of its delta first, as long as the file grows by at most `growth`, a share of
     /// `bytes`, its size with one type for all.
     ///
-    /// What a site loses at a step is not measured anew: rounding errors are taken to
+    /// What a module loses at a step is not measured anew: rounding errors are taken to
     /// halve with every bit.
     pub fn keep(
         all: Option<WeightType>,
-        survival: &BTreeMap<Site, Survival>,
+        survival: &BTreeMap<TargetModule, Survival>,
         spec: &ModelSpec,
         (bytes, growth): (u64, f64),
     ) -> Self {
         let mut types = Self::all(all);
         let mut room = bytes as f64 * growth;
-        let mut sites: BTreeMap<Site, (f64, f64)> = survival
+        let mut modules: BTreeMap<TargetModule, (f64, f64)> = survival
             .iter()
-            .map(|(site, s)| {
+            .map(|(module, s)| {
                 (
-                    *site,
+                    *module,
                     (s.step_norm / s.delta_norm.max(f64::MIN_POSITIVE), s.bits),
                 )
             })
             .collect();
-        while let Some((&site, &(lost, bits))) = sites.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
+        while let Some((&module, &(lost, bits))) =
+            modules.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
         {
-            let (o, i) = site.projection.shape(spec);
+            let (o, i) = module.kind.shape(spec);
             let next = LADDER
                 .iter()
                 .find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
             let Some((finer, finer_bits)) = next else {
-                sites.remove(&site);
+                modules.remove(&module);
                 continue;
             };
             let price = (finer_bits - bits) * (o * i) as f64 / 8.;
             if price > room {
-                sites.remove(&site);
+                modules.remove(&module);
                 continue;
             }
             room -= price;
-            types.sites.insert(site, *finer);
-            sites.insert(site, (lost / (finer_bits - bits).exp2(), *finer_bits));
+            types.modules.insert(module, *finer);
+            modules.insert(module, (lost / (finer_bits - bits).exp2(), *finer_bits));
         }
         types
     }

@@ -8,7 +8,7 @@ use crate::llama::{Llama, LoadOptions};
 use crate::session::Session;
 use crate::source::Source;
 use crate::uqff::WeightType;
-use reptune_adapters::{Host, LowRankUpdate};
+use reptune_adapters::{Adapter, HookedModel};
 use reptune_recipes::Message;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::recipe::Way;
@@ -18,14 +18,14 @@ use std::path::Path;
 const CLAIMS: usize = 256;
 
 /// Tunes the update anew on a quantized base.
-pub type Retuner<'a> = &'a dyn Fn(&dyn Host) -> Result<LowRankUpdate>;
+pub type Retuner<'a> = &'a dyn Fn(&dyn HookedModel) -> Result<Adapter>;
 
 /// What the ways start from.
 pub struct Ways<'a> {
     /// The base.
     pub source: &'a Source,
     /// The update, tuned on it.
-    pub update: &'a LowRankUpdate,
+    pub update: &'a Adapter,
     /// Prompts that show what the layers read.
     pub calibration: &'a [Vec<u32>],
     /// How much larger `kept` may make the file, as a share.
@@ -58,7 +58,7 @@ impl Ways<'_> {
                     .merge(all, Rounded::Nearest)
                     .write(&room.path().join("plain"), progress)?;
                 let size = (plain.bytes, self.growth);
-                let types = Types::keep(wanted, &plain.sites, &self.source.spec, size);
+                let types = Types::keep(wanted, &plain.modules, &self.source.spec, size);
                 self.merge(types, Rounded::Calibrated).write(out, progress)
             }
             Way::Retuned | Way::Grafted => self.retuned(way, wanted, out, progress),
@@ -93,7 +93,7 @@ impl Ways<'_> {
         };
         let room = beside(out)?;
         let base = room.path().join("base");
-        let none = LowRankUpdate::default();
+        let none = Adapter::default();
         let quantize = QuantizedMerge {
             update: &none,
             ..self.merge(Types::all(wanted), Rounded::Calibrated)
@@ -102,8 +102,8 @@ impl Ways<'_> {
         let update = retune(&Llama::load(&base, LoadOptions::default())?)?;
         let mut types = Types::all(None);
         if way == Way::Grafted {
-            let sites = update.sites.keys().map(|s| (*s, WeightType::F32));
-            types.sites = sites.collect();
+            let modules = update.modules.keys().map(|s| (*s, WeightType::F32));
+            types.modules = modules.collect();
         }
         let merge = QuantizedMerge {
             source: &Source::open(&base)?,

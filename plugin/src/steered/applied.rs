@@ -48,7 +48,7 @@ fn read(directory: &Path) -> Result<LoraAdapter> {
         reason,
     };
     let path = directory.join("adapter_config.json");
-    let config: LoraConfig = serde_json::from_slice(&reptune_adapters::artefact::read(&path)?)
+    let config: LoraConfig = serde_json::from_slice(&reptune_adapters::files::read(&path)?)
         .map_err(|e| wrong(&path, e.to_string()))?;
     let path = directory.join("adapter_model.safetensors");
     let tensors = candle_core::safetensors::load(&path, &Device::Cpu)

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::uqff::{self, UQFF, UqffFile};
 use candle_core::Tensor;
-use reptune_adapters::tensor_file::TensorFileWriter;
-use reptune_adapters::{Error as Fault, ModelSpec, Site};
+use reptune_adapters::formats::safetensors::TensorFileWriter;
+use reptune_adapters::{Error as Fault, ModelSpec, TargetModule};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use std::path::Path;
 pub(crate) fn write(
     from: &Path,
     spec: &ModelSpec,
-    biases: &BTreeMap<Site, Tensor>,
+    biases: &BTreeMap<TargetModule, Tensor>,
     out: &Path,
 ) -> Result<()> {
     let Some(file) = UqffFile::find(from)? else {
@@ -31,14 +31,14 @@ pub(crate) fn write(
     let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
     let shown = names.iter().map(String::as_str);
     let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
-    let places: BTreeMap<usize, (Site, &Tensor)> = biases
+    let places: BTreeMap<usize, (TargetModule, &Tensor)> = biases
         .iter()
-        .map(|(site, bias)| (uqff::index(site.layer, site.projection), (*site, bias)))
+        .map(|(module, bias)| (uqff::index(module.layer, module.kind), (*module, bias)))
         .collect();
     for index in file.indices() {
         let mut entry = file.entry(index)?;
-        if let Some((site, bias)) = places.get(&index) {
-            let (shape, expected) = (entry.layout().shape, site.projection.shape(spec));
+        if let Some((module, bias)) = places.get(&index) {
+            let (shape, expected) = (entry.layout().shape, module.kind.shape(spec));
             if shape != expected {
                 let place = format!("tensor `{index}`");
                 let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));

@@ -6,7 +6,7 @@
 //! first: an entry that is not what was written is removed and written again.
 
 use crate::error::Result;
-use reptune_adapters::{Error, artefact};
+use reptune_adapters::{Error, files};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -141,7 +141,7 @@ impl Cache {
     /// When the disk is full.
     pub fn keep_note(&self, key: &str, text: &str) -> Result<()> {
         let path = self.root.join(format!("{key}.note"));
-        Ok(artefact::write_atomically(&path, |file| {
+        Ok(files::write_atomically(&path, |file| {
             std::io::Write::write_all(file, text.as_bytes())
         })?)
     }

@@ -44,7 +44,7 @@ use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected, Pipeline, SchedulerConfig};
 use mistralrs::model_builder_trait::build_model_from_pipeline;
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
-use reptune_adapters::{ModelSpec, Site, artefact, peft};
+use reptune_adapters::{ModelSpec, TargetModule, files, peft};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -190,13 +190,13 @@ impl Steered {
             Some(cache) => cache,
             None => Cache::open()?,
         };
-        let identity = artefact::sha256([
+        let identity = files::sha256([
             VERSION.as_bytes(),
             place(&directory).as_bytes(),
             model_key(&directory)?.as_bytes(),
             adapter.as_ref().map_or("", |a| &a.hash).as_bytes(),
         ]);
-        let key = |settings: &str| artefact::sha256([identity.as_bytes(), settings.as_bytes()]);
+        let key = |settings: &str| files::sha256([identity.as_bytes(), settings.as_bytes()]);
         let from = |base: &Path, settings: &str| -> Result<(PathBuf, Loaded)> {
             let file = variant(&cache, &key(settings), base, &spec, &biases)?;
             #[allow(deprecated)] // its successor makes a builder of its own
@@ -251,17 +251,17 @@ impl Adapter {
         peft::save(room.path(), &update, &spec.name)?;
         let mut parts = Vec::new();
         for name in ["adapter_config.json", "adapter_model.safetensors"] {
-            parts.push(artefact::read(&room.path().join(name))?);
+            parts.push(files::read(&room.path().join(name))?);
         }
         Ok(Self {
-            hash: artefact::sha256(parts.iter().map(Vec::as_slice)),
+            hash: files::sha256(parts.iter().map(Vec::as_slice)),
             room,
         })
     }
 }
 
 /// The biases that steer, without those that are zero.
-fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<Site, Tensor>> {
+fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<TargetModule, Tensor>> {
     let plan = BakePlan::of(spec, &steering.interventions(spec)?)?;
     if plan.embeddings.is_some() {
         return Err(Error::Bake {
@@ -272,9 +272,9 @@ fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<Site, Tensor
         });
     }
     let mut left = BTreeMap::new();
-    for (site, bias) in plan.biases {
+    for (module, bias) in plan.biases {
         if bias.to_vec1::<f32>()?.iter().any(|x| *x != 0.) {
-            left.insert(site, bias);
+            left.insert(module, bias);
         }
     }
     Ok(left)
@@ -292,16 +292,16 @@ fn variant(
     key: &str,
     base: &Path,
     spec: &ModelSpec,
-    biases: &BTreeMap<Site, Tensor>,
+    biases: &BTreeMap<TargetModule, Tensor>,
 ) -> Result<PathBuf> {
     let mut parts = vec![key.as_bytes().to_vec()];
-    for (site, bias) in biases {
-        parts.push(site.to_string().into_bytes());
+    for (module, bias) in biases {
+        parts.push(module.to_string().into_bytes());
         let mut bytes = Vec::new();
         bias.write_bytes(&mut bytes)?;
         parts.push(bytes);
     }
-    let key = artefact::sha256(parts.iter().map(Vec::as_slice));
+    let key = files::sha256(parts.iter().map(Vec::as_slice));
     let entry = cache.entry(&key, |out| biased::write(base, spec, biases, out))?;
     Ok(entry.join(UQFF))
 }

@@ -1,7 +1,7 @@
 //! What is added to the residual stream, as a user of mistral.rs writes it.
 
 use crate::error::Result;
-use reptune_adapters::{DirectionSet, Error, Intervention, ModelSpec, Operator, Point, artefact};
+use reptune_adapters::{DirectionSet, Error, HookPoint, Intervention, ModelSpec, Operator, files};
 use std::path::{Path, PathBuf};
 
 /// Directions from files, each with layers and a dose.
@@ -32,7 +32,7 @@ pub struct Part {
     hash: String,
     layers: Vec<usize>,
     dose: Option<Dose>,
-    point: Point,
+    point: HookPoint,
 }
 
 /// How much of a direction is added.
@@ -57,11 +57,11 @@ impl Steering {
         let file = file.as_ref().to_owned();
         let part = Part {
             set: DirectionSet::open(&file)?,
-            hash: artefact::sha256([artefact::read(&file)?.as_slice()]),
+            hash: files::sha256([files::read(&file)?.as_slice()]),
             file,
             layers: Vec::new(),
             dose: None,
-            point: Point::Output,
+            point: HookPoint::ResidPost,
         };
         Ok(Self { parts: vec![part] })
     }
@@ -97,7 +97,7 @@ impl Steering {
     }
 
     /// At the input of these blocks instead of their output.
-    pub fn at(self, point: Point) -> Self {
+    pub fn at(self, point: HookPoint) -> Self {
         self.last(|part| part.point = point)
     }
 
@@ -169,7 +169,7 @@ impl Part {
     }
 
     /// Where in the blocks.
-    pub fn point(&self) -> Point {
+    pub fn point(&self) -> HookPoint {
         self.point
     }
 

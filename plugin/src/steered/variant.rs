@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::session::model_key;
 use crate::source::Source;
 use crate::uqff::{UQFF, WeightType};
-use reptune_adapters::{Intervention, artefact, peft};
+use reptune_adapters::{Intervention, files, peft};
 use reptune_recipes::merge::merge;
 use std::path::{Path, PathBuf};
 
@@ -153,7 +153,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn key(parts: &[String]) -> String {
     let parts = parts.iter().map(|p| format!("{}:{p}", p.len()));
     let all: Vec<String> = parts.collect();
-    artefact::sha256([VERSION, &all.join("")].map(str::as_bytes))
+    files::sha256([VERSION, &all.join("")].map(str::as_bytes))
 }
 
 /// A hash of the names and contents of the files in `directory`.
@@ -163,7 +163,7 @@ fn files_key(directory: &Path) -> Result<String> {
     for entry in std::fs::read_dir(directory).map_err(io)? {
         let path = entry.map_err(io)?.path();
         if path.is_file() {
-            let hash = artefact::sha256([artefact::read(&path)?.as_slice()]);
+            let hash = files::sha256([files::read(&path)?.as_slice()]);
             parts.push(format!("{:?} {hash}", path.file_name()));
         }
     }

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::llama::Checkpoint;
 use candle_core::{DType, Tensor};
 use reptune_adapters::ModelSpec;
-use reptune_adapters::staging::Staging;
-use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter};
+use reptune_adapters::files::Staging;
+use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter};
 use safetensors::Dtype;
 use std::path::{Path, PathBuf};
 

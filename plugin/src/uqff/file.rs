@@ -3,8 +3,8 @@
 use super::entry::Entry;
 use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
+use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::patch;
-use reptune_adapters::tensor_file::TensorFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

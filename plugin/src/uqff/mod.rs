@@ -22,7 +22,7 @@ pub use layout::Layout;
 pub use provenance::{Digests, Floats, Provenance, Steered};
 pub use weight_type::WeightType;
 
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 
 /// Name of the file with the linear layers. Without `-0` at its end mistral.rs does
 /// not take files beside it for further shards.
@@ -33,6 +33,6 @@ pub const RESIDUAL: &str = "residual.safetensors";
 pub const HEAD: usize = 0;
 
 /// Index of the entry of a linear layer.
-pub fn index(layer: usize, projection: Projection) -> usize {
-    1 + 7 * layer + projection as usize
+pub fn index(layer: usize, kind: ModuleKind) -> usize {
+    1 + 7 * layer + kind as usize
 }

@@ -9,8 +9,8 @@ use super::entry::Entry;
 use crate::error::{Error, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use reptune_adapters::direction::{Direction, DirectionSet, LAYER_CONVENTION};
-use reptune_adapters::{Intervention, Operator, Point, artefact};
+use reptune_adapters::steering::direction::{Direction, DirectionSet, LAYER_CONVENTION};
+use reptune_adapters::{HookPoint, Intervention, Operator, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub struct Steered {
     /// What was done.
     pub operator: Operator,
     /// Where in the blocks.
-    pub point: Point,
+    pub point: HookPoint,
     /// Signed multiplier, shared out over the layers.
     pub coeff: f64,
     /// The unit direction of every layer.
@@ -220,7 +220,7 @@ impl Provenance {
             })?;
         let new = biases
             .iter()
-            .map(|(i, b)| (*i, artefact::sha256([b.as_slice()])));
+            .map(|(i, b)| (*i, files::sha256([b.as_slice()])));
         hashes.extend(new);
         Ok(self.told(text(WEIGHTS), &hashes))
     }
@@ -233,7 +233,7 @@ impl Provenance {
                 BIASES.to_owned(),
                 serde_json::to_string(biases).unwrap_or_default(),
             ),
-            (HASH.to_owned(), artefact::sha256([text.as_bytes()])),
+            (HASH.to_owned(), files::sha256([text.as_bytes()])),
             (KEY.to_owned(), text),
         ])
     }
@@ -255,16 +255,16 @@ impl Digests {
     pub fn add(&mut self, index: usize, entry: &Entry) {
         let (layout, bytes) = (entry.layout(), entry.bytes());
         let parts = [&bytes[..layout.flag], &bytes[layout.flag + 1..layout.end]];
-        self.weights.insert(index, artefact::sha256(parts));
+        self.weights.insert(index, files::sha256(parts));
         if layout.bias.is_some() {
-            let bias = artefact::sha256([&bytes[layout.end..]]);
+            let bias = files::sha256([&bytes[layout.end..]]);
             self.biases.insert(index, bias);
         }
     }
 
     fn weights_hash(&self) -> String {
         let lines = self.weights.iter().map(|(i, h)| format!("{i} {h}\n"));
-        artefact::sha256([lines.collect::<String>().as_bytes()])
+        files::sha256([lines.collect::<String>().as_bytes()])
     }
 
     /// Checks that these are the entries that `metadata` of `path` tells of, if it does.

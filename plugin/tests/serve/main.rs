@@ -10,8 +10,8 @@ use reptune::llama::{LlamaConfig, model_spec};
 use reptune::serve::{Limits, Models, Server};
 use reptune::steered::{Cache, Variant};
 use reptune::{Llama, LoadOptions, Steering};
-use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::{Host, Intervention, LowRankUpdate, Operator, low_rank::Projection, peft};
+use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::{Adapter, HookedModel, Intervention, Operator, adapter::ModuleKind, peft};
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
 use std::path::{Path, PathBuf};
@@ -50,12 +50,11 @@ fn directions(room: &Path) -> PathBuf {
 /// An adapter that changes what the mini-Llama says.
 fn adapter(room: &Path) -> PathBuf {
     let spec = model_spec(&LlamaConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
-    let mut update = LowRankUpdate::init(&spec, &[2, 3], &Projection::ALL, 4, 8., 1).expect("fits");
-    for low_rank in update.sites.values_mut() {
-        let (o, r) = low_rank.b.dims2().expect("a matrix");
+    let mut update = Adapter::init(&spec, &[2, 3], &ModuleKind::ALL, 4, 8., 1).expect("fits");
+    for adapter in update.modules.values_mut() {
+        let (o, r) = adapter.b.dims2().expect("a matrix");
         let b: Vec<f32> = (0..o * r).map(|i| 1.5 * (i as f32 * 1.7).sin()).collect();
-        low_rank.b =
-            candle_core::Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu).expect("b");
+        adapter.b = candle_core::Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu).expect("b");
     }
     let directory = room.join("adapter");
     peft::save(&directory, &update, "honest-mini").expect("saved");
@@ -106,7 +105,7 @@ fn quick() -> Limits {
 struct Ours {
     llama: Llama,
     chat: Chat,
-    update: LowRankUpdate,
+    update: Adapter,
     set: DirectionSet,
 }
 
@@ -131,7 +130,7 @@ impl Ours {
             } else {
                 &[]
             },
-            low_rank: matches!(model, "tuned" | "both").then_some(&self.update),
+            adapter: matches!(model, "tuned" | "both").then_some(&self.update),
             max_new_tokens: tokens,
             stop: &self.chat.stop,
             ..Generation::default()

@@ -3,8 +3,8 @@
 use super::changed::{Changed, batches};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use reptune_adapters::intervention::marks;
-use reptune_adapters::{Cache, DirectionSet, Forest, Request};
+use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::{DirectionSet, ForwardOptions, KeyValueCache, PrefixTree};
 
 /// Rows of one forward.
 const ROWS: usize = 2048;
@@ -24,7 +24,7 @@ pub fn alignment(
 ) -> Result<f64> {
     let (mut sum, mut count) = (0., 0usize);
     for batch in batches(prompts.iter().map(Vec::len), ROWS) {
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let mut rows = Vec::new();
         for ids in &prompts[batch] {
             let all = forest.insert(None, ids, |p| marks(model.interventions, p, ids.len()));
@@ -44,13 +44,15 @@ pub fn alignment(
                 }
             }
         }
-        let request = Request {
+        let request = ForwardOptions {
             interventions: model.interventions,
             capture: layers,
-            low_rank: model.low_rank,
-            ..Request::default()
+            adapter: model.adapter,
+            ..ForwardOptions::default()
         };
-        let pass = model.host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = model
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?;
         let rows = Tensor::new(rows.as_slice(), model.host.device())?;
         for layer in layers {
             let d = &directions.layer(*layer)?.unit;
@@ -72,7 +74,7 @@ mod tests {
     use super::super::changed::toy_changes::{steering, text};
     use super::*;
     use crate::toy::tiny;
-    use reptune_adapters::direction::{Direction, Provenance};
+    use reptune_adapters::steering::direction::{Direction, Provenance};
     use std::collections::BTreeMap;
 
     #[test]

@@ -6,7 +6,7 @@ use crate::data::Question;
 use crate::error::Result;
 use crate::generate::{Generation, generate_variants};
 use crate::recipe::Recipe;
-use reptune_adapters::{Host, Intervention};
+use reptune_adapters::{HookedModel, Intervention};
 
 /// Something that answers prompts: our own forward under some changes, or another runtime.
 pub trait Answerer {
@@ -31,7 +31,7 @@ pub trait Answerer {
 /// Our own forward.
 pub struct Own<'a> {
     /// The model.
-    pub host: &'a dyn Host,
+    pub host: &'a dyn HookedModel,
     /// Its tokenizer.
     pub chat: &'a Chat,
     /// Interventions and low-rank updates; lengths and stop tokens are set here.
@@ -78,7 +78,7 @@ impl Answerer for Own<'_> {
         Some(Changed {
             host: self.host,
             interventions: self.how.interventions,
-            low_rank: self.how.low_rank,
+            adapter: self.how.adapter,
         })
     }
 }
@@ -122,7 +122,7 @@ pub fn verdicts(texts: &[String], questions: &[Question], recipe: &Recipe) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use super::super::changed::toy_changes::{low_rank, next, steering};
+    use super::super::changed::toy_changes::{adapter, next, steering};
     use super::super::{LetterPrompt, log_odds};
     use super::*;
     use crate::toy::{directory, tiny};
@@ -156,13 +156,13 @@ mod tests {
     #[test]
     fn our_own_forward_gives_log_odds_as_it_is_changed_and_a_text_runtime_none() {
         let (toy, chat) = (tiny(), chat());
-        let (steering, update) = (steering(), low_rank());
+        let (steering, update) = (steering(), adapter());
         let own = Own {
             host: &toy,
             chat: &chat,
             how: Generation {
                 interventions: &steering,
-                low_rank: Some(&update),
+                adapter: Some(&update),
                 ..Generation::default()
             },
         };

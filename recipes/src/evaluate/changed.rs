@@ -1,28 +1,30 @@
 //! A model as it is measured: its runtime, and what changes it.
 
 use crate::error::{Error, Result};
-use reptune_adapters::intervention::marks;
-use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request};
+use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree,
+};
 use std::ops::Range;
 
 /// A model under interventions and low-rank updates, whose logits can be read.
 #[derive(Clone, Copy)]
 pub struct Changed<'a> {
     /// The model.
-    pub host: &'a dyn Host,
+    pub host: &'a dyn HookedModel,
     /// Interventions on the residual stream.
     pub interventions: &'a [Intervention],
     /// Low-rank updates.
-    pub low_rank: Option<&'a LowRankUpdate>,
+    pub adapter: Option<&'a Adapter>,
 }
 
 impl<'a> Changed<'a> {
     /// The model as it is.
-    pub fn base(host: &'a dyn Host) -> Self {
+    pub fn base(host: &'a dyn HookedModel) -> Self {
         Self {
             host,
             interventions: &[],
-            low_rank: None,
+            adapter: None,
         }
     }
 
@@ -35,7 +37,7 @@ impl<'a> Changed<'a> {
     /// When a text is empty, longer than the context or shorter than its range.
     pub(super) fn logits(&self, texts: &[&[u32]], wanted: &[Range<usize>]) -> Result<Logits> {
         let context = self.host.spec().context;
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let mut rows = Vec::with_capacity(texts.len());
         for (i, (ids, range)) in texts.iter().zip(wanted).enumerate() {
             if ids.is_empty() || ids.len() > context || range.end > ids.len() {
@@ -52,13 +54,15 @@ impl<'a> Changed<'a> {
         let mut read: Vec<u32> = rows.iter().flatten().copied().collect();
         read.sort_unstable();
         read.dedup();
-        let request = Request {
+        let request = ForwardOptions {
             interventions: self.interventions,
             logits: &read,
-            low_rank: self.low_rank,
-            ..Request::default()
+            adapter: self.adapter,
+            ..ForwardOptions::default()
         };
-        let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = self
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?;
         let (values, vocab) = match &pass.logits {
             Some(logits) => {
                 let (_, vocab) = logits.dims2()?;
@@ -125,8 +129,9 @@ pub(super) fn batches(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<
 pub(super) mod toy_changes {
     use super::*;
     use candle_core::{Device, Tensor};
-    use reptune_adapters::direction::Provenance;
-    use reptune_adapters::low_rank::{LowRank, Projection, Site};
+    use reptune_adapters::lora::WeightDelta;
+    use reptune_adapters::model::{ModuleKind, TargetModule};
+    use reptune_adapters::steering::direction::Provenance;
     use reptune_adapters::{Direction, DirectionSet, Operator};
     use std::collections::BTreeMap;
 
@@ -141,38 +146,40 @@ pub(super) mod toy_changes {
     }
 
     /// An update of one weight of block 2, of rank 1.
-    pub fn low_rank() -> LowRankUpdate {
+    pub fn adapter() -> Adapter {
         let column = |n: u32| (0..n).map(|i| (i * 5 % 7) as f32 / 7. - 0.4);
         let factor = |n: u32| Tensor::from_iter(column(n), &Device::Cpu).expect("a tensor");
         let a = factor(32).reshape((1, 32)).expect("A");
         let b = factor(32).reshape((32, 1)).expect("B");
-        let site = Site {
+        let module = TargetModule {
             layer: 2,
-            projection: Projection::OProj,
+            kind: ModuleKind::OProj,
         };
-        let sites = BTreeMap::from([(
-            site,
-            LowRank {
+        let modules = BTreeMap::from([(
+            module,
+            WeightDelta {
                 a,
                 b,
                 scale: 2.,
                 full: None,
             },
         )]);
-        LowRankUpdate { sites }
+        Adapter { modules }
     }
 
     /// Log-probabilities (V,) of the token after `ids`, from a forward of its own.
     pub fn next(model: &Changed, ids: &[u32]) -> Vec<f64> {
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let rows = forest.insert(None, ids, |i| marks(model.interventions, i, ids.len()));
-        let request = Request {
+        let request = ForwardOptions {
             interventions: model.interventions,
             logits: &rows[ids.len() - 1..],
-            low_rank: model.low_rank,
-            ..Request::default()
+            adapter: model.adapter,
+            ..ForwardOptions::default()
         };
-        let pass = model.host.forward(&forest, &mut Cache::none(), &request);
+        let pass = model
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &request);
         let logits = pass.expect("a forward").logits.expect("logits");
         let logits = logits.flatten_all().expect("one row");
         let logits: Vec<f32> = logits.to_vec1().expect("numbers");

@@ -5,7 +5,7 @@ use crate::data::Table;
 use crate::error::{Error, Result};
 use crate::recipe::Texts;
 use crate::world::{Fact, World};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 
 /// The texts: built in, or of a file, the rows of a .csv or .jsonl file, or the lines of a .txt file
 /// that are not blank.
@@ -46,7 +46,7 @@ fn plain(from: &Texts) -> Result<String> {
     let wrong = |place: &str, expected: &str, found: String| {
         Error::input(&from.file, place, expected, found, "give another file")
     };
-    let text = String::from_utf8(artefact::read(&from.file)?)
+    let text = String::from_utf8(files::read(&from.file)?)
         .map_err(|e| wrong("file", "text in UTF-8", e.utf8_error().to_string()))?;
     if text.trim().is_empty() {
         return Err(wrong("file", "text", "none".into()));

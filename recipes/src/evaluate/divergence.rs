@@ -78,7 +78,7 @@ fn kl(p: &[f32], q: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::changed::toy_changes::{low_rank, next, steering, text};
+    use super::super::changed::toy_changes::{adapter, next, steering, text};
     use super::*;
     use crate::toy::tiny;
 
@@ -93,11 +93,11 @@ mod tests {
     #[test]
     fn divergence_is_the_mean_over_all_rows_of_all_texts() {
         let toy = tiny();
-        let (steering, update) = (steering(), low_rank());
+        let (steering, update) = (steering(), adapter());
         let base = Changed::base(&toy);
         let changed = Changed {
             interventions: &steering,
-            low_rank: Some(&update),
+            adapter: Some(&update),
             ..base
         };
         let mut texts: Vec<Vec<u32>> = (0..9).map(|seed| text(60 + seed, seed)).collect();

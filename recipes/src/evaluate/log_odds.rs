@@ -87,21 +87,21 @@ pub fn log_odds(
 
 #[cfg(test)]
 mod tests {
-    use super::super::changed::toy_changes::{low_rank, next, steering, text};
+    use super::super::changed::toy_changes::{adapter, next, steering, text};
     use super::*;
     use crate::toy::tiny;
 
     #[test]
     fn log_odds_are_those_of_each_prompt_alone_under_every_change() {
         let toy = tiny();
-        let (steering, update) = (steering(), low_rank());
+        let (steering, update) = (steering(), adapter());
         let base = Changed::base(&toy);
         let steered = Changed {
             interventions: &steering,
             ..base
         };
         let tuned = Changed {
-            low_rank: Some(&update),
+            adapter: Some(&update),
             ..base
         };
         let mut prompts: Vec<LetterPrompt> = (0..80)

@@ -132,7 +132,7 @@ pub fn pooled(model: &Changed, texts: &[Vec<u32>], windows: Windows) -> Result<P
 
 #[cfg(test)]
 mod tests {
-    use super::super::changed::toy_changes::{low_rank, next, steering, text};
+    use super::super::changed::toy_changes::{adapter, next, steering, text};
     use super::*;
     use crate::toy::tiny;
 
@@ -144,11 +144,11 @@ mod tests {
     #[test]
     fn perplexity_is_that_of_a_loop_over_tokens_under_every_change() {
         let toy = tiny();
-        let (steering, update) = (steering(), low_rank());
+        let (steering, update) = (steering(), adapter());
         let base = Changed::base(&toy);
         let both = Changed {
             interventions: &steering,
-            low_rank: Some(&update),
+            adapter: Some(&update),
             ..base
         };
         let ids = text(45, 3);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn windows_follow_the_context() {
-        let mut spec = reptune_adapters::Host::spec(&tiny()).clone();
+        let mut spec = reptune_adapters::HookedModel::spec(&tiny()).clone();
         let mut windows = |context| {
             spec.context = context;
             let w = Windows::of(&spec);

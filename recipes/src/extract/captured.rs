@@ -7,7 +7,7 @@ use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Keep, Place, Recipe};
 use candle_core::{D, DType, Tensor};
-use reptune_adapters::{Cache, Forest, Host, Request};
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 
 /// Pairs whose prompts are packed into one forest.
 const PAIRS: usize = 16;
@@ -34,7 +34,7 @@ impl Captured {
     /// When a prompt is shorter than an offset, or no pair is left by the
     /// correct-only filter.
     pub fn of(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         chat: &Chat,
         recipe: &Recipe,
         claims: &[Claim],
@@ -52,7 +52,7 @@ impl Captured {
                 .flat_map(|p| [&p.positive, &p.negative])
                 .collect();
             let prompts: Vec<&[u32]> = sides.iter().map(|s| s.ids.as_slice()).collect();
-            let (forest, rows) = Forest::pack(&prompts);
+            let (forest, rows) = PrefixTree::pack(&prompts);
             let asked: Vec<u32> = sides
                 .iter()
                 .zip(&rows)
@@ -64,16 +64,16 @@ impl Captured {
                 .collect();
             read.sort_unstable();
             read.dedup();
-            let request = Request {
+            let request = ForwardOptions {
                 capture: &layers,
                 captured: &read,
                 logits: match recipe.extraction.keep {
                     Keep::Correct => &asked,
                     Keep::All => &[],
                 },
-                ..Request::default()
+                ..ForwardOptions::default()
             };
-            let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+            let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
             let answers: Vec<u32> = match (recipe.extraction.keep, &pass.logits) {
                 (Keep::Correct, Some(logits)) => logits.argmax(D::Minus1)?.to_vec1()?,
                 _ => sides.iter().map(|s| s.ids[s.answer]).collect(),

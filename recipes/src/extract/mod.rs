@@ -19,8 +19,8 @@ use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Pairing, Recipe, Without};
-use reptune_adapters::direction::Provenance;
-use reptune_adapters::{DirectionSet, Host, ModelSpec, artefact};
+use reptune_adapters::steering::direction::Provenance;
+use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, files};
 use std::collections::BTreeMap;
 
 /// What extraction gives: the directions, and how the pairs came out.
@@ -42,7 +42,7 @@ pub struct Extracted {
 /// When a prompt is shorter than the offset, no pair is left by the correct-only
 /// filter, the recipe names several places, or as [`find`].
 pub fn extract(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     chat: &Chat,
     recipe: &Recipe,
     claims: &[Claim],
@@ -116,7 +116,7 @@ fn found(
         None => String::new(),
         Some(Without::Letter) => ", without the answer letter".into(),
         Some(Without::File(path)) => {
-            let hash = artefact::sha256([artefact::read(path)?.as_slice()]);
+            let hash = files::sha256([files::read(path)?.as_slice()]);
             format!(", without the directions of sha256 {hash}")
         }
     };

@@ -6,7 +6,7 @@ use crate::recipe::{Method, On, Pca, Probe};
 use crate::toy::{chat, recipe, tiny};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::{Cache, Direction, Forest, Request};
+use reptune_adapters::{Direction, ForwardOptions, KeyValueCache, PrefixTree};
 
 const METHODS: [Method; 4] = [
     Method::MeanDifference,
@@ -226,13 +226,13 @@ fn rows_are_those_of_prompts_run_alone() {
     let found = extract(&host, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
     let pairs = pairs::Pair::all(&chat, &recipe, &items.train).expect("pairs");
     let row = |side: &pairs::Side| -> Vec<f32> {
-        let (forest, rows) = Forest::pack(&[&side.ids]);
-        let request = Request {
+        let (forest, rows) = PrefixTree::pack(&[&side.ids]);
+        let request = ForwardOptions {
             capture: &[2],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = host
-            .forward(&forest, &mut Cache::none(), &request)
+            .forward(&forest, &mut KeyValueCache::none(), &request)
             .expect("a pass");
         let rows_of: Vec<Vec<f32>> = pass.residuals[&2].to_vec2().expect("rows");
         rows_of[rows[0][side.answer - 4] as usize].clone()

@@ -4,27 +4,29 @@ use super::{Generation, ROWS};
 use crate::error::Result;
 use crate::groups::groups;
 use candle_core::Tensor;
-use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request};
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree,
+};
 use std::collections::BTreeMap;
 
 /// Keys, values and residual rows of prompts without interventions. What is steered at a
 /// layer begins there: the blocks below give every coeff and sign the same.
 pub struct Prefilled<'a> {
-    low_rank: Option<&'a LowRankUpdate>,
+    adapter: Option<&'a Adapter>,
     groups: Vec<Group>,
 }
 
 /// Prompts that were computed together.
 struct Group {
-    forest: Forest,
-    cache: Cache,
+    forest: PrefixTree,
+    cache: KeyValueCache,
     /// Rows (N, H) by layer.
     rows: BTreeMap<usize, Tensor>,
 }
 
 /// Where a forward begins.
 pub(super) struct Begun {
-    pub cache: Cache,
+    pub cache: KeyValueCache,
     pub layer: usize,
     /// Rows (N, H) of its forest at the output of `layer`.
     pub rows: Tensor,
@@ -37,19 +39,19 @@ impl<'a> Prefilled<'a> {
     /// # Errors
     /// When a layer does not exist, or the model fails.
     pub fn of(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         prompts: &[Vec<u32>],
         layers: &[usize],
-        low_rank: Option<&'a LowRankUpdate>,
+        adapter: Option<&'a Adapter>,
     ) -> Result<Self> {
         let blocks = layers.iter().max().map_or(0, |l| l + 1);
         let group = |range: std::ops::Range<usize>| {
-            let (forest, _) = Forest::pack(&prompts[range]);
-            let mut cache = Cache::keeping(blocks, forest.len());
-            let request = Request {
+            let (forest, _) = PrefixTree::pack(&prompts[range]);
+            let mut cache = KeyValueCache::keeping(blocks, forest.len());
+            let request = ForwardOptions {
                 capture: layers,
-                low_rank,
-                ..Request::default()
+                adapter,
+                ..ForwardOptions::default()
             };
             let rows = host.forward(&forest, &mut cache, &request)?.residuals;
             Ok(Group {
@@ -62,7 +64,7 @@ impl<'a> Prefilled<'a> {
             })
         };
         Ok(Self {
-            low_rank,
+            adapter,
             groups: groups(prompts, ROWS)
                 .into_iter()
                 .map(group)
@@ -76,19 +78,19 @@ impl<'a> Prefilled<'a> {
     pub(super) fn begin(
         &self,
         how: &Generation,
-        forest: &Forest,
+        forest: &PrefixTree,
         prompts: &[Vec<u32>],
         paths: &[Vec<u32>],
         layers: usize,
         room: usize,
     ) -> Result<Option<Begun>> {
-        let same = |a: Option<&LowRankUpdate>, b: Option<&LowRankUpdate>| match (a, b) {
+        let same = |a: Option<&Adapter>, b: Option<&Adapter>| match (a, b) {
             (Some(a), Some(b)) => std::ptr::eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
         let lowest = how.interventions.iter().map(Intervention::lowest).min();
         let lowest = lowest.unwrap_or(Some(layers - 1));
-        let (true, Some(lowest)) = (same(self.low_rank, how.low_rank), lowest) else {
+        let (true, Some(lowest)) = (same(self.adapter, how.adapter), lowest) else {
             return Ok(None);
         };
         for group in &self.groups {
@@ -118,7 +120,7 @@ mod tests {
     use crate::generate::generate;
     use crate::steering_tests::{prompts, set};
     use crate::toy::tiny;
-    use reptune_adapters::{Operator, Point, RowRule};
+    use reptune_adapters::{HookPoint, Operator, Positions};
 
     #[test]
     fn what_begins_at_the_steered_layer_says_the_same() -> Result<()> {
@@ -126,12 +128,12 @@ mod tests {
         let (prompts, set) = (prompts(), set(&toy, 1));
         let prefilled = Prefilled::of(&toy, &prompts, &[0, 2], None)?;
         let mut different = 0;
-        for rows in [RowRule::All, RowRule::Last(2), RowRule::Generated] {
+        for rows in [Positions::All, Positions::Last(2), Positions::Generated] {
             for (layers, point) in [
-                (vec![2], Point::Output),
-                (vec![1, 3], Point::Output),
-                (vec![2], Point::Input),
-                (vec![0], Point::Input),
+                (vec![2], HookPoint::ResidPost),
+                (vec![1, 3], HookPoint::ResidPost),
+                (vec![2], HookPoint::ResidPre),
+                (vec![0], HookPoint::ResidPre),
             ] {
                 let steering = Intervention::new(&set, &layers, 9., Operator::Add)?;
                 let steering = [steering.on(rows.clone()).at(point)];

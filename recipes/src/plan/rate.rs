@@ -4,11 +4,11 @@ use super::{Counts, Tuned};
 use crate::error::Result;
 use crate::tune::{Prompt, batches};
 use candle_core::{Device, Tensor, Var};
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{
     FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention_half, in_pool, mlp_half,
 };
-use reptune_adapters::{Activations, Forest, ModelSpec};
+use reptune_adapters::{GradientCheckpointing, ModelSpec, PrefixTree};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Tuned<'_> {
         }
         let counts = Counts::of(&prompts);
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let (forest, _) = Forest::pack(&ids);
+        let (forest, _) = PrefixTree::pack(&ids);
         let ancestry = Arc::new(forest.ancestry(0..forest.len()));
         let half = spec.head_dim / 2;
         let still = |value: f32| vec![value; forest.len() * half];
@@ -51,7 +51,7 @@ impl Tuned<'_> {
             spec: &spec,
             ..*self
         };
-        let parameters = of.sizes(&Projection::ALL) as usize;
+        let parameters = of.sizes(&ModuleKind::ALL) as usize;
         let blocks = (WEIGHTS / (4 * parameters)).clamp(1, 16);
         let blocks = (0..blocks).map(|_| block(&spec));
         let blocks = blocks.collect::<candle_core::Result<Vec<_>>>()?;
@@ -60,8 +60,8 @@ impl Tuned<'_> {
             let mut y = x.as_tensor().clone();
             for (attention, mlp) in &blocks {
                 let rows = (&rotation, &ancestry);
-                y = attention_half(&y, attention, [None; 4], rows, Activations::Keep)?;
-                y = mlp_half(&y, mlp, [None; 3], Activations::Keep)?;
+                y = attention_half(&y, attention, [None; 4], rows, GradientCheckpointing::Off)?;
+                y = mlp_half(&y, mlp, [None; 3], GradientCheckpointing::Off)?;
             }
             y.sum_all()?.backward()?;
             Ok(())
@@ -92,7 +92,7 @@ fn narrowed(spec: &ModelSpec) -> ModelSpec {
 }
 
 fn block(spec: &ModelSpec) -> candle_core::Result<(Arc<FrozenAttention>, Arc<FrozenMlp>)> {
-    let matrix = |p: Projection| -> candle_core::Result<Arc<dyn FrozenMatrix>> {
+    let matrix = |p: ModuleKind| -> candle_core::Result<Arc<dyn FrozenMatrix>> {
         let (o, i) = p.shape(spec);
         let bound = 1. / (i as f32).sqrt();
         Ok(Arc::new(Tensor::rand(-bound, bound, (o, i), &Device::Cpu)?))
@@ -103,17 +103,17 @@ fn block(spec: &ModelSpec) -> candle_core::Result<(Arc<FrozenAttention>, Arc<Fro
         norm: norm.clone(),
         eps,
         head_dim: spec.head_dim,
-        q: matrix(Projection::QProj)?,
-        k: matrix(Projection::KProj)?,
-        v: matrix(Projection::VProj)?,
-        o: matrix(Projection::OProj)?,
+        q: matrix(ModuleKind::QProj)?,
+        k: matrix(ModuleKind::KProj)?,
+        v: matrix(ModuleKind::VProj)?,
+        o: matrix(ModuleKind::OProj)?,
     };
     let mlp = FrozenMlp {
         norm,
         eps,
-        gate: matrix(Projection::GateProj)?,
-        up: matrix(Projection::UpProj)?,
-        down: matrix(Projection::DownProj)?,
+        gate: matrix(ModuleKind::GateProj)?,
+        up: matrix(ModuleKind::UpProj)?,
+        down: matrix(ModuleKind::DownProj)?,
     };
     Ok((Arc::new(attention), Arc::new(mlp)))
 }

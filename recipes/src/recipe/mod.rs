@@ -32,7 +32,7 @@ pub use survival::{Survival, Way};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
-use reptune_adapters::{Operator, artefact};
+use reptune_adapters::{Operator, files};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -111,7 +111,7 @@ impl Recipe {
     /// # Errors
     /// Names the line, and for an unknown key the nearest one that exists.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = artefact::read(path)?;
+        let bytes = files::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let mut recipe: Self = toml::from_str(&text).map_err(|e| misread(path, &text, &e))?;
         recipe.check().map_err(|wrong| {
@@ -168,7 +168,7 @@ impl Recipe {
         if !self.base.as_os_str().is_empty() {
             text = text.replace(&format!("{}/", self.base.display()), "");
         }
-        artefact::sha256([text.as_bytes()])
+        files::sha256([text.as_bytes()])
     }
 
     fn check(&self) -> std::result::Result<(), Wrong> {
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_recipe_has_one_hash_wherever_it_stands() -> Result<()> {
         let shipped = directory("recipes/honesty-llama2-13b-chat.toml");
-        let text = artefact::read(&shipped)?;
+        let text = files::read(&shipped)?;
         let hash = |folder: &str| -> Result<String> {
             let room = tempfile::tempdir().expect("a directory");
             let folder = room.path().join(folder);

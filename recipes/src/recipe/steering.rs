@@ -3,7 +3,7 @@
 use super::Wrong;
 use crate::error::Result as Done;
 use reptune_adapters::{
-    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, RowRule, Side,
+    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, Positions, Side,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ pub struct Steering {
     pub fractions: Vec<f64>,
     /// Rows.
     #[serde(default)]
-    pub rows: RowRule,
+    pub rows: Positions,
     // What follows is left out of the text that is hashed where it is not given, so
     // that recipes without it keep their hash.
     /// What is done: `add`, `turn` or `clamp`.
@@ -247,7 +247,7 @@ impl Steering {
                 let found = "`fractions`";
                 return Wrong::key("steering", "`coeff`, the projection to clamp to", found);
             }
-            Operator::Add | Operator::Turn | Operator::Clamp => {}
+            Operator::Add | Operator::AddNormPreserving | Operator::Clamp => {}
         }
         if self.gate.as_ref().is_some_and(|g| g.threshold.is_nan()) {
             return Wrong::key("steering.gate.threshold", "a number", "nan");

@@ -1,7 +1,7 @@
 //! Which quantized merges a run makes and measures.
 
 use super::Wrong;
-use reptune_adapters::loss::Mode;
+use reptune_adapters::lora::loss::Mode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,12 +15,12 @@ pub enum Way {
     Corrected,
     /// Rounded with feedback on the training claims, and the bias.
     Calibrated,
-    /// Calibrated, with finer types for the tuned sites, within the recipe's growth.
+    /// Calibrated, with finer types for the tuned modules, within the recipe's growth.
     Kept,
     /// The base is quantized first (calibrated), the update is tuned on it and merged
     /// into its weights (calibrated).
     Retuned,
-    /// The same, and the tuned sites stay unquantized.
+    /// The same, and the tuned modules stay unquantized.
     Grafted,
 }
 

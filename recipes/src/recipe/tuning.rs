@@ -1,8 +1,8 @@
 //! How the direction is tuned into the weights.
 
 use super::{Group, Schedule, UpdateKind, Wrong};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::model::ModuleKind;
 use serde::{Deserialize, Serialize};
 
 /// When tuning ends before its last epoch.
@@ -33,7 +33,7 @@ pub struct Tuning {
     pub representation_layers: Vec<usize>,
     /// Weights that are updated.
     #[serde(default = "default_projections")]
-    pub projections: Vec<Projection>,
+    pub projections: Vec<ModuleKind>,
     /// What is trained: factors, or whole weights.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdateKind,
@@ -118,8 +118,8 @@ impl Tuning {
     }
 
     /// Index of the group that a trained weight belongs to, if any.
-    pub fn group_of(&self, layer: usize, projection: Projection) -> Option<usize> {
-        self.groups.iter().position(|g| g.holds(layer, projection))
+    pub fn group_of(&self, layer: usize, kind: ModuleKind) -> Option<usize> {
+        self.groups.iter().position(|g| g.holds(layer, kind))
     }
 
     pub(super) fn check(&self) -> Result<(), Wrong> {
@@ -145,7 +145,7 @@ impl Tuning {
         {
             return Wrong::key(
                 "tuning",
-                "at least one mode, layer, projection, prompt a batch and epoch",
+                "at least one mode, layer, kind, prompt a batch and epoch",
                 "an empty list or 0",
             );
         }
@@ -197,19 +197,19 @@ impl Tuning {
         self.check_groups()
     }
 
-    /// Every group has sites, and no site has two.
+    /// Every group has modules, and no module has two.
     fn check_groups(&self) -> Result<(), Wrong> {
         for (g, group) in self.groups.iter().enumerate() {
             let place = format!("tuning.groups[{g}]");
             group.check(&place)?;
             let mut empty = true;
             for &layer in &self.layers {
-                for &projection in self.projections.iter().filter(|p| group.holds(layer, **p)) {
+                for &kind in self.projections.iter().filter(|p| group.holds(layer, **p)) {
                     empty = false;
-                    let first = self.group_of(layer, projection);
+                    let first = self.group_of(layer, kind);
                     if first.is_some_and(|first| first < g) {
-                        let found = format!("{} of layer {layer} also", projection.path());
-                        let expected = "sites that are in no earlier group";
+                        let found = format!("{} of layer {layer} also", kind.path());
+                        let expected = "modules that are in no earlier group";
                         return Wrong::key(place, expected, found);
                     }
                 }
@@ -235,8 +235,8 @@ fn is_one(window: &usize) -> bool {
     *window == 1
 }
 
-fn default_projections() -> Vec<Projection> {
-    vec![Projection::VProj, Projection::OProj]
+fn default_projections() -> Vec<ModuleKind> {
+    vec![ModuleKind::VProj, ModuleKind::OProj]
 }
 
 fn default_rank() -> usize {

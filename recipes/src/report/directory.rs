@@ -1,8 +1,8 @@
 //! A report's directory, replaced as a whole.
 
 use crate::error::Result;
-use reptune_adapters::staging::Staging;
-use reptune_adapters::{Error, artefact};
+use reptune_adapters::files::Staging;
+use reptune_adapters::{Error, files};
 use std::path::{Path, PathBuf};
 
 /// The page, which also tells a report from any other directory.
@@ -28,7 +28,7 @@ pub(super) fn replace(out: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<()> {
     let next = aside.path().join("next");
     let staging = Staging::new(&next)?;
     for (name, content) in files {
-        artefact::write_atomically(&staging.path().join(name), |w| w.write_all(content))?;
+        files::write_atomically(&staging.path().join(name), |w| w.write_all(content))?;
     }
     staging.commit()?;
     let last = aside.path().join("last");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const CAPTION: &str = "Effect kept: of what tuning changed in the unquantized model, \
 the share that is still there, the smaller of that of the answers (honest minus lies) and that of \
 the log-odds, both on the test claims. KL is that from the same model unquantized, on the neutral \
-texts. Delta: cosine and norm of what is left of it in the weights, mean over the tuned sites; noise is the \
+texts. Delta: cosine and norm of what is left of it in the weights, mean over the tuned modules; noise is the \
 rounding error at their outputs as a share of what the delta adds there.";
 
 /// One model, quantized or not.
@@ -43,7 +43,7 @@ pub struct Survived {
     pub delta_cosine: Option<f64>,
     /// Mean norm of what is left of the delta, as a share of its norm.
     pub delta_share: Option<f64>,
-    /// Mean rounding error at the outputs of tuned sites, as a share of the delta's outputs.
+    /// Mean rounding error at the outputs of tuned modules, as a share of the delta's outputs.
     pub noise: Option<f64>,
 }
 

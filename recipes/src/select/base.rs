@@ -5,10 +5,13 @@ use crate::chat::Message;
 use crate::data::{Claim, claim_question};
 use crate::error::{Error, Result};
 use crate::recipe::Selection;
-use crate::trunk::Trunk;
+use crate::trunk::ActivationCache;
 use candle_core::{D, Tensor};
-use reptune_adapters::intervention::marks;
-use reptune_adapters::{Cache, DirectionSet, Forest, Host, Intervention, Operator, Request, Start};
+use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::{
+    DirectionSet, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+    Resume,
+};
 
 /// Prompts of one forward.
 const PROMPTS: usize = 16;
@@ -28,7 +31,7 @@ pub(super) struct Base {
     /// Of each group of texts, log-probabilities of distinct rows.
     predicted: Vec<Predicted>,
     /// What lies below the layer of the last dose: the same for all doses there.
-    below: Option<Trunk>,
+    below: Option<ActivationCache>,
 }
 
 impl Base {
@@ -95,7 +98,9 @@ impl Base {
                 let asked = self.asked.iter().map(|a| &a.ids);
                 let prompts = || asked.chain(&self.texts).cloned().collect();
                 let known = self.below.take();
-                Some(Trunk::moved(known, model.host, layer, None, prompts)?)
+                Some(ActivationCache::moved(
+                    known, model.host, layer, None, prompts,
+                )?)
             }
             None => None,
         };
@@ -124,7 +129,7 @@ impl Base {
 
 /// Prompts in a forest under interventions.
 struct Packed {
-    forest: Forest,
+    forest: PrefixTree,
     /// Rows of each.
     paths: Vec<Vec<u32>>,
     /// Where a forward may begin: a layer, and its rows.
@@ -135,9 +140,9 @@ impl Packed {
     fn of<P: AsRef<[u32]>>(
         prompts: &[P],
         steering: &[Intervention],
-        below: Option<&Trunk>,
+        below: Option<&ActivationCache>,
     ) -> Result<Self> {
-        let mut forest = Forest::new();
+        let mut forest = PrefixTree::new();
         let insert = |ids: &P| {
             let ids = ids.as_ref();
             forest.insert(None, ids, |i| marks(steering, i, ids.len()))
@@ -155,18 +160,23 @@ impl Packed {
     }
 
     /// Logits of `rows` (R, V).
-    fn logits(&self, host: &dyn Host, rows: &[u32], steering: &[Intervention]) -> Result<Tensor> {
+    fn logits(
+        &self,
+        host: &dyn HookedModel,
+        rows: &[u32],
+        steering: &[Intervention],
+    ) -> Result<Tensor> {
         let start = self.start.as_ref();
-        let request = Request {
+        let request = ForwardOptions {
             interventions: steering,
             logits: rows,
-            start: start.map(|(layer, rows)| Start {
+            start: start.map(|(layer, rows)| Resume {
                 layer: *layer,
                 rows,
             }),
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = host.forward(&self.forest, &mut Cache::none(), &request)?;
+        let pass = host.forward(&self.forest, &mut KeyValueCache::none(), &request)?;
         pass.logits.ok_or_else(|| {
             reptune_adapters::Error::value(
                 "logits",
@@ -181,10 +191,10 @@ impl Packed {
 
 /// `log p(right) - log p(wrong)` after every prompt: the difference of two logits.
 pub(super) fn odds(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     asked: &[Asked],
     steering: &[Intervention],
-    below: Option<&Trunk>,
+    below: Option<&ActivationCache>,
 ) -> Result<Vec<f64>> {
     let mut odds = Vec::new();
     for some in asked.chunks(PROMPTS) {
@@ -210,10 +220,10 @@ struct Predicted {
 
 impl Predicted {
     fn of(
-        host: &dyn Host,
+        host: &dyn HookedModel,
         texts: &[Vec<u32>],
         steering: &[Intervention],
-        below: Option<&Trunk>,
+        below: Option<&ActivationCache>,
     ) -> Result<Self> {
         let packed = Packed::of(texts, steering, below)?;
         let all: Vec<u32> = (0..packed.forest.len() as u32).collect();

@@ -6,15 +6,16 @@ use crate::error::Result;
 use crate::generate::{Generation, generate};
 use crate::toy::{Toy, tiny};
 use candle_core::Tensor;
-use reptune_adapters::intervention::marks_decided;
+use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
-    Cache, Decide, Forest, Gate, Host, Intervention, Operator, Request, RowRule, Side,
+    Decide, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache, Operator, Positions,
+    PrefixTree, Side,
 };
 
 const OPERATORS: [Operator; 4] = [
     Operator::Add,
     Operator::Ablate,
-    Operator::Turn,
+    Operator::AddNormPreserving,
     Operator::Clamp,
 ];
 
@@ -25,13 +26,13 @@ fn split(toy: &Toy) -> Result<(Gate, Vec<bool>)> {
     let unit = Tensor::new(set.layer(2)?.unit.as_slice(), toy.device())?;
     let mut projections = Vec::new();
     for prompt in prompts() {
-        let (forest, rows) = Forest::pack(&[prompt]);
-        let request = Request {
+        let (forest, rows) = PrefixTree::pack(&[prompt]);
+        let request = ForwardOptions {
             capture: &[2],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let h = toy
-            .forward(&forest, &mut Cache::none(), &request)?
+            .forward(&forest, &mut KeyValueCache::none(), &request)?
             .residuals[&2]
             .clone();
         let row = h.get(rows[0][rows[0].len() - 1] as usize)?;
@@ -55,15 +56,15 @@ fn uncached(
     let open = decide(toy, &[prompt], interventions, None)?[0];
     let mut ids = prompt.to_vec();
     for _ in 0..steps {
-        let mut forest = Forest::new();
-        let mark = |i| marks_decided(interventions, open, i, prompt.len());
+        let mut forest = PrefixTree::new();
+        let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
         let rows = forest.insert(None, &ids, mark);
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
             logits: &rows[rows.len() - 1..],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = toy.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = toy.forward(&forest, &mut KeyValueCache::none(), &request)?;
         let best = pass.logits.expect("logits").argmax(1)?;
         ids.push(best.to_vec1::<u32>()?[0]);
     }
@@ -117,7 +118,7 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
     let steered = cached(&toy, std::slice::from_ref(&plain), 8)?;
     let gated = cached(
         &toy,
-        &[plain.clone().on(RowRule::All).when(gate.clone())?],
+        &[plain.clone().on(Positions::All).when(gate.clone())?],
         8,
     )?;
     for (i, open) in open.iter().enumerate() {
@@ -126,19 +127,19 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
         assert_eq!(&gated[i], expected, "prompt {i}, gate open: {open}");
     }
     // Logits too, to the bit, of prompts that the gate leaves alone.
-    let gated = [plain.on(RowRule::All).when(gate)?];
+    let gated = [plain.on(Positions::All).when(gate)?];
     let decided = decide(&toy, &prompts(), &gated, None)?;
     for (i, prompt) in prompts().iter().enumerate() {
         let logits = |interventions: &[Intervention]| -> Result<Vec<u32>> {
-            let mut forest = Forest::new();
-            let mark = |p| marks_decided(&gated, decided[i], p, prompt.len());
+            let mut forest = PrefixTree::new();
+            let mark = |p| token_mask_gated(&gated, decided[i], p, prompt.len());
             let rows = forest.insert(None, prompt, mark);
-            let request = Request {
+            let request = ForwardOptions {
                 interventions,
                 logits: &rows,
-                ..Request::default()
+                ..ForwardOptions::default()
             };
-            let pass = toy.forward(&forest, &mut Cache::none(), &request)?;
+            let pass = toy.forward(&forest, &mut KeyValueCache::none(), &request)?;
             let flat = pass.logits.expect("logits").flatten_all()?;
             Ok(flat.to_vec1::<f32>()?.iter().map(|x| x.to_bits()).collect())
         };

@@ -7,8 +7,8 @@ mod sweep;
 mod variants;
 
 use crate::toy::Toy;
-use reptune_adapters::direction::Provenance;
-use reptune_adapters::{Direction, DirectionSet, Host};
+use reptune_adapters::steering::direction::Provenance;
+use reptune_adapters::{Direction, DirectionSet, HookedModel};
 
 /// Made-up directions for all layers, of a different kind for every seed.
 pub(crate) fn set(toy: &Toy, seed: usize) -> DirectionSet {

@@ -4,7 +4,7 @@ use super::{prompts, set};
 use crate::error::Result;
 use crate::probe::{NoEffect, probe};
 use crate::toy::tiny;
-use reptune_adapters::{Decide, Gate, Intervention, Operator, Point, RowRule, Side};
+use reptune_adapters::{Decide, Gate, HookPoint, Intervention, Operator, Positions, Side};
 
 #[test]
 fn the_probe_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> {
@@ -13,20 +13,20 @@ fn the_probe_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
     let plain = Intervention::new(&set, &[1, 2], 20., Operator::Add)?;
     let effect = probe(&toy, &plain, &prompts(), None, 2)?.require(NoEffect::Refuse)?;
     assert!(effect.kl > 0. && effect.largest_kl >= effect.kl && effect.shift > 0.1);
-    for site in &effect.sites {
-        assert!(site.cos_after > site.cos_before, "{site:?}");
+    for module in &effect.modules {
+        assert!(module.cos_after > module.cos_before, "{module:?}");
     }
     let ablated = Intervention::new(&set, &[2], 0., Operator::Ablate)?;
-    for x in [ablated.clone(), ablated.at(Point::Input)] {
-        let site = &probe(&toy, &x, &prompts(), None, 1)?.sites[0];
+    for x in [ablated.clone(), ablated.at(HookPoint::ResidPre)] {
+        let module = &probe(&toy, &x, &prompts(), None, 1)?.modules[0];
         let (before, after) = (
-            site.cos_before.expect("rows"),
-            site.cos_after.expect("rows"),
+            module.cos_before.expect("rows"),
+            module.cos_after.expect("rows"),
         );
-        assert!(before.abs() > 1e-3 && after.abs() < 1e-6, "{site:?}");
+        assert!(before.abs() > 1e-3 && after.abs() < 1e-6, "{module:?}");
     }
     // Generated rows are probed too; without any there is nothing to act on.
-    let late = plain.clone().on(RowRule::Generated);
+    let late = plain.clone().on(Positions::Generated);
     assert!(probe(&toy, &late, &prompts(), None, 1)?.any());
     let none = probe(&toy, &late, &prompts(), None, 0)?;
     assert_eq!((none.rows, none.shift, none.kl), (0, 0., 0.));
@@ -35,7 +35,7 @@ fn the_probe_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
         assert!(message.to_string().contains(part), "{message}");
     }
     assert_eq!(none.clone().require(NoEffect::Allow)?, none);
-    let zero = Intervention::new(&set, &[1], 0., Operator::Turn)?;
+    let zero = Intervention::new(&set, &[1], 0., Operator::AddNormPreserving)?;
     let zero = probe(&toy, &zero, &prompts(), None, 1)?;
     assert!(zero.rows > 0 && zero.shift == 0.);
     let message = zero

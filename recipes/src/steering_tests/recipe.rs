@@ -4,7 +4,7 @@ use super::set;
 use crate::error::Result;
 use crate::recipe::{Compose, Steering};
 use crate::toy::tiny;
-use reptune_adapters::{Decide, DirectionSet, Gate, Host, Operator};
+use reptune_adapters::{Decide, DirectionSet, Gate, HookedModel, Operator};
 use std::collections::BTreeMap;
 
 #[test]
@@ -40,7 +40,7 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
     let x = table.intervention(&composed, 6., toy.spec())?;
     assert_eq!(
         (x.operator(), x.rows().to_string().as_str()),
-        (Operator::Turn, "window:-1..4")
+        (Operator::AddNormPreserving, "window:-1..4")
     );
     assert_eq!(
         x.gate().map(Gate::decide),

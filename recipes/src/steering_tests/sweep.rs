@@ -4,7 +4,9 @@ use super::{prompts, set};
 use crate::error::Result;
 use crate::sweep::{Asked, Dose, Grid, Way, sweep};
 use crate::toy::tiny;
-use reptune_adapters::{Cache, Forest, Host, Intervention, Operator, Request, RowRule};
+use reptune_adapters::{
+    ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
+};
 
 fn asked() -> Vec<Asked> {
     let one = |(i, prompt)| Asked {
@@ -27,8 +29,8 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
         layers: &layers,
         doses: &[Dose::Coeff(4.), Dose::Fraction(0.5)],
         ways: &[Way::Plus, Way::Minus, Way::Ablate],
-        rows: &RowRule::All,
-        low_rank: None,
+        rows: &Positions::All,
+        adapter: None,
     };
     let mut calls = Vec::new();
     let cells = sweep(&toy, &grid, &asked(), &file, &mut |i, n| calls.push((i, n)))?;
@@ -46,12 +48,12 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     for (question, odds) in asked().iter().zip(&cells[1].log_odds) {
         let (forest, rows) = forest_of(&question.prompt);
         let steering = [Intervention::new(&set, &[1], 4., Operator::Add)?];
-        let request = Request {
+        let request = ForwardOptions {
             interventions: &steering,
             logits: &rows[rows.len() - 1..],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = toy.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = toy.forward(&forest, &mut KeyValueCache::none(), &request)?;
         let logits: Vec<Vec<f32>> = pass.logits.expect("logits").to_vec2()?;
         let of = |i: usize| logits[0][question.labels[i] as usize];
         let expected = of(question.right) - of(1 - question.right);
@@ -74,7 +76,7 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     let again = sweep(&toy, &grid, &asked(), &file, &mut |_, _| {})?;
     assert_eq!((again[3].mean, again[3].honest), (7., 4));
     // Other rows, questions or directions are other cells.
-    let other = RowRule::Last(1);
+    let other = Positions::Last(1);
     let mut fewer = asked();
     fewer.pop();
     let turned = set.scaled(-1.)?;
@@ -115,8 +117,8 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     Ok(())
 }
 
-fn forest_of(prompt: &[u32]) -> (Forest, Vec<u32>) {
-    let mut forest = Forest::new();
+fn forest_of(prompt: &[u32]) -> (PrefixTree, Vec<u32>) {
+    let mut forest = PrefixTree::new();
     let rows = forest.insert(None, prompt, |_| 1);
     (forest, rows)
 }

@@ -4,8 +4,8 @@ use super::{prompts, set};
 use crate::error::Result;
 use crate::generate::{Generation, Prefilled, Sampling, generate, generate_variants};
 use crate::toy::tiny;
-use reptune_adapters::forest::Marks;
-use reptune_adapters::{Decide, Gate, Intervention, Operator, Point, RowRule, Side};
+use reptune_adapters::model::prefix_tree::TokenMask;
+use reptune_adapters::{Decide, Gate, HookPoint, Intervention, Operator, Positions, Side};
 use std::collections::BTreeSet;
 
 const SAMPLED: Sampling = Sampling::Temperature {
@@ -26,13 +26,13 @@ fn variants_say_together_what_they_say_alone() -> Result<()> {
         vec![act(1, 9., Operator::Add)?],
         vec![act(1, -9., Operator::Add)?],
         vec![act(1, 0., Operator::Ablate)?],
-        vec![act(1, 9., Operator::Add)?.on(RowRule::Generated)],
-        vec![act(1, 9., Operator::Add)?.on(RowRule::Last(2))],
+        vec![act(1, 9., Operator::Add)?.on(Positions::Generated)],
+        vec![act(1, 9., Operator::Add)?.on(Positions::Last(2))],
         vec![act(1, 9., Operator::Add)?.when(once)?],
         vec![act(1, 9., Operator::Add)?.when(every)?],
         vec![
             act(1, 9., Operator::Add)?,
-            act(3, 6., Operator::Turn)?.at(Point::Input),
+            act(3, 6., Operator::AddNormPreserving)?.at(HookPoint::ResidPre),
         ],
         vec![act(2, 9., Operator::Add)?],
     ];
@@ -73,7 +73,7 @@ fn variants_say_together_what_they_say_alone() -> Result<()> {
 #[test]
 fn more_variants_than_marks_and_room_grow_in_several_forests() -> Result<()> {
     let toy = tiny();
-    let (set, n) = (set(&toy, 1), Marks::BITS as usize + 10);
+    let (set, n) = (set(&toy, 1), TokenMask::BITS as usize + 10);
     let dose = |i: usize| Intervention::new(&set, &[1], 1. + i as f64, Operator::Add);
     let variants: Vec<_> = (0..n).map(|i| Ok(vec![dose(i)?])).collect::<Result<_>>()?;
     let how = Generation {

@@ -2,7 +2,7 @@
 
 use super::{Cell, Scores};
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,7 +13,7 @@ pub(super) fn resume(file: &Path) -> Result<HashMap<String, Scores>> {
     if !file.exists() {
         return Ok(HashMap::new());
     }
-    let bytes = artefact::read(file)?;
+    let bytes = files::read(file)?;
     let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
     let mut known = HashMap::new();
     for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate() {

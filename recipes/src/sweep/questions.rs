@@ -5,9 +5,12 @@ use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
 use crate::recipe::Recipe;
-use crate::trunk::Trunk;
+use crate::trunk::ActivationCache;
 use candle_core::{DType, Tensor};
-use reptune_adapters::{Cache, Forest, Host, Intervention, LowRankUpdate, Request, RowRule, Start};
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Positions, PrefixTree,
+    Resume,
+};
 
 /// Rows computed in one forward; more are done in turns.
 const ROWS: usize = 4096;
@@ -44,7 +47,7 @@ impl Asked {
 
 /// Questions of one forward.
 pub(super) struct Batch {
-    forest: Forest,
+    forest: PrefixTree,
     first: usize,
     /// The rows of each.
     paths: Vec<Vec<u32>>,
@@ -53,7 +56,7 @@ pub(super) struct Batch {
 }
 
 /// The forests of all questions: they depend on the rows, not on the dose.
-pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
+pub(super) fn batches(asked: &[Asked], rule: &Positions) -> Result<Vec<Batch>> {
     if asked.is_empty() {
         return Err(wrong("questions", "at least one", "none"));
     }
@@ -68,7 +71,7 @@ pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
         let full = batches.last().is_none_or(|b| b.forest.len() + n > ROWS);
         if full {
             batches.push(Batch {
-                forest: Forest::new(),
+                forest: PrefixTree::new(),
                 first: i,
                 paths: Vec::new(),
                 last: Vec::new(),
@@ -87,7 +90,7 @@ pub(super) fn batches(asked: &[Asked], rule: &RowRule) -> Result<Vec<Batch>> {
 /// What lies below the steered layers, computed once for all that is done above.
 #[derive(Default)]
 pub(super) struct Below {
-    trunk: Option<Trunk>,
+    trunk: Option<ActivationCache>,
     /// Its rows by batch.
     rows: Vec<Tensor>,
 }
@@ -99,7 +102,7 @@ impl Below {
             return Ok(());
         }
         let prompts = || of.asked.iter().map(|a| a.prompt.clone()).collect();
-        let trunk = Trunk::moved(self.trunk.take(), of.host, layer, of.low_rank, prompts)?;
+        let trunk = ActivationCache::moved(self.trunk.take(), of.host, layer, of.adapter, prompts)?;
         let rows = |batch: &Batch| {
             let asked = &of.asked[batch.first..][..batch.paths.len()];
             let prompts: Vec<&[u32]> = asked.iter().map(|a| a.prompt.as_slice()).collect();
@@ -110,19 +113,19 @@ impl Below {
         Ok(())
     }
 
-    fn start(&self, batch: usize) -> Option<Start<'_>> {
+    fn start(&self, batch: usize) -> Option<Resume<'_>> {
         let (trunk, rows) = (self.trunk.as_ref()?, self.rows.get(batch)?);
         let layer = trunk.layer();
-        Some(Start { layer, rows })
+        Some(Resume { layer, rows })
     }
 }
 
 /// The questions and who answers them.
 pub(super) struct Questions<'a> {
-    pub host: &'a dyn Host,
+    pub host: &'a dyn HookedModel,
     pub asked: &'a [Asked],
     pub batches: Vec<Batch>,
-    pub low_rank: Option<&'a LowRankUpdate>,
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// Log-odds of the true label over the other, question by question. What lies below
@@ -143,16 +146,16 @@ pub(super) fn score(
     }
     let mut scores = Vec::new();
     for (i, batch) in of.batches.iter().enumerate() {
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
             logits: &batch.last,
-            low_rank: of.low_rank,
+            adapter: of.adapter,
             start: lowest.and_then(|_| below.start(i)),
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = of
             .host
-            .forward(&batch.forest, &mut Cache::none(), &request)?;
+            .forward(&batch.forest, &mut KeyValueCache::none(), &request)?;
         let Some(logits) = pass.logits else {
             continue;
         };

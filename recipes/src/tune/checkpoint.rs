@@ -1,6 +1,6 @@
 //! A run as it stands after some steps, on disk: enough to go on bit for bit.
 //!
-//! One safetensors file beside `metrics.jsonl`: `now.{site}.{factor}`, the moments
+//! One safetensors file beside `metrics.jsonl`: `now.{module}.{factor}`, the moments
 //! of AdamW as `first.` and `second.`, the best update so far as `best.`; and as
 //! metadata the step, the state of the early stop, the length of the metrics and
 //! what the run is made of. The order of the batches follows from the seed.
@@ -8,10 +8,10 @@
 use super::early_stop::Watch;
 use super::metrics::Mark;
 use crate::error::{Error, Result};
-use reptune_adapters::adamw::{AdamW, Moments};
-use reptune_adapters::artefact::{self, CONTENT_HASH};
-use reptune_adapters::delta_file::{self, Metadata, Tables};
-use reptune_adapters::{LowRankUpdate, ModelSpec};
+use reptune_adapters::formats::tables::{self, CONTENT_HASH};
+use reptune_adapters::lora::adamw::{AdamW, Moments};
+use reptune_adapters::lora::delta_file::{self, Metadata, Tables};
+use reptune_adapters::{Adapter, ModelSpec};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ const FORMAT: &str = "reptune.checkpoint.1";
 
 /// State of a run between two steps.
 pub(super) struct Checkpoint {
-    pub update: LowRankUpdate,
+    pub update: Adapter,
     pub moments: Vec<Moments>,
     pub watch: Watch,
     pub state: State,
@@ -56,14 +56,14 @@ impl State {
 pub(super) fn write(
     path: &Path,
     state: &State,
-    update: &LowRankUpdate,
+    update: &Adapter,
     optimizer: &AdamW,
-    best: Option<&LowRankUpdate>,
+    best: Option<&Adapter>,
 ) -> Result<()> {
     let moments: Vec<&Moments> = optimizer.moments().collect();
     let like = |part: &dyn Fn(&Moments) -> &candle_core::Tensor| {
         let mut like = update.clone();
-        let factors = like.sites.values_mut().flat_map(|l| l.factors_mut());
+        let factors = like.modules.values_mut().flat_map(|l| l.factors_mut());
         for ((_, factor), m) in factors.zip(&moments) {
             *factor = part(m).clone();
         }
@@ -99,14 +99,14 @@ pub(super) fn write(
     metadata.insert("format".into(), FORMAT.into());
     let text = serde_json::to_string(state).unwrap_or_default();
     metadata.insert("state".into(), text);
-    let hash = artefact::content_hash(&tables, &metadata);
+    let hash = tables::content_hash(&tables, &metadata);
     metadata.insert(CONTENT_HASH.into(), hash);
-    Ok(artefact::write_tables(path, &tables, metadata)?)
+    Ok(tables::write_tables(path, &tables, metadata)?)
 }
 
 /// Whether a checkpoint of the run with hash `run` is at `path`.
 pub(super) fn is_of(path: &Path, run: &str) -> bool {
-    let read = artefact::read_tables(path);
+    let read = tables::read_tables(path);
     let state = read.ok().and_then(|(_, metadata)| parse(&metadata));
     state.is_some_and(|state| state.run == run)
 }
@@ -121,12 +121,12 @@ impl Checkpoint {
     /// # Errors
     /// When it is of another run or format, was changed, or does not fit the model.
     pub(super) fn read(path: &Path, run: &str, model: &ModelSpec) -> Result<Self> {
-        let (tables, metadata) = artefact::read_tables(path)?;
+        let (tables, metadata) = tables::read_tables(path)?;
         let refuse = |place: &str, expected: &str, found: &str, hint: &str| {
             let place = format!("metadata `{place}`");
             Err(Error::input(path, place, expected, found, hint))
         };
-        let hash = artefact::content_hash(&tables, &metadata);
+        let hash = tables::content_hash(&tables, &metadata);
         for (key, expected) in [("format", FORMAT), (CONTENT_HASH, hash.as_str())] {
             let found = metadata.get(key).map_or("nothing", String::as_str);
             if found != expected {
@@ -146,7 +146,7 @@ impl Checkpoint {
             let hint = "recipe, data, directions or model are others; tune from the start";
             return refuse("state", &format!("run {run}"), &state.run, hint);
         }
-        let part = |name: &str| -> Result<LowRankUpdate> {
+        let part = |name: &str| -> Result<Adapter> {
             let prefix = format!("{name}.");
             let of_part = tables.iter().filter_map(|(n, t)| {
                 Some((n.strip_prefix(prefix.as_str())?.to_owned(), t.clone()))
@@ -155,8 +155,8 @@ impl Checkpoint {
             update.check_model(path, model)?;
             Ok(update)
         };
-        let factors = |update: LowRankUpdate| {
-            let all = update.sites.into_values();
+        let factors = |update: Adapter| {
+            let all = update.modules.into_values();
             all.flat_map(|l| {
                 let factors = l.factors().into_iter().map(|(_, t)| t.clone());
                 factors.collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::recipe::EarlyStop;
-use reptune_adapters::LowRankUpdate;
+use reptune_adapters::Adapter;
 use std::collections::VecDeque;
 
 /// What to do after a validation.
@@ -23,7 +23,7 @@ pub(super) struct Watch {
     /// Validations since then.
     pub waited: usize,
     /// The update at that time.
-    pub best: Option<LowRankUpdate>,
+    pub best: Option<Adapter>,
 }
 
 impl Watch {
@@ -33,7 +33,7 @@ impl Watch {
         settings: &EarlyStop,
         steps: usize,
         loss: f64,
-        update: &LowRankUpdate,
+        update: &Adapter,
     ) -> Result<Verdict> {
         self.recent.push_back(loss);
         if self.recent.len() < settings.window {
@@ -64,7 +64,7 @@ mod tests {
         let mut watch = Watch::default();
         let (mut best, mut lowest) = (None, None);
         for (i, &loss) in losses.iter().enumerate() {
-            let verdict = watch.see(settings, i + 1, loss, &LowRankUpdate::default())?;
+            let verdict = watch.see(settings, i + 1, loss, &Adapter::default())?;
             if watch.lowest != lowest {
                 lowest = watch.lowest;
                 best = Some(i + 1);

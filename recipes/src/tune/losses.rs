@@ -4,8 +4,8 @@ use super::Tuner;
 use super::prompt::Prompt;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
-use reptune_adapters::{Cache, Forest, LowRankUpdate, Request, Start};
+use reptune_adapters::lora::loss::{LabelRow, representation_loss, token_loss};
+use reptune_adapters::{Adapter, ForwardOptions, KeyValueCache, PrefixTree, Resume};
 
 /// Token and representation loss, neither weighted.
 pub(super) struct Losses {
@@ -38,9 +38,9 @@ impl Tuner<'_> {
     /// Losses of some prompts, packed into one forest. In `in+` and `in-` the paper
     /// shows every claim with both letters; the rows that are read come before the
     /// letter, so here both are one prompt with a soft label.
-    pub(super) fn losses(&self, prompts: &[&Prompt], update: &LowRankUpdate) -> Result<Losses> {
+    pub(super) fn losses(&self, prompts: &[&Prompt], update: &Adapter) -> Result<Losses> {
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let (forest, rows) = Forest::pack(&ids);
+        let (forest, rows) = PrefixTree::pack(&ids);
         let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
         let labels = prompts
             .iter()
@@ -72,19 +72,21 @@ impl Tuner<'_> {
             .as_ref()
             .map(|t| t.rows(&forest, &ids, &rows))
             .transpose()?;
-        let request = Request {
+        let request = ForwardOptions {
             capture: &capture,
             captured: &read,
             logits: &last,
-            low_rank: Some(update),
-            start: trunk.zip(known.as_ref()).map(|(trunk, rows)| Start {
+            adapter: Some(update),
+            start: trunk.zip(known.as_ref()).map(|(trunk, rows)| Resume {
                 layer: trunk.layer(),
                 rows,
             }),
             activations: self.within.activations,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = self.host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = self
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?;
         let logits = pass
             .logits
             .unwrap_or(Tensor::zeros((1, 1), DType::F32, self.host.device())?);

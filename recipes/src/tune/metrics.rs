@@ -1,7 +1,7 @@
 //! What is written down about each step.
 
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,7 +20,7 @@ pub struct Metrics {
     pub validation_token_loss: Option<f64>,
     /// Representation loss of the validation claims, where it was measured.
     pub validation_representation_loss: Option<f64>,
-    /// Learning rate of the step, for sites that are in no group.
+    /// Learning rate of the step, for modules that are in no group.
     pub lr: f64,
 }
 
@@ -30,7 +30,7 @@ impl Metrics {
     /// # Errors
     /// When the file cannot be read, or a line is not of this form.
     pub fn read(path: &Path) -> Result<Vec<Self>> {
-        let bytes = artefact::read(path)?;
+        let bytes = files::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let line = |(i, line): (usize, &str)| {
             serde_json::from_str(line).map_err(|e| {
@@ -60,7 +60,7 @@ impl Log {
 
     /// Takes a file up again where it was `mark`ed; lines after that are cut off.
     pub(super) fn reopen(path: &Path, mark: &Mark) -> Result<Self> {
-        let mut bytes = artefact::read(path)?;
+        let mut bytes = files::read(path)?;
         bytes.truncate(mark.length);
         let found = Mark::of(&bytes);
         if found != *mark {
@@ -89,7 +89,7 @@ impl Log {
     /// What is in the file, which is on the disk then.
     pub(super) fn mark(&self) -> Result<Mark> {
         self.file.sync_all().map_err(|e| io(&self.path, e))?;
-        Ok(Mark::of(&artefact::read(&self.path)?))
+        Ok(Mark::of(&files::read(&self.path)?))
     }
 }
 
@@ -104,7 +104,7 @@ impl Mark {
     fn of(bytes: &[u8]) -> Self {
         Self {
             length: bytes.len(),
-            hash: artefact::sha256([bytes]),
+            hash: files::sha256([bytes]),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Tuning (arXiv 2409.06927).
 //!
 //! It differs from the paper in what is trained by default: low-rank factors with
-//! one learning rate, instead of full weights with two. Groups of sites with rates
+//! one learning rate, instead of full weights with two. Groups of modules with rates
 //! and losses of their own, and full deltas, are the paper's own setting.
 
 mod checkpoint;
@@ -20,7 +20,7 @@ mod trunks;
 
 pub use metrics::Metrics;
 pub use prompt::Prompt;
-pub use trunks::Trunks;
+pub use trunks::SharedCache;
 
 use crate::chat::Chat;
 use crate::data::Claim;
@@ -29,8 +29,8 @@ use crate::plan::{Settings, Tuned};
 use crate::recipe::{Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
 pub(crate) use order::batches;
-use reptune_adapters::loss::{Mode, Representation};
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate, Site, artefact};
+use reptune_adapters::lora::loss::{Mode, Representation};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, files};
 use run::Run;
 use share::Share;
 use std::path::{Path, PathBuf};
@@ -44,14 +44,14 @@ type Progress<'p> = &'p mut dyn FnMut(&Metrics);
 
 /// What one tuning needs.
 pub struct Tuner<'a> {
-    host: &'a dyn Host,
+    host: &'a dyn HookedModel,
     settings: &'a Tuning,
     mode: Mode,
     directions: Vec<(usize, Tensor)>,
     train: Vec<Prompt>,
     validation: Vec<Prompt>,
     seed: u64,
-    trunks: Arc<Trunks>,
+    trunks: Arc<SharedCache>,
     within: Settings,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When a layer or a direction is missing, or a prompt is shorter than an offset.
     pub fn new(
-        host: &'a dyn Host,
+        host: &'a dyn HookedModel,
         chat: &Chat,
         recipe: &'a Recipe,
         mode: Mode,
@@ -83,7 +83,7 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When a layer or a direction is missing.
     pub fn of(
-        host: &'a dyn Host,
+        host: &'a dyn HookedModel,
         settings: &'a Tuning,
         mode: Mode,
         directions: &DirectionSet,
@@ -124,7 +124,7 @@ impl<'a> Tuner<'a> {
     }
 
     /// The same, with the trunks of other tunings of the same model.
-    pub fn sharing(self, trunks: &Arc<Trunks>) -> Self {
+    pub fn sharing(self, trunks: &Arc<SharedCache>) -> Self {
         let trunks = trunks.clone();
         Self { trunks, ..self }
     }
@@ -140,24 +140,24 @@ impl<'a> Tuner<'a> {
         batches(self.seed, prompts, batch, self.steps())
     }
 
-    /// The learning rate of every step, of sites that are in no group.
+    /// The learning rate of every step, of modules that are in no group.
     pub fn rates(&self) -> Vec<f64> {
         let (t, total) = (self.settings, self.steps());
         let rate = |step| t.schedule.rate(t.learning_rate, step, total, t.warmup);
         (0..total).map(rate).collect()
     }
 
-    /// Fresh factors, and full deltas of zero, for the recipe's sites.
+    /// Fresh factors, and full deltas of zero, for the recipe's modules.
     ///
     /// # Errors
     /// When rank or alpha do not fit.
-    pub fn fresh(&self) -> Result<LowRankUpdate> {
+    pub fn fresh(&self) -> Result<Adapter> {
         let (t, spec) = (self.settings, self.host.spec());
         let mut update =
-            LowRankUpdate::init(spec, &t.layers, &t.projections, t.rank, t.alpha, self.seed)?;
-        let sites = update.sites.keys().copied();
-        let direct: Vec<Site> = sites
-            .filter(|site| Share::of(t, site).update == UpdateKind::Direct)
+            Adapter::init(spec, &t.layers, &t.projections, t.rank, t.alpha, self.seed)?;
+        let modules = update.modules.keys().copied();
+        let direct: Vec<TargetModule> = modules
+            .filter(|module| Share::of(t, module).update == UpdateKind::Direct)
             .collect();
         update.make_direct(spec, &direct)?;
         Ok(update)
@@ -172,10 +172,10 @@ impl<'a> Tuner<'a> {
     /// checkpoint stays), or a file cannot be written.
     pub fn tune(
         &self,
-        update: LowRankUpdate,
+        update: Adapter,
         metrics: &Path,
         progress: &mut dyn FnMut(&Metrics),
-    ) -> Result<LowRankUpdate> {
+    ) -> Result<Adapter> {
         Run::start(self, update, metrics)?.finish(progress)
     }
 
@@ -186,11 +186,7 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When there is no checkpoint, it is of another run or was changed, the
     /// metrics are not those it was made with; and as [`Tuner::tune`].
-    pub fn resume(
-        &self,
-        metrics: &Path,
-        progress: &mut dyn FnMut(&Metrics),
-    ) -> Result<LowRankUpdate> {
+    pub fn resume(&self, metrics: &Path, progress: &mut dyn FnMut(&Metrics)) -> Result<Adapter> {
         Run::resume(self, metrics)?.finish(progress)
     }
 
@@ -206,7 +202,7 @@ impl<'a> Tuner<'a> {
     ///
     /// # Errors
     /// When a forward fails.
-    pub fn score(&self, update: &LowRankUpdate) -> Result<f64> {
+    pub fn score(&self, update: &Adapter) -> Result<f64> {
         let (token, representation) = self.validate(update)?;
         let m = match self.mode.representation() {
             Some(Representation::In | Representation::InNegative) => self.settings.m,
@@ -238,11 +234,11 @@ impl<'a> Tuner<'a> {
                 parts.push(format!("{:?} {} {}", p.ids, p.right, p.wrong).into_bytes());
             }
         }
-        artefact::sha256(parts.iter().map(Vec::as_slice))
+        files::sha256(parts.iter().map(Vec::as_slice))
     }
 
     /// Mean token and representation loss over the validation claims.
-    fn validate(&self, update: &LowRankUpdate) -> Result<(f64, Option<f64>)> {
+    fn validate(&self, update: &Adapter) -> Result<(f64, Option<f64>)> {
         let update = update.snapshot()?;
         let (mut token, mut representation) = (0., None);
         for some in self.validation.chunks(VALIDATION) {

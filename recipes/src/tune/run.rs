@@ -10,14 +10,14 @@ use super::share::Share;
 use super::{Progress, Tuner};
 use crate::error::{Error, Result};
 use candle_core::Var;
-use reptune_adapters::LowRankUpdate;
-use reptune_adapters::adamw::{AdamW, Constants};
+use reptune_adapters::Adapter;
+use reptune_adapters::lora::adamw::{AdamW, Constants};
 use std::path::{Path, PathBuf};
 
 /// What a run carries from step to step.
 pub(super) struct Run<'t, 'a> {
     tuner: &'t Tuner<'a>,
-    update: LowRankUpdate,
+    update: Adapter,
     vars: Vec<Var>,
     shares: Vec<Share>,
     optimizer: AdamW,
@@ -31,11 +31,7 @@ pub(super) struct Run<'t, 'a> {
 impl<'t, 'a> Run<'t, 'a> {
     /// Starts with `update`. The checkpoint of an earlier run is removed, because its
     /// metrics are.
-    pub(super) fn start(
-        tuner: &'t Tuner<'a>,
-        update: LowRankUpdate,
-        metrics: &Path,
-    ) -> Result<Self> {
+    pub(super) fn start(tuner: &'t Tuner<'a>, update: Adapter, metrics: &Path) -> Result<Self> {
         let log = Log::create(metrics)?;
         remove(&Tuner::checkpoint(metrics))?;
         Self::new(tuner, update, log)
@@ -53,7 +49,7 @@ impl<'t, 'a> Run<'t, 'a> {
         Ok(run)
     }
 
-    fn new(tuner: &'t Tuner<'a>, mut update: LowRankUpdate, log: Log) -> Result<Self> {
+    fn new(tuner: &'t Tuner<'a>, mut update: Adapter, log: Log) -> Result<Self> {
         let t = tuner.settings;
         let vars = update.trainable(tuner.host.device())?;
         let constants = Constants {
@@ -77,7 +73,7 @@ impl<'t, 'a> Run<'t, 'a> {
     }
 
     /// Runs to the end, or to the early stop, and returns what is kept.
-    pub(super) fn finish(mut self, progress: Progress) -> Result<LowRankUpdate> {
+    pub(super) fn finish(mut self, progress: Progress) -> Result<Adapter> {
         let every = self.tuner.settings.checkpoint_every;
         while self.steps < self.tuner.steps() {
             let (line, verdict) = self.step()?;

@@ -1,9 +1,9 @@
-//! What a trained site takes from the two losses, and at which rate.
+//! What a trained module takes from the two losses, and at which rate.
 
 use crate::recipe::{Tuning, UpdateKind};
-use reptune_adapters::{LowRankUpdate, Site};
+use reptune_adapters::{Adapter, TargetModule};
 
-/// Settings of one trained site.
+/// Settings of one trained module.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Share {
     pub learning_rate: f64,
@@ -13,7 +13,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Settings of the sites that are in no group.
+    /// Settings of the modules that are in no group.
     pub(super) fn of_rest(settings: &Tuning) -> Self {
         Self {
             learning_rate: settings.learning_rate,
@@ -23,10 +23,10 @@ impl Share {
         }
     }
 
-    /// Settings of `site`: those of its group, and of the rest where that is silent.
-    pub(super) fn of(settings: &Tuning, site: &Site) -> Self {
+    /// Settings of `module`: those of its group, and of the rest where that is silent.
+    pub(super) fn of(settings: &Tuning, module: &TargetModule) -> Self {
         let rest = Self::of_rest(settings);
-        let Some(group) = settings.group_of(site.layer, site.projection) else {
+        let Some(group) = settings.group_of(module.layer, module.kind) else {
             return rest;
         };
         let group = &settings.groups[group];
@@ -41,11 +41,11 @@ impl Share {
     }
 
     /// One for each variable of `update`, in the order of
-    /// [`LowRankUpdate::trainable`].
-    pub(super) fn of_all(settings: &Tuning, update: &LowRankUpdate) -> Vec<Self> {
-        let sites = update.sites.iter();
-        let shares =
-            sites.flat_map(|(site, l)| l.factors().into_iter().map(|_| Self::of(settings, site)));
+    /// [`Adapter::trainable`].
+    pub(super) fn of_all(settings: &Tuning, update: &Adapter) -> Vec<Self> {
+        let modules = update.modules.iter();
+        let shares = modules
+            .flat_map(|(module, l)| l.factors().into_iter().map(|_| Self::of(settings, module)));
         shares.collect()
     }
 }

@@ -2,20 +2,20 @@
 
 use super::Tuner;
 use crate::error::Result;
-use crate::trunk::Trunk;
-use reptune_adapters::LowRankUpdate;
+use crate::trunk::ActivationCache;
+use reptune_adapters::Adapter;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The last trunk that a tuning of a model computed: the next one, of another mode, seed or
 /// rate, has the same if it trains the same layers on the same prompts.
 #[derive(Default)]
-pub struct Trunks(Mutex<Option<Arc<Trunk>>>);
+pub struct SharedCache(Mutex<Option<Arc<ActivationCache>>>);
 
 impl Tuner<'_> {
     /// The rows below everything that `update` changes and a loss reads, of all prompts;
     /// none where block 0 is among it.
-    pub(super) fn trunk(&self, update: &LowRankUpdate) -> Result<Option<Arc<Trunk>>> {
-        let trained = update.sites.keys().map(|site| site.layer).min();
+    pub(super) fn trunk(&self, update: &Adapter) -> Result<Option<Arc<ActivationCache>>> {
+        let trained = update.modules.keys().map(|module| module.layer).min();
         let Some(below) = trained.unwrap_or(self.host.spec().layers).checked_sub(1) else {
             return Ok(None);
         };
@@ -32,7 +32,7 @@ impl Tuner<'_> {
         }
         *last = None; // before the next one takes its memory
         let prompts = prompts().cloned().collect();
-        let trunk = Trunk::of(self.host, prompts, layer, None, self.within.trunk)?;
+        let trunk = ActivationCache::of(self.host, prompts, layer, None, self.within.trunk)?;
         Ok(Some(last.insert(Arc::new(trunk)).clone()))
     }
 }

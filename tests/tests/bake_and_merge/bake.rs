@@ -9,10 +9,12 @@ use reptune::bake::{BakePlan, BakeReport, bake};
 use reptune::stock::Stock;
 use reptune::uqff::{UQFF, WeightType};
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::tensor_file::TensorFileWriter;
-use reptune_adapters::{Host, Intervention, Operator, Point, Request, RowRule, Site};
+use reptune_adapters::formats::safetensors::TensorFileWriter;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
+use reptune_adapters::{
+    ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions, TargetModule,
+};
 use reptune_tests::{Oracle, fixture, llama, logits, marked, pick, whole};
 use safetensors::Dtype;
 use std::path::Path;
@@ -24,11 +26,11 @@ fn two_layers(coeff: f64) -> Result<Intervention> {
     Ok(Intervention::new(&set, &[1, 2], coeff, Operator::Add)?)
 }
 
-/// The sites whose biases are additions at the outputs of `layers`.
-fn outputs<const N: usize>(layers: [usize; N]) -> [Site; N] {
-    layers.map(|layer| Site {
+/// The modules whose biases are additions at the outputs of `layers`.
+fn outputs<const N: usize>(layers: [usize; N]) -> [TargetModule; N] {
+    layers.map(|layer| TargetModule {
         layer,
-        projection: Projection::DownProj,
+        kind: ModuleKind::DownProj,
     })
 }
 
@@ -41,13 +43,13 @@ fn quantized(isq: IsqType) -> LoadOptions {
 
 /// The same, each prompt alone: quantized activations are rounded per row, so packing
 /// must not matter, but no other prompt should be able to hide that it does.
-fn alone(host: &dyn Host, interventions: &[Intervention]) -> Result<Vec<Tensor>> {
+fn alone(host: &dyn HookedModel, interventions: &[Intervention]) -> Result<Vec<Tensor>> {
     let prompts = prompts()?;
     let one = |prompt: &Vec<u32>| {
         let (forest, rows) = marked(std::slice::from_ref(prompt), interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         pick(logits(&whole(host, &forest, request)?), &rows[0])
     };
@@ -130,7 +132,7 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
 
         // The input of layer 2 is the output of layer 1, and additions add up.
         let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-        let input = Intervention::new(&set, &[2], 3., Operator::Add)?.at(Point::Input);
+        let input = Intervention::new(&set, &[2], 3., Operator::Add)?.at(HookPoint::ResidPre);
         let both = [input, two_layers(-5.)?];
         let biases = BakePlan::of(host.spec(), &both)?.biases;
         assert_eq!(biases.keys().copied().collect::<Vec<_>>(), outputs([1, 2]));
@@ -213,14 +215,14 @@ fn wide_model(room: &TempDir) -> Result<std::path::PathBuf> {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
             shapes.push((format!("model.layers.{layer}.{norm}.weight"), vec![256]));
         }
-        for projection in Projection::ALL {
-            let shape = match projection {
-                Projection::QProj | Projection::OProj => vec![256, 256],
-                Projection::KProj | Projection::VProj => vec![128, 256],
-                Projection::GateProj | Projection::UpProj => vec![512, 256],
-                Projection::DownProj => vec![256, 512],
+        for kind in ModuleKind::ALL {
+            let shape = match kind {
+                ModuleKind::QProj | ModuleKind::OProj => vec![256, 256],
+                ModuleKind::KProj | ModuleKind::VProj => vec![128, 256],
+                ModuleKind::GateProj | ModuleKind::UpProj => vec![512, 256],
+                ModuleKind::DownProj => vec![256, 512],
             };
-            shapes.push((format!("{}.weight", Site { layer, projection }), shape));
+            shapes.push((format!("{}.weight", TargetModule { layer, kind }), shape));
         }
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
@@ -293,7 +295,7 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     };
     let ablation = Intervention::new(&set, &[1, 2], 0., Operator::Ablate)?;
     insta::assert_snapshot!("bake_ablation", refused(&[ablation], WeightType::F32));
-    let rows = add(&[1])?.on(RowRule::Last(3));
+    let rows = add(&[1])?.on(Positions::Last(3));
     insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], WeightType::F32));
     let one = Intervention::new(&set, &[1], 0., Operator::Ablate)?;
     insta::assert_snapshot!("bake_one_ablation", refused(&[one], WeightType::F32));

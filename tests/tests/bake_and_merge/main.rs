@@ -10,8 +10,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune::Llama;
 use reptune::stock::Stock;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Host, Intervention, LowRankUpdate, Request, peft};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention, peft};
 use reptune_tests::{
     Oracle, Walk, bits, fixture, flat, logits, marked, pick, random_update, whole,
 };
@@ -26,15 +26,15 @@ fn prompts() -> Result<Vec<Vec<u32>>> {
 
 /// Logits (T, V) of every prompt in the hooked Llama.
 fn ours(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     interventions: &[Intervention],
-    low_rank: Option<&LowRankUpdate>,
+    adapter: Option<&Adapter>,
 ) -> Result<Vec<Tensor>> {
     let (forest, rows) = marked(&prompts()?, interventions);
-    let request = Request {
+    let request = ForwardOptions {
         interventions,
-        low_rank,
-        ..Request::default()
+        adapter,
+        ..ForwardOptions::default()
     };
     let pass = whole(host, &forest, request)?;
     rows.iter().map(|r| pick(logits(&pass), r)).collect()
@@ -88,11 +88,11 @@ fn copy(name: &str, room: &TempDir) -> Result<std::path::PathBuf> {
 }
 
 /// The adapter of the oracle on llama2, whose scale is 2; one like it on llama32.
-fn adapter(model: &str, host: &Llama) -> Result<LowRankUpdate> {
+fn adapter(model: &str, host: &Llama) -> Result<Adapter> {
     let update = match model {
         "llama2" => peft::load(&fixture("peft-adapter"), host.spec())?,
-        _ => random_update(host.spec(), &[0, 3], &Projection::ALL, 5)?,
+        _ => random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
     };
-    assert!(update.sites.values().all(|l| l.scale == 2.));
+    assert!(update.modules.values().all(|l| l.scale == 2.));
     Ok(update)
 }

@@ -4,16 +4,17 @@ use super::{MODELS, adapter, copy, distance, in_stock, ours, said, same};
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::low_rank::{LowRank, Projection};
-use reptune_adapters::tensor_file::{TensorFile, TensorFileWriter, shards};
-use reptune_adapters::{LowRankUpdate, Site};
+use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter, shards};
+use reptune_adapters::lora::WeightDelta;
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{Adapter, TargetModule};
 use reptune_recipes::merge::merge;
 use reptune_recipes::merged::{FILE, Merged};
 use reptune_tests::{bits, fixture, flat, llama};
 use safetensors::Dtype;
 use std::path::Path;
 
-fn quiet_merge(model: &Path, update: &LowRankUpdate, out: &Path) -> Result<()> {
+fn quiet_merge(model: &Path, update: &Adapter, out: &Path) -> Result<()> {
     merge(model, update, out, &mut |_, _, _| ())?;
     Ok(())
 }
@@ -112,16 +113,20 @@ fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> 
             assert_eq!(std::fs::read(b)?[..start], std::fs::read(a)?[..start]);
         }
         changed.sort();
-        let mut sites: Vec<String> = update.sites.keys().map(|s| format!("{s}.weight")).collect();
-        sites.sort();
+        let mut modules: Vec<String> = update
+            .modules
+            .keys()
+            .map(|s| format!("{s}.weight"))
+            .collect();
+        modules.sort();
         assert_eq!(
-            changed, sites,
+            changed, modules,
             "{model}: exactly the updated tensors differ"
         );
 
-        for (site, low_rank) in &update.sites {
+        for (module, adapter) in &update.modules {
             let find = |directory: &Path| -> Result<Tensor> {
-                let name = format!("{site}.weight");
+                let name = format!("{module}.weight");
                 for shard in shards(directory)? {
                     let file = TensorFile::open(&shard)?;
                     if file.info(&name).is_some() {
@@ -131,7 +136,7 @@ fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> 
                 anyhow::bail!("{name} is nowhere")
             };
             let (before, after) = (find(&from)?, find(&out)?);
-            let sum = (before.to_dtype(DType::F32)? + low_rank.delta()?)?;
+            let sum = (before.to_dtype(DType::F32)? + adapter.delta()?)?;
             let round = |x: f32| {
                 if before.dtype() == DType::BF16 {
                     through_bf16(x)
@@ -140,10 +145,10 @@ fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> 
                 }
             };
             let expected: Vec<u32> = flat(&sum).into_iter().map(|x| round(x).to_bits()).collect();
-            assert_eq!(bits(&after.to_dtype(DType::F32)?), expected, "{site}");
-            let m = &report.sites[site];
+            assert_eq!(bits(&after.to_dtype(DType::F32)?), expected, "{module}");
+            let m = &report.modules[module];
             let norm = f64::from(
-                low_rank
+                adapter
                     .delta()?
                     .sqr()?
                     .sum_all()?
@@ -152,12 +157,12 @@ fn a_merged_checkpoint_has_the_same_files_names_dtypes_and_untouched_bytes() -> 
             );
             assert!(
                 (m.delta_norm / norm - 1.).abs() < 1e-5,
-                "{site}: {m:?}, {norm}"
+                "{module}: {m:?}, {norm}"
             );
-            assert!(m.changed > 0.5 && m.changed <= 1., "{site}: {m:?}");
+            assert!(m.changed > 0.5 && m.changed <= 1., "{module}: {m:?}");
         }
-        let (site, ratio) = report.largest().expect("sites");
-        println!("{model}: largest delta {ratio:.2} of its weight's norm, {site}");
+        let (module, ratio) = report.largest().expect("modules");
+        println!("{model}: largest delta {ratio:.2} of its weight's norm, {module}");
     }
     Ok(())
 }
@@ -167,27 +172,27 @@ fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
     let (room, base) = (tempfile::tempdir()?, llama("tiny-llama2")?);
     let update = adapter("llama2", &base)?;
     let out = room.path().join("out");
-    let refused = |model: &Path, update: &LowRankUpdate| -> String {
+    let refused = |model: &Path, update: &Adapter| -> String {
         let error = merge(model, update, &out, &mut |_, _, _| ()).expect_err("refused");
         assert!(!out.exists(), "nothing is left");
         said(error, &room)
     };
-    let site = Site {
+    let module = TargetModule {
         layer: 1,
-        projection: Projection::OProj,
+        kind: ModuleKind::OProj,
     };
-    let low_rank = update.sites[&site].clone();
-    let only = |site: Site, low_rank: LowRank| LowRankUpdate {
-        sites: [(site, low_rank)].into(),
+    let adapter = update.modules[&module].clone();
+    let only = |module: TargetModule, adapter: WeightDelta| Adapter {
+        modules: [(module, adapter)].into(),
     };
 
-    let away = only(Site { layer: 9, ..site }, low_rank.clone());
+    let away = only(TargetModule { layer: 9, ..module }, adapter.clone());
     insta::assert_snapshot!(
         "merge_no_such_site",
         refused(&fixture("tiny-llama2"), &away)
     );
-    let projection = Projection::DownProj;
-    let wide = only(Site { projection, ..site }, low_rank.clone());
+    let kind = ModuleKind::DownProj;
+    let wide = only(TargetModule { kind, ..module }, adapter.clone());
     insta::assert_snapshot!("merge_other_shape", refused(&fixture("tiny-llama2"), &wide));
 
     let cut = copy("tiny-llama32", &room)?;
@@ -197,7 +202,7 @@ fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
     insta::assert_snapshot!("merge_truncated", refused(&cut, &update));
 
     // One weight alone, in other dtypes.
-    let name = format!("{site}.weight");
+    let name = format!("{module}.weight");
     let odd = room.path().join("odd");
     std::fs::create_dir(&odd)?;
     let write = |dtype: Dtype, bytes: &[u8]| -> Result<()> {
@@ -208,11 +213,11 @@ fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
         Ok(())
     };
     write(Dtype::I8, &[1; 1024])?;
-    let one = only(site, low_rank.clone());
+    let one = only(module, adapter.clone());
     insta::assert_snapshot!("merge_quantized", refused(&odd, &one));
     write(Dtype::F16, &[0; 2048])?;
     let scale = 1e6;
-    let large = only(site, LowRank { scale, ..low_rank });
+    let large = only(module, WeightDelta { scale, ..adapter });
     insta::assert_snapshot!("merge_overflow", refused(&odd, &large));
     insta::assert_snapshot!("merge_no_weights", refused(&fixture("peft-adapter"), &one));
 
@@ -236,7 +241,7 @@ fn a_merged_checkpoint_tells_what_is_in_it_and_a_change_is_found() -> Result<()>
         twice.updates,
         [once.updates.clone(), once.updates.clone()].concat()
     );
-    assert_eq!(once.tensors.len(), update.sites.len());
+    assert_eq!(once.tensors.len(), update.modules.len());
     assert_ne!(once.tensors, twice.tensors);
     once.verify(&at("once"))?;
     twice.verify(&at("twice"))?;

@@ -6,7 +6,9 @@ use anyhow::Result;
 use reptune::bake::{Bake, Exactness, SHARED, Variant, approximate, bake, set_coeff};
 use reptune::uqff::{UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
-use reptune_adapters::{DirectionSet, Host, Intervention, Operator, Point, Request, RowRule};
+use reptune_adapters::{
+    DirectionSet, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
+};
 use reptune_tests::{Oracle, fixture, flat, llama, logits, marked, whole};
 use std::path::Path;
 
@@ -14,7 +16,7 @@ fn directions() -> Result<DirectionSet> {
     Oracle::read("oracle-llama2.safetensors")?.directions()
 }
 
-fn add(layers: &[usize], coeff: f64, point: Point) -> Result<Intervention> {
+fn add(layers: &[usize], coeff: f64, point: HookPoint) -> Result<Intervention> {
     Ok(Intervention::new(&directions()?, layers, coeff, Operator::Add)?.at(point))
 }
 
@@ -41,22 +43,22 @@ fn baked(
 #[test]
 fn additions_at_every_place_and_ablations_are_what_they_are_online() -> Result<()> {
     let cases = [
-        ("middle", vec![add(&[0, 2], 6., Point::Middle)?]),
-        ("embeddings", vec![add(&[0, 1], 6., Point::Input)?]),
+        ("middle", vec![add(&[0, 2], 6., HookPoint::ResidMid)?]),
+        ("embeddings", vec![add(&[0, 1], 6., HookPoint::ResidPre)?]),
         ("everywhere", vec![everywhere(2)?]),
         (
             "all at once",
             vec![
-                add(&[0], 5., Point::Input)?,
-                add(&[1], -4., Point::Middle)?,
-                add(&[2, 3], 6., Point::Output)?,
+                add(&[0], 5., HookPoint::ResidPre)?,
+                add(&[1], -4., HookPoint::ResidMid)?,
+                add(&[2, 3], 6., HookPoint::ResidPost)?,
                 everywhere(1)?,
             ],
         ),
         // nothing comes after the last output, so the order does not matter there
         (
             "ablated, then added at the end",
-            vec![everywhere(1)?, add(&[3], 6., Point::Output)?],
+            vec![everywhere(1)?, add(&[3], 6., HookPoint::ResidPost)?],
         ),
     ];
     for model in MODELS {
@@ -80,7 +82,9 @@ fn additions_at_every_place_and_ablations_are_what_they_are_online() -> Result<(
                 &ours(&reloaded, &[], None)?,
                 &online,
             );
-            let ablated = interventions.iter().any(|x| x.point() == Point::Everywhere);
+            let ablated = interventions
+                .iter()
+                .any(|x| x.point() == HookPoint::Everywhere);
             assert_eq!(report.left.is_some(), ablated);
             assert!(report.left.is_none_or(|l| l < 1e-6), "{:?}", report.left);
         }
@@ -95,10 +99,10 @@ fn nothing_of_an_ablated_direction_is_left_anywhere() -> Result<()> {
     let d = &set.layer(2)?.unit;
     for (interventions, most) in [(vec![everywhere(2)?], 1e-5), (vec![], f32::MAX)] {
         let (forest, _) = marked(&prompts()?, &interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions: &interventions,
             capture: &[0, 1, 2, 3],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = whole(&host, &forest, request)?;
         let mut largest = 0f32;
@@ -108,7 +112,7 @@ fn nothing_of_an_ablated_direction_is_left_anywhere() -> Result<()> {
                 largest = largest.max(along.abs());
             }
         }
-        println!("largest projection {largest:.1e}");
+        println!("largest kind {largest:.1e}");
         assert!(largest < most);
         assert!(!interventions.is_empty() || largest > 0.1, "there was some");
     }
@@ -119,7 +123,7 @@ fn doses(coeffs: &[f64]) -> Result<Vec<Variant>> {
     let each = coeffs.iter().map(|c| {
         Ok(Variant {
             name: format!("dose_{c}").replace('-', "minus_"),
-            interventions: vec![add(&[1, 2], *c, Point::Output)?],
+            interventions: vec![add(&[1, 2], *c, HookPoint::ResidPost)?],
         })
     });
     each.collect()
@@ -168,7 +172,7 @@ fn another_dose_in_place_is_a_bake_with_that_dose() -> Result<()> {
     let host = llama("tiny-llama2")?;
     for wanted in ["f32", "q8_0"] {
         let room = tempfile::tempdir()?;
-        let steering = |c| Ok::<_, anyhow::Error>([add(&[1, 2], c, Point::Output)?]);
+        let steering = |c| Ok::<_, anyhow::Error>([add(&[1, 2], c, HookPoint::ResidPost)?]);
         let [one, two] = ["one", "two"].map(|n| room.path().join(n));
         baked("tiny-llama2", &steering(6.)?, wanted, &one)?;
         let other = -0.1 - 0.2; // 20 characters
@@ -204,18 +208,23 @@ fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
         assert!(before == std::fs::read(out.join(UQFF))?, "it is untouched");
         Ok(said(error, &room))
     };
-    let output = add(&[1], 6., Point::Output)?;
+    let output = add(&[1], 6., HookPoint::ResidPost)?;
     insta::assert_snapshot!("dose_of_two", refused("two", &[output.clone(), output])?);
     insta::assert_snapshot!("dose_of_ablation", refused("ablation", &[everywhere(1)?])?);
-    let embeddings = add(&[0], 6., Point::Input)?;
+    let embeddings = add(&[0], 6., HookPoint::ResidPre)?;
     insta::assert_snapshot!("dose_of_embeddings", refused("embeddings", &[embeddings])?);
 
     // A bias that was changed by another program: the file no longer is what it says.
     let out = room.path().join("changed");
-    baked("tiny-llama2", &[add(&[1], 6., Point::Output)?], "f32", &out)?;
+    baked(
+        "tiny-llama2",
+        &[add(&[1], 6., HookPoint::ResidPost)?],
+        "f32",
+        &out,
+    )?;
     let file = out.join(UQFF);
-    let index = reptune::uqff::index(1, reptune_adapters::low_rank::Projection::DownProj);
-    let open = reptune_adapters::tensor_file::TensorFile::open(&file)?;
+    let index = reptune::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
+    let open = reptune_adapters::formats::safetensors::TensorFile::open(&file)?;
     let (offset, length) = open.place(&index.to_string()).expect("entry");
     let mut bytes = std::fs::read(&file)?;
     bytes[offset as usize + length - 2] ^= 1;
@@ -235,7 +244,7 @@ fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
 fn a_uqff_is_baked_into_as_it_is() -> Result<()> {
     let room = tempfile::tempdir()?;
     let at = |n: &str| room.path().join(n);
-    let steering = [add(&[1, 2], 6., Point::Output)?];
+    let steering = [add(&[1, 2], 6., HookPoint::ResidPost)?];
     baked("tiny-llama2", &[], "q8_0", &at("plain"))?;
     baked("tiny-llama2", &steering, "q8_0", &at("at once"))?;
     let bakes = Bake {
@@ -293,10 +302,10 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
     let [mean] = near.additions.as_slice() else {
         panic!("one layer")
     };
-    // The mean change along d takes the mean projection away.
-    let request = Request {
+    // The mean change along d takes the mean kind away.
+    let request = ForwardOptions {
         capture: &[1],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     let (forest, _) = marked(&prompts, &[]);
     let h = whole(&host, &forest, request)?.residuals[&1].to_vec2::<f32>()?;
@@ -307,15 +316,15 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
             .map(|(x, d)| f64::from(x * d))
             .sum::<f64>()
     };
-    let projection = h.iter().map(along).sum::<f64>() / h.len() as f64;
+    let kind = h.iter().map(along).sum::<f64>() / h.len() as f64;
     assert!(
-        (mean.coeff() - projection.abs()).abs() < 1e-4,
-        "{} and {projection}",
+        (mean.coeff() - kind.abs()).abs() < 1e-4,
+        "{} and {kind}",
         mean.coeff()
     );
 
     // On some rows: the same dose, but everywhere.
-    let last = named(Operator::Add, &[1], 6.)?.on(RowRule::Last(1));
+    let last = named(Operator::Add, &[1], 6.)?.on(Positions::Last(1));
     let near = approximate(&host, &last, &prompts)?;
     assert!(near.spread < 1e-3 && near.divergence > 1e-4, "{near:?}");
     assert!((near.additions[0].coeff() - 6.).abs() < 1e-3);
@@ -348,15 +357,15 @@ fn the_middle_lies_between_attention_and_mlp() -> Result<()> {
     // What is added in the middle of a block is what a bias on o_proj adds: seen by the MLP.
     // Behind the block it differs from an addition at the output, unless the MLP is blind.
     let host = llama("tiny-llama2")?;
-    let middle = add(&[1], 6., Point::Middle)?;
-    let output = add(&[1], 6., Point::Output)?;
+    let middle = add(&[1], 6., HookPoint::ResidMid)?;
+    let output = add(&[1], 6., HookPoint::ResidPost)?;
     let capture = |x: &Intervention| -> Result<Vec<f32>> {
         let interventions = std::slice::from_ref(x);
         let (forest, _) = marked(&prompts()?, interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
             capture: &[0, 1],
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         let pass = whole(&host, &forest, request)?;
         assert!(flat(logits(&pass)).iter().all(|x| x.is_finite()));

@@ -3,7 +3,7 @@
 use super::{MODELS, adapter, all_bits, distance, in_stock, ours, prompts, same};
 use anyhow::Result;
 use reptune::stock::Stock;
-use reptune_adapters::peft;
+use reptune_adapters::lora::peft;
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, generate};
 use reptune_tests::{Oracle, fixture, llama};

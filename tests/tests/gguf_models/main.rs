@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor};
 use reptune::llama::parse_isq;
-use reptune::steered::Cache as Imports;
+use reptune::steered::KeyValueCache as Imports;
 use reptune::{Llama, LoadOptions, gguf};
-use reptune_adapters::loss::{Label, token_loss};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Cache, Forest, Host, Request, gguf::llama};
+use reptune_adapters::lora::loss::{Label, token_loss};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree, gguf::llama};
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, label_rows, logits, random_update, whole};
 use std::path::{Path, PathBuf};
@@ -37,8 +37,12 @@ fn honest_mini() -> PathBuf {
 fn said(host: &Llama) -> Result<Vec<u32>> {
     let prompts = Oracle::read("oracle-llama2.safetensors")?.prompts()?;
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let (forest, _) = Forest::pack(&prompts);
-    Ok(bits(logits(&whole(host, &forest, Request::default())?)))
+    let (forest, _) = PrefixTree::pack(&prompts);
+    Ok(bits(logits(&whole(
+        host,
+        &forest,
+        ForwardOptions::default(),
+    )?)))
 }
 
 #[test]
@@ -138,25 +142,25 @@ fn a_gguf_is_tuned_without_a_change_of_its_weights() -> Result<()> {
     let host = load(&import(&path)?)?;
     let before = said(&host)?;
     let layers: Vec<usize> = (0..host.spec().layers).collect();
-    let mut update = random_update(host.spec(), &layers, &Projection::ALL, 5)?;
+    let mut update = random_update(host.spec(), &layers, &ModuleKind::ALL, 5)?;
     update.trainable(host.device())?;
-    let (forest, rows) = Forest::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
+    let (forest, rows) = PrefixTree::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-    let request = Request {
+    let request = ForwardOptions {
         logits: &last,
-        low_rank: Some(&update),
-        ..Request::default()
+        adapter: Some(&update),
+        ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
     let loss = token_loss(logits(&pass), &label_rows(&[65, 66]), Label::Right)?;
     let gradients = loss.backward()?;
-    for (site, l) in &update.sites {
+    for (module, l) in &update.modules {
         for factor in [&l.a, &l.b] {
             let g = gradients
                 .get(factor)
-                .with_context(|| format!("{site}: no gradient"))?;
+                .with_context(|| format!("{module}: no gradient"))?;
             let size = g.sqr()?.sum_all()?.to_scalar::<f32>()?;
-            assert!(size > 0. && size.is_finite(), "{site}: {size}");
+            assert!(size > 0. && size.is_finite(), "{module}: {size}");
         }
     }
     assert_eq!(said(&host)?, before, "frozen weights");

@@ -97,7 +97,7 @@ impl Written {
         set("tokenizer.chat_template", Value::String(template.into()));
 
         let mut tensors = BTreeMap::new();
-        for file in reptune_adapters::tensor_file::shards(directory)? {
+        for file in reptune_adapters::formats::safetensors::shards(directory)? {
             for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu)? {
                 let tensor = tensor.to_dtype(DType::F32)?;
                 let tensor = match name.as_str() {

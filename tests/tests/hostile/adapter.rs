@@ -6,7 +6,7 @@ use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::llama::{LlamaConfig, model_spec};
-use reptune_adapters::{LowRankUpdate, ModelSpec, peft};
+use reptune_adapters::{Adapter, ModelSpec, peft};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 
@@ -18,14 +18,14 @@ fn spec() -> Result<ModelSpec> {
     Ok(model_spec(&LlamaConfig::read(&model)?, &model)?)
 }
 
-fn bytes(update: &LowRankUpdate) -> Vec<(String, Vec<u32>, u64)> {
+fn bytes(update: &Adapter) -> Vec<(String, Vec<u32>, u64)> {
     let bits = |t: &candle_core::Tensor| reptune_tests::bits(t);
     update
-        .sites
+        .modules
         .iter()
-        .map(|(site, l)| {
+        .map(|(module, l)| {
             let both = [bits(&l.a), bits(&l.b)].concat();
-            (site.to_string(), both, l.scale.to_bits())
+            (module.to_string(), both, l.scale.to_bits())
         })
         .collect()
 }
@@ -110,10 +110,10 @@ proptest! {
         let wanted = bytes(&peft::load(room.path(), &spec).expect("good"));
         std::fs::write(&path, changed(&good, if near { 900 } else { usize::MAX }, &changes)).expect("write");
         if let Ok(update) = reads(room.path(), || peft::load(room.path(), &spec)) {
-            // values have no hash here, but sites, shapes and scales are what they were
+            // values have no hash here, but modules, shapes and scales are what they were
             let found = bytes(&update);
             let shape = |all: &[(String, Vec<u32>, u64)]| -> Vec<(String, usize, u64)> {
-                all.iter().map(|(site, both, scale)| (site.clone(), both.len(), *scale)).collect()
+                all.iter().map(|(module, both, scale)| (module.clone(), both.len(), *scale)).collect()
             };
             prop_assert_eq!(shape(&found).len(), shape(&wanted).len());
         }

@@ -7,10 +7,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use reptune::inspect::inspect;
 use reptune::llama::{LlamaConfig, model_spec};
-use reptune_adapters::direction::{Direction, Provenance};
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::patch::{self, Patch};
-use reptune_adapters::{DirectionSet, Error, LowRank, LowRankUpdate, ModelSpec, Site, delta_file};
+use reptune_adapters::steering::direction::{Direction, Provenance};
+use reptune_adapters::{
+    Adapter, DirectionSet, Error, ModelSpec, TargetModule, WeightDelta, delta_file,
+};
 use reptune_tests::{bits, fixture};
 use std::path::Path;
 
@@ -35,27 +37,27 @@ fn directions() -> Result<DirectionSet> {
     })
 }
 
-fn update(spec: &ModelSpec) -> Result<LowRankUpdate> {
-    let mut update = LowRankUpdate::init(
+fn update(spec: &ModelSpec) -> Result<Adapter> {
+    let mut update = Adapter::init(
         spec,
         &[1],
-        &[Projection::VProj, Projection::OProj],
+        &[ModuleKind::VProj, ModuleKind::OProj],
         2,
         3.,
         5,
     )?;
-    let site = Site {
+    let module = TargetModule {
         layer: 2,
-        projection: Projection::KProj,
+        kind: ModuleKind::KProj,
     };
-    update.make_direct(spec, &[site])?;
+    update.make_direct(spec, &[module])?;
     Ok(update)
 }
 
-fn content(update: &LowRankUpdate) -> Vec<(String, u64, Vec<u32>)> {
-    let of = |l: &LowRank| l.factors().into_iter().flat_map(|(_, t)| bits(t)).collect();
-    let all = update.sites.iter();
-    all.map(|(site, l)| (site.to_string(), l.scale.to_bits(), of(l)))
+fn content(update: &Adapter) -> Vec<(String, u64, Vec<u32>)> {
+    let of = |l: &WeightDelta| l.factors().into_iter().flat_map(|(_, t)| bits(t)).collect();
+    let all = update.modules.iter();
+    all.map(|(module, l)| (module.to_string(), l.scale.to_bits(), of(l)))
         .collect()
 }
 
@@ -127,7 +129,7 @@ fn a_redo_file_reaches_no_further_than_its_file() -> Result<()> {
     for (offset, length) in [(5, 5u64), (u64::MAX, 1), (0, u64::MAX), (1 << 40, 0)] {
         let mut body = [offset, length].map(u64::to_le_bytes).concat();
         body.resize(body.len() + length.min(5) as usize, b'!');
-        let hash = reptune_adapters::artefact::sha256([body.as_slice()]);
+        let hash = reptune_adapters::files::sha256([body.as_slice()]);
         let bytes = [b"reptune redo 1\n", hash.as_bytes(), &body].concat();
         std::fs::write(&redo, bytes)?;
         let message = reads(room.path(), || patch::recover(&path)).expect_err("refused");

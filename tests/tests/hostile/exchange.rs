@@ -7,10 +7,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::llama::{LlamaConfig, model_spec};
-use reptune_adapters::direction::{Direction, Provenance};
-use reptune_adapters::exchange::control_vector::{self, Length};
-use reptune_adapters::exchange::{lora, svec};
-use reptune_adapters::{DirectionSet, LowRankUpdate, ModelSpec};
+use reptune_adapters::steering::direction::{Direction, Provenance};
+use reptune_adapters::steering::exchange::control_vector::{self, Length};
+use reptune_adapters::steering::exchange::{lora, svec};
+use reptune_adapters::{Adapter, DirectionSet, ModelSpec};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -68,15 +68,15 @@ fn open(path: &Path) -> Result<DirectionSet, String> {
     Ok(set)
 }
 
-fn adapter(path: &Path) -> Result<LowRankUpdate, String> {
+fn adapter(path: &Path) -> Result<Adapter, String> {
     let update = reads(path.parent().expect("a directory"), || {
         lora::read(path, &spec())
     })?;
-    for (site, l) in &update.sites {
-        let (o, i) = site.projection.shape(&spec());
-        assert_eq!((l.a.dims()[1], l.b.dims()[0]), (i, o), "{site}");
-        assert_eq!(l.a.dims()[0], l.b.dims()[1], "{site}");
-        assert!(l.scale.is_finite(), "{site}: {}", l.scale);
+    for (module, l) in &update.modules {
+        let (o, i) = module.kind.shape(&spec());
+        assert_eq!((l.a.dims()[1], l.b.dims()[0]), (i, o), "{module}");
+        assert_eq!(l.a.dims()[0], l.b.dims()[1], "{module}");
+        assert!(l.scale.is_finite(), "{module}: {}", l.scale);
     }
     Ok(update)
 }
@@ -181,7 +181,7 @@ fn the_good_files_are_good() {
     let room = tempfile::tempdir().expect("room");
     let path = room.path().join("lora.gguf");
     std::fs::copy(theirs("lora.gguf"), &path).expect("copy");
-    assert_eq!(adapter(&path).expect("an adapter").sites.len(), 14);
+    assert_eq!(adapter(&path).expect("an adapter").modules.len(), 14);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::change::{changed, changes};
 use crate::{config, reads};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use reptune_adapters::gguf::{GgmlDType, Gguf, GgufWriter, Value};
+use reptune_adapters::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
 use std::path::Path;
 
 /// A small file with a value of every type, and tensors of three.

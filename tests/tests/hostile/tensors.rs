@@ -6,8 +6,8 @@ use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::artefact;
-use reptune_adapters::tensor_file::{TensorFile, shards};
+use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::formats::tables;
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -94,7 +94,7 @@ fn a_header_that_contradicts_itself_or_the_file_is_refused() -> Result<()> {
         };
         let expected = "[DIR]/x.safetensors: file: expected a complete safetensors file";
         assert!(message.starts_with(expected), "{case}: {message}");
-        let tables = reads(room.path(), || artefact::read_tables(&path)).map(|_| ());
+        let tables = reads(room.path(), || tables::read_tables(&path)).map(|_| ());
         let message = tables.expect_err(case);
         assert!(message.starts_with(expected), "{case}: {message}");
     }

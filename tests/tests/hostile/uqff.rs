@@ -12,7 +12,7 @@ use reptune::inspect::inspect;
 use reptune::quantized::{QuantizedMerge, Rounded, Types};
 use reptune::uqff::{Entry, UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
-use reptune_adapters::LowRankUpdate;
+use reptune_adapters::Adapter;
 use reptune_tests::fixture;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn quantized() -> &'static Path {
         let room = tempfile::tempdir()?;
         let merge = QuantizedMerge {
             source: &Source::open(&fixture("tiny-llama2"))?,
-            update: &LowRankUpdate::default(),
+            update: &Adapter::default(),
             types: Types::all(Some(WeightType::parse("q8_0")?)),
             way: Rounded::Nearest,
             calibration: &[],

@@ -3,8 +3,8 @@
 
 use super::interop;
 use anyhow::Result;
-use reptune_adapters::exchange;
-use reptune_adapters::{Host, Intervention};
+use reptune_adapters::steering::exchange;
+use reptune_adapters::{HookedModel, Intervention};
 use reptune_tests::{Oracle, llama};
 
 #[test]

@@ -6,9 +6,9 @@ use super::{interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::{Llama, LoadOptions, gguf};
-use reptune_adapters::exchange::control_vector::{self, Length};
-use reptune_adapters::exchange::lora;
-use reptune_adapters::{DirectionSet, Host, Intervention, LowRankUpdate, Operator, peft};
+use reptune_adapters::lora::gguf;
+use reptune_adapters::steering::exchange::control_vector::{self, Length};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, Intervention, Operator, peft};
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, llama};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ fn theirs() -> Result<HashMap<String, Tensor>> {
     tensors(&interop("llama_cpp/logits.safetensors"))
 }
 
-fn check(case: &str, steering: &[Intervention], tuning: Option<&LowRankUpdate>) -> Result<()> {
+fn check(case: &str, steering: &[Intervention], tuning: Option<&Adapter>) -> Result<()> {
     let host = llama("tiny-llama2")?;
     let logits = ours(&host, &prompts()?[..PROMPTS], steering, tuning)?;
     same(case, &logits, &theirs()?)
@@ -153,10 +153,10 @@ fn a_control_vector_of_repeng_is_our_steering() -> Result<()> {
 fn a_lora_in_llama_cpp_is_our_update() -> Result<()> {
     let host = llama("tiny-llama2")?;
     let mut update = peft::load(&interop("peft/plain"), host.spec())?;
-    assert_eq!(update.sites.len(), 14, "all seven weights of two blocks");
+    assert_eq!(update.modules.len(), 14, "all seven weights of two blocks");
     check("lora", &[], Some(&update))?;
-    for low_rank in update.sites.values_mut() {
-        low_rank.scale *= -0.5;
+    for adapter in update.modules.values_mut() {
+        adapter.scale *= -0.5;
     }
     check("lora_half", &[], Some(&update))
 }

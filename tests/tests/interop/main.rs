@@ -9,7 +9,7 @@ mod peft;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use reptune_adapters::{Host, Intervention, LowRankUpdate, Request};
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention};
 use reptune_tests::{Oracle, Walk, fixture, logits, marked, pick, whole};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ fn prompts() -> Result<Vec<Vec<u32>>> {
 
 /// Our logits (T, V) of every prompt.
 fn ours(
-    host: &dyn Host,
+    host: &dyn HookedModel,
     prompts: &[Vec<u32>],
     interventions: &[Intervention],
-    low_rank: Option<&LowRankUpdate>,
+    adapter: Option<&Adapter>,
 ) -> Result<Vec<Tensor>> {
     let (forest, rows) = marked(prompts, interventions);
-    let request = Request {
+    let request = ForwardOptions {
         interventions,
-        low_rank,
-        ..Request::default()
+        adapter,
+        ..ForwardOptions::default()
     };
     let pass = whole(host, &forest, request)?;
     rows.iter().map(|r| pick(logits(&pass), r)).collect()

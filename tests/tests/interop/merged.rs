@@ -2,8 +2,8 @@
 
 use super::{fixture, ours, prompts, same, tensors};
 use anyhow::{Result, ensure};
-use reptune_adapters::Host;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::HookedModel;
+use reptune_adapters::model::ModuleKind;
 use reptune_recipes::merge::merge;
 use reptune_tests::{llama, random_update};
 use std::path::Path;
@@ -18,7 +18,7 @@ fn transformers_computes_our_logits_with_a_merged_checkpoint() -> Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/merged_checkpoint.py");
     for name in ["tiny-llama2", "tiny-llama32"] {
         let host = llama(name)?;
-        let update = random_update(host.spec(), &[1, 3], &Projection::ALL, 21)?;
+        let update = random_update(host.spec(), &[1, 3], &ModuleKind::ALL, 21)?;
         let room = tempfile::tempdir()?;
         let merged = room.path().join("merged");
         merge(&fixture(name), &update, &merged, &mut |_, _, _| {})?;

@@ -4,14 +4,14 @@ use super::{fixture, interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::stock::Stock;
-use reptune_adapters::{Host, LowRankUpdate, Site, peft};
+use reptune_adapters::{Adapter, HookedModel, TargetModule, peft};
 use reptune_tests::{Walk, bits, llama};
 use std::collections::BTreeSet;
 
 /// The prompts whose logits PEFT wrote.
 const PROMPTS: usize = 2;
 
-fn read(case: &str) -> reptune_adapters::Result<LowRankUpdate> {
+fn read(case: &str) -> reptune_adapters::Result<Adapter> {
     peft::read(&interop("peft").join(case))
 }
 
@@ -32,10 +32,10 @@ fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<
 
 #[test]
 fn each_module_has_the_rank_and_the_scale_of_its_pattern() -> Result<()> {
-    let of = |update: &LowRankUpdate, path: &str| -> (usize, f64) {
-        let site = Site::parse(path).expect("a site");
-        let low_rank = &update.sites[&site];
-        (low_rank.rank(), low_rank.scale)
+    let of = |update: &Adapter, path: &str| -> (usize, f64) {
+        let module = TargetModule::parse(path).expect("a module");
+        let adapter = &update.modules[&module];
+        (adapter.rank(), adapter.scale)
     };
     let (patterns, rslora) = (read("patterns")?, read("rslora")?);
     for (path, rank, alpha) in [
@@ -106,8 +106,8 @@ fn the_only_adapter_in_a_sub_directory_is_found_and_several_are_listed() -> Resu
     copy("honest")?;
     std::fs::create_dir(room.path().join("checkpoints"))?;
     assert_eq!(peft::locate(room.path())?, room.path().join("honest"));
-    let sites: BTreeSet<Site> = peft::read(room.path())?.sites.into_keys().collect();
-    assert_eq!(sites.len(), 4);
+    let modules: BTreeSet<TargetModule> = peft::read(room.path())?.modules.into_keys().collect();
+    assert_eq!(modules.len(), 4);
 
     copy("blunt")?;
     let message = peft::read(room.path()).expect_err("two").to_string();
@@ -115,7 +115,7 @@ fn the_only_adapter_in_a_sub_directory_is_found_and_several_are_listed() -> Resu
         message.contains("several adapters: blunt, honest"),
         "{message}"
     );
-    assert_eq!(peft::read(&room.path().join("blunt"))?.sites.len(), 4);
+    assert_eq!(peft::read(&room.path().join("blunt"))?.modules.len(), 4);
     Ok(())
 }
 
@@ -144,20 +144,20 @@ fn several_ranks_and_scales_reach_stock_mistral_rs() -> Result<()> {
         peft::save(room.path(), &update, "tiny-llama2")?;
         let back = peft::load(room.path(), host.spec())?;
         let mut walk = Walk::within(f32::EPSILON);
-        for (site, l) in &back.sites {
-            let largest = update.sites.values().map(|l| l.rank()).max();
-            assert_eq!(Some(l.rank()), largest, "{site}");
-            let before = &update.sites[site];
+        for (module, l) in &back.modules {
+            let largest = update.modules.values().map(|l| l.rank()).max();
+            assert_eq!(Some(l.rank()), largest, "{module}");
+            let before = &update.modules[module];
             let zeros = l.a.narrow(0, before.rank(), l.rank() - before.rank())?;
             assert!(
                 bits(&zeros).iter().all(|b| *b == 0),
-                "{site}: padded with zeros"
+                "{module}: padded with zeros"
             );
             let kept = l.a.narrow(0, 0, before.rank())?;
-            assert_eq!(bits(&kept), bits(&before.a), "{site}: A");
+            assert_eq!(bits(&kept), bits(&before.a), "{module}: A");
             let b = l.b.narrow(1, 0, before.rank())?;
             walk.check(
-                &format!("{site}: scale * B"),
+                &format!("{module}: scale * B"),
                 &(b.contiguous()? * l.scale)?,
                 &(&before.b * before.scale)?,
             );

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune_adapters::artefact::{self, Table};
-use reptune_adapters::direction::{Direction, Provenance};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{DirectionSet, Host, ModelSpec, peft};
+use reptune_adapters::files;
+use reptune_adapters::formats::tables::{self, Table};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::steering::direction::{Direction, Provenance};
+use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, peft};
 use reptune_tests::{bits, fixture, llama, random_update};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -41,7 +42,7 @@ fn directions(spec: &ModelSpec) -> Result<DirectionSet> {
             model: "tiny-llama2".into(),
             model_fingerprint: spec.fingerprint.clone(),
             model_layers: spec.layers,
-            recipe: artefact::sha256([b"a recipe".as_slice()]),
+            recipe: files::sha256([b"a recipe".as_slice()]),
             method: "pca".into(),
             rows: "last:7".into(),
             pairs: 512,
@@ -111,7 +112,7 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
     }
 
     std::fs::write(&path, &good)?;
-    let (tables, metadata) = artefact::read_tables(&path)?;
+    let (tables, metadata) = tables::read_tables(&path)?;
     type Edit = fn(&mut Tables, &mut Metadata);
     let edits: [(&str, Edit); 6] = [
         ("other layer convention", |_, m| {
@@ -137,7 +138,7 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
     for (case, edit) in edits {
         let (mut tables, mut metadata) = (tables.clone(), metadata.clone());
         edit(&mut tables, &mut metadata);
-        artefact::write_tables(&path, &tables, metadata)?;
+        tables::write_tables(&path, &tables, metadata)?;
         note(
             &mut notes,
             directory.path(),
@@ -189,7 +190,7 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
 #[test]
 fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
     let host = llama("tiny-llama2")?;
-    let update = random_update(host.spec(), &[0, 3], &Projection::ALL, 2)?;
+    let update = random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 2)?;
     let directory = tempfile::tempdir()?;
     let (once, again) = (
         directory.path().join("once"),
@@ -198,14 +199,14 @@ fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
     peft::save(&once, &update, "tiny-llama2")?;
     let back = peft::load(&once, host.spec())?;
     assert_eq!(
-        back.sites.keys().collect::<Vec<_>>(),
-        update.sites.keys().collect::<Vec<_>>()
+        back.modules.keys().collect::<Vec<_>>(),
+        update.modules.keys().collect::<Vec<_>>()
     );
-    for (site, l) in &back.sites {
-        let expected = &update.sites[site];
-        assert_eq!(bits(&l.a), bits(&expected.a), "{site}: A");
-        assert_eq!(bits(&l.b), bits(&expected.b), "{site}: B");
-        assert_eq!(l.scale, expected.scale, "{site}: scale");
+    for (module, l) in &back.modules {
+        let expected = &update.modules[module];
+        assert_eq!(bits(&l.a), bits(&expected.a), "{module}: A");
+        assert_eq!(bits(&l.b), bits(&expected.b), "{module}: B");
+        assert_eq!(l.scale, expected.scale, "{module}: scale");
     }
     peft::save(&again, &back, "tiny-llama2")?;
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -218,12 +219,12 @@ fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
     let theirs = peft::load(&fixture("peft-adapter"), host.spec())?;
     peft::save(&again, &theirs, "tiny-llama2")?;
     let back = peft::load(&again, host.spec())?;
-    assert_eq!(back.sites.len(), 4);
-    for (site, l) in &back.sites {
+    assert_eq!(back.modules.len(), 4);
+    for (module, l) in &back.modules {
         assert_eq!(
             bits(&l.delta()?),
-            bits(&theirs.sites[site].delta()?),
-            "{site}"
+            bits(&theirs.modules[module].delta()?),
+            "{module}"
         );
         assert_eq!(l.scale, 2., "alpha 8 over rank 4");
     }

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::Llama;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Cache, DirectionSet, Forest, Host, Intervention, LowRankUpdate, Operator, Pass, Request,
-    RowRule,
+    Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
+    Operator, Positions, PrefixTree,
 };
 use reptune_tests::{Oracle, ROUNDING, Walk, bits, flat, llama, logits, marked, pick, whole};
 
@@ -44,18 +44,18 @@ impl World {
         &self,
         prompts: &[Vec<u32>],
         interventions: &[Intervention],
-    ) -> Result<(Pass, Vec<Vec<u32>>)> {
+    ) -> Result<(ForwardOutput, Vec<Vec<u32>>)> {
         let (forest, rows) = marked(prompts, interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
         Ok((whole(&self.host, &forest, request)?, rows))
     }
 }
 
 /// Bit for bit the same at all layers and in the logits.
-fn assert_same(what: &str, a: &Pass, b: &Pass) {
+fn assert_same(what: &str, a: &ForwardOutput, b: &ForwardOutput) {
     for (layer, residual) in &a.residuals {
         assert_eq!(
             bits(residual),
@@ -91,38 +91,41 @@ fn coeff_zero_is_the_base() -> Result<()> {
 #[test]
 fn an_addition_is_exact_at_its_site_and_leaves_what_comes_before() -> Result<()> {
     let w = world()?;
-    let (site, coeff) = (2, -3.5);
+    let (module, coeff) = (2, -3.5);
     let prompt = &w.prompts[2];
     let (base, _) = w.run(&w.prompts[2..], &[])?;
     for rule in [
-        RowRule::Last(3),
-        RowRule::Positions(vec![7, -2, 20]),
-        RowRule::All,
+        Positions::Last(3),
+        Positions::Positions(vec![7, -2, 20]),
+        Positions::All,
     ] {
-        let (steered, _) = w.run(&w.prompts[2..], &[w.add(&[site], coeff)?.on(rule.clone())])?;
-        for layer in 0..site {
+        let (steered, _) = w.run(
+            &w.prompts[2..],
+            &[w.add(&[module], coeff)?.on(rule.clone())],
+        )?;
+        for layer in 0..module {
             let (ours, theirs) = (&steered.residuals[&layer], &base.residuals[&layer]);
             assert_eq!(
                 bits(ours),
                 bits(theirs),
-                "{rule}: layer {layer} lies before the site"
+                "{rule}: layer {layer} lies before the module"
             );
         }
-        let dose = (w.direction(site)? * coeff)?;
+        let dose = (w.direction(module)? * coeff)?;
         let acted = |row: usize| rule.chooses(row, prompt.len());
         let first = (0..prompt.len())
             .find(|&r| acted(r))
             .expect("a row is chosen");
         for row in 0..prompt.len() {
-            let at = |pass: &Pass, layer: usize| pass.residuals[&layer].get(row);
+            let at = |pass: &ForwardOutput, layer: usize| pass.residuals[&layer].get(row);
             let expected = match acted(row) {
-                true => (at(&base, site)? + &dose)?,
-                false => at(&base, site)?,
+                true => (at(&base, module)? + &dose)?,
+                false => at(&base, module)?,
             };
             assert_eq!(
-                bits(&at(&steered, site)?),
+                bits(&at(&steered, module)?),
                 bits(&expected),
-                "{rule}: row {row} at the site"
+                "{rule}: row {row} at the module"
             );
             let (after, before) = (at(&steered, 3)?, at(&base, 3)?);
             if row < first {
@@ -133,7 +136,7 @@ fn an_addition_is_exact_at_its_site_and_leaves_what_comes_before() -> Result<()>
                 );
             } else {
                 assert_differs(
-                    &format!("{rule}: row {row} above the site"),
+                    &format!("{rule}: row {row} above the module"),
                     &after,
                     &before,
                 );
@@ -148,7 +151,7 @@ fn ablating_twice_is_ablating_once() -> Result<()> {
     let w = world()?;
     let layer = 1;
     let d = w.direction(layer)?.unsqueeze(1)?;
-    for rule in [RowRule::All, RowRule::Last(3)] {
+    for rule in [Positions::All, Positions::Last(3)] {
         let ablate = w.ablate(&[layer])?.on(rule.clone());
         let (once, _) = w.run(&w.prompts[2..], std::slice::from_ref(&ablate))?;
         let (twice, _) = w.run(&w.prompts[2..], &[ablate.clone(), ablate])?;
@@ -198,7 +201,7 @@ fn interventions_apply_in_their_order() -> Result<()> {
         );
     }
     // On rows of their own, two are the one and the other.
-    let (first, second) = (RowRule::Positions(vec![0]), RowRule::Last(1));
+    let (first, second) = (Positions::Positions(vec![0]), Positions::Last(1));
     let (one, two) = (w.add(&[2], 3.)?.on(first), w.add(&[1], -2.)?.on(second));
     let (both, _) = w.run(&w.prompts[2..], &[one.clone(), two.clone()])?;
     let (swapped, _) = w.run(&w.prompts[2..], &[two, one])?;
@@ -211,8 +214,8 @@ fn last_k_separates_prefixes_that_prompts_share() -> Result<()> {
     let w = world()?;
     // 5 tokens, of which 4 begin the other one too: the last 3 of the first are rows of its own.
     let prompts = &w.prompts[..2];
-    let interventions = [w.add(&[1], 3.)?.on(RowRule::Last(3))];
-    let (plain, shared) = Forest::pack(prompts);
+    let interventions = [w.add(&[1], 3.)?.on(Positions::Last(3))];
+    let (plain, shared) = PrefixTree::pack(prompts);
     let (forest, rows) = marked(prompts, &interventions);
     assert_eq!(shared[0][..4], shared[1][..4]);
     assert_eq!(rows[0][..2], rows[1][..2], "unmarked tokens stay shared");
@@ -274,9 +277,9 @@ fn rows_do_not_depend_on_what_other_prompts_say() -> Result<()> {
     let (b, same_rows) = with((100..130).rev().collect())?;
     assert_eq!(rows, same_rows);
     for layer in 0..w.host.spec().layers {
-        let row = |pass: &Pass| pick(&pass.residuals[&layer], &rows[1]);
+        let row = |pass: &ForwardOutput| pick(&pass.residuals[&layer], &rows[1]);
         assert_eq!(bits(&row(&a)?), bits(&row(&b)?), "layer {layer}");
-        let other = |pass: &Pass| pick(&pass.residuals[&layer], &rows[0]);
+        let other = |pass: &ForwardOutput| pick(&pass.residuals[&layer], &rows[0]);
         assert_differs("the other prompt", &other(&a)?, &other(&b)?);
     }
     assert_eq!(
@@ -289,20 +292,22 @@ fn rows_do_not_depend_on_what_other_prompts_say() -> Result<()> {
 #[test]
 fn generation_with_the_cache_equals_generation_without() -> Result<()> {
     let w = world()?;
-    for rule in [RowRule::All, RowRule::Generated, RowRule::Last(2)] {
+    for rule in [Positions::All, Positions::Generated, Positions::Last(2)] {
         let interventions = [w.add(&[1, 2], 2.)?.on(rule.clone()), w.ablate(&[3])?];
         let (mut forest, rows) = marked(&w.prompts, &interventions);
         let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-        let mut cache = Cache::keeping(w.host.spec().layers, 8);
+        let mut cache = KeyValueCache::keeping(w.host.spec().layers, 8);
         let mut walk = Walk::within(ROUNDING);
         for step in 0..12 {
-            let request = Request {
+            let request = ForwardOptions {
                 interventions: &interventions,
                 logits: &last,
-                ..Request::default()
+                ..ForwardOptions::default()
             };
             let kept = w.host.forward(&forest, &mut cache, &request)?;
-            let anew = w.host.forward(&forest, &mut Cache::none(), &request)?;
+            let anew = w
+                .host
+                .forward(&forest, &mut KeyValueCache::none(), &request)?;
             assert_eq!(cache.rows(), forest.len());
             walk.check(
                 &format!("{rule}: step {step}"),
@@ -312,8 +317,11 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
             let tokens = logits(&anew).argmax(1)?.to_vec1::<u32>()?;
             for (i, token) in tokens.into_iter().enumerate() {
                 let prompt = w.prompts[i].len();
-                let mark =
-                    reptune_adapters::intervention::marks(&interventions, prompt + step, prompt);
+                let mark = reptune_adapters::steering::intervention::marks(
+                    &interventions,
+                    prompt + step,
+                    prompt,
+                );
                 last[i] = forest.insert(Some(last[i]), &[token], |_| mark)[0];
             }
         }
@@ -326,12 +334,12 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
 fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
     let w = world()?;
     let layers: Vec<usize> = (0..w.host.spec().layers).collect();
-    let update = LowRankUpdate::init(w.host.spec(), &layers, &Projection::ALL, 4, 8., 1)?;
-    let (forest, _) = Forest::pack(&w.prompts);
-    let base = whole(&w.host, &forest, Request::default())?;
-    let request = Request {
-        low_rank: Some(&update),
-        ..Request::default()
+    let update = Adapter::init(w.host.spec(), &layers, &ModuleKind::ALL, 4, 8., 1)?;
+    let (forest, _) = PrefixTree::pack(&w.prompts);
+    let base = whole(&w.host, &forest, ForwardOptions::default())?;
+    let request = ForwardOptions {
+        adapter: Some(&update),
+        ..ForwardOptions::default()
     };
     assert_same("B = 0", &whole(&w.host, &forest, request)?, &base);
     Ok(())
@@ -341,18 +349,18 @@ fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
 #[test]
 fn requests_that_do_not_fit_are_refused() -> Result<()> {
     let llama = llama("tiny-llama2")?;
-    let (forest, rows) = Forest::pack(&[vec![256u32, 73, 115]]);
-    let mut cache = Cache::keeping(llama.spec().layers, 8);
-    let captured = Request {
+    let (forest, rows) = PrefixTree::pack(&[vec![256u32, 73, 115]]);
+    let mut cache = KeyValueCache::keeping(llama.spec().layers, 8);
+    let captured = ForwardOptions {
         capture: &[0],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     llama.forward(&forest, &mut cache, &captured)?;
-    let again = Request {
+    let again = ForwardOptions {
         logits: &rows[0],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let message = |r: reptune_adapters::Result<reptune_adapters::Pass>| {
+    let message = |r: reptune_adapters::Result<reptune_adapters::ForwardOutput>| {
         r.err().map(|e| e.to_string()).unwrap_or_default()
     };
     let cached = message(llama.forward(&forest, &mut cache, &again));
@@ -363,16 +371,16 @@ fn requests_that_do_not_fit_are_refused() -> Result<()> {
     // a forward that only captures still fills the cache of every layer
     let mut longer = forest.clone();
     let next = longer.insert(Some(2), &[32], |_| 0);
-    let last = Request {
+    let last = ForwardOptions {
         logits: &next,
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     let with_cache = llama
         .forward(&longer, &mut cache, &last)?
         .logits
         .expect("asked for");
     let without = llama
-        .forward(&longer, &mut Cache::none(), &last)?
+        .forward(&longer, &mut KeyValueCache::none(), &last)?
         .logits
         .expect("asked for");
     let difference = (with_cache - without)?
@@ -380,12 +388,12 @@ fn requests_that_do_not_fit_are_refused() -> Result<()> {
         .max_all()?
         .to_scalar::<f32>()?;
     assert!(difference < 1e-4, "{difference}");
-    let (unknown, rows) = Forest::pack(&[vec![9999u32]]);
-    let beyond = Request {
+    let (unknown, rows) = PrefixTree::pack(&[vec![9999u32]]);
+    let beyond = ForwardOptions {
         logits: &rows[0],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let beyond = message(llama.forward(&unknown, &mut Cache::none(), &beyond));
+    let beyond = message(llama.forward(&unknown, &mut KeyValueCache::none(), &beyond));
     assert!(
         beyond.contains("token id") && beyond.contains("9999"),
         "{beyond}"

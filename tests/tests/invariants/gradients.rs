@@ -4,10 +4,11 @@ use anyhow::Result;
 use candle_core::{Tensor, Var};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune::Llama;
-use reptune_adapters::loss::Mode;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    DirectionSet, Forest, Host, Intervention, LowRankUpdate, Operator, Request, RowRule,
+    Adapter, DirectionSet, ForwardOptions, HookedModel, Intervention, Operator, Positions,
+    PrefixTree,
 };
 use reptune_tests::{
     Objective, Oracle, ROUNDING, Walk, bits, flat, llama, logits, random_update, whole,
@@ -38,10 +39,10 @@ const ALLOWED: f64 = 2e-3;
 
 /// Checks the gradient of every factor along itself and at some of its elements;
 /// returns the largest error.
-fn check(w: &World, objective: &Objective, update: &mut LowRankUpdate) -> Result<f64> {
+fn check(w: &World, objective: &Objective, update: &mut Adapter) -> Result<f64> {
     let vars = update.trainable(w.host.device())?;
     let places: Vec<String> = update
-        .sites
+        .modules
         .keys()
         .flat_map(|s| [format!("{s}.lora_A"), format!("{s}.lora_B")])
         .collect();
@@ -101,7 +102,7 @@ fn every_projection_has_the_gradient_of_finite_differences() -> Result<()> {
     let w = world()?;
     // The dual loss reaches layers 1 and 2 strongly; the token loss alone reaches all.
     for mode in [Mode::InPlusTruth, Mode::Out, Mode::Truth, Mode::InMinus] {
-        let mut update = random_update(w.host.spec(), &[0, 2, 3], &Projection::ALL, 5)?;
+        let mut update = random_update(w.host.spec(), &[0, 2, 3], &ModuleKind::ALL, 5)?;
         let objective = Objective {
             mode,
             directions: &w.set,
@@ -121,18 +122,18 @@ fn gradients_pass_through_interventions() -> Result<()> {
         ("add, all", vec![at(&[1], Operator::Add)?]),
         (
             "add, last:3",
-            vec![at(&[1, 2], Operator::Add)?.on(RowRule::Last(3))],
+            vec![at(&[1, 2], Operator::Add)?.on(Positions::Last(3))],
         ),
         ("ablate, all", vec![at(&[0], Operator::Ablate)?]),
         (
             "ablate, last:3",
-            vec![at(&[0], Operator::Ablate)?.on(RowRule::Last(3))],
+            vec![at(&[0], Operator::Ablate)?.on(Positions::Last(3))],
         ),
         (
             "both",
             vec![
                 at(&[0], Operator::Ablate)?,
-                at(&[1], Operator::Add)?.on(RowRule::Last(4)),
+                at(&[1], Operator::Add)?.on(Positions::Last(4)),
             ],
         ),
     ];
@@ -140,7 +141,7 @@ fn gradients_pass_through_interventions() -> Result<()> {
         let mut update = random_update(
             w.host.spec(),
             &[0, 1],
-            &[Projection::VProj, Projection::DownProj],
+            &[ModuleKind::VProj, ModuleKind::DownProj],
             6,
         )?;
         let objective = Objective {
@@ -154,8 +155,8 @@ fn gradients_pass_through_interventions() -> Result<()> {
     Ok(())
 }
 
-/// By site and letter: the gradients of `prompts` in one forest.
-fn gradients(w: &World, mode: Mode, update: &LowRankUpdate, of: &[usize]) -> Result<Vec<Tensor>> {
+/// By module and letter: the gradients of `prompts` in one forest.
+fn gradients(w: &World, mode: Mode, update: &Adapter, of: &[usize]) -> Result<Vec<Tensor>> {
     let objective = Objective {
         mode,
         directions: &w.set,
@@ -170,7 +171,7 @@ fn gradients(w: &World, mode: Mode, update: &LowRankUpdate, of: &[usize]) -> Res
     let g = objective
         .loss(&w.host, &prompts, &labels, Some(update))?
         .backward()?;
-    let factors = update.sites.values().flat_map(|l| [&l.a, &l.b]);
+    let factors = update.modules.values().flat_map(|l| [&l.a, &l.b]);
     Ok(factors
         .map(|f| g.get(f).expect("a gradient").clone())
         .collect())
@@ -182,7 +183,7 @@ fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
     let mut update = random_update(
         w.host.spec(),
         &[0, 2],
-        &[Projection::VProj, Projection::OProj],
+        &[ModuleKind::VProj, ModuleKind::OProj],
         7,
     )?;
     update.trainable(w.host.device())?;
@@ -210,10 +211,10 @@ fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
 #[test]
 fn frozen_weights_are_the_same_after_training() -> Result<()> {
     let w = world()?;
-    let (forest, _) = Forest::pack(&w.prompts);
-    let base = |host: &Llama| whole(host, &forest, Request::default());
+    let (forest, _) = PrefixTree::pack(&w.prompts);
+    let base = |host: &Llama| whole(host, &forest, ForwardOptions::default());
     let before = base(&w.host)?;
-    let mut update = LowRankUpdate::init(w.host.spec(), &[1, 2], &Projection::ALL, 4, 8., 3)?;
+    let mut update = Adapter::init(w.host.spec(), &[1, 2], &ModuleKind::ALL, 4, 8., 3)?;
     let start = update.snapshot()?;
     let mut optimizer = AdamW::new(
         update.trainable(w.host.device())?,
@@ -243,15 +244,15 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
         );
     }
     assert_eq!(bits(logits(&before)), bits(logits(&after)));
-    let kept = LowRankUpdate::init(w.host.spec(), &[1, 2], &Projection::ALL, 4, 8., 3)?;
-    for (site, low_rank) in &start.sites {
-        let tuned = &update.sites[site];
+    let kept = Adapter::init(w.host.spec(), &[1, 2], &ModuleKind::ALL, 4, 8., 3)?;
+    for (module, adapter) in &start.modules {
+        let tuned = &update.modules[module];
         assert_eq!(
-            bits(&low_rank.a),
-            bits(&kept.sites[site].a),
-            "{site}: a snapshot stays as it was"
+            bits(&adapter.a),
+            bits(&kept.modules[module].a),
+            "{module}: a snapshot stays as it was"
         );
-        assert_ne!(bits(&low_rank.b), bits(&tuned.b), "{site}: B was tuned");
+        assert_ne!(bits(&adapter.b), bits(&tuned.b), "{module}: B was tuned");
     }
     Ok(())
 }

@@ -5,10 +5,10 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::low_rank::Projection;
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Cache, Forest, Host, Intervention, LowRankUpdate, Operator, Request, Start,
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree, Resume,
 };
 use reptune_tests::{
     Objective, Oracle, Walk, device, fixture, flat, logits, marked, random_update, whole,
@@ -36,21 +36,21 @@ fn pair() -> Result<[Llama; 2]> {
 fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
     let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
     let (set, prompts) = (oracle.directions()?, oracle.prompts()?);
-    let update = random_update(full.spec(), &[0, 2], &Projection::ALL, 3)?;
+    let update = random_update(full.spec(), &[0, 2], &ModuleKind::ALL, 3)?;
     let operators = [
         Operator::Add,
         Operator::Ablate,
-        Operator::Turn,
+        Operator::AddNormPreserving,
         Operator::Clamp,
     ];
     let steered = operators.map(|o| Some(Intervention::new(&set, &[1, 2], 3., o)));
     for steered in steered.into_iter().chain([None]) {
         let interventions: Vec<Intervention> = steered.into_iter().collect::<Result<_, _>>()?;
         let (forest, _) = marked(&prompts, &interventions);
-        let request = Request {
+        let request = ForwardOptions {
             interventions: &interventions,
-            low_rank: Some(&update),
-            ..Request::default()
+            adapter: Some(&update),
+            ..ForwardOptions::default()
         };
         let (ours, expected) = (
             whole(&half, &forest, request)?,
@@ -77,16 +77,16 @@ fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
     let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
-    let mut update = random_update(full.spec(), &[0, 2], &Projection::ALL, 5)?;
+    let mut update = random_update(full.spec(), &[0, 2], &ModuleKind::ALL, 5)?;
     update.trainable(full.device())?;
-    let gradients = |host: &Llama, mode, update: &LowRankUpdate| -> Result<Vec<Tensor>> {
+    let gradients = |host: &Llama, mode, update: &Adapter| -> Result<Vec<Tensor>> {
         let objective = Objective {
             mode,
             directions: &directions,
             interventions: &[],
         };
         let store = (objective.loss(host, &prompts, &labels, Some(update))?).backward()?;
-        let factors = update.sites.values().flat_map(|l| [&l.a, &l.b]);
+        let factors = update.modules.values().flat_map(|l| [&l.a, &l.b]);
         let found = factors.map(|f| store.get(f).expect("a gradient").clone());
         Ok(found.collect())
     };
@@ -109,33 +109,33 @@ fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
 #[test]
 fn a_forward_from_a_layer_or_a_cache_is_the_forward() -> Result<()> {
     let ([_, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
-    let (forest, _) = Forest::pack(&oracle.prompts()?);
-    let expected = whole(&half, &forest, Request::default())?;
+    let (forest, _) = PrefixTree::pack(&oracle.prompts()?);
+    let expected = whole(&half, &forest, ForwardOptions::default())?;
     let rows: Vec<u32> = (0..forest.len() as u32).collect();
-    let request = Request {
-        start: Some(Start {
+    let request = ForwardOptions {
+        start: Some(Resume {
             layer: 1,
             rows: &expected.residuals[&1],
         }),
         logits: &rows,
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let above = half.forward(&forest, &mut Cache::none(), &request)?;
+    let above = half.forward(&forest, &mut KeyValueCache::none(), &request)?;
     assert_eq!(flat(logits(&above)), flat(logits(&expected)));
 
     let prompt = &oracle.prompts()?[0];
-    let (mut grown, _) = Forest::pack(&[&prompt[..prompt.len() - 1]]);
-    let mut cache = Cache::keeping(half.spec().layers, 16);
-    half.forward(&grown, &mut cache, &Request::default())?;
+    let (mut grown, _) = PrefixTree::pack(&[&prompt[..prompt.len() - 1]]);
+    let mut cache = KeyValueCache::keeping(half.spec().layers, 16);
+    half.forward(&grown, &mut cache, &ForwardOptions::default())?;
     let end = grown.len() as u32 - 1;
     let last = grown.insert(Some(end), &prompt[prompt.len() - 1..], |_| 0)[0];
-    let request = Request {
+    let request = ForwardOptions {
         logits: &[last],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     let ours = half.forward(&grown, &mut cache, &request)?;
-    let (alone, _) = Forest::pack(&[prompt]);
-    let expected = half.forward(&alone, &mut Cache::none(), &request)?;
+    let (alone, _) = PrefixTree::pack(&[prompt]);
+    let expected = half.forward(&alone, &mut KeyValueCache::none(), &request)?;
     Walk::within(HALF).check("the next token", logits(&ours), logits(&expected));
     Ok(())
 }

@@ -4,8 +4,11 @@
 use super::forward::world;
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Activations, Cache, Host, LowRankUpdate, Pass, Request, Start};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{
+    Adapter, ForwardOptions, ForwardOutput, GradientCheckpointing, HookedModel, KeyValueCache,
+    Resume,
+};
 use reptune_tests::{ROUNDING, bits, flat, marked, pick};
 
 /// The last block computes only the rows that are asked for, and these come out as if it
@@ -17,22 +20,23 @@ fn rows_nobody_reads_do_not_matter() -> Result<()> {
     let (forest, rows) = marked(&w.prompts, &steering);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let some: Vec<u32> = rows.iter().flat_map(|r| [r[r.len() / 2], r[0]]).collect();
-    let run = |captured: &[u32]| -> Result<Pass> {
-        let request = Request {
+    let run = |captured: &[u32]| -> Result<ForwardOutput> {
+        let request = ForwardOptions {
             interventions: &steering,
             capture: &[1, 3],
             captured,
             logits: &last,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        Ok(w.host.forward(&forest, &mut Cache::none(), &request)?)
+        Ok(w.host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?)
     };
     let (all, few) = (run(&[])?, run(&some)?);
     for layer in [1, 3] {
         let expected = pick(&all.residuals[&layer], &some)?;
         assert_near(&few.residuals[&layer], &expected)?;
     }
-    let of = |pass: Pass| pass.logits.ok_or_else(|| anyhow::anyhow!("no logits"));
+    let of = |pass: ForwardOutput| pass.logits.ok_or_else(|| anyhow::anyhow!("no logits"));
     assert_near(&of(few)?, &of(all)?)
 }
 
@@ -43,64 +47,73 @@ fn a_forward_may_begin_above_a_block() -> Result<()> {
     let steering = [w.add(&[1], 2.)?];
     let (forest, rows) = marked(&w.prompts, &steering);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-    let plain = Request {
+    let plain = ForwardOptions {
         capture: &[0, 1],
         logits: &last,
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let unsteered = w.host.forward(&forest, &mut Cache::none(), &plain)?;
-    let steered = Request {
+    let unsteered = w
+        .host
+        .forward(&forest, &mut KeyValueCache::none(), &plain)?;
+    let steered = ForwardOptions {
         interventions: &steering,
         ..plain
     };
-    let whole = w.host.forward(&forest, &mut Cache::none(), &steered)?;
-    let logits = |pass: &Pass| {
+    let whole = w
+        .host
+        .forward(&forest, &mut KeyValueCache::none(), &steered)?;
+    let logits = |pass: &ForwardOutput| {
         pass.logits
             .clone()
             .ok_or_else(|| anyhow::anyhow!("no logits"))
     };
     for layer in [0, 1] {
-        let begun = Request {
+        let begun = ForwardOptions {
             capture: &[1],
-            start: Some(Start {
+            start: Some(Resume {
                 layer,
                 rows: &unsteered.residuals[&layer],
             }),
             ..steered
         };
-        let begun = w.host.forward(&forest, &mut Cache::none(), &begun)?;
+        let begun = w
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &begun)?;
         assert_near(&begun.residuals[&1], &whole.residuals[&1])?;
         assert_near(&logits(&begun)?, &logits(&whole)?)?;
     }
-    let refused = |request: Request, cache: &mut Cache| {
+    let refused = |request: ForwardOptions, cache: &mut KeyValueCache| {
         let refused = w.host.forward(&forest, cache, &request);
         refused.err().map(|e| e.to_string()).unwrap_or_default()
     };
-    let at = |layer| Start {
+    let at = |layer| Resume {
         layer,
         rows: &unsteered.residuals[&1],
     };
     let start = Some(at(2));
-    let below = refused(Request { start, ..steered }, &mut Cache::none());
+    let below = refused(
+        ForwardOptions { start, ..steered },
+        &mut KeyValueCache::none(),
+    );
     assert!(below.contains("layer 0 or below"), "{below}");
     let start = Some(at(1));
-    let plain = Request {
+    let plain = ForwardOptions {
         capture: &[],
         start,
         ..plain
     };
-    let cache = refused(plain, &mut Cache::keeping(4, 8));
+    let cache = refused(plain, &mut KeyValueCache::keeping(4, 8));
     assert!(cache.contains("a cache that holds"), "{cache}");
     let narrow = unsteered.residuals[&1].narrow(0, 0, 2)?;
-    let rows = Start {
+    let rows = Resume {
         layer: 1,
         rows: &narrow,
     };
-    let short = Request {
+    let short = ForwardOptions {
         start: Some(rows),
         ..plain
     };
-    assert!(refused(short, &mut Cache::none()).contains("the new rows"));
+    assert!(refused(short, &mut KeyValueCache::none()).contains("the new rows"));
     Ok(())
 }
 
@@ -110,20 +123,22 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
     let w = world()?;
     let (forest, rows) = marked(&w.prompts, &[]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-    let sites = [Projection::VProj, Projection::OProj];
-    let mut update = LowRankUpdate::init(w.host.spec(), &[1], &sites, 2, 4., 1)?;
-    for low_rank in update.sites.values_mut() {
-        low_rank.b = (low_rank.b.ones_like()? * 0.1)?;
+    let modules = [ModuleKind::VProj, ModuleKind::OProj];
+    let mut update = Adapter::init(w.host.spec(), &[1], &modules, 2, 4., 1)?;
+    for adapter in update.modules.values_mut() {
+        adapter.b = (adapter.b.ones_like()? * 0.1)?;
     }
     let vars = update.trainable(w.host.device())?;
     let gradients = |activations| -> Result<Vec<Vec<u32>>> {
-        let request = Request {
+        let request = ForwardOptions {
             logits: &last,
-            low_rank: Some(&update),
+            adapter: Some(&update),
             activations,
-            ..Request::default()
+            ..ForwardOptions::default()
         };
-        let pass = w.host.forward(&forest, &mut Cache::none(), &request)?;
+        let pass = w
+            .host
+            .forward(&forest, &mut KeyValueCache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow::anyhow!("no logits"))?;
         let store = logits.sqr()?.sum_all()?.backward()?;
         let of = |v: &candle_core::Var| {
@@ -133,8 +148,8 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
         vars.iter().map(of).collect()
     };
     assert_eq!(
-        gradients(Activations::Keep)?,
-        gradients(Activations::Recompute)?
+        gradients(GradientCheckpointing::Off)?,
+        gradients(GradientCheckpointing::On)?
     );
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! A real PEFT computes what we compute with an adapter that we wrote.
 
 use anyhow::{Result, ensure};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Forest, Host, Request, peft};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{ForwardOptions, HookedModel, PrefixTree, peft};
 use reptune_tests::{Oracle, Walk, fixture, llama, logits, random_update, whole};
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
     for name in ["llama2", "llama32"] {
         let prompts = Oracle::read(&format!("oracle-{name}.safetensors"))?.prompts()?;
         let host = llama(&format!("tiny-{name}"))?;
-        let update = random_update(host.spec(), &[0, 3], &Projection::ALL, 13)?;
+        let update = random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 13)?;
         let directory = tempfile::tempdir()?;
         let adapter = directory.path().join("adapter");
         peft::save(&adapter, &update, name)?;
@@ -39,10 +39,10 @@ fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
         let theirs = candle_core::safetensors::load(&out, host.device())?;
         let mut walk = Walk::default();
         for (i, prompt) in prompts.iter().enumerate() {
-            let (forest, _) = Forest::pack(&[prompt]);
-            let request = Request {
-                low_rank: Some(&update),
-                ..Request::default()
+            let (forest, _) = PrefixTree::pack(&[prompt]);
+            let request = ForwardOptions {
+                adapter: Some(&update),
+                ..ForwardOptions::default()
             };
             let place = format!("prompt.{i}.logits");
             walk.check(

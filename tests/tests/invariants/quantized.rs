@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use reptune::{Llama, LoadOptions, llama::parse_isq};
-use reptune_adapters::loss::{Label, token_loss};
-use reptune_adapters::low_rank::Projection;
-use reptune_adapters::{Cache, Forest, Host, LowRankUpdate, Request};
+use reptune_adapters::lora::loss::{Label, token_loss};
+use reptune_adapters::model::ModuleKind;
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 use reptune_tests::{fixture, flat, label_rows, logits, random_update, whole};
 use std::collections::HashMap;
 use std::path::Path;
@@ -52,12 +52,12 @@ fn write_random_llama(directory: &Path) -> Result<()> {
         let at = |name: &str| format!("model.layers.{layer}.{name}.weight");
         tensors.insert(at("input_layernorm"), norm.clone());
         tensors.insert(at("post_attention_layernorm"), norm.clone());
-        for p in Projection::ALL {
+        for p in ModuleKind::ALL {
             let (o, i) = match p {
-                Projection::QProj | Projection::OProj => (hidden, hidden),
-                Projection::KProj | Projection::VProj => (hidden / 2, hidden),
-                Projection::GateProj | Projection::UpProj => (intermediate, hidden),
-                Projection::DownProj => (hidden, intermediate),
+                ModuleKind::QProj | ModuleKind::OProj => (hidden, hidden),
+                ModuleKind::KProj | ModuleKind::VProj => (hidden / 2, hidden),
+                ModuleKind::GateProj | ModuleKind::UpProj => (intermediate, hidden),
+                ModuleKind::DownProj => (hidden, intermediate),
             };
             tensors.insert(at(p.path()), matrix(o, i)?);
         }
@@ -76,22 +76,22 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Gradients of a token loss, by site and letter.
-fn gradients(host: &Llama, update: &LowRankUpdate) -> Result<Vec<(String, Vec<f32>)>> {
-    let (forest, rows) = Forest::pack(&PROMPTS);
+/// Gradients of a token loss, by module and letter.
+fn gradients(host: &Llama, update: &Adapter) -> Result<Vec<(String, Vec<f32>)>> {
+    let (forest, rows) = PrefixTree::pack(&PROMPTS);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-    let request = Request {
+    let request = ForwardOptions {
         logits: &last,
-        low_rank: Some(update),
-        ..Request::default()
+        adapter: Some(update),
+        ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut Cache::none(), &request)?;
+    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
     let loss = token_loss(logits(&pass), &label_rows(&[65, 66, 65]), Label::Right)?;
     let found = loss.backward()?;
     let mut all = Vec::new();
-    for (site, l) in &update.sites {
+    for (module, l) in &update.modules {
         for (letter, factor) in [("A", &l.a), ("B", &l.b)] {
-            let place = format!("{site}.lora_{letter}");
+            let place = format!("{module}.lora_{letter}");
             let g = flat(
                 found
                     .get(factor)
@@ -108,10 +108,10 @@ fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
     let directory = tempfile::tempdir()?;
     write_random_llama(directory.path())?;
     let full = Llama::load(directory.path(), LoadOptions::default())?;
-    let mut update = random_update(full.spec(), &[0, 1], &Projection::ALL, 9)?;
+    let mut update = random_update(full.spec(), &[0, 1], &ModuleKind::ALL, 9)?;
     update.trainable(full.device())?;
-    let (forest, _) = Forest::pack(&PROMPTS);
-    let expected = flat(logits(&whole(&full, &forest, Request::default())?));
+    let (forest, _) = PrefixTree::pack(&PROMPTS);
+    let expected = flat(logits(&whole(&full, &forest, ForwardOptions::default())?));
     let full_gradients = gradients(&full, &update)?;
     for (name, least, least_gradient) in [("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9)] {
         let isq = Some(parse_isq(name)?);
@@ -127,7 +127,7 @@ fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
             full.spec().fingerprint,
             "{name}: same model"
         );
-        let ours = flat(logits(&whole(&host, &forest, Request::default())?));
+        let ours = flat(logits(&whole(&host, &forest, ForwardOptions::default())?));
         let close = cosine(&ours, &expected);
         assert!(close > least, "{name}: cosine of logits {close}");
         assert_ne!(ours, expected, "{name}: not quantized at all");

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::{Cache, Forest, Host, Intervention, Operator, Request};
+use reptune_adapters::{
+    ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+};
 use reptune_tests::{Oracle, fixture, llama};
 use std::fmt::Write;
 use std::path::Path;
@@ -109,32 +111,32 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
     let host = llama("tiny-llama2")?;
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
     let mut notes = String::new();
-    let mut refused = |case: &str, forest: &Forest, request: Request| {
-        let Err(error) = host.forward(forest, &mut Cache::none(), &request) else {
+    let mut refused = |case: &str, forest: &PrefixTree, request: ForwardOptions| {
+        let Err(error) = host.forward(forest, &mut KeyValueCache::none(), &request) else {
             panic!("{case}: was run")
         };
         let message = error.to_string().replace(&host.spec().name, "[MODEL]");
         let _ = writeln!(notes, "{case}\n    {message}");
     };
-    let (forest, _) = Forest::pack(&[[256u32, 65, 66]]);
-    let capture = Request {
+    let (forest, _) = PrefixTree::pack(&[[256u32, 65, 66]]);
+    let capture = ForwardOptions {
         capture: &[1, 4],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     refused("captured layer out of range", &forest, capture);
     let mut deep = set.clone();
     deep.layers.insert(7, set.layer(1)?.clone());
     let interventions = [Intervention::new(&deep, &[7], 1., Operator::Add)?];
-    let steered = Request {
+    let steered = ForwardOptions {
         interventions: &interventions,
         logits: &[2],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     refused("steered layer out of range", &forest, steered);
-    let (long, rows) = Forest::pack(&[vec![65u32; 129]]);
-    let request = Request {
+    let (long, rows) = PrefixTree::pack(&[vec![65u32; 129]]);
+    let request = ForwardOptions {
         logits: &rows[0][..1],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
     refused("prompt longer than the context", &long, request);
     let error = Intervention::new(&set, &[9], 1., Operator::Add).expect_err("layer 9");
@@ -144,12 +146,12 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
     insta::assert_snapshot!(notes);
 
     // 128 tokens are the context, and still run.
-    let (full, rows) = Forest::pack(&[vec![65u32; 128]]);
-    let request = Request {
+    let (full, rows) = PrefixTree::pack(&[vec![65u32; 128]]);
+    let request = ForwardOptions {
         logits: &rows[0][127..],
-        ..Request::default()
+        ..ForwardOptions::default()
     };
-    let pass = host.forward(&full, &mut Cache::none(), &request)?;
+    let pass = host.forward(&full, &mut KeyValueCache::none(), &request)?;
     let finite = |t: &Tensor| reptune_tests::flat(t).iter().all(|x| x.is_finite());
     assert!(pass.logits.is_some_and(|l| finite(&l)));
     Ok(())

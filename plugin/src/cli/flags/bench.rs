@@ -2,7 +2,7 @@
 
 use super::Place;
 use clap::{Args, Subcommand, ValueEnum};
-use reptune_adapters::loss::Mode;
+use reptune_adapters::lora::loss::Mode;
 use std::path::PathBuf;
 
 pub const EXAMPLES: &str = "Examples:

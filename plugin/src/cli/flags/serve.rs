@@ -1,7 +1,7 @@
 //! What can be typed after `reptune serve`.
 
 use clap::Args;
-use reptune_adapters::Point;
+use reptune_adapters::HookPoint;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ pub struct Steer {
     pub file: PathBuf,
     pub layers: String,
     pub dose: Dose,
-    pub point: Point,
+    pub point: HookPoint,
     /// The tuned variant that is steered, instead of the base.
     pub on: Option<String>,
 }
@@ -99,7 +99,7 @@ fn steer(text: &str) -> Result<Steer, String> {
         file,
         layers: String::new(),
         dose: Dose::Coeff(f64::NAN),
-        point: Point::Output,
+        point: HookPoint::ResidPost,
         on: None,
     };
     let mut dosed = false;
@@ -116,8 +116,8 @@ fn steer(text: &str) -> Result<Steer, String> {
             "coeff" => (steer.dose, dosed) = (Dose::Coeff(number()?), true),
             "fraction" => (steer.dose, dosed) = (Dose::Fraction(number()?), true),
             "strength" => (steer.dose, dosed) = (Dose::Strength(number()?), true),
-            "at" if value == "output" => steer.point = Point::Output,
-            "at" if value == "input" => steer.point = Point::Input,
+            "at" if value == "output" => steer.point = HookPoint::ResidPost,
+            "at" if value == "input" => steer.point = HookPoint::ResidPre,
             "at" => return Err(format!("expected at=output or at=input, found at={value}")),
             "on" => steer.on = Some(value.clone()),
             other => {
@@ -177,7 +177,7 @@ mod tests {
             file: "a/d.safetensors".into(),
             layers: "1,3-4".into(),
             dose: Dose::Coeff(-40.),
-            point: Point::Input,
+            point: HookPoint::ResidPre,
             on: Some("tuned".into()),
         };
         assert_eq!(parsed, Ok(expected));

@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::uqff::WeightType;
 use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run};
-use reptune_adapters::{Host, Operator, RowRule, artefact, peft};
+use reptune_adapters::{HookedModel, Operator, Positions, files, peft};
 use reptune_recipes::merge as fold;
 use reptune_recipes::report::{Report, Row, Study, aligned, survival_table};
 use serde_json::json;
@@ -83,13 +83,13 @@ pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
     let session = open(&a.recipe)?;
     let spec = session.llama.spec();
     let interventions: Vec<_> = generate::steering(&a.steering, spec)?.into_iter().collect();
-    let low_rank = generate::adapter(a.adapter.as_deref(), spec)?;
+    let adapter = generate::adapter(a.adapter.as_deref(), spec)?;
     generate::check_effect(
         &a.steering,
         &session.llama,
         &interventions,
         &session.probed()?,
-        low_rank.as_ref(),
+        adapter.as_ref(),
     )?;
     let systems = a
         .system
@@ -99,13 +99,13 @@ pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
         session.items.test.len() + session.items.choices.len(),
         "evaluate",
     );
-    let name = match (interventions.is_empty(), &low_rank) {
+    let name = match (interventions.is_empty(), &adapter) {
         (true, None) => "base",
         (false, None) => "steered",
         (true, Some(_)) => "tuned",
         (false, Some(_)) => "tuned and steered",
     };
-    let own = session.own(&interventions, low_rank.as_ref());
+    let own = session.own(&interventions, adapter.as_ref());
     let measured = session.measure(name, &own, &systems, &mut |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();
     print_report(&report(&session, vec![measured.row]), a.recipe.json)
@@ -164,7 +164,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         let session = &run.session;
         let intervention = session.steering(&steering, coeff)?;
         let constant = intervention.operator() == Operator::Add && intervention.gate().is_none();
-        if !constant || *intervention.rows() != RowRule::All {
+        if !constant || *intervention.rows() != Positions::All {
             continue;
         }
         run.stages.run(&name, &[&steering_key], |path| {
@@ -205,7 +205,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             None => Vec::new(),
         };
         let report = report(session, models.rows(session, controls, &judge)?);
-        artefact::write_atomically(&path.with_file_name("report.txt"), |w| {
+        files::write_atomically(&path.with_file_name("report.txt"), |w| {
             writeln!(w, "{report}")
         })?;
         write_json(path, &report)
@@ -217,8 +217,8 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         report: &report,
         flags: a,
     };
-    let text = artefact::read(&a.recipe)?;
-    let hash = artefact::sha256([text.as_slice()]);
+    let text = files::read(&a.recipe)?;
+    let hash = files::sha256([text.as_slice()]);
     let metrics: Vec<_> = tuned
         .iter()
         .map(|(mode, ..)| {
@@ -255,7 +255,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
             ..Study::default()
         };
         let recipe = name(&a.recipe.display().to_string());
-        artefact::write_atomically(results, |w| {
+        files::write_atomically(results, |w| {
             let text = study.markdown();
             write!(
                 w,

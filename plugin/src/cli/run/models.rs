@@ -3,8 +3,8 @@
 use crate::cli::bar;
 use crate::session::{Coeffs, Measured, Session};
 use crate::stock::Stock;
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, LowRankUpdate};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{Adapter, DirectionSet};
 use reptune_recipes::evaluate::{Answerer, Comparison, Judge, Verdict};
 use reptune_recipes::report::Row;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct Models<'a> {
     pub steering: &'a DirectionSet,
     pub coeffs: &'a Coeffs,
     /// With the directory of the merged model.
-    pub tuned: &'a [(Mode, LowRankUpdate, PathBuf)],
+    pub tuned: &'a [(Mode, Adapter, PathBuf)],
     /// With the coeff.
     pub baked: &'a [(f64, PathBuf)],
 }

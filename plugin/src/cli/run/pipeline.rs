@@ -5,8 +5,8 @@ use crate::cli::{bar, flags};
 use crate::session::{Coeffs, Session, model_key};
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, Host, artefact, delta_file, peft};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{DirectionSet, HookedModel, delta_file, files, peft};
 use reptune_recipes::recipe::{Recipe, Without};
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{extract as find, select};
@@ -47,8 +47,8 @@ impl Run {
         let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
         let files: Vec<String> = files(&self.session.recipe)
             .into_iter()
-            .filter_map(|f| artefact::read(f).ok())
-            .map(|b| artefact::sha256([b.as_slice()]))
+            .filter_map(|f| files::read(f).ok())
+            .map(|b| files::sha256([b.as_slice()]))
             .collect();
         format!(
             "{} {} {} {files:?}",
@@ -114,7 +114,7 @@ impl Run {
 
     /// Reads a JSON file of the run.
     pub fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let bytes = artefact::read(&self.stages.path(name))?;
+        let bytes = files::read(&self.stages.path(name))?;
         serde_json::from_slice(&bytes).with_context(|| name.to_owned())
     }
 
@@ -158,14 +158,14 @@ impl Run {
         let init = from
             .map(|d| {
                 let own = d.join(delta_file::FILE);
-                artefact::read(&match own.is_file() {
+                files::read(&match own.is_file() {
                     true => own,
                     false => d.join("adapter_model.safetensors"),
                 })
             })
             .transpose()?;
         let init = init
-            .map(|bytes| artefact::sha256([bytes.as_slice()]))
+            .map(|bytes| files::sha256([bytes.as_slice()]))
             .unwrap_or_default();
         let mut tuning = r.tuning.clone();
         tuning.modes.clear(); // of which this is one

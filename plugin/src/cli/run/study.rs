@@ -4,8 +4,8 @@ use super::pipeline::METRICS;
 use crate::cli::flags;
 use crate::cli::opened::growing;
 use crate::session::{Coeffs, Session};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, Host, artefact};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::pictures::{Cosines, LogitLens, Scatter as Components, Scored};
 use reptune_recipes::recipe::{Keep, Recipe, Rows};
@@ -94,10 +94,10 @@ impl Inputs<'_> {
 
     fn header(&self, session: &Session) -> crate::Result<Header> {
         let directory = &session.directory;
-        let config = artefact::read(&directory.join("config.json"))?;
-        let tokenizer = artefact::read(&directory.join("tokenizer.json"))?;
-        let hash = |bytes: &[u8]| artefact::sha256([bytes]);
-        let recipe = artefact::read(&self.flags.recipe)?;
+        let config = files::read(&directory.join("config.json"))?;
+        let tokenizer = files::read(&directory.join("tokenizer.json"))?;
+        let hash = |bytes: &[u8]| files::sha256([bytes]);
+        let recipe = files::read(&self.flags.recipe)?;
         Ok(Header {
             versions: BTreeMap::from([
                 ("reptune".into(), env!("CARGO_PKG_VERSION").into()),
@@ -192,5 +192,5 @@ fn losses((mode, directory): &(Mode, PathBuf)) -> crate::Result<LossCurve> {
 }
 
 fn text(path: &Path) -> crate::Result<String> {
-    Ok(String::from_utf8_lossy(&artefact::read(path)?).into_owned())
+    Ok(String::from_utf8_lossy(&files::read(path)?).into_owned())
 }

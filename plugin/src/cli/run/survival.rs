@@ -8,8 +8,8 @@ use crate::quantized::{QuantizedReport, Survey, Ways, calibration};
 use crate::source::Source;
 use crate::uqff::WeightType;
 use anyhow::{Context, Result, bail};
-use reptune_adapters::loss::Mode;
-use reptune_adapters::{DirectionSet, Host, LowRankUpdate};
+use reptune_adapters::lora::loss::Mode;
+use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::recipe::{Survival, Way};
 use reptune_recipes::report::Survived;
 use reptune_recipes::tune::Tuner;
@@ -21,7 +21,7 @@ const NAME: &str = "survival.json";
 pub fn survival(
     run: &mut Run,
     directions: &DirectionSet,
-    tuned: &[(Mode, LowRankUpdate)],
+    tuned: &[(Mode, Adapter)],
     keys: &[String],
 ) -> Result<Vec<Survived>> {
     let Some(wanted) = run.session.recipe.survival.clone() else {
@@ -76,7 +76,7 @@ impl Merges<'_> {
     fn rows(
         &self,
         types: &[WeightType],
-        tuned: &[(Mode, LowRankUpdate)],
+        tuned: &[(Mode, Adapter)],
     ) -> crate::Result<Vec<Survived>> {
         let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
         let bar = bar(
@@ -87,7 +87,7 @@ impl Merges<'_> {
         for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
             rows.push(self.survey.unquantized(mode.name(), Some(update))?);
         }
-        let none = LowRankUpdate::default();
+        let none = Adapter::default();
         for stored in types {
             let (host, report) = self.merged((Way::Nearest, *stored), (Mode::Truth, &none))?;
             let row = self.survey.quantized("base", &host, None, &report)?;
@@ -111,12 +111,12 @@ impl Merges<'_> {
     fn merged(
         &self,
         (way, stored): (Way, WeightType),
-        (mode, update): (Mode, &LowRankUpdate),
+        (mode, update): (Mode, &Adapter),
     ) -> crate::Result<(Llama, QuantizedReport)> {
         let room =
             tempfile::tempdir().map_err(|e| reptune_adapters::Error::write("temporary", e))?;
         let (session, metrics) = (self.session, room.path().join("metrics.jsonl"));
-        let retune = |host: &dyn Host| -> crate::Result<LowRankUpdate> {
+        let retune = |host: &dyn HookedModel| -> crate::Result<Adapter> {
             let (chat, recipe, items) = (&session.chat, &session.recipe, &session.items);
             let (train, validation) = (&items.train, &items.validation);
             let d = self.directions;

@@ -1,7 +1,7 @@
 //! Replies of a judge, kept in a .jsonl file, so that no question is paid for twice.
 
 use crate::error::{Error, Result};
-use reptune_adapters::artefact;
+use reptune_adapters::files;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
@@ -29,12 +29,12 @@ impl Cache {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut replies = HashMap::new();
         let bytes = match path.exists() {
-            true => artefact::read(path)?,
+            true => files::read(path)?,
             false => Vec::new(),
         };
         let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         if whole < bytes.len() {
-            artefact::write_atomically(path, |w| w.write_all(&bytes[..whole]))?;
+            files::write_atomically(path, |w| w.write_all(&bytes[..whole]))?;
         }
         for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate() {
             if line.is_empty() {
@@ -64,7 +64,7 @@ impl Cache {
             .map(|p| (p.len() as u64).to_le_bytes())
             .collect();
         let both = lengths.iter().zip(parts);
-        artefact::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
+        files::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&str> {

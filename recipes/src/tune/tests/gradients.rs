@@ -7,8 +7,8 @@ use candle_core::Var;
 /// Gradients of the training claims with `parts` prompts at once.
 fn gradients(
     tuner: &Tuner,
-    update: &mut LowRankUpdate,
-    shares: &dyn Fn(&LowRankUpdate) -> Vec<Share>,
+    update: &mut Adapter,
+    shares: &dyn Fn(&Adapter) -> Vec<Share>,
     together: usize,
 ) -> Result<(Vec<Var>, Vec<Vec<f32>>)> {
     let vars = update.trainable(tuner.host.device())?;
@@ -44,7 +44,7 @@ fn off(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn parts_of_a_batch_sum_to_the_gradient_of_the_whole() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("offsets = [0, 2]\nrank = 4\ntoken_weight = 0.5");
-    let all = |u: &LowRankUpdate| Share::of_all(&recipe.tuning, u);
+    let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
     for mode in Mode::ALL {
         let tuner = setting.tuner(&setting.host, &recipe, mode)?;
         let (_, whole) = gradients(&tuner, &mut stirred(&tuner)?, &all, 8)?;
@@ -63,10 +63,10 @@ fn one_backward_a_loss_gives_the_gradient_of_their_sum() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("rank = 4\ntoken_weight = 0.5");
     let tuner = setting.tuner(&setting.host, &recipe, Mode::InMinusLie)?;
-    let alike = |u: &LowRankUpdate| Share::of_all(&recipe.tuning, u);
+    let alike = |u: &Adapter| Share::of_all(&recipe.tuning, u);
     let (_, together) = gradients(&tuner, &mut stirred(&tuner)?, &alike, 8)?;
     // Another weight at the last variable alone makes it one backward a loss.
-    let apart = |u: &LowRankUpdate| {
+    let apart = |u: &Adapter| {
         let mut shares = alike(u);
         shares.last_mut().expect("a share").token_weight = 7.;
         shares
@@ -79,13 +79,13 @@ fn one_backward_a_loss_gives_the_gradient_of_their_sum() -> Result<()> {
     Ok(())
 }
 
-/// `d (weights of the site . losses) / d x` by central differences at some elements.
+/// `d (weights of the module . losses) / d x` by central differences at some elements.
 fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
     let setting = setting()?;
     let recipe = recipe(tuning);
     let tuner = setting.tuner(&setting.host, &recipe, mode)?;
     let mut update = stirred(&tuner)?;
-    let all = |u: &LowRankUpdate| Share::of_all(&recipe.tuning, u);
+    let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
     let (vars, found) = gradients(&tuner, &mut update, &all, 8)?;
     let shares = all(&update);
     let prompts: Vec<&Prompt> = tuner.train.iter().collect();

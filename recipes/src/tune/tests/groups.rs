@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn tuned(setting: &Setting, tuning: &str, mode: Mode) -> Result<LowRankUpdate> {
+fn tuned(setting: &Setting, tuning: &str, mode: Mode) -> Result<Adapter> {
     let recipe = recipe(&format!(
         "batch = 3\nepochs = 2\nwarmup = 2\nrank = 4\n{tuning}"
     ));
@@ -59,14 +59,14 @@ fn whole_weights_with_a_loss_each_learn_and_are_merged_as_they_act() -> Result<(
         after.0 < before.0 && after.1 < before.1,
         "{before:?} {after:?}"
     );
-    assert!(tuned.sites.values().all(|l| l.full.is_some()));
+    assert!(tuned.modules.values().all(|l| l.full.is_some()));
     // Merged, the plain model says the same.
     let source = directory("tests/fixtures/tiny-llama2");
     let out = room.path().join("merged");
     crate::merge::merge(&source, &tuned, &out, &mut |_, _, _| {})?;
     let merged = Toy::load(&out);
     let plain = setting.tuner(&merged, &recipe, Mode::InPlusTruth)?;
-    let merged = plain.validate(&LowRankUpdate::default())?;
+    let merged = plain.validate(&Adapter::default())?;
     let gap = (merged.0 - after.0)
         .abs()
         .max((merged.1.expect("it") - after.1.expect("it")).abs());

@@ -10,7 +10,7 @@ mod searched;
 use super::*;
 use crate::toy::{Toy, directory, tiny};
 use reptune_adapters::Direction;
-use reptune_adapters::direction::Provenance;
+use reptune_adapters::steering::direction::Provenance;
 use std::collections::BTreeMap;
 
 /// The toy, its chat with a template that puts the letter right after the prompt
@@ -86,7 +86,7 @@ fn text(tuning: &str) -> String {
 impl Setting {
     fn tuner<'a>(
         &'a self,
-        host: &'a dyn Host,
+        host: &'a dyn HookedModel,
         recipe: &'a Recipe,
         mode: Mode,
     ) -> Result<Tuner<'a>> {
@@ -103,23 +103,23 @@ impl Setting {
 }
 
 /// Everything of an update, as bits.
-fn bits(update: &LowRankUpdate) -> Result<Vec<(String, Vec<u32>)>> {
+fn bits(update: &Adapter) -> Result<Vec<(String, Vec<u32>)>> {
     let mut all = Vec::new();
-    for (site, l) in &update.sites {
+    for (module, l) in &update.modules {
         for (name, factor) in l.factors() {
             let values: Vec<f32> = factor.flatten_all()?.to_vec1()?;
             let bits = values.into_iter().map(f32::to_bits).collect();
-            all.push((format!("{site}.{name}"), bits));
+            all.push((format!("{module}.{name}"), bits));
         }
     }
     Ok(all)
 }
 
 /// Factors that are not at their start, where B is zero and A has no gradient.
-fn stirred(tuner: &Tuner) -> Result<LowRankUpdate> {
+fn stirred(tuner: &Tuner) -> Result<Adapter> {
     let mut update = tuner.fresh()?;
-    for (i, low_rank) in update.sites.values_mut().enumerate() {
-        for (_, factor) in low_rank.factors_mut() {
+    for (i, adapter) in update.modules.values_mut().enumerate() {
+        for (_, factor) in adapter.factors_mut() {
             let dims = factor.dims2()?;
             let wave = (0..dims.0 * dims.1).map(|x| 0.1 * ((x + 7 * i) as f32 * 0.9).sin());
             let data: Vec<f32> = wave.collect();

@@ -5,21 +5,17 @@ use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::loss::{LabelRow, representation_loss, token_loss};
-use reptune_adapters::{Cache, Forest, Request, Start};
+use reptune_adapters::lora::loss::{LabelRow, representation_loss, token_loss};
+use reptune_adapters::{ForwardOptions, KeyValueCache, PrefixTree, Resume};
 
 const BATCH: usize = 3;
 const EPOCHS: usize = 2;
 
 /// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's trunk:
 /// a row's last bits depend on the rows beside it.
-fn losses(
-    tuner: &Tuner,
-    some: &[&Prompt],
-    update: &LowRankUpdate,
-) -> Result<(Tensor, Option<Tensor>)> {
+fn losses(tuner: &Tuner, some: &[&Prompt], update: &Adapter) -> Result<(Tensor, Option<Tensor>)> {
     let ids: Vec<&[u32]> = some.iter().map(|p| p.ids.as_slice()).collect();
-    let (forest, rows) = Forest::pack(&ids);
+    let (forest, rows) = PrefixTree::pack(&ids);
     let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let ends = last.clone();
     last.sort_unstable();
@@ -27,17 +23,19 @@ fn losses(
     let kind = tuner.mode.representation();
     let trunk = tuner.trunk(update)?.expect("a trunk");
     let known = trunk.rows(&forest, &ids, &rows)?;
-    let request = Request {
-        start: Some(Start {
+    let request = ForwardOptions {
+        start: Some(Resume {
             layer: trunk.layer(),
             rows: &known,
         }),
         capture: if kind.is_some() { &[1, 2] } else { &[] },
         logits: &last,
-        low_rank: Some(update),
-        ..Request::default()
+        adapter: Some(update),
+        ..ForwardOptions::default()
     };
-    let pass = tuner.host.forward(&forest, &mut Cache::none(), &request)?;
+    let pass = tuner
+        .host
+        .forward(&forest, &mut KeyValueCache::none(), &request)?;
     let label = |(p, end): (&&Prompt, &u32)| LabelRow {
         row: last.iter().position(|r| r == end).expect("a row") as u32,
         right: p.right,
@@ -68,7 +66,7 @@ fn number(t: &Tensor) -> Result<f64> {
 }
 
 /// The loop as it stands in the paper: no groups, parts, clipping or early stop.
-fn plain(tuner: &Tuner) -> Result<(LowRankUpdate, Vec<Metrics>)> {
+fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
     let t = tuner.settings;
     let mut update = tuner.fresh()?;
     let params = ParamsAdamW {

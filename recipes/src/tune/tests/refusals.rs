@@ -2,7 +2,7 @@
 
 use super::*;
 use candle_core::Device;
-use reptune_adapters::{Cache, Forest, ModelSpec, Pass, Request};
+use reptune_adapters::{ForwardOptions, ForwardOutput, KeyValueCache, ModelSpec, PrefixTree};
 use std::cell::Cell;
 
 /// The toy, whose residual rows or logits are multiplied after so many forwards.
@@ -12,7 +12,7 @@ struct Breaking<'a> {
     by: f64,
 }
 
-impl Host for Breaking<'_> {
+impl HookedModel for Breaking<'_> {
     fn spec(&self) -> &ModelSpec {
         self.toy.spec()
     }
@@ -23,10 +23,10 @@ impl Host for Breaking<'_> {
 
     fn forward(
         &self,
-        forest: &Forest,
-        cache: &mut Cache,
-        request: &Request,
-    ) -> reptune_adapters::Result<Pass> {
+        forest: &PrefixTree,
+        cache: &mut KeyValueCache,
+        request: &ForwardOptions,
+    ) -> reptune_adapters::Result<ForwardOutput> {
         let mut pass = self.toy.forward(forest, cache, request)?;
         if request.logits.is_empty() {
             return Ok(pass); // the trunk
@@ -106,9 +106,9 @@ fn a_gradient_that_is_not_finite_is_refused_though_the_loss_is() -> Result<()> {
     let tuner = setting.tuner(&setting.host, &recipe, Mode::Truth)?;
     let mut update = tuner.fresh()?;
     // B is zero, so that the outputs are those of the base; the gradient of B is not.
-    for low_rank in update.sites.values_mut() {
-        low_rank.a = (&low_rank.a * 1e38)?;
-        low_rank.scale = 1e30;
+    for adapter in update.modules.values_mut() {
+        adapter.a = (&adapter.a * 1e38)?;
+        adapter.scale = 1e30;
     }
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");

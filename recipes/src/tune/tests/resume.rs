@@ -2,7 +2,9 @@
 
 use super::*;
 use candle_core::Device;
-use reptune_adapters::{Cache, Forest, ModelSpec, Pass, Request, delta_file};
+use reptune_adapters::{
+    ForwardOptions, ForwardOutput, KeyValueCache, ModelSpec, PrefixTree, delta_file,
+};
 use std::cell::Cell;
 
 /// The toy, which answers so many forwards and then gives the last `verdict`.
@@ -11,7 +13,7 @@ struct Failing<'a> {
     left: Cell<usize>,
 }
 
-impl Host for Failing<'_> {
+impl HookedModel for Failing<'_> {
     fn spec(&self) -> &ModelSpec {
         self.toy.spec()
     }
@@ -22,10 +24,10 @@ impl Host for Failing<'_> {
 
     fn forward(
         &self,
-        forest: &Forest,
-        cache: &mut Cache,
-        request: &Request,
-    ) -> reptune_adapters::Result<Pass> {
+        forest: &PrefixTree,
+        cache: &mut KeyValueCache,
+        request: &ForwardOptions,
+    ) -> reptune_adapters::Result<ForwardOutput> {
         let Some(left) = self.left.get().checked_sub(1) else {
             let off = std::io::Error::other("the lights are out");
             return Err(reptune_adapters::Error::read("toy", off));
@@ -41,9 +43,9 @@ const TUNING: &str = "batch = 3\nmicro_batch = 2\nepochs = 4\nwarmup = 2\nrank =
     [[tuning.groups]]\nprojections = [\"v_proj\"]\nlearning_rate = 0.03\ntoken_weight = 0.0\nupdate = \"direct\"";
 
 /// Files of an update and its metrics.
-fn files(room: &Path, update: &LowRankUpdate, spec: &ModelSpec) -> Result<[Vec<u8>; 2]> {
+fn files(room: &Path, update: &Adapter, spec: &ModelSpec) -> Result<[Vec<u8>; 2]> {
     delta_file::save_adapter(room, update, spec)?;
-    let read = |name: &str| artefact::read(&room.join(name));
+    let read = |name: &str| files::read(&room.join(name));
     Ok([read(delta_file::FILE)?, read("metrics.jsonl")?])
 }
 
@@ -128,7 +130,7 @@ fn a_checkpoint_of_another_run_or_with_other_metrics_is_refused() -> Result<()> 
     let longer = recipe(&TUNING.replace("epochs = 4", "epochs = 5"));
     let other = setting.tuner(&setting.host, &longer, Mode::Out)?;
     assert!(refused(&other).contains("recipe, data, directions or model are others"));
-    let lines = artefact::read(&metrics)?;
+    let lines = files::read(&metrics)?;
     std::fs::write(&metrics, [b"{}\n", lines.as_slice()].concat()).expect("write");
     let message = refused(&tuner);
     assert!(
@@ -137,7 +139,7 @@ fn a_checkpoint_of_another_run_or_with_other_metrics_is_refused() -> Result<()> 
     );
     std::fs::write(&metrics, lines).expect("write");
     let path = Tuner::checkpoint(&metrics);
-    let mut bytes = artefact::read(&path)?;
+    let mut bytes = files::read(&path)?;
     *bytes.last_mut().expect("bytes") ^= 1;
     std::fs::write(&path, bytes).expect("write");
     let message = refused(&tuner);

@@ -1,0 +1,407 @@
+//! safetensors files read and written one tensor at a time, so that a checkpoint
+//! never has to be in memory as a whole.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::files::Staging;
+use crate::formats::tables;
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The safetensors files of a checkpoint: those of its index, or `model.safetensors`.
+///
+/// # Errors
+/// When there are none, or the index names one that is not there.
+pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
+    let index = directory.join(INDEX);
+    if !index.is_file() {
+        let file = directory.join("model.safetensors");
+        if file.is_file() {
+            return Ok(vec![file]);
+        }
+        return Err(Error::content(
+            directory,
+            "weights",
+            format!("model.safetensors or {INDEX}"),
+            "neither",
+            "give a full checkpoint in Hugging Face layout, not a quantized file",
+        ));
+    }
+    let wrong = |expected: &str, found: String| {
+        let hint = "fetch the checkpoint again";
+        Error::content(&index, "key `weight_map`", expected, found, hint)
+    };
+    let json: serde_json::Value = serde_json::from_slice(&files::read(&index)?).unwrap_or_default();
+    let map = json["weight_map"]
+        .as_object()
+        .ok_or_else(|| wrong("tensor names and files", json["weight_map"].to_string()))?;
+    let name = |(tensor, file): (&String, &serde_json::Value)| match file {
+        serde_json::Value::String(name) => Ok(name.clone()),
+        other => Err(wrong(
+            &format!("the name of the file that holds `{tensor}`"),
+            other.to_string(),
+        )),
+    };
+    let mut names: Vec<String> = map.iter().map(name).collect::<Result<_>>()?;
+    if names.is_empty() {
+        return Err(wrong("tensor names and files", "none".into()));
+    }
+    names.sort();
+    names.dedup();
+    let find = |name: &String| {
+        let file = directory.join(name);
+        match Path::new(name).file_name() {
+            Some(plain) if plain == name.as_str() && file.is_file() => Ok(file),
+            Some(plain) if plain == name.as_str() => Err(wrong(
+                &format!("shard {name} beside the index"),
+                "no such file".into(),
+            )),
+            _ => Err(wrong("files beside the index", format!("`{name}`"))),
+        }
+    };
+    names.iter().map(find).collect()
+}
+
+/// An open safetensors file, of which only the header is in memory.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    data: u64,
+}
+
+impl TensorFile {
+    /// Reads the header of `path` and checks the file's length against it.
+    ///
+    /// # Errors
+    /// When it is not safetensors, or truncated.
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |e| Error::read(path, e);
+        let broken = |found: String| {
+            Error::content(
+                path,
+                "file",
+                "a complete safetensors file",
+                found,
+                "it may be truncated; fetch it again",
+            )
+        };
+        let mut file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let mut size = [0u8; 8];
+        file.read_exact(&mut size)
+            .map_err(|_| broken(format!("{length} bytes")))?;
+        let size = u64::from_le_bytes(size);
+        if size > length.saturating_sub(8) {
+            return Err(broken(format!("{length} bytes for a header of {size}")));
+        }
+        let mut json = vec![0; size as usize];
+        file.read_exact(&mut json).map_err(io)?;
+        let header: Metadata = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
+        // a header may tell of more bytes than can be counted
+        let (data, claimed) = (length - 8 - size, header.data_len() as u64);
+        if data != claimed {
+            let found = format!("{data} bytes of data where the header tells of {claimed}");
+            return Err(broken(found));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            header,
+            data: 8 + size,
+        })
+    }
+
+    /// Names, in the order of the data.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// The metadata of the header.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let metadata = self.header.metadata().clone().unwrap_or_default();
+        metadata.into_iter().collect()
+    }
+
+    /// The first bytes of the file, with `metadata` instead of what it has: as many as
+    /// there are, so that they can be written over them.
+    ///
+    /// # Errors
+    /// When the header has no room for it.
+    pub fn header_with(&self, metadata: BTreeMap<String, String>) -> Result<Vec<u8>> {
+        let room = self.data as usize - 8;
+        let tensors = self.header.tensors();
+        let tensors = self.names().into_iter().filter_map(|n| {
+            let info = tensors.get(&n).map(|i| (*i).clone());
+            info.map(|i| (n, i))
+        });
+        header(metadata, tensors.collect(), room).map_err(|found| {
+            Error::content(
+                &self.path,
+                "header",
+                format!("room for its metadata in {room} bytes"),
+                found,
+                "write the file anew",
+            )
+        })
+    }
+
+    /// Shape and dtype.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.info(name)
+    }
+
+    /// Offset in the file and length of a tensor's bytes.
+    pub fn place(&self, name: &str) -> Option<(u64, usize)> {
+        let (start, end) = self.info(name)?.data_offsets;
+        Some((self.data + start as u64, end - start))
+    }
+
+    /// Bytes of a tensor.
+    ///
+    /// # Errors
+    /// When it is missing, or the disk fails.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (offset, length) = self
+            .place(name)
+            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        self.read_at(offset, length)
+    }
+
+    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|e| Error::read(&self.path, e))?;
+        Ok(bytes)
+    }
+
+    /// The last `length` bytes of a tensor, or all if it has fewer.
+    ///
+    /// # Errors
+    /// When it is missing, or the disk fails.
+    pub fn tail(&self, name: &str, length: usize) -> Result<Vec<u8>> {
+        let (offset, whole) = self
+            .place(name)
+            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        let length = length.min(whole);
+        self.read_at(offset + (whole - length) as u64, length)
+    }
+
+    /// A tensor in its own dtype.
+    ///
+    /// # Errors
+    /// When it is missing, or in another dtype than F32, F16 or BF16.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let bytes = self.bytes(name)?;
+        let (dtype, shape) = match self.info(name) {
+            Some(info) => (info.dtype, info.shape.clone()),
+            None => (Dtype::F32, vec![0]),
+        };
+        let dtype = match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                return Err(self.missing(name, "dtype F32, F16 or BF16", format!("{other:?}")));
+            }
+        };
+        Ok(Tensor::from_raw_buffer(
+            &bytes,
+            dtype,
+            &shape,
+            &Device::Cpu,
+        )?)
+    }
+
+    fn missing(&self, name: &str, expected: &str, found: String) -> Error {
+        Error::content(
+            &self.path,
+            format!("tensor `{name}`"),
+            expected,
+            found,
+            "give a full checkpoint in Hugging Face layout, not a quantized one",
+        )
+    }
+}
+
+/// A header of `room` bytes behind its length, padded with spaces; or how long it would be.
+fn header(
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+    room: usize,
+) -> std::result::Result<Vec<u8>, String> {
+    let some = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
+    let header = Metadata::new(some, tensors).map_err(|e| e.to_string())?;
+    let json = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
+    if json.len() > room {
+        return Err(format!("{} bytes", json.len()));
+    }
+    let mut bytes = (room as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    bytes.resize(8 + room, b' ');
+    tables::sort_metadata(&mut bytes);
+    Ok(bytes)
+}
+
+/// A safetensors file that is being written, tensor after tensor.
+///
+/// The header stands before the data but is known only after it, so room is kept
+/// for it; what is left over is padded with spaces, as the format allows.
+pub struct TensorFileWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+    room: usize,
+    written: usize,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+/// Bytes of a header's line beside the name: dtype, up to four dims, two offsets.
+const LINE: usize = 160;
+
+impl TensorFileWriter {
+    /// Creates `path` for tensors of exactly these `names`, which may come in any order.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn create<'a>(path: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        Self::create_shown(path, path.to_owned(), names, 0)
+    }
+
+    /// [`TensorFileWriter::create`] of the file `name` in `staging`, with room for
+    /// `metadata` bytes of metadata.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn stage<'a>(
+        staging: &Staging,
+        name: &str,
+        names: impl IntoIterator<Item = &'a str>,
+        metadata: usize,
+    ) -> Result<Self> {
+        let path = staging.path().join(name);
+        Self::create_shown(&path, staging.shown(&path), names, metadata)
+    }
+
+    fn create_shown<'a>(
+        path: &Path,
+        shown: PathBuf,
+        names: impl IntoIterator<Item = &'a str>,
+        metadata: usize,
+    ) -> Result<Self> {
+        let room: usize = names.into_iter().map(|n| n.len() + LINE).sum();
+        let room = (room + metadata + 2).next_multiple_of(8);
+        let create = || {
+            let mut file = BufWriter::new(File::create(path)?);
+            file.seek(SeekFrom::Start(8 + room as u64))?;
+            Ok(file)
+        };
+        Ok(Self {
+            file: create().map_err(|e| Error::write(&shown, e))?,
+            path: shown,
+            room,
+            written: 0,
+            tensors: Vec::new(),
+        })
+    }
+
+    /// Writes a tensor.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn push(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::write(&self.path, e))?;
+        let end = self.written + bytes.len();
+        let info = TensorInfo {
+            dtype,
+            shape: shape.to_vec(),
+            data_offsets: (self.written, end),
+        };
+        self.tensors.push((name.to_owned(), info));
+        self.written = end;
+        Ok(())
+    }
+
+    /// Writes the header; returns the length of the file.
+    ///
+    /// # Errors
+    /// When a tensor's bytes do not fit its shape, more tensors came than were
+    /// announced, or the disk is full.
+    pub fn finish(self) -> Result<u64> {
+        self.finish_with(BTreeMap::new())
+    }
+
+    /// [`TensorFileWriter::finish`] with metadata in the header.
+    ///
+    /// # Errors
+    /// The same; when the metadata is longer than the room that was asked for.
+    pub fn finish_with(mut self, metadata: BTreeMap<String, String>) -> Result<u64> {
+        let header = header(metadata, self.tensors, self.room).map_err(|found| {
+            Error::content(
+                &self.path,
+                "header",
+                format!("the announced tensors and metadata, {} bytes", self.room),
+                found,
+                "announce all of them",
+            )
+        })?;
+        let mut finish = || -> std::io::Result<()> {
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(&header)?;
+            self.file.flush()
+        };
+        finish().map_err(|e| Error::write(&self.path, e))?;
+        Ok((8 + self.room + self.written) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_a_cut_file_is_refused() -> Result<()> {
+        let room = tempfile::tempdir().expect("room");
+        let path = room.path().join("x.safetensors");
+        let mut writer = TensorFileWriter::create(&path, ["b", "a"])?;
+        let floats: Vec<u8> = [1f32, 2., 3.]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        writer.push("b", Dtype::F32, &[3], &floats)?;
+        writer.push("a", Dtype::U8, &[2], &[7, 8])?;
+        let length = writer.finish()?;
+        let bytes = files::read(&path)?;
+        assert_eq!(length as usize, bytes.len());
+        let all = safetensors::SafeTensors::deserialize(&bytes).expect("the crate reads it too");
+        assert_eq!(all.tensor("a").expect("a").data(), [7, 8]);
+        let file = TensorFile::open(&path)?;
+        assert_eq!(file.names(), ["b", "a"]);
+        assert_eq!(file.tensor("b")?.to_vec1::<f32>()?, [1., 2., 3.]);
+        let message = file.tensor("a").expect_err("no float").to_string();
+        assert!(
+            message.contains("`a`") && message.contains("U8"),
+            "{message}"
+        );
+        for kept in [4, 100, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..kept]).expect("write");
+            let message = TensorFile::open(&path).expect_err("cut").to_string();
+            assert!(
+                message.contains("x.safetensors") && message.contains("truncated"),
+                "{message}"
+            );
+        }
+        Ok(())
+    }
+}

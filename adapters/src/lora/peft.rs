@@ -1,0 +1,84 @@
+//! Low-rank updates as PEFT directories: `adapter_config.json` and
+//! `adapter_model.safetensors`, as Hugging Face PEFT and mistral.rs load them.
+//!
+//! What is read is what PEFT writes: several ranks and alphas (`rank_pattern`,
+//! `alpha_pattern`), rank-stabilised scales, any float dtype, an adapter under a name of
+//! its own. What is written is narrower, one rank and one scale, because mistral.rs reads
+//! no more; see [`save`].
+//!
+//! `fan_in_fan_out` says that a *base* weight is stored (I, O), as GPT-2's are. The factors
+//! on disk are A (R, I) and B (O, R) all the same, and PEFT itself takes the key back for
+//! `torch.nn.Linear`, which is all that a Llama has; so it changes nothing here.
+
+mod config;
+mod read;
+mod write;
+
+pub use write::save;
+
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::lora::delta_file;
+use crate::model::ModelSpec;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+const PICKLE: &str = "adapter_model.bin";
+const PREFIX: &str = "base_model.model.";
+
+/// Reads a PEFT directory for `model`, or one that [`delta_file`] wrote.
+///
+/// # Errors
+/// Those of [`read`]; when it does not fit the model.
+pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
+    if directory.join(delta_file::FILE).is_file() && !directory.join(CONFIG).exists() {
+        return delta_file::load(directory, model);
+    }
+    let directory = locate(directory)?;
+    let update = read::read(&directory)?;
+    update.check_model(&directory.join(WEIGHTS), model)?;
+    Ok(update)
+}
+
+/// Reads a PEFT directory, whatever model it is for.
+///
+/// # Errors
+/// When it is not LoRA, is of a kind not taken (each is named), or its tensors do not fit
+/// its configuration.
+pub fn read(directory: &Path) -> Result<Adapter> {
+    read::read(&locate(directory)?)
+}
+
+/// Where the adapter lies: in `directory`, or, as PEFT writes one that is not called
+/// "default", in a sub-directory of its name, if there is only one.
+///
+/// # Errors
+/// When there are several; when `directory` cannot be read.
+pub fn locate(directory: &Path) -> Result<PathBuf> {
+    if directory.join(CONFIG).is_file() {
+        return Ok(directory.to_owned());
+    }
+    let entries = std::fs::read_dir(directory).map_err(|e| Error::read(directory, e))?;
+    let mut named: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join(CONFIG).is_file())
+        .collect();
+    named.sort();
+    match named.len() {
+        // Reading it says that the file is missing.
+        0 => Ok(directory.to_owned()),
+        1 => Ok(named.remove(0)),
+        _ => {
+            let names = named.iter().filter_map(|p| p.file_name());
+            let names: Vec<_> = names.map(|n| n.to_string_lossy()).collect();
+            Err(Error::content(
+                directory,
+                "adapter",
+                format!("{CONFIG}, here or in one sub-directory"),
+                format!("several adapters: {}", names.join(", ")),
+                "give the sub-directory of the one that is meant",
+            ))
+        }
+    }
+}

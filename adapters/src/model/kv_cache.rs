@@ -1,0 +1,104 @@
+//! Keys and values of the tokens computed so far.
+
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+use candle_nn::kv_cache::KvCache;
+
+/// Keys and values of the rows computed so far.
+///
+/// A cache that keeps cuts gradients through keys and values; train with
+/// [`KeyValueCache::none`].
+#[derive(Debug, Default)]
+pub struct KeyValueCache {
+    rows: usize,
+    layers: Vec<KvCache>,
+}
+
+impl KeyValueCache {
+    /// A cache that remembers nothing: every forward computes the whole forest.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A cache for the lowest `layers` blocks with room for `rows` rows (it grows). One of
+    /// all blocks serves generation; one of fewer is there for [`KeyValueCache::below`].
+    pub fn keeping(layers: usize, rows: usize) -> Self {
+        Self {
+            rows: 0,
+            layers: vec![KvCache::new(0, rows.max(1)); layers],
+        }
+    }
+
+    /// Whether it remembers.
+    pub fn keeps(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// Number of blocks whose keys and values it takes; a forward runs at least these.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Rows that the lowest `layers` blocks hold, if all of them hold as many.
+    pub fn filled(&self, layers: usize) -> Option<usize> {
+        let held = |cache: &KvCache| cache.k_cache().current_seq_len();
+        let mut all = self.layers.get(..layers)?.iter().map(held);
+        let first = all.next()?;
+        all.all(|n| n == first).then_some(first)
+    }
+
+    /// A cache for `layers` blocks with room for `room` rows, of which the lowest `known`
+    /// hold the rows `rows` of this one, in that order: what a forward needs that starts
+    /// above them.
+    ///
+    /// # Errors
+    /// When this cache lacks one of those blocks or rows.
+    pub fn below(&self, known: usize, rows: &[u32], layers: usize, room: usize) -> Result<Self> {
+        let mut cache = Self::keeping(layers, room);
+        let lacking = || {
+            let found = format!("{} blocks of {} rows", self.layers.len(), self.rows);
+            Error::value(
+                "cache",
+                format!("{known} filled blocks"),
+                found,
+                "fill it first",
+            )
+        };
+        for layer in 0..known {
+            let from = self.layers.get(layer).ok_or_else(lacking)?;
+            let (Some(k), Some(v)) = (from.k()?, from.v()?) else {
+                return Err(lacking());
+            };
+            let index = Tensor::new(rows, k.device())?;
+            cache.append(
+                layer,
+                k.index_select(&index, 0)?,
+                v.index_select(&index, 0)?,
+            )?;
+        }
+        Ok(cache)
+    }
+
+    /// Rows that need not be computed again.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds keys and values of the new rows of `layer`; returns those of all rows.
+    ///
+    /// # Errors
+    /// When the shapes differ from earlier ones.
+    pub fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        match self.layers.get_mut(layer) {
+            Some(cache) => Ok(cache.append(&k.contiguous()?, &v.contiguous()?)?),
+            None => Ok((k, v)),
+        }
+    }
+
+    /// Says that the forward which appended to all layers is complete.
+    pub fn advance(&mut self, rows: usize) {
+        if !self.layers.is_empty() {
+            self.rows = rows;
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How llama.cpp names and orders the weights of a Llama.
+//!
+//! It turns pairs of neighbouring columns of a head where Hugging Face turns column i with
+//! i + half, so its converter reorders the rows of q and k: row (h, k, j) of Hugging Face
+//! (head, half, place in the half) is row (h, j, k) there. Whole rows move, so nothing is
+//! rounded, in quantized weights either.
+
+use crate::model::ModelSpec;
+use crate::model::{ModuleKind, TargetModule};
+
+/// Name of the weight of a module, `blk.3.attn_q.weight`.
+pub fn name(module: TargetModule) -> String {
+    format!("blk.{}.{}.weight", module.layer, short(module.kind))
+}
+
+/// The module of the weight called `name`.
+pub fn module(name: &str) -> Option<TargetModule> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let weight = rest.strip_suffix(".weight")?;
+    let kind = ModuleKind::ALL.into_iter().find(|p| short(*p) == weight)?;
+    let module = TargetModule {
+        layer: layer.parse().ok()?,
+        kind,
+    };
+    (self::name(module) == name).then_some(module)
+}
+
+fn short(p: ModuleKind) -> &'static str {
+    match p {
+        ModuleKind::QProj => "attn_q",
+        ModuleKind::KProj => "attn_k",
+        ModuleKind::VProj => "attn_v",
+        ModuleKind::OProj => "attn_output",
+        ModuleKind::GateProj => "ffn_gate",
+        ModuleKind::UpProj => "ffn_up",
+        ModuleKind::DownProj => "ffn_down",
+    }
+}
+
+/// Heads of a kind whose rows are reordered.
+pub fn heads(p: ModuleKind, model: &ModelSpec) -> Option<usize> {
+    match p {
+        ModuleKind::QProj => Some(model.heads),
+        ModuleKind::KProj => Some(model.kv_heads),
+        _ => None,
+    }
+}
+
+/// Rows of Hugging Face in llama.cpp's order.
+///
+/// Shapes: `table` has `rows` rows of equal length, `rows` is a multiple of `2 * heads`.
+pub fn to_llama_cpp<T: Copy>(table: &[T], rows: usize, heads: usize) -> Vec<T> {
+    moved(table, rows, heads, |r, half| r % 2 * half + r / 2)
+}
+
+/// Rows of llama.cpp in Hugging Face's order.
+///
+/// Shapes: as in [`to_llama_cpp`].
+pub fn from_llama_cpp<T: Copy>(table: &[T], rows: usize, heads: usize) -> Vec<T> {
+    moved(table, rows, heads, |r, half| 2 * (r % half) + r / half)
+}
+
+/// Row r of every head is row `from(r, half)` of it in `table`.
+fn moved<T: Copy>(
+    table: &[T],
+    rows: usize,
+    heads: usize,
+    from: impl Fn(usize, usize) -> usize,
+) -> Vec<T> {
+    let (row, width) = (table.len() / rows.max(1), rows / heads.max(1));
+    let mut all = Vec::with_capacity(table.len());
+    for head in 0..heads {
+        for r in 0..width {
+            let at = (head * width + from(r, width / 2)) * row;
+            all.extend_from_slice(&table[at..at + row]);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_interleaved_and_put_back() {
+        // two heads of four rows, two columns
+        let rows: Vec<u32> = (0..16).collect();
+        let there = to_llama_cpp(&rows, 8, 2);
+        assert_eq!(
+            there,
+            [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+        );
+        assert_eq!(from_llama_cpp(&there, 8, 2), rows);
+        let wide: Vec<u32> = (0..48).collect();
+        assert_eq!(from_llama_cpp(&to_llama_cpp(&wide, 24, 3), 24, 3), wide);
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for kind in ModuleKind::ALL {
+            let all = TargetModule { layer: 12, kind };
+            assert_eq!(module(&name(all)), Some(all));
+        }
+        assert_eq!(module("blk.x.attn_q.weight"), None);
+        assert_eq!(module("blk.01.attn_q.weight"), None);
+        assert_eq!(module("blk.1.attn_norm.weight"), None);
+    }
+}

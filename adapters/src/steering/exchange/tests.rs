@@ -1,0 +1,424 @@
+use super::control_vector::Length;
+use super::*;
+use crate::formats::gguf::{GgmlDType, GgufWriter, Value};
+use crate::lora::Adapter;
+use crate::model::ModelSpec;
+use crate::model::{ModuleKind, TargetModule};
+use crate::steering::operator::Operator;
+use crate::{Intervention, files};
+use candle_core::Tensor;
+use std::path::PathBuf;
+
+fn room() -> (tempfile::TempDir, PathBuf) {
+    let room = tempfile::tempdir().expect("room");
+    let path = room.path().join("x.gguf");
+    (room, path)
+}
+
+fn spec() -> ModelSpec {
+    ModelSpec {
+        name: "small".into(),
+        fingerprint: "f".into(),
+        layers: 4,
+        hidden: 8,
+        intermediate: 12,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        vocab: 9,
+        context: 16,
+    }
+}
+
+fn set() -> Result<DirectionSet> {
+    let layer = |l: usize| {
+        let v: Vec<f64> = (0..8).map(|i| ((3 * l + i) as f64).sin() * 7.).collect();
+        Ok((l, Direction::new(&v)?))
+    };
+    Ok(DirectionSet {
+        layers: (0..4).map(layer).collect::<Result<_>>()?,
+        provenance: Provenance {
+            model: "small".into(),
+            model_fingerprint: "f".into(),
+            model_layers: 4,
+            recipe: "r".into(),
+            method: "mean difference".into(),
+            rows: "offset 0".into(),
+            pairs: 3,
+            pairs_captured: 5,
+            residual_norms: [(1, 0.1), (2, 1. / 3.)].into(),
+            origin: String::new(),
+        },
+    })
+}
+
+#[test]
+fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
+    let (_room, path) = room();
+    let mut set = set()?;
+    control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
+    set.layers.remove(&0);
+    assert_eq!(DirectionSet::open(&path)?, set);
+    set.check_model(&path, &spec())?;
+    // a bit of a vector, and nothing else
+    let mut bytes = files::read(&path)?;
+    let at = bytes.len() - 30;
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let message = DirectionSet::open(&path).expect_err("changed").to_string();
+    assert!(message.contains("`content_sha256`"), "{message}");
+    // one of what is told of them: another norm
+    control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
+    let mut bytes = files::read(&path)?;
+    let key = b"reptune.norms";
+    let at = bytes.windows(key.len()).position(|w| w == key);
+    let digit = at.expect("norms") + key.len() + 4 + 8 + "{'1':'".len();
+    bytes[digit] = b'9' - (bytes[digit] - b'0');
+    std::fs::write(&path, bytes).expect("written");
+    let message = DirectionSet::open(&path).expect_err("changed").to_string();
+    assert!(message.contains("`content_sha256`"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_dose_is_what_the_steering_adds() -> Result<()> {
+    let (_room, path) = room();
+    let set = set()?;
+    let steering = Intervention::new(&set, &[1, 3], 5., Operator::Add)?;
+    control_vector::write(&path, &set, &[1, 3], Length::Dose(5.))?;
+    let read = DirectionSet::open(&path)?;
+    let mut told = set.provenance.clone();
+    told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
+    assert_eq!(read.provenance, told, "the model's fingerprint among it");
+    let stored = Intervention::as_stored(&read, &[1, 3], 1.)?;
+    for layer in [1, 3] {
+        let both = [&steering, &stored].map(|x| x.addition(layer).expect("one"));
+        let [Some(one), Some(two)] = both else {
+            panic!("both act")
+        };
+        let off = (one - two)?.abs()?.max(0)?.to_scalar::<f32>()?;
+        assert!(off < 1e-6, "{off}");
+    }
+    let twice = Intervention::as_stored(&read, &[1, 3], 2.)?;
+    let norm = |x: &Intervention| -> Result<f32> {
+        let all = x.addition(3)?.expect("it acts");
+        Ok(all.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?)
+    };
+    assert!((norm(&twice)? - 5.).abs() < 1e-5 && (norm(&stored)? - 2.5).abs() < 1e-5);
+    Ok(())
+}
+
+#[test]
+fn vectors_of_others_stay_as_long_as_they_were() -> Result<()> {
+    let (_room, path) = room();
+    let set = set()?;
+    control_vector::write(&path, &set, &[1, 3], Length::Stored)?;
+    let back = DirectionSet::open(&path)?;
+    for layer in [1, 3] {
+        let (before, after) = (&set.layers[&layer], &back.layers[&layer]);
+        assert!((before.norm - after.norm).abs() < 1e-5 * before.norm);
+        let pairs = before.unit.iter().zip(&after.unit);
+        assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0., f32::max) < 1e-6);
+        let file = crate::formats::gguf::Gguf::open(&path)?;
+        let stored = file.floats(&format!("direction.{layer}"))?;
+        let norm = stored.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        assert!((norm - before.norm).abs() < 1e-5 * before.norm, "{norm}");
+    }
+    Ok(())
+}
+
+#[test]
+fn block_0_is_refused_for_llama_cpp() -> Result<()> {
+    let (_room, path) = room();
+    let message = control_vector::write(&path, &set()?, &[0, 1], Length::Unit)
+        .expect_err("block 0")
+        .to_string();
+    assert!(
+        message.contains("layer 0") && message.contains("block 1"),
+        "{message}"
+    );
+    assert!(!path.exists());
+    Ok(())
+}
+
+/// A file as others write it: repeng with u32 and a layer 0, cvector-generator with i32.
+fn theirs(path: &Path, change: impl FnOnce(&mut GgufWriter)) -> Result<()> {
+    let mut file = GgufWriter::new("controlvector");
+    file.text("controlvector.model_hint", "llama");
+    change(&mut file);
+    file.write(path)?;
+    Ok(())
+}
+
+#[test]
+fn files_of_others_are_taken_with_a_word_on_their_layers() -> Result<()> {
+    let (_room, path) = room();
+    let row = |x: f32| [x, 0., 0., 0., 0., 0., 0., 0.];
+    theirs(&path, |file| {
+        file.set("controlvector.layer_count", Value::U32(2));
+        file.floats("direction.0", &[8], &row(2.)).expect("fits");
+        file.floats("direction.3", &[8], &row(-0.5)).expect("fits");
+    })?;
+    let read = super::read(&path, 0)?;
+    let norms: Vec<(usize, f64)> = read.set.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
+    assert_eq!(norms, [(0, 2.), (3, 0.5)]);
+    assert_eq!(read.set.layers[&3].unit[0], -1.);
+    let notes = read.notes.join("\n");
+    assert!(
+        notes.contains("direction.0") && notes.contains("output of block N,"),
+        "{notes}"
+    );
+    read.set.check_model(&path, &spec())?;
+
+    theirs(&path, |file| {
+        file.set("controlvector.layer_count", Value::I32(1));
+        file.floats("direction.3", &[8], &row(1.)).expect("fits");
+    })?;
+    let moved = super::read(&path, -1)?;
+    assert_eq!(moved.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
+    assert!(moved.set.provenance.origin.ends_with("layers moved by -1"));
+    let message = super::read(&path, -4).expect_err("below").to_string();
+    assert!(message.contains("layer 3 with offset -4"), "{message}");
+    let message = super::read(&path, 1)?.set.check_model(&path, &spec());
+    let message = message.expect_err("above").to_string();
+    assert!(
+        message.contains("layer 4") && message.contains("0 to 3"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
+    let (_room, path) = room();
+    let row = [1f32; 8];
+    type Change = fn(&mut GgufWriter) -> Result<&mut GgufWriter>;
+    let cases: [(Change, &str); 14] = [
+        (|f| Ok(f.set("glp.mode", Value::U8(1))), "`glp.mode`"),
+        (
+            |f| Ok(f.text("glp.content_sha256", "00")),
+            "`glp.content_sha256`: expected `",
+        ),
+        (
+            |f| Ok(f.text("glp.layer_ids_zero_based", "2")),
+            "expected `1`, the layers of its tensors, found `2`",
+        ),
+        (
+            |f| Ok(f.set("glp.layer_ids_zero_based", Value::Bool(false))),
+            "a layer offset of -1",
+        ),
+        (
+            |f| f.floats("direction.02", &[8], &[1.; 8]),
+            "`direction.02`",
+        ),
+        (|f| Ok(f.text("glp.mode", "project")), "--operator ablate"),
+        (
+            |f| Ok(f.text("glp.mode", "multiply")),
+            "`glp.mode` = multiply",
+        ),
+        (
+            |f| Ok(f.text("glp.hook_point", "ffn_out_pre_residual")),
+            "ffn_out_pre_residual",
+        ),
+        (
+            |f| Ok(f.set("glp.spec_version", Value::U32(2))),
+            "rank above 1",
+        ),
+        (
+            |f| f.floats("direction.1.0", &[8], &[1.; 8]),
+            "direction.1.0",
+        ),
+        (|f| f.floats("other", &[8], &[1.; 8]), "`other`"),
+        (|f| f.floats("direction.2", &[1, 8], &[1.; 8]), "one row"),
+        (|f| f.floats("direction.2", &[4], &[1.; 4]), "8 numbers"),
+        (
+            |f| f.floats("direction.2", &[8], &[f32::NAN; 8]),
+            "positive, finite norm",
+        ),
+    ];
+    for (change, said) in cases {
+        theirs(&path, |file| {
+            file.floats("direction.1", &[8], &row).expect("fits");
+            change(file).expect("fits");
+        })?;
+        let message = DirectionSet::open(&path).expect_err(said).to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    let model = GgufWriter::new("llama");
+    model.write(&path)?;
+    let message = DirectionSet::open(&path).expect_err("a model").to_string();
+    assert!(
+        message.contains("`llama`") && message.contains("else than directions"),
+        "{message}"
+    );
+    theirs(&path, |file| {
+        file.text("general.name", "empty");
+    })?;
+    let message = DirectionSet::open(&path).expect_err("empty").to_string();
+    assert!(message.contains("at least one"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
+    let (_room, path) = room();
+    let rows = [[1f32, 0., 0., 0., 0., 0., 0., 2.], [0f32; 8]];
+    let bytes: Vec<u8> = rows
+        .iter()
+        .flatten()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    theirs(&path, |file| {
+        file.text("glp.mode", "project");
+        file.text("glp.layer_ids_zero_based", "2, 10");
+        file.text("glp.content_sha256", files::sha256([bytes.as_slice()]));
+        file.text("glp.derived_at", "attn_out_pre_residual");
+        file.set("glp.alpha_default", Value::F32(0.5));
+        // layers are in the order of their numbers, not of their names
+        file.floats("direction.10", &[8], &rows[1]).expect("fits");
+        file.floats("direction.2", &[8], &rows[0]).expect("fits");
+    })?;
+    let read = control_vector::read(&path, 0, Operator::Ablate)?;
+    assert_eq!(read.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
+    let notes = read.notes.join("\n");
+    for said in [
+        "attn_out_pre_residual",
+        "strength of 0.5",
+        "layer 10 is all zeros",
+    ] {
+        assert!(notes.contains(said), "{said}: {notes}");
+    }
+    assert_eq!(DirectionSet::open_for(&path, Operator::Ablate)?, read.set);
+    let message =
+        DirectionSet::open_for(&path, Operator::AddNormPreserving).expect_err("projections");
+    assert!(message.to_string().contains("--operator ablate"));
+    Ok(())
+}
+
+#[test]
+fn svec_goes_both_ways() -> Result<()> {
+    let (room, _) = room();
+    let (path, set) = (room.path().join("x.svec"), set()?);
+    svec::write(&path, &set, &[0, 2])?;
+    let read = DirectionSet::open(&path)?;
+    assert_eq!(read.layers.keys().copied().collect::<Vec<_>>(), [0, 2]);
+    for (layer, d) in &read.layers {
+        let before = &set.layers[layer];
+        assert!((d.norm - before.norm).abs() < 1e-6);
+        let off = d.unit.iter().zip(&before.unit).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0., f32::max) < 1e-6);
+    }
+    let write = |text: &str| std::fs::write(&path, text).expect("written");
+    write(
+        r#"{"model_type": "llama", "directions": {"1": [ [1, 2]], "2": [3, 4.5]}, "probe_accuracies": {}}"#,
+    );
+    assert_eq!(DirectionSet::open(&path)?.layers.len(), 2);
+    for (text, said) in [
+        (r#"{"directions": {"1": [[1, 2], [3, 4]]}}"#, "2 vectors"),
+        (r#"{"directions": {"x": [1, 2]}}"#, "`directions.x`"),
+        (r#"{"directions": {"1": [1, "2"]}}"#, "`directions.1`"),
+        (r#"{"directions": {"1": 1}}"#, "`directions.1`"),
+        (r#"{"directions": {"1": [1, 2], "2": [1]}}"#, "layer 2"),
+        (r#"{"directions": {}}"#, "at least one"),
+        (r#"{"directions": {"1": [1e99, 2]}}"#, "finite"),
+        (r#"{"layers": {}}"#, "directions"),
+        ("{", "line 1"),
+    ] {
+        write(text);
+        let message = DirectionSet::open(&path).expect_err(text).to_string();
+        assert!(
+            message.contains(said) && message.contains("x.svec"),
+            "{said}: {message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
+    let (_room, path) = room();
+    let spec = spec();
+    let all = [ModuleKind::QProj, ModuleKind::KProj, ModuleKind::DownProj];
+    let mut update = Adapter::init(&spec, &[1, 2], &all, 2, 3., 5)?;
+    for (i, l) in update.modules.values_mut().enumerate() {
+        let (o, r) = l.b.dims2()?;
+        let b: Vec<f32> = (0..o * r).map(|x| ((x + i) as f32).cos()).collect();
+        l.b = Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu)?;
+    }
+    lora::write(&path, &update, &spec)?;
+    let back = lora::read(&path, &spec)?;
+    assert_eq!(back.content_hash()?, update.content_hash()?, "bit for bit");
+
+    // scales of their own end up in B
+    let module = TargetModule::parse("model.layers.2.self_attn.k_proj").expect("a module");
+    update.modules.get_mut(&module).expect("there").scale = 0.25;
+    lora::write(&path, &update, &spec)?;
+    let back = lora::read(&path, &spec)?;
+    for (module, l) in &update.modules {
+        let off = (back.modules[module].delta()? - l.delta()?)?
+            .abs()?
+            .max_all()?;
+        assert!(off.to_scalar::<f32>()? < 1e-6, "{module}");
+    }
+
+    // an alpha of 0 is a scale of 1 for llama.cpp; a scale of 0 is none
+    let first = *update.modules.keys().next().expect("a module");
+    update.modules.get_mut(&first).expect("there").scale = 0.;
+    lora::write(&path, &update, &spec)?;
+    let back = lora::read(&path, &spec)?;
+    for (module, norm) in [(first, 0.), (module, 1.)] {
+        let delta = back.modules[&module].delta()?.abs()?.max_all()?;
+        assert_eq!(delta.to_scalar::<f32>()? > 0., norm > 0., "{module}");
+    }
+
+    let other = ModelSpec {
+        hidden: 16,
+        ..spec.clone()
+    };
+    let message = lora::read(&path, &other).expect_err("another").to_string();
+    assert!(
+        message.contains("lora_a") && message.contains("[2, 16]"),
+        "{message}"
+    );
+    update.make_direct(&spec, &[module])?;
+    let message = lora::write(&path, &update, &spec)
+        .expect_err("full")
+        .to_string();
+    assert!(
+        message.contains("k_proj") && message.contains("merge"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
+    let (_room, path) = room();
+    let adapter = |a: GgmlDType, bytes: Vec<u8>| -> Result<()> {
+        let mut file = GgufWriter::new("llama");
+        file.text("general.type", "adapter");
+        file.text("adapter.type", "lora");
+        file.set("adapter.lora.alpha", Value::F32(2.));
+        file.tensor("blk.0.attn_output.weight.lora_a", a, &[1, 8], bytes)?;
+        file.floats("blk.0.attn_output.weight.lora_b", &[8, 1], &[0.5; 8])?;
+        file.write(&path)?;
+        Ok(())
+    };
+    let half = |x: u16| x.to_le_bytes().repeat(8);
+    for (dtype, one) in [(GgmlDType::F16, 0x3c00), (GgmlDType::BF16, 0x3f80)] {
+        adapter(dtype, half(one))?;
+        let update = lora::read(&path, &spec())?;
+        let module = TargetModule::parse("model.layers.0.self_attn.o_proj").expect("a module");
+        let delta = update.modules[&module].delta()?;
+        assert_eq!(delta.to_vec2::<f32>()?, vec![vec![1f32; 8]; 8], "{dtype:?}");
+    }
+    adapter(GgmlDType::F16, half(0x7c00))?;
+    let message = lora::read(&path, &spec())
+        .expect_err("infinite")
+        .to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
+    adapter(GgmlDType::F32, f32::NAN.to_le_bytes().repeat(8))?;
+    let message = lora::read(&path, &spec()).expect_err("NaN").to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
+    Ok(())
+}

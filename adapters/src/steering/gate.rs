@@ -1,0 +1,149 @@
+//! Gates: conditions under which an intervention acts (conditional steering, as in
+//! Lee et al., arXiv 2409.05907).
+//!
+//! A gate compares a row's projection on a direction with a threshold. Two ways to
+//! decide, and neither keeps anything in the runtime:
+//!
+//! - *every token*: the row that is about to be changed is compared there and then.
+//!   A closed row is left out of the change, so it keeps its bits.
+//! - *once per prompt*: the last prompt row of the UNSTEERED model is read at one
+//!   layer before anything is steered, and the answer goes into the marks of the
+//!   sequence's rows (`token_mask_gated`), as every other rule about rows does. So rows
+//!   with different decisions are different rows of a forest, a generation with a
+//!   key/value cache needs no memory of it, several gates do not depend on each
+//!   other's order, and the layer read may lie above those that are steered. The
+//!   price is one forward of the prompts up to that layer.
+//!
+//! The paper differs: it compares a cosine with a projected state, in the steered pass.
+
+use crate::error::{Error, Result};
+use crate::steering::direction::DirectionSet;
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// When a gate decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Decide {
+    /// At the last prompt row of the unsteered model, at the output of `layer`; holds
+    /// from that row on, for all rows that follow. Earlier rows are not acted on.
+    OncePerPrompt {
+        /// Layer whose output is read.
+        layer: usize,
+    },
+    /// At every row for itself, at each module that is acted on, after the
+    /// interventions that come earlier in the list.
+    EveryToken,
+}
+
+/// On which side of the threshold a gate is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// `h . g > threshold`
+    #[default]
+    Above,
+    /// `h . g < threshold`
+    Below,
+}
+
+/// A condition on a row h: its projection on the unit direction g of a layer is on
+/// one side of a threshold.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    directions: BTreeMap<usize, Tensor>,
+    decide: Decide,
+    side: Side,
+    threshold: f64,
+}
+
+impl Gate {
+    /// A gate on the directions of `set`.
+    ///
+    /// # Errors
+    /// When the threshold is no number, or the set lacks the layer that is read.
+    pub fn new(set: &DirectionSet, decide: Decide, side: Side, threshold: f64) -> Result<Self> {
+        if threshold.is_nan() {
+            return Err(Error::value(
+                "gate threshold",
+                "a number",
+                "NaN",
+                "give the projection at which the gate opens",
+            ));
+        }
+        if let Decide::OncePerPrompt { layer } = decide {
+            set.layer(layer)?;
+        }
+        let tensor = |unit: &Vec<f32>| Tensor::new(unit.as_slice(), &Device::Cpu);
+        let directions = set
+            .layers
+            .iter()
+            .map(|(l, d)| Ok((*l, tensor(&d.unit)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            directions,
+            decide,
+            side,
+            threshold,
+        })
+    }
+
+    /// When it decides.
+    pub fn decide(&self) -> Decide {
+        self.decide
+    }
+
+    /// The unit direction (H,) it reads at `layer`.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn direction(&self, layer: usize) -> Result<&Tensor> {
+        self.directions.get(&layer).ok_or_else(|| {
+            Error::value(
+                "gate",
+                format!("a gate direction for layer {layer}, which is acted on"),
+                format!("layers {:?}", self.directions.keys().collect::<Vec<_>>()),
+                "use a direction set with that layer, or decide once per prompt",
+            )
+        })
+    }
+
+    /// Whether a row with this projection passes.
+    pub fn opens(&self, projection: f64) -> bool {
+        match self.side {
+            Side::Above => projection > self.threshold,
+            Side::Below => projection < self.threshold,
+        }
+    }
+
+    /// Those of `rows` that pass at `layer`, in their order; no gradient flows.
+    ///
+    /// Shapes: `h` (N, H).
+    ///
+    /// # Errors
+    /// When the gate has no direction for the layer, or one of another width.
+    pub fn rows(&self, h: &Tensor, layer: usize, rows: &[u32]) -> Result<Vec<u32>> {
+        let g = self.direction(layer)?;
+        let width = h.dims2()?.1;
+        if g.elem_count() != width {
+            return Err(Error::value(
+                format!("gate direction at layer {layer}"),
+                format!("width {width} of the residual stream"),
+                g.elem_count().to_string(),
+                "use directions of this model",
+            ));
+        }
+        let g = g.to_device(h.device())?.unsqueeze(1)?;
+        let picked = h
+            .detach()
+            .index_select(&Tensor::new(rows, h.device())?, 0)?
+            .to_dtype(DType::F32)?;
+        let along: Vec<f32> = picked.matmul(&g)?.squeeze(1)?.to_vec1()?; // (rows,)
+        let open = rows.iter().zip(along);
+        Ok(open
+            .filter(|(_, along)| self.opens(f64::from(*along)))
+            .map(|(row, _)| *row)
+            .collect())
+    }
+}

@@ -1,0 +1,15 @@
+//! Directions of the residual stream and what is done with them.
+
+pub mod algebra;
+pub mod direction;
+pub mod exchange;
+pub mod gate;
+pub mod intervention;
+pub mod operator;
+pub mod positions;
+
+pub use direction::{Direction, DirectionSet};
+pub use gate::{Decide, Gate, Side};
+pub use intervention::{HookPoint, Intervention};
+pub use operator::Operator;
+pub use positions::Positions;

@@ -1,0 +1,89 @@
+//! Operators: what an intervention does to one residual row.
+
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Keeps the norms of [`Operator::AddNormPreserving`] and their gradients finite at a row of zeros.
+const TINY: f64 = 1e-12;
+
+/// What is done to a row h with the unit direction d.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operator {
+    /// `h + coeff / layers * d`
+    #[default]
+    Add,
+    /// `h - (h . d) d`; the coeff plays no part.
+    Ablate,
+    /// `y * |h| / |y|` with `y = h + coeff / layers * d`: an addition that keeps
+    /// the norm of the row, so that only where it points changes.
+    #[serde(rename = "add-norm-preserving", alias = "turn")]
+    AddNormPreserving,
+    /// `h + (coeff - h . d) d`: the projection on d becomes coeff, at every layer.
+    Clamp,
+}
+
+impl Operator {
+    /// What each of `layers` layers gets of `coeff`.
+    pub(crate) fn share(self, coeff: f64, layers: usize) -> f64 {
+        match self {
+            // A projection is a property of a row at a layer; layers do not add up to it.
+            Self::Clamp => coeff,
+            Self::Add | Self::Ablate | Self::AddNormPreserving => coeff / layers as f64,
+        }
+    }
+
+    /// Whether `dose` leaves every row what it is.
+    pub(crate) fn is_identity(self, dose: f64) -> bool {
+        match self {
+            Self::Add | Self::AddNormPreserving => dose == 0.,
+            Self::Ablate | Self::Clamp => false,
+        }
+    }
+
+    /// What is to be added to rows: `operator(h) - h`; differentiable in `h`.
+    ///
+    /// The operators that take norms or set projections compute in f32, because
+    /// the square of a large activation is beyond f16.
+    ///
+    /// Shapes: `h` (M, H), `d` (H,), result (M, H).
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn change(self, h: &Tensor, d: &Tensor, dose: f64) -> Result<Tensor> {
+        match self {
+            Self::Add => Ok((d.to_dtype(h.dtype())? * dose)?.broadcast_as(h.shape())?),
+            Self::Ablate => {
+                let d = d.to_dtype(h.dtype())?;
+                let along = h.matmul(&d.unsqueeze(1)?)?; // (M, 1)
+                Ok(along.matmul(&d.unsqueeze(0)?)?.neg()?)
+            }
+            Self::AddNormPreserving => {
+                let (x, d) = (h.to_dtype(DType::F32)?, d.to_dtype(DType::F32)?);
+                let y = x.broadcast_add(&(d * dose)?)?;
+                let squares = |x: &Tensor| x.sqr()?.sum_keepdim(1)? + TINY; // (M, 1)
+                let ratio = (squares(&x)? / squares(&y)?)?.sqrt()?;
+                Ok((y.broadcast_mul(&ratio)? - x)?.to_dtype(h.dtype())?)
+            }
+            Self::Clamp => {
+                let (x, d) = (h.to_dtype(DType::F32)?, d.to_dtype(DType::F32)?);
+                let along = x.matmul(&d.unsqueeze(1)?)?; // (M, 1)
+                let missing = (along.neg()? + dose)?;
+                Ok(missing.matmul(&d.unsqueeze(0)?)?.to_dtype(h.dtype())?)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "add",
+            Self::Ablate => "ablate",
+            Self::AddNormPreserving => "add-norm-preserving",
+            Self::Clamp => "clamp",
+        })
+    }
+}
