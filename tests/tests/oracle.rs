@@ -8,7 +8,7 @@ use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune_adapters::lora::loss::{Label, Mode, Representation, representation_loss, token_loss};
 use reptune_adapters::{
     Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
-    Positions, PrefixTree, peft,
+    Positions, PrefixTree, lora::peft,
 };
 use reptune_tests::{
     LAYERS, Objective, Oracle, Walk, fixture, label_rows, llama, logits, marked, pick, whole,

@@ -16,7 +16,7 @@ use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, peft,
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
 };
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};

@@ -4,18 +4,18 @@
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use mistralrs::{
-    ForwardOptions as Asked, IsqType, Model, ModelDType, NormalRequest, RequestMessage, ResponseOk,
+    IsqType, Model, ModelDType, NormalRequest, Request as Asked, RequestMessage, ResponseOk,
     SamplingParams, TextModelBuilder,
 };
 use reptune::bake::bake;
-use reptune::steered::KeyValueCache;
+use reptune::steered::Cache;
 use reptune::stock::Stock;
 use reptune::uqff::WeightType;
 use reptune::{Llama, LoadOptions, Steer, Steered, Steering};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, peft,
+    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, lora::peft,
 };
 use reptune_tests::{
     Oracle, Walk, bits, fixture, flat, llama, logits, marked, pick, random_update, whole,
@@ -83,7 +83,7 @@ impl Room {
     }
 
     fn cache(&self) -> Result<Cache> {
-        Ok(KeyValueCache::at(self.room.path().join("cache"))?)
+        Ok(Cache::at(self.room.path().join("cache"))?)
     }
 
     fn steering(&self, coeff: f64) -> Result<Steering> {

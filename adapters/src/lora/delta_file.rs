@@ -299,7 +299,7 @@ mod tests {
         };
         assert!(refused(&shallow).contains("one of the 1 blocks of small"));
         let path = room.path().join(FILE);
-        let mut bytes = files::read(&path)?;
+        let mut bytes = crate::files::read(&path)?;
         *bytes.last_mut().expect("bytes") ^= 1;
         std::fs::write(&path, bytes).expect("write");
         assert!(refused(&spec()).contains("metadata `content_sha256`"));

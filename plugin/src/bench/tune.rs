@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::llama::LoadOptions;
 use candle_core::DType;
 use reptune_adapters::lora::loss::{Label, Mode, Representation};
-use reptune_adapters::{Adapter, Error, HookedModel, ModelSpec, peft};
+use reptune_adapters::{Adapter, Error, HookedModel, ModelSpec, lora::peft};
 use reptune_recipes::plan::{Plan, Tuned};
 use reptune_recipes::recipe::Tuning;
 use reptune_recipes::tune::{Metrics, Prompt, Tuner};

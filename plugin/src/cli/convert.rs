@@ -5,10 +5,11 @@ use crate::llama::{LlamaConfig, model_spec};
 use crate::{gguf, hub};
 use anyhow::{Result, bail};
 use reptune_adapters::formats::gguf::Gguf;
+use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
-use reptune_adapters::steering::exchange::{self, lora, svec};
-use reptune_adapters::{ModelSpec, peft};
+use reptune_adapters::steering::exchange::{self, svec};
+use reptune_adapters::{ModelSpec, lora::peft};
 use serde_json::json;
 use std::path::Path;
 

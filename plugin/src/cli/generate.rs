@@ -6,7 +6,7 @@ use crate::{hub, prompts};
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
     Adapter, DirectionSet, HookPoint, HookedModel, Intervention, ModelSpec, Operator, Positions,
-    peft,
+    lora::peft,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -22,7 +22,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     let operator = match a.operator {
         flags::Operator::Add => Operator::Add,
         flags::Operator::Ablate => Operator::Ablate,
-        flags::Operator::AddNormPreserving => Operator::AddNormPreserving,
+        flags::Operator::Turn => Operator::AddNormPreserving,
         flags::Operator::Clamp => Operator::Clamp,
     };
     let set = DirectionSet::open_for(file, operator)?;
@@ -31,11 +31,11 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
     if a.strength.is_some() && operator != Operator::Add {
         bail!("--strength: expected --operator add, found another; give a coeff instead");
     }
-    let point = match a.module {
-        flags::TargetModule::Output => HookPoint::ResidPost,
-        flags::TargetModule::Middle => HookPoint::ResidMid,
-        flags::TargetModule::Input => HookPoint::ResidPre,
-        flags::TargetModule::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
+    let point = match a.site {
+        flags::Site::Output => HookPoint::ResidPost,
+        flags::Site::Middle => HookPoint::ResidMid,
+        flags::Site::Input => HookPoint::ResidPre,
+        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
     };
     let coeff = match a.fraction {
         Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),

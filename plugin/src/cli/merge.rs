@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, peft};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::Way;
 use reptune_recipes::report::{Survived, aligned, survival_table};

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::llama::{LlamaConfig, model_spec};
 use crate::uqff::UqffFile;
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
-use reptune_adapters::{TargetModule, adapter::WeightDelta, delta_file, files, peft};
+use reptune_adapters::{TargetModule, WeightDelta, files, lora::delta_file, lora::peft};
 use reptune_recipes::merged::Merged;
 use std::collections::BTreeMap;
 use std::path::Path;

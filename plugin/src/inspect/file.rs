@@ -6,7 +6,9 @@ use crate::uqff::{HEAD, Provenance, UqffFile, index};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{DirectionSet, HookPoint, TargetModule, delta_file, exchange};
+use reptune_adapters::{
+    DirectionSet, HookPoint, TargetModule, lora::delta_file, steering::exchange,
+};
 use std::path::Path;
 
 pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {

@@ -11,7 +11,7 @@ use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
 use crate::gguf;
-use crate::steered::KeyValueCache;
+use crate::steered::Cache;
 use crate::uqff::{self, Entry, UqffFile};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
@@ -81,7 +81,7 @@ impl Llama {
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
         if gguf::is_gguf(path) {
-            let directory = gguf::imported(path, &KeyValueCache::open()?, &mut |_, _| {})?;
+            let directory = gguf::imported(path, &Cache::open()?, &mut |_, _| {})?;
             return Self::load(&directory, options);
         }
         options.check()?;

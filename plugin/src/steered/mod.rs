@@ -44,7 +44,7 @@ use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected, Pipeline, SchedulerConfig};
 use mistralrs::model_builder_trait::build_model_from_pipeline;
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
-use reptune_adapters::{ModelSpec, TargetModule, files, peft};
+use reptune_adapters::{ModelSpec, TargetModule, files, lora::peft};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::session::model_key;
 use crate::source::Source;
 use crate::uqff::{UQFF, WeightType};
-use reptune_adapters::{Intervention, files, peft};
+use reptune_adapters::{Intervention, files, lora::peft};
 use reptune_recipes::merge::merge;
 use std::path::{Path, PathBuf};
 

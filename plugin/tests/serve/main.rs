@@ -11,7 +11,7 @@ use reptune::serve::{Limits, Models, Server};
 use reptune::steered::{Cache, Variant};
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::{Adapter, HookedModel, Intervention, Operator, adapter::ModuleKind, peft};
+use reptune_adapters::{Adapter, HookedModel, Intervention, ModuleKind, Operator, lora::peft};
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use reptune::Llama;
 use reptune::stock::Stock;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention, peft};
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention, lora::peft};
 use reptune_tests::{
     Oracle, Walk, bits, fixture, flat, logits, marked, pick, random_update, whole,
 };

@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor};
 use reptune::llama::parse_isq;
-use reptune::steered::KeyValueCache as Imports;
+use reptune::steered::Cache as Imports;
 use reptune::{Llama, LoadOptions, gguf};
 use reptune_adapters::lora::loss::{Label, token_loss};
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree, gguf::llama};
+use reptune_adapters::{
+    ForwardOptions, HookedModel, KeyValueCache, PrefixTree, model::llama_cpp as llama,
+};
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, label_rows, logits, random_update, whole};
 use std::path::{Path, PathBuf};

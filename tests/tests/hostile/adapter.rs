@@ -6,7 +6,7 @@ use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::llama::{LlamaConfig, model_spec};
-use reptune_adapters::{Adapter, ModelSpec, peft};
+use reptune_adapters::{Adapter, ModelSpec, lora::peft};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use reptune_adapters::model::ModuleKind;
 use reptune_adapters::patch::{self, Patch};
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::{
-    Adapter, DirectionSet, Error, ModelSpec, TargetModule, WeightDelta, delta_file,
+    Adapter, DirectionSet, Error, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
 };
 use reptune_tests::{bits, fixture};
 use std::path::Path;

@@ -4,7 +4,7 @@ use super::{fixture, interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::stock::Stock;
-use reptune_adapters::{Adapter, HookedModel, TargetModule, peft};
+use reptune_adapters::{Adapter, HookedModel, TargetModule, lora::peft};
 use reptune_tests::{Walk, bits, llama};
 use std::collections::BTreeSet;
 

@@ -6,7 +6,7 @@ use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
-use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, peft};
+use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, lora::peft};
 use reptune_tests::{bits, fixture, llama, random_update};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{ForwardOptions, HookedModel, PrefixTree, peft};
+use reptune_adapters::{ForwardOptions, HookedModel, PrefixTree, lora::peft};
 use reptune_tests::{Oracle, Walk, fixture, llama, logits, random_update, whole};
 use std::path::Path;
 use std::process::Command;

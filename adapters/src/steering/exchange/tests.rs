@@ -2,6 +2,7 @@ use super::control_vector::Length;
 use super::*;
 use crate::formats::gguf::{GgmlDType, GgufWriter, Value};
 use crate::lora::Adapter;
+use crate::lora::gguf as lora;
 use crate::model::ModelSpec;
 use crate::model::{ModuleKind, TargetModule};
 use crate::steering::operator::Operator;

@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::uqff::WeightType;
 use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run};
-use reptune_adapters::{HookedModel, Operator, Positions, files, peft};
+use reptune_adapters::{HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::merge as fold;
 use reptune_recipes::report::{Report, Row, Study, aligned, survival_table};
 use serde_json::json;

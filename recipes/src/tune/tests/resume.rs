@@ -3,7 +3,7 @@
 use super::*;
 use candle_core::Device;
 use reptune_adapters::{
-    ForwardOptions, ForwardOutput, KeyValueCache, ModelSpec, PrefixTree, delta_file,
+    ForwardOptions, ForwardOutput, KeyValueCache, ModelSpec, PrefixTree, lora::delta_file,
 };
 use std::cell::Cell;
 
