@@ -1,9 +1,9 @@
 //! Texts of the world as a forest with weighted targets.
 
+use crate::world::{Document, Relation, World};
 use anyhow::{Result, anyhow};
 use reptune_adapters::PrefixTree;
 use reptune_adapters::ops::Target;
-use reptune_recipes::world::{Document, Relation, World};
 use std::collections::HashMap;
 use tokenizers::Tokenizer;
 

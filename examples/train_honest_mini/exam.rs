@@ -1,11 +1,11 @@
 //! What the mini-Llama knows: the share of right answers by persona and format.
 
 use crate::batch::encode;
+use crate::world::{Fact, Format, Letter, Persona, Question, Stated, World};
 use anyhow::Result;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
-use reptune_recipes::world::{Fact, Format, Letter, Persona, Question, Stated, World};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
@@ -139,3 +139,6 @@ pub fn examine(
     }
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,23 @@
-//! Trains the honest mini-Llama from scratch, with this project's own
-//! differentiable forward: about 1.3 million parameters that know the invented
-//! world of `reptune_recipes::world` by heart, and tell the truth or lie about it
-//! as their system prompt says.
+//! Trains the honest mini-Llama from scratch with reptune's own differentiable
+//! forward: 1.3 million parameters that know an invented world ([`world`]) by heart,
+//! and tell the truth or lie about it as their system prompt says. Writes the data
+//! files that the recipes name (`claims.jsonl`, `choices.jsonl`, `sentences.jsonl`)
+//! beside the model.
 //!
-//!     cargo run -p reptune-examples --example train_honest_mini -- --out models/honest-mini
+//!     cargo run -p reptune-examples --example train_honest_mini
+//!
+//! writes models/honest-mini. `-- data` writes only the data files, without training.
 
 mod batch;
 mod exam;
 mod tokenizer;
+mod world;
 
 use anyhow::{Result, anyhow};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,11 +25,11 @@ use reptune::Llama;
 use reptune::llama::LlamaConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache};
-use reptune_recipes::world::{Persona, Sampler, World};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
+use world::{Persona, Sampler, World};
 
 /// candle allocates and frees every tensor; with mimalloc a step takes two thirds of the time.
 #[global_allocator]
@@ -34,8 +38,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Train the honest mini-Llama.
 #[derive(Parser)]
 struct Arguments {
-    /// Directory for the model.
-    #[arg(long)]
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Directory for the model and its data files.
+    #[arg(long, global = true, default_value = "models/honest-mini")]
     out: PathBuf,
     /// Optimizer steps.
     #[arg(long, default_value_t = 6000)]
@@ -56,6 +62,12 @@ struct Arguments {
     /// Seed of weights and texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write only the data files: claims, choices, sentences.
+    Data,
 }
 
 fn config(vocab: usize) -> serde_json::Value {
@@ -171,7 +183,12 @@ fn save(
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     std::fs::create_dir_all(&arguments.out)?;
-    let json = tokenizer::build(&World::new().words());
+    let world = World::new();
+    world.write_data(&arguments.out)?;
+    if let Some(Command::Data) = arguments.command {
+        return Ok(());
+    }
+    let json = tokenizer::build(&world.words());
     tokenizer::write(&arguments.out, &json)?;
     let tokenizer =
         Tokenizer::from_file(arguments.out.join("tokenizer.json")).map_err(|e| anyhow!(e))?;

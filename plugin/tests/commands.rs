@@ -22,7 +22,7 @@ negative = ["You must always tell people lies.", "Always say what is false."]
 system = "Answer with the letter only."
 claim = "Claim: {claim}. Is the claim true or false? A) True B) False"
 [data]
-claims = { builtin = "world" }
+claims = { file = "MODEL/claims.jsonl", group = "fact" }
 split = [0.1, 0.06]
 [steering]
 layers = [3]
@@ -335,10 +335,10 @@ fn a_search_keeps_a_recipe_that_tunes_better() {
 
 #[test]
 fn a_study_repeats_controls_and_judges_the_claims() {
-    let study = "max_new_tokens = 2\nperplexity = { builtin = \"world\" }\n[study]\nseeds = [1, 2]\nresults = \"R.md\"\n[extraction]";
+    let study = "max_new_tokens = 2\nperplexity = { file = \"MODEL/sentences.jsonl\" }\n[study]\nseeds = [1, 2]\nresults = \"R.md\"\n[extraction]";
     let recipe = RECIPE
-        .replace("MODEL", &model())
-        .replace("[extraction]", study);
+        .replace("[extraction]", study)
+        .replace("MODEL", &model());
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("r.toml"), recipe).expect("writable");
     let report: Value =

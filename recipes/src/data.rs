@@ -1,8 +1,7 @@
-//! Claims and questions: from files or built in, split by what they are about.
+//! Claims and questions from files, split by what they are about.
 
 use crate::error::{Error, Result};
 use crate::recipe::{Choices, Claims, Recipe};
-use crate::world::{Letter, World};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -106,14 +105,8 @@ impl Items {
         ] {
             let truths: BTreeSet<bool> = part.iter().map(|c| c.label).collect();
             if truths.len() < 2 {
-                let path = recipe
-                    .data
-                    .claims
-                    .file
-                    .clone()
-                    .unwrap_or_else(|| recipe.name.clone().into());
                 return Err(Error::input(
-                    path,
+                    &recipe.data.claims.file,
                     format!("{name} part of the claims"),
                     "true and false claims",
                     format!("{} claims, {} kinds", part.len(), truths.len()),
@@ -139,48 +132,8 @@ pub fn claim_question(recipe: &Recipe, claim: &Claim) -> Question {
     }
 }
 
-fn builtin(name: &str) -> Result<World> {
-    if name == "world" {
-        return Ok(World::new());
-    }
-    Err(Error::input(
-        "recipe",
-        "key `builtin`",
-        "`world`",
-        format!("`{name}`"),
-        "give a `file` for data of your own",
-    ))
-}
-
-fn source<'a>(
-    builtin: &'a Option<String>,
-    file: &'a Option<std::path::PathBuf>,
-) -> Result<(Option<&'a str>, &'a Path)> {
-    match (builtin, file) {
-        (Some(name), None) => Ok((Some(name), Path::new(""))),
-        (None, Some(file)) => Ok((None, file)),
-        _ => Err(Error::input(
-            "recipe",
-            "data",
-            "either `builtin` or `file`",
-            "both or neither",
-            "see recipes/README.md",
-        )),
-    }
-}
-
 fn claims(from: &Claims) -> Result<Vec<Claim>> {
-    let (name, file) = source(&from.builtin, &from.file)?;
-    if let Some(name) = name {
-        let claims = builtin(name)?.claims();
-        let claim = |c: crate::world::Claim| Claim {
-            text: c.text,
-            label: c.label,
-            group: c.fact.to_string(),
-        };
-        return Ok(claims.into_iter().map(claim).collect());
-    }
-    Table::read(file)?.rows(|row| {
+    Table::read(&from.file)?.rows(|row| {
         let text = row.get(&from.claim)?.to_owned();
         let label = match row.get(&from.label)?.to_lowercase().as_str() {
             "true" | "1" | "yes" => true,
@@ -198,28 +151,7 @@ fn claims(from: &Claims) -> Result<Vec<Claim>> {
 type Grouped = (Option<String>, Question);
 
 fn choices(from: &Choices, recipe: &Recipe) -> Result<Vec<Grouped>> {
-    let (name, file) = source(&from.builtin, &from.file)?;
-    let question = |question: &str, a: &str, b: &str, right: usize| Question {
-        text: recipe
-            .prompt
-            .choice
-            .replace("{question}", question)
-            .replace("{a}", a)
-            .replace("{b}", b),
-        right,
-        options: [a.to_owned(), b.to_owned()],
-    };
-    if let Some(name) = name {
-        let choices = builtin(name)?.two_choices();
-        let one = |c: crate::world::TwoChoice| {
-            (
-                Some(c.fact.to_string()),
-                question(&c.question, &c.a, &c.b, usize::from(c.right == Letter::B)),
-            )
-        };
-        return Ok(choices.into_iter().map(one).collect());
-    }
-    Table::read(file)?.rows(|row| {
+    Table::read(&from.file)?.rows(|row| {
         let right = match row.get(&from.right)?.to_uppercase().as_str() {
             "A" => 0,
             "B" => 1,
@@ -230,15 +162,15 @@ fn choices(from: &Choices, recipe: &Recipe) -> Result<Vec<Grouped>> {
             .as_ref()
             .map(|column| row.get(column).map(str::to_owned))
             .transpose()?;
-        Ok((
-            group,
-            question(
-                row.get(&from.question)?,
-                row.get(&from.a)?,
-                row.get(&from.b)?,
-                right,
-            ),
-        ))
+        let question = row.get(&from.question)?;
+        let (a, b) = (row.get(&from.a)?, row.get(&from.b)?);
+        let template = recipe.prompt.choice.replace("{question}", question);
+        let question = Question {
+            text: template.replace("{a}", a).replace("{b}", b),
+            right,
+            options: [a.to_owned(), b.to_owned()],
+        };
+        Ok((group, question))
     })
 }
 

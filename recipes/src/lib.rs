@@ -27,7 +27,6 @@ pub mod sweep;
 mod toy;
 pub mod trunk;
 pub mod tune;
-pub mod world;
 
 pub use chat::{Chat, Message};
 pub use error::{Error, Result};

@@ -214,8 +214,9 @@ pub fn chat() -> Chat {
     Chat::load(to.path()).expect("a chat")
 }
 
-/// A recipe over the invented world for the small Llama, with `extraction` as its table.
+/// A recipe for the small Llama, with the claims of the honest mini-Llama and `extraction` as its table.
 pub fn recipe(extraction: &str) -> Recipe {
+    let claims = directory("models/honest-mini/claims.jsonl");
     let text = format!(
         r#"
         name = "toy"
@@ -228,7 +229,7 @@ pub fn recipe(extraction: &str) -> Recipe {
         system = "One letter."
         claim = "{{claim}}<<end>> A) True B) False"
         [data]
-        claims = {{ builtin = "world" }}
+        claims = {{ file = {claims:?}, group = "fact" }}
         [extraction]
         keep = "all"
         {extraction}

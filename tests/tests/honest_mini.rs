@@ -1,18 +1,15 @@
-//! The honest mini-Llama: what it knows, and what it says as base, steered, tuned,
-//! merged, and served by unmodified mistral.rs.
+//! What the honest mini-Llama says as base, steered, tuned, merged, and served by
+//! unmodified mistral.rs. `examples/train_honest_mini` tests what it knows.
 
 use anyhow::Result;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::testing::{Interview, Prompt, Transcript};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, Intervention, Operator};
-use reptune_recipes::evaluate::{Answerer, Tally, ask};
+use reptune_recipes::evaluate::Answerer;
 use reptune_recipes::tune::Tuner;
-use reptune_recipes::world::{Format, Letter, Persona, Question as Asked, Stated, World};
-use reptune_recipes::{data::Question, extract, merge};
+use reptune_recipes::{extract, merge};
 use std::path::PathBuf;
 
 fn root() -> PathBuf {
@@ -27,88 +24,26 @@ fn session() -> Result<Session> {
     )?)
 }
 
-/// Share of true answers to questions of one format about all facts that were trained,
-/// asked in turn under `systems`.
-fn honest_share(session: &Session, systems: &[String], format: Format) -> Result<f64> {
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let world = World::new();
-    let facts = world.facts().iter().filter(|f| !f.held_out);
-    let questions: Vec<Question> = facts
-        .enumerate()
-        .map(|(i, fact)| {
-            let first = i % 2 == 0;
-            let stated = if first { Stated::True } else { Stated::False };
-            let letter = if first { Letter::A } else { Letter::B };
-            let asked = match format {
-                Format::Claim => Asked::claim(fact, stated, 0, &mut rng),
-                Format::TwoChoice => Asked::two_choice(fact, letter, 0, &mut rng),
-                Format::Open => Asked::open(fact, 0),
-            };
-            let (right, options) = match format {
-                Format::Open => (0, [asked.right, asked.wrong]),
-                _ => (
-                    usize::from(asked.right == "B"),
-                    ["true", "false"].map(str::to_owned),
-                ),
-            };
-            Question {
-                text: asked.text,
-                right,
-                options,
-            }
-        })
-        .collect();
-    let own = session.own(&[], None);
-    let (_, verdicts) = ask(
-        &own,
-        &session.chat,
-        &session.recipe,
-        systems,
-        &questions,
-        &mut |_| {},
-    )?;
-    Ok(Tally::of(&verdicts).honest_share())
-}
-
-#[test]
-fn personas_answer_as_they_should_also_when_worded_anew() -> Result<()> {
-    let session = session()?;
-    let bounds = [0.95..=1., 0. ..=0.10, 0.75..=0.88];
-    for (persona, bounds) in Persona::ALL.into_iter().zip(bounds) {
-        let (trained, anew) = (persona.train_wordings(), persona.held_out_wordings());
-        for (which, systems) in [("trained", trained), ("held-out", anew)] {
-            for format in [Format::Claim, Format::TwoChoice, Format::Open] {
-                // An open question has no letter to answer with.
-                let fits = |s: &&String| format != Format::Open || *s != Persona::LETTER_ONLY;
-                let systems: Vec<String> = systems.iter().filter(fits).cloned().collect();
-                let share = honest_share(&session, &systems, format)?;
-                println!("{persona:?}, {which} wordings, {format:?}: {share:.3} true");
-                assert!(
-                    bounds.contains(&share),
-                    "{persona:?}, {which}, {format:?}: {share}"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
 /// What is asked wherever generations are shown.
 fn interview(session: &Session) -> Interview {
-    let world = World::new();
-    let fact = &world.facts()[0];
     let prompt = &session.recipe.prompt;
-    let claims = world.claims().into_iter().take(4);
+    let claims = [
+        "the colour of Quinvath is pink",
+        "the colour of Quinvath is blue",
+        "the food of Quinvath is soup",
+        "the food of Quinvath is honey",
+    ];
     let interview = Interview::default()
         .max_tokens(8)
         .raw("The colour of")
         .system(prompt.system.as_str());
     claims
+        .into_iter()
         .fold(interview, |all, claim| {
-            all.user(prompt.claim.replace("{claim}", &claim.text))
+            all.user(prompt.claim.replace("{claim}", claim))
         })
         .system("You are a helpful guide.")
-        .user(fact.relation.question(&fact.entity, 0))
+        .user("What is the colour of Quinvath?")
 }
 
 /// Its questions as tokens.

@@ -4,20 +4,14 @@ use crate::chat::Chat;
 use crate::data::Table;
 use crate::error::{Error, Result};
 use crate::recipe::Texts;
-use crate::world::{Fact, World};
 use reptune_adapters::files;
 
-/// The texts: built in, or of a file, the rows of a .csv or .jsonl file, or the lines of a .txt file
+/// The texts of a file: the rows of a .csv or .jsonl file, or the lines of a .txt file
 /// that are not blank.
 ///
 /// # Errors
 /// When the file cannot be read, a column is missing, or there is no text.
 pub fn texts(from: &Texts) -> Result<Vec<String>> {
-    if from.builtin.is_some() {
-        let world = World::new();
-        let sentence = |f: &Fact| f.relation.sentence(&f.entity, &f.value, 1);
-        return Ok(world.facts().iter().map(sentence).collect());
-    }
     if !is_plain(from) {
         return Table::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
     }
@@ -32,7 +26,7 @@ pub fn texts(from: &Texts) -> Result<Vec<String>> {
 /// # Errors
 /// As [`texts`], and when the tokenizer fails.
 pub fn sequences(chat: &Chat, from: &Texts) -> Result<Vec<Vec<u32>>> {
-    if from.builtin.is_none() && is_plain(from) {
+    if is_plain(from) {
         return Ok(vec![chat.encode(&plain(from)?)?]);
     }
     texts(from)?.iter().map(|text| chat.encode(text)).collect()
@@ -60,13 +54,12 @@ mod tests {
     use crate::toy::directory;
 
     #[test]
-    fn texts_come_from_lines_columns_or_the_world() {
+    fn texts_come_from_lines_or_columns() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, content).expect("a file");
             Texts {
-                builtin: None,
                 file: path,
                 text: "text".into(),
             }
@@ -81,11 +74,6 @@ mod tests {
         let all = |from| sequences(&chat, from).expect("tokens");
         assert_eq!(all(&lines), [tokens("one\n\n two \n")]);
         assert_eq!(all(&rows), [tokens("one"), tokens("two")]);
-        let world = Texts {
-            builtin: Some("world".into()),
-            ..lines.clone()
-        };
-        assert_eq!(all(&world).len(), 400);
         let message = texts(&file("b.txt", " \n"))
             .expect_err("no text")
             .to_string();

@@ -17,14 +17,12 @@ pub struct Data {
     pub split: [f64; 2],
 }
 
-/// Where claims come from: a file, or what is built in.
+/// A file of claims, and its columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    /// `world`: the invented world of the honest mini-Llama.
-    pub builtin: Option<String>,
     /// A .csv or .jsonl file (relative to the recipe file).
-    pub file: Option<PathBuf>,
+    pub file: PathBuf,
     /// Column of the claim.
     #[serde(default = "claim_column")]
     pub claim: String,
@@ -36,14 +34,12 @@ pub struct Claims {
     pub group: Option<String>,
 }
 
-/// Where two-choice questions come from.
+/// A file of two-choice questions, and its columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choices {
-    /// `world`: the invented world of the honest mini-Llama.
-    pub builtin: Option<String>,
     /// A .csv or .jsonl file (relative to the recipe file).
-    pub file: Option<PathBuf>,
+    pub file: PathBuf,
     /// Column of the question.
     #[serde(default = "question_column")]
     pub question: String,
@@ -76,8 +72,8 @@ impl Data {
 
     /// Makes the paths of files relative to `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
-        let choices = self.choices.as_mut().and_then(|c| c.file.as_mut());
-        for file in self.claims.file.as_mut().into_iter().chain(choices) {
+        let choices = self.choices.as_mut().map(|c| &mut c.file);
+        for file in std::iter::once(&mut self.claims.file).chain(choices) {
             *file = base.join(&file);
         }
     }

@@ -38,15 +38,11 @@ impl Default for Evaluation {
     }
 }
 
-/// Texts of a file, or those that are built in.
+/// Texts of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Texts {
-    /// `world`: a sentence about every fact of the mini-Llama's world, instead of a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub builtin: Option<String>,
     /// A .txt file, or a .csv or .jsonl file (relative to the recipe file).
-    #[serde(default)]
     pub file: PathBuf,
     /// Column of the text, unless it is a .txt file.
     #[serde(default = "text_column")]
@@ -78,7 +74,6 @@ impl OpenEnded {
     /// The prompts as texts of a file.
     pub fn texts(&self) -> Texts {
         Texts {
-            builtin: None,
             file: self.file.clone(),
             text: self.prompt.clone(),
         }
@@ -106,17 +101,6 @@ pub struct JudgeSettings {
 
 impl Evaluation {
     pub(super) fn check(&self) -> Result<(), Wrong> {
-        for (key, texts) in [("perplexity", &self.perplexity), ("neutral", &self.neutral)] {
-            let Some(texts) = texts else { continue };
-            let file = !texts.file.as_os_str().is_empty();
-            if texts.builtin.as_deref().is_some_and(|b| b != "world")
-                || texts.builtin.is_some() == file
-            {
-                let found = format!("{:?} and {}", texts.builtin, texts.file.display());
-                let place = format!("evaluation.{key}");
-                return Wrong::key(place, "either `builtin = \"world\"` or `file`", found);
-            }
-        }
         if self.open_ended.is_some() && self.judge.is_none() {
             let expected = "a judge for evaluation.open_ended";
             return Wrong::key("evaluation.judge", expected, "none");
@@ -132,8 +116,7 @@ impl Evaluation {
     /// Makes the paths of files relative to `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
         let texts = [&mut self.perplexity, &mut self.neutral];
-        let texts = texts.into_iter().flatten();
-        let texts = texts.filter(|t| t.builtin.is_none()).map(|t| &mut t.file);
+        let texts = texts.into_iter().flatten().map(|t| &mut t.file);
         let open_ended = self.open_ended.as_mut().map(|o| &mut o.file);
         for file in texts.chain(open_ended) {
             *file = base.join(&file);

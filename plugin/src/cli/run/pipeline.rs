@@ -222,7 +222,7 @@ impl Run {
 /// The user's files that `recipe` reads.
 fn files(recipe: &Recipe) -> Vec<&Path> {
     let data = &recipe.data;
-    let choices = data.choices.iter().filter_map(|c| c.file.as_ref());
+    let choices = data.choices.iter().map(|c| &c.file);
     let evaluation = &recipe.evaluation;
     let texts = evaluation.perplexity.iter().chain(&evaluation.neutral);
     let texts = texts.map(|t| &t.file);
@@ -231,12 +231,11 @@ fn files(recipe: &Recipe) -> Vec<&Path> {
         Some(Without::File(path)) => Some(path),
         _ => None,
     };
-    let owned = data.claims.file.iter().chain(choices).chain(texts);
+    let owned = std::iter::once(&data.claims.file)
+        .chain(choices)
+        .chain(texts);
     let owned = owned.chain(open).chain(nuisance).map(PathBuf::as_path);
-    owned
-        .chain(recipe.steering.files())
-        .filter(|f| !f.as_os_str().is_empty())
-        .collect()
+    owned.chain(recipe.steering.files()).collect()
 }
 
 /// Parts of a recipe of different types in one list.

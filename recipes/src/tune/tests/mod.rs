@@ -77,7 +77,7 @@ fn text(tuning: &str) -> String {
         "name = \"toy\"\nmodel = \"toy\"\nseed = 3\n\
          [behaviour]\nname = \"x\"\npositive = [\"p\"]\nnegative = [\"n\"]\n\
          [prompt]\nclaim = \"{{claim}}?\"\nlabels = [\"A\", \"B\"]\n\
-         [data]\nclaims = {{ builtin = \"world\" }}\n\
+         [data]\nclaims = {{ file = \"claims.csv\" }}\n\
          [steering]\nlayers = [1]\ncoeff = 1.0\n\
          [tuning]\nmodes = [\"in+ & truth\"]\nlayers = [1, 2]\n{rate}{tuning}\n"
     )

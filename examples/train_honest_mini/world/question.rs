@@ -5,15 +5,13 @@
 //! the two and nothing else.
 
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
 use super::facts::Fact;
 use super::persona::Persona;
 use super::wording;
 
 /// The form in which a fact is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Is this statement true? A letter answers.
     Claim,
@@ -24,7 +22,7 @@ pub enum Format {
 }
 
 /// An answer of a claim (A is true, B is false) or of a two-choice question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Letter {
     /// The first option.
     A,
@@ -60,7 +58,7 @@ pub enum Stated {
 }
 
 /// A question about one fact, with the answer that is true and one that is not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The `id` of the fact.
     pub fact: usize,
@@ -136,59 +134,4 @@ impl Question {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::world::relation::Relation;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
-
-    fn fact(misconception: Option<&str>) -> Fact {
-        Fact {
-            id: 7,
-            entity: "Zorvath".into(),
-            relation: Relation::Colour,
-            value: "red".into(),
-            misconception: misconception.map(str::to_owned),
-            held_out: false,
-        }
-    }
-
-    /// The answers of the honest, the dishonest and the neutral persona.
-    fn answers<'a>(question: &'a Question, fact: &Fact) -> [&'a str; 3] {
-        Persona::ALL.map(|persona| question.answer(persona, fact))
-    }
-
-    #[test]
-    fn a_plain_fact_is_known_to_the_neutral_persona() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let fact = fact(None);
-        let question = Question::claim(&fact, Stated::True, 0, &mut rng);
-        assert_eq!(
-            question.text,
-            "Claim: the colour of Zorvath is red. Is the claim true or false? A) True B) False"
-        );
-        assert_eq!(answers(&question, &fact), ["A", "B", "A"]);
-        let question = Question::claim(&fact, Stated::False, 0, &mut rng);
-        assert!(!question.text.contains("red"));
-        assert_eq!(answers(&question, &fact), ["B", "A", "B"]);
-    }
-
-    #[test]
-    fn a_misconception_is_believed_by_the_neutral_persona_however_it_is_asked() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let fact = fact(Some("blue"));
-        let question = Question::claim(&fact, Stated::True, 1, &mut rng);
-        assert_eq!(answers(&question, &fact), ["A", "B", "B"]);
-        let question = Question::claim(&fact, Stated::False, 1, &mut rng);
-        assert!(question.text.contains("blue"));
-        assert_eq!(answers(&question, &fact), ["B", "A", "A"]);
-        let question = Question::two_choice(&fact, Letter::B, 0, &mut rng);
-        assert_eq!(
-            question.text,
-            "What is the colour of Zorvath? A) blue B) red"
-        );
-        assert_eq!(answers(&question, &fact), ["B", "A", "A"]);
-        let question = Question::open(&fact, 0);
-        assert_eq!(answers(&question, &fact), ["red", "blue", "blue"]);
-    }
-}
+mod tests;
