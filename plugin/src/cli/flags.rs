@@ -9,7 +9,7 @@ pub mod serve;
 pub use bake::{Bake, SetCoeff};
 pub use convert::Convert;
 pub use inspect::Inspect;
-pub use loading::{Loading, Place};
+pub use loading::Loading;
 
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
