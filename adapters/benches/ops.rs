@@ -1,6 +1,6 @@
 //! Every op of a block, as it is and composed of candle's own: forward and backward.
 //!
-//! Sizes are those of `reptune bench make-model`: width 768, 12 heads of 64, MLP 2048; 114
+//! Sizes are those of `reptune-bench make-model`: width 768, 12 heads of 64, MLP 2048; 114
 //! rows, a batch of 4 prompts that share 30 tokens.
 
 use candle_core::{Device, Result, Tensor, Var};

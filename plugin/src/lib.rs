@@ -1,7 +1,6 @@
 //! reptune on mistral.rs: the hooked Llama, generation, baking, the command line.
 
 pub mod bake;
-pub mod bench;
 pub mod cli;
 mod error;
 pub mod gguf;

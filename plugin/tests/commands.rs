@@ -367,3 +367,9 @@ fn a_study_repeats_controls_and_judges_the_claims() {
         assert!(results.contains(&part), "no `{part}` in\n{results}");
     }
 }
+
+#[test]
+fn a_plan_counts_from_sizes_alone() {
+    let arguments = ["plan", "recipes/honesty-mini.toml", "--gflops", "50"];
+    insta::assert_snapshot!(printed(&root(), &arguments));
+}

@@ -8,7 +8,6 @@ use typed::{reptune, root};
 fn help_reads_well() {
     for command in [
         "run", "extract", "tune", "evaluate", "capture", "generate", "merge", "bake", "plan",
-        "bench",
     ] {
         let output = reptune(&root(), &[command, "--help"]);
         insta::assert_snapshot!(

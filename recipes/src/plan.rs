@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 const F32: u64 = 4;
 
 /// Bytes of the program with next to no model: its code as far as it is used, its libraries
-/// and threads. Measured: `reptune bench tune` on a Llama of 3 MB holds 64 MiB.
+/// and threads. Measured: `reptune-bench tune` on a Llama of 3 MB holds 64 MiB.
 const PROGRAM: u64 = 61 << 20;
 
 /// Bytes that the allocator holds beside those in use, for each that a step uses: freed and

@@ -46,7 +46,7 @@ fn edges_run_one_way() -> Result<()> {
         .filter_map(|m| Some(m.as_str()?.to_owned()))
         .collect();
     // Room, package, edges to other rooms, and whether it may bind the runtime.
-    let rooms: [(&str, &str, &[&str], bool); 5] = [
+    let rooms: [(&str, &str, &[&str], bool); 6] = [
         ("adapters", "reptune-adapters", &[], false),
         ("recipes", "reptune-recipes", &["reptune-adapters"], false),
         (
@@ -60,6 +60,12 @@ fn edges_run_one_way() -> Result<()> {
             "reptune-tests",
             &["reptune", "reptune-adapters", "reptune-recipes"],
             true,
+        ),
+        (
+            "tests/bench",
+            "reptune-bench",
+            &["reptune", "reptune-adapters", "reptune-recipes"],
+            false,
         ),
         (
             "examples",

@@ -1,7 +1,6 @@
 //! What can be typed.
 
 mod bake;
-pub mod bench;
 mod convert;
 mod inspect;
 mod loading;
@@ -10,7 +9,7 @@ pub mod serve;
 pub use bake::{Bake, SetCoeff};
 pub use convert::Convert;
 pub use inspect::Inspect;
-pub use loading::{Loading, Place};
+pub use loading::Loading;
 
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -102,9 +101,6 @@ pub enum Command {
         after_help = "Examples:\n  reptune plan recipes/honesty-mini.toml\n  reptune plan recipes/honesty-llama2-13b-chat.toml --model Llama-2-13b-chat-hf --gflops 150 --isq q8_0\n\nReads config.json and the tokenizer, no weights. Without --gflops the rate of blocks of\nthis shape is measured here. With memory in the recipe's [tuning] it tells how that is kept."
     )]
     Plan(Plan),
-    /// Measure the program's own work on random models
-    #[command(subcommand, after_help = bench::EXAMPLES)]
-    Bench(bench::Bench),
 }
 
 #[derive(Args)]
@@ -186,7 +182,7 @@ pub struct Plan {
     #[arg(long)]
     pub model: Option<String>,
     /// One of the recipe's modes, such as in+ (all if not given)
-    #[arg(long, value_parser = bench::mode)]
+    #[arg(long, value_parser = mode)]
     pub mode: Option<Mode>,
     /// Floating-point rate, in 10^9 operations a second
     #[arg(long, value_name = "GFLOP/s")]

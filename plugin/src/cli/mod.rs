@@ -1,7 +1,6 @@
 //! The command line: what was typed, and what it means.
 
 mod bake;
-mod bench;
 mod capture;
 mod convert;
 mod flags;
@@ -41,7 +40,6 @@ pub fn main() -> ExitCode {
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),
         Command::Plan(a) => plan::plan(&a),
-        Command::Bench(a) => bench::bench(&a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

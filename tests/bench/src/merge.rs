@@ -1,0 +1,48 @@
+//! Merging an adapter into a checkpoint.
+
+use crate::peak_bytes;
+use crate::workload::spec;
+use anyhow::Result;
+use candle_core::Tensor;
+use clap::Args;
+use reptune_adapters::Adapter;
+use reptune_adapters::model::ModuleKind;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Args)]
+pub struct MergeArgs {
+    /// Model directory
+    #[arg(long)]
+    model: PathBuf,
+    /// Directory of the merged model
+    #[arg(long)]
+    work: PathBuf,
+    /// Rank of the update of v_proj and o_proj in every layer
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Seed of the update
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub fn run(a: &MergeArgs) -> Result<Value> {
+    let spec = spec(&a.model)?;
+    let layers: Vec<usize> = (0..spec.layers).collect();
+    let modules = [ModuleKind::VProj, ModuleKind::OProj];
+    let mut update = Adapter::init(&spec, &layers, &modules, a.rank, 1e-2, a.seed)?;
+    for adapter in update.modules.values_mut() {
+        let shape = adapter.b.dims2()?;
+        adapter.b = Tensor::ones(shape, adapter.b.dtype(), adapter.b.device())?;
+    }
+    let started = Instant::now();
+    reptune_recipes::merge::merge(&a.model, &update, &a.work, &mut |_, _, _| {})?;
+    let seconds = started.elapsed().as_secs_f64();
+    let files = std::fs::read_dir(&a.work)?.filter_map(|f| f.ok()?.metadata().ok());
+    let bytes: u64 = files.map(|m| m.len()).sum();
+    Ok(json!({
+        "work": "merge", "seconds": seconds, "bytes": bytes,
+        "bytes_per_second": bytes as f64 / seconds, "peak_bytes": peak_bytes(),
+    }))
+}
