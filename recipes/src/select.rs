@@ -9,7 +9,7 @@ mod base;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
-use crate::extract::{Captured, Extracted};
+use crate::extract::{CapturedPairs, Extracted};
 use crate::recipe::Recipe;
 use base::Base;
 use reptune_adapters::{DirectionSet, HookedModel};
@@ -107,7 +107,7 @@ impl Table {
     pub fn measure(
         model: Model,
         found: &[Extracted],
-        held_out: &Captured,
+        held_out: &CapturedPairs,
         claims: &[Claim],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
@@ -115,7 +115,7 @@ impl Table {
         let layers = model.host.spec().layers;
         let eligible = settings.eligible(layers);
         model.host.spec().check_layers(&eligible)?;
-        let rows: Vec<String> = held_out.places().iter().map(|p| p.to_string()).collect();
+        let rows: Vec<String> = held_out.positions().iter().map(|p| p.to_string()).collect();
         let other = found.iter().map(|f| &f.directions.provenance.rows);
         if !other.eq(&rows) {
             let sets: Vec<_> = found
@@ -224,7 +224,7 @@ pub struct Model<'a> {
     pub host: &'a dyn HookedModel,
     /// Its tokenizer.
     pub chat: &'a Chat,
-    /// What is asked, and where directions are added (`steering.rows`).
+    /// What is asked, and where directions are added (`steering.positions`).
     pub recipe: &'a Recipe,
 }
 
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
-        let mut recipe = recipe("pairs = 6\noffsets = [0, 2]");
+        let mut recipe = recipe("pairs = 6\npositions = \"at:-1,-3\"");
         recipe.selection = Some(Selection {
             fractions: vec![1e-3, 1.],
             claims: 6,
@@ -299,7 +299,7 @@ mod tests {
             chat: &chat,
             recipe: &recipe,
         };
-        let capture = |claims| Captured::of(&host, &chat, &recipe, claims, &mut |_, _| {});
+        let capture = |claims| CapturedPairs::of(&host, &chat, &recipe, claims, &mut |_, _| {});
         let captured = capture(&items.train).expect("rows");
         let held_out = capture(&items.validation).expect("rows");
         let mut found = find(host.spec(), &recipe, &captured).expect("directions");

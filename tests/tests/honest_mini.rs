@@ -5,7 +5,7 @@ use anyhow::Result;
 use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::testing::{Interview, Prompt, Transcript};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{Adapter, DirectionSet, Intervention, Operator};
 use reptune_recipes::evaluate::Answerer;
 use reptune_recipes::tune::Tuner;

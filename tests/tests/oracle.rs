@@ -5,7 +5,8 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
-use reptune_adapters::lora::loss::{Label, Mode, Representation, representation_loss, token_loss};
+use reptune_adapters::lora::loss::{Label, Representation, representation_loss, token_loss};
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{
     Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
     Positions, PrefixTree, lora::peft,

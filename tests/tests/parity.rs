@@ -14,7 +14,7 @@ use reptune::LoadOptions;
 use reptune::session::Session;
 use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{
     Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
 };

@@ -10,7 +10,7 @@ use reptune::session::Session;
 use reptune::stock::Stock;
 use reptune::uqff::{self, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
 use reptune_recipes::extract::extract;

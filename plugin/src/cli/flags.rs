@@ -14,7 +14,7 @@ pub use loading::Loading;
 use crate::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::Positions;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::recipe::Way;
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 use super::result::Row;
 use super::section::{Grid, Section};
 use super::sheet::{Cell, Sheet};
-use reptune_adapters::lora::loss::Mode;
+use crate::recipe::Mode;
 use serde::{Deserialize, Serialize};
 
 /// One mode, tuned once for each seed.

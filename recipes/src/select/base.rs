@@ -90,7 +90,7 @@ impl Base {
     ) -> Result<Dose> {
         let coeff = set.natural_coeff(&[layer], fraction)?;
         let steering = Intervention::new(set, &[layer], coeff, Operator::Add)?;
-        let steering = [steering.on(model.recipe.steering.rows.clone())];
+        let steering = [steering.on(model.recipe.steering.positions.clone())];
         // Where something acts at the embeddings, nothing lies below.
         let lowest = steering.iter().map(Intervention::lowest).min().flatten();
         self.below = match lowest {

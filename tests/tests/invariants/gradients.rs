@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::{Tensor, Var};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune::Llama;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, DirectionSet, ForwardOptions, HookedModel, Intervention, Operator, Positions,

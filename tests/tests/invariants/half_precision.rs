@@ -5,7 +5,7 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree, Resume,

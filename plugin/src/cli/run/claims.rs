@@ -1,7 +1,7 @@
 //! The claims of Representation Tuning (arXiv 2409.06927), held against a study.
 
 use super::repeats::of;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::report::{Finding, Measured, Outcome, Repeats, Report, Row};
 
 /// A share of a row.

@@ -3,7 +3,7 @@
 use crate::cli::bar;
 use crate::session::{Coeffs, Measured, Session};
 use crate::stock::Stock;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{Adapter, DirectionSet};
 use reptune_recipes::evaluate::{Answerer, Comparison, Judge, Verdict};
 use reptune_recipes::report::Row;

@@ -5,7 +5,7 @@ use crate::cli::{bar, flags};
 use crate::session::{Coeffs, Session, model_key};
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{DirectionSet, HookedModel, files, lora::delta_file, lora::peft};
 use reptune_recipes::recipe::{Recipe, Without};
 use reptune_recipes::tune::{Metrics, Tuner};

@@ -8,7 +8,7 @@ use anyhow::Result;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, lora::peft};
 use reptune_recipes::extract::Captured;
 use reptune_recipes::report::{Repeats, Row};

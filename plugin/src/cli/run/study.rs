@@ -4,7 +4,7 @@ use super::pipeline::METRICS;
 use crate::cli::flags;
 use crate::cli::opened::growing;
 use crate::session::{Coeffs, Session};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::pictures::{Cosines, LogitLens, Scatter as Components, Scored};

@@ -8,7 +8,7 @@ use crate::quantized::{QuantizedReport, Survey, Ways, calibration};
 use crate::source::Source;
 use crate::uqff::WeightType;
 use anyhow::{Context, Result, bail};
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::recipe::{Survival, Way};
 use reptune_recipes::report::Survived;
