@@ -1,9 +1,9 @@
 //! A recipe with its model loaded and its items read: what every stage starts from.
 
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
-use crate::hub;
-use crate::llama::{Llama, LoadOptions};
-use crate::stock::Stock;
+use crate::model::hub;
+use crate::runtime::Engine;
 use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
@@ -303,7 +303,7 @@ impl Session {
     }
 }
 
-impl Answerer for Stock {
+impl Answerer for Engine {
     fn answer(
         &self,
         prompts: &[Vec<u32>],

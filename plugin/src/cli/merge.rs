@@ -2,15 +2,16 @@
 //! proof of what survived.
 
 use super::{bar, flags};
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Error;
-use crate::hub;
-use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
-use crate::quantized::{
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::{UqffFile, WeightType};
+use crate::model::{LlamaConfig, model_spec};
+use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
 use crate::session::Session;
-use crate::source::Source;
-use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
 use reptune_recipes::merge::{self as fold, MergedSite};

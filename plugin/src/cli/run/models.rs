@@ -1,8 +1,8 @@
 //! The models that a run compares, and what they answer.
 
 use crate::cli::bar;
+use crate::runtime::Engine;
 use crate::session::{Coeffs, Measured, Session};
-use crate::stock::Stock;
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet};
 use reptune_recipes::evaluate::{Answerer, Comparison, Judge, Verdict};
@@ -75,12 +75,12 @@ impl Models<'_> {
         for (mode, update, merged) in self.tuned {
             let own = session.own(&[], Some(update));
             ask(&format!("tuned {mode}"), &own, &plain)?;
-            let stock = Stock::load(merged, None)?;
+            let stock = Engine::load(merged, None)?;
             ask(&format!("merged {mode}, stock mistral.rs"), &stock, &plain)?;
         }
         for (coeff, directory) in self.baked {
             let dose = session.dose(self.steering, *coeff);
-            let stock = Stock::load(directory, None)?;
+            let stock = Engine::load(directory, None)?;
             ask(&format!("baked {dose}, stock mistral.rs"), &stock, &plain)?;
         }
         bar.finish_and_clear();

@@ -3,10 +3,10 @@
 use super::pipeline::Run;
 use crate::cli::bar;
 use crate::cli::opened::write_json;
-use crate::llama::{Llama, LoadOptions};
-use crate::quantized::{QuantizedReport, Survey, Ways, calibration};
-use crate::source::Source;
-use crate::uqff::WeightType;
+use crate::decoder::{Llama, LoadOptions};
+use crate::model::Source;
+use crate::model::uqff::WeightType;
+use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
 use anyhow::{Context, Result, bail};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};

@@ -3,24 +3,24 @@
 
 use super::Llama;
 use super::block::Block;
-use super::checkpoint::Checkpoint;
-use super::config::LlamaConfig;
 use super::options::LoadOptions;
 use super::reading::var_builder;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
-use crate::gguf;
-use crate::steered::Cache;
-use crate::uqff::{self, Entry, UqffFile};
+use crate::model::Checkpoint;
+use crate::model::gguf;
+use crate::model::uqff::{self, Entry, UqffFile};
+use crate::model::{LlamaConfig, model_spec};
+use crate::store::Store;
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
     ColumnParallelLayer, Comm, Id, QuantMethod, QuantizeOntoGuard, QuantizedSerde, ReplicatedLayer,
     RowParallelLayer, ShardedVarBuilder,
 };
+use reptune_adapters::ModelSpec;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{ModelSpec, files};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ impl Llama {
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
         if gguf::is_gguf(path) {
-            let directory = gguf::imported(path, &Cache::open()?, &mut |_, _| {})?;
+            let directory = gguf::imported(path, &Store::open()?, &mut |_, _| {})?;
             return Self::load(&directory, options);
         }
         options.check()?;
@@ -238,7 +238,7 @@ impl Llama {
                 )
             })
         };
-        let spec = spec(config, name, b"");
+        let spec = crate::model::spec(config, name, b"");
         let embeddings = get("model.embed_tokens.weight".into())?;
         let head = match config.tie_word_embeddings {
             true => embeddings.clone(),
@@ -309,40 +309,5 @@ fn norms<'a>(
         Ok(RmsNorm::new(spec.hidden, config.rms_norm_eps, vb.pp(name))?
             .weight()
             .clone())
-    }
-}
-
-/// Sizes and identity of the model in `directory`, without its weights.
-///
-/// # Errors
-/// When the tokenizer is missing.
-pub fn model_spec(config: &LlamaConfig, directory: &Path) -> Result<ModelSpec> {
-    let tokenizer = files::read(&directory.join("tokenizer.json"))?;
-    Ok(spec(config, &directory.display().to_string(), &tokenizer))
-}
-
-fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
-    let c = config;
-    let sizes = format!(
-        "llama {} {} {} {} {} {} {}",
-        c.hidden_size,
-        c.intermediate_size,
-        c.vocab_size,
-        c.num_hidden_layers,
-        c.num_attention_heads,
-        c.num_key_value_heads,
-        c.rms_norm_eps
-    );
-    ModelSpec {
-        name: name.to_owned(),
-        fingerprint: files::sha256([sizes.as_bytes(), tokenizer]),
-        layers: c.num_hidden_layers,
-        hidden: c.hidden_size,
-        intermediate: c.intermediate_size,
-        heads: c.num_attention_heads,
-        kv_heads: c.num_key_value_heads,
-        head_dim: c.head_dim(),
-        vocab: c.vocab_size,
-        context: c.max_position_embeddings,
     }
 }

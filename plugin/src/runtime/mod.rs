@@ -1,10 +1,13 @@
 //! Unmodified mistral.rs, through its public builders: what parity is measured
 //! against, and what serves the rows of a table that say "stock mistral.rs".
 
+mod applied;
+
+pub(crate) use applied::Applied;
+
 use crate::error::{Error, Result};
-use crate::steered::Applied;
+use crate::model::uqff::UqffFile;
 use crate::testing::{Interview, Transcript};
-use crate::uqff::UqffFile;
 use candle_core::{DType, Tensor};
 use mistralrs::{
     Model, ModelDType, NormalRequest, Request, RequestBuilder, RequestMessage, Response,
@@ -16,14 +19,14 @@ use std::path::Path;
 /// A model in mistral.rs's own engine: f32, on the CPU, without prefix cache.
 ///
 /// Every call blocks; none may be made from within another tokio runtime.
-pub struct Stock {
+pub struct Engine {
     // before the runtime, so that it is dropped first
     model: Model,
     runtime: tokio::runtime::Runtime,
     place: String,
 }
 
-impl Stock {
+impl Engine {
     /// Loads a Hugging Face directory, a UQFF directory or a `.uqff` file; `adapter` is
     /// a PEFT directory that mistral.rs itself merges while it loads.
     ///
@@ -141,7 +144,7 @@ impl Stock {
     ///
     /// mistral.rs lets the tokenizer add its special tokens to what the template wrote,
     /// so a model whose template and tokenizer both write `<s>` reads it twice. Where
-    /// that matters, apply the template oneself and use [`Stock::generate`].
+    /// that matters, apply the template oneself and use [`Engine::generate`].
     ///
     /// # Errors
     /// [`Error::Runtime`] with what mistral.rs said.

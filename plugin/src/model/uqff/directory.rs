@@ -5,7 +5,7 @@ use super::RESIDUAL;
 use super::entry::Entry;
 use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
-use crate::llama::Checkpoint;
+use crate::model::Checkpoint;
 use candle_core::{DType, Tensor};
 use reptune_adapters::ModelSpec;
 use reptune_adapters::files::Staging;

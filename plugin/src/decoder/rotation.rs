@@ -1,6 +1,6 @@
 //! Rotary angles of rows at any positions, read off mistral.rs's own embedding.
 
-use super::config::LlamaConfig;
+use crate::model::LlamaConfig;
 use candle_core::{DType, Device, Result, Tensor};
 use mistralrs_core::layers::Llama3RotaryEmbedding;
 use reptune_adapters::ops::Rotation;

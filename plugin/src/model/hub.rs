@@ -1,8 +1,8 @@
 //! From what the user calls a model to a directory: a path, or a hub id.
 
 use crate::error::{Error, Result};
-use crate::gguf;
-use crate::steered::Cache as Imports;
+use crate::model::gguf;
+use crate::store::Store;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if gguf::is_gguf(path) {
-        return gguf::imported(path, &Imports::open()?, &mut |_, _| {});
+        return gguf::imported(path, &Store::open()?, &mut |_, _| {});
     }
     if path.exists() {
         return Ok(path.to_owned());

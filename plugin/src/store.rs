@@ -17,11 +17,11 @@ const LIST: &str = "files.json";
 
 /// A directory of entries.
 #[derive(Debug, Clone)]
-pub struct Cache {
+pub struct Store {
     root: PathBuf,
 }
 
-impl Cache {
+impl Store {
     /// The user's cache: `$REPTUNE_CACHE`, else `$XDG_CACHE_HOME/reptune`, else
     /// `~/.cache/reptune`. It may be removed at any time, and is never cleaned up.
     ///
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn an_entry_is_written_once_and_again_when_it_is_broken() -> Result<()> {
         let room = tempfile::tempdir().expect("room");
-        let cache = Cache::at(room.path().join("deep"))?;
+        let cache = Store::at(room.path().join("deep"))?;
         let place = cache.entry("key", write("one"))?;
         assert_eq!(cache.entry("key", never)?, place);
         std::fs::write(place.join("a"), "two").expect("broken");
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn of_two_writers_one_is_kept_and_both_get_it() -> Result<()> {
         let room = tempfile::tempdir().expect("room");
-        let cache = Cache::at(room.path())?;
+        let cache = Store::at(room.path())?;
         let slow = cache.entry("key", |directory| {
             // meanwhile
             cache.entry("key", write("one"))?;
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_failed_write_leaves_nothing() -> Result<()> {
         let room = tempfile::tempdir().expect("room");
-        let cache = Cache::at(room.path())?;
+        let cache = Store::at(room.path())?;
         let message = cache
             .entry("key", |directory| {
                 write("half")(directory)?;

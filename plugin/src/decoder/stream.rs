@@ -1,12 +1,12 @@
 //! A model run block by block over prompts, for work that holds one block at a time.
 
 use super::block::{Block, Context};
-use super::config::LlamaConfig;
 use super::load::linear;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::Result;
-use crate::uqff::Entry;
+use crate::model::LlamaConfig;
+use crate::model::uqff::Entry;
 use candle_core::{Device, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::model::prefix_tree::Ancestors;

@@ -1,7 +1,7 @@
 //! What of a delta is left once the weight is quantized.
 
 use crate::error::Result;
-use crate::uqff::{Entry, WeightType};
+use crate::model::uqff::{Entry, WeightType};
 use candle_core::Tensor;
 use reptune_adapters::TargetModule;
 use reptune_adapters::rounding::Inputs;

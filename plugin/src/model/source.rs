@@ -1,10 +1,10 @@
 //! Where the weights of a merge or a bake come from.
 
 use crate::error::{Error, Result};
-use crate::gguf;
-use crate::llama::{Checkpoint, LlamaConfig, model_spec};
-use crate::steered::Cache;
-use crate::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
+use crate::model::gguf;
+use crate::model::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
+use crate::model::{Checkpoint, LlamaConfig, model_spec};
+use crate::store::Store;
 use candle_core::Tensor;
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Source {
     /// When a file is missing or does not fit config.json.
     pub fn open(path: &Path) -> Result<Self> {
         if gguf::is_gguf(path) {
-            return Self::open(&gguf::imported(path, &Cache::open()?, &mut |_, _| {})?);
+            return Self::open(&gguf::imported(path, &Store::open()?, &mut |_, _| {})?);
         }
         let directory = match path.is_file() {
             true => path.parent().unwrap_or(path),

@@ -7,8 +7,7 @@
 //! and activation are this project's ops, which have a backward.
 
 mod block;
-mod checkpoint;
-mod config;
+
 mod load;
 mod options;
 mod reading;
@@ -17,9 +16,6 @@ mod rows;
 mod stream;
 mod weight;
 
-pub use checkpoint::Checkpoint;
-pub use config::LlamaConfig;
-pub use load::model_spec;
 pub use options::{LoadOptions, parse_device, parse_dtype, parse_isq};
 pub use stream::{Layer, Stream, shared_input};
 

@@ -1,7 +1,7 @@
 //! `config.json` of a Llama, checked.
 
 use crate::error::{Error, Result};
-use reptune_adapters::files;
+use reptune_adapters::{ModelSpec, files};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -203,5 +203,40 @@ impl LlamaConfig {
     /// The file as mistral.rs's own configuration type takes it.
     pub fn for_runtime(&self) -> Value {
         self.json.clone()
+    }
+}
+
+/// Sizes and identity of the model in `directory`, without its weights.
+///
+/// # Errors
+/// When the tokenizer is missing.
+pub fn model_spec(config: &LlamaConfig, directory: &Path) -> Result<ModelSpec> {
+    let tokenizer = files::read(&directory.join("tokenizer.json"))?;
+    Ok(spec(config, &directory.display().to_string(), &tokenizer))
+}
+
+pub(crate) fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
+    let c = config;
+    let sizes = format!(
+        "llama {} {} {} {} {} {} {}",
+        c.hidden_size,
+        c.intermediate_size,
+        c.vocab_size,
+        c.num_hidden_layers,
+        c.num_attention_heads,
+        c.num_key_value_heads,
+        c.rms_norm_eps
+    );
+    ModelSpec {
+        name: name.to_owned(),
+        fingerprint: files::sha256([sizes.as_bytes(), tokenizer]),
+        layers: c.num_hidden_layers,
+        hidden: c.hidden_size,
+        intermediate: c.intermediate_size,
+        heads: c.num_attention_heads,
+        kv_heads: c.num_key_value_heads,
+        head_dim: c.head_dim(),
+        vocab: c.vocab_size,
+        context: c.max_position_embeddings,
     }
 }

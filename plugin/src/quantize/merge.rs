@@ -2,10 +2,10 @@
 
 use super::survival::{QuantizedReport, Stored, Survival};
 use super::types::Types;
+use crate::decoder::{Layer, Stream, shared_input};
 use crate::error::{Error, Result};
-use crate::llama::{Layer, Stream, shared_input};
-use crate::source::Source;
-use crate::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
+use crate::model::Source;
+use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
 use candle_core::Tensor;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{Inputs, with_feedback};

@@ -9,16 +9,16 @@
 //! with i + half; converters therefore reorder the rows of q and k. Here they are put back,
 //! which is exact for quantized weights too, as their blocks run along a row.
 //!
-//! A file that is given as a model is imported into the user's [`Cache`], once.
+//! A file that is given as a model is imported into the user's [`Store`], once.
 
 mod config;
 mod tensors;
 mod tokenizer;
 
 use crate::error::{Error, Result};
-use crate::llama::{LlamaConfig, model_spec};
-use crate::steered::Cache;
-use crate::uqff::{self, Provenance, UQFF, UqffDirectory};
+use crate::model::uqff::{self, Provenance, UQFF, UqffDirectory};
+use crate::model::{LlamaConfig, model_spec};
+use crate::store::Store;
 use reptune_adapters::formats::gguf::{Gguf, Value as Field};
 use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
 use reptune_adapters::{TargetModule, files};
@@ -47,7 +47,7 @@ pub fn is_gguf(path: &Path) -> bool {
 /// Those of [`import`].
 pub fn imported(
     gguf: &Path,
-    cache: &Cache,
+    cache: &Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PathBuf> {
     let key = format!("gguf-{}", key(gguf)?);

@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::error::Result;
-use crate::uqff::{Entry, WeightType};
+use crate::model::uqff::{Entry, WeightType};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use reptune_adapters::formats::gguf::TensorInfo;

@@ -3,9 +3,9 @@
 use super::exam::{Exam, Grade};
 use super::survival::QuantizedReport;
 use super::ways::Ways;
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
-use crate::llama::{Llama, LoadOptions};
-use crate::uqff::WeightType;
+use crate::model::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::files::Staging;
 use reptune_adapters::{Adapter, HookedModel};

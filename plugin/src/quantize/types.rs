@@ -1,7 +1,7 @@
 //! Which type every weight gets.
 
 use super::survival::Survival;
-use crate::uqff::WeightType;
+use crate::model::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::collections::BTreeMap;

@@ -3,11 +3,11 @@
 use super::merge::{QuantizedMerge, Rounded};
 use super::survival::QuantizedReport;
 use super::types::Types;
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
-use crate::llama::{Llama, LoadOptions};
+use crate::model::Source;
+use crate::model::uqff::WeightType;
 use crate::session::Session;
-use crate::source::Source;
-use crate::uqff::WeightType;
 use reptune_adapters::{Adapter, HookedModel};
 use reptune_recipes::Message;
 use reptune_recipes::data::claim_question;
