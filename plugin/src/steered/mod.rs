@@ -31,7 +31,8 @@ mod variant;
 
 pub(crate) use applied::Applied;
 pub use cache::Cache;
-pub use steering::{Dose, Part, Steering};
+pub use reptune_adapters::Dose;
+pub use steering::{Part, Steering};
 pub use variant::Variant;
 
 use crate::bake::BakePlan;

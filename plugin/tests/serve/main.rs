@@ -11,7 +11,9 @@ use reptune::serve::{Limits, Models, Server};
 use reptune::steered::{Cache, Variant};
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::{Adapter, HookedModel, Intervention, ModuleKind, Operator, lora::peft};
+use reptune_adapters::{
+    Adapter, Dose, HookedModel, Intervention, ModuleKind, Operator, lora::peft,
+};
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
 use std::path::{Path, PathBuf};
@@ -122,7 +124,8 @@ impl Ours {
     }
 
     fn say(&self, model: &str, coeff: f64, ids: Vec<u32>, tokens: usize) -> String {
-        let steered = Intervention::new(&self.set, &LAYERS, coeff, Operator::Add).expect("fits");
+        let steered =
+            Intervention::new(&self.set, &LAYERS, Dose::Total(coeff), Operator::Add).expect("fits");
         let steered = [steered];
         let how = Generation {
             interventions: if matches!(model, "waves" | "both") {
