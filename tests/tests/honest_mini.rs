@@ -6,7 +6,7 @@ use reptune::runtime::Engine;
 use reptune::session::Session;
 use reptune::testing::{Interview, Prompt, Transcript};
 use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{Adapter, DirectionSet, Intervention, Operator};
+use reptune_adapters::{Adapter, DirectionSet, Dose, Intervention, Operator};
 use reptune_recipes::evaluate::Answerer;
 use reptune_recipes::tune::Tuner;
 use reptune_recipes::{extract, merge};
@@ -106,7 +106,7 @@ fn generations_are_what_they_were() -> Result<()> {
         let steering = [Intervention::new(
             &directions,
             &[layer],
-            coeff,
+            Dose::Total(coeff),
             Operator::Add,
         )?];
         insta::assert_snapshot!(name, shown(&session, &session.own(&steering, None))?);

@@ -15,7 +15,7 @@ use reptune::{Llama, LoadOptions, Steer, Steered, Steering};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, lora::peft,
+    Adapter, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, lora::peft,
 };
 use reptune_tests::{
     Oracle, Walk, bits, fixture, flat, llama, logits, marked, pick, random_update, whole,
@@ -95,7 +95,7 @@ impl Room {
         Ok(vec![Intervention::new(
             &set,
             &LAYERS,
-            coeff,
+            Dose::Total(coeff),
             Operator::Add,
         )?])
     }

@@ -1,7 +1,7 @@
 //! `reptune serve`: a model and its variants behind OpenAI's interface.
 
 use super::flags;
-use super::flags::serve::{Dose, Serve, Steer};
+use super::flags::serve::{Serve, Steer};
 use crate::model::Source;
 use crate::model::hub;
 use crate::model::uqff::WeightType;
@@ -108,11 +108,7 @@ fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
     let steering = Steering::from_file(&steer.file)?
         .layers(layers)
         .at(steer.point);
-    let steering = match steer.dose {
-        Dose::Coeff(coeff) => steering.coeff(coeff),
-        Dose::Fraction(fraction) => steering.fraction(fraction),
-        Dose::Strength(strength) => steering.strength(strength),
-    };
+    let steering = steering.dose(steer.dose);
     // Told now, before anything is loaded.
     steering.interventions(&spec)?;
     Ok(steering)

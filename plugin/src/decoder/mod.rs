@@ -100,7 +100,10 @@ impl Llama {
         let rows = computed..forest.len();
         for (what, asked) in [
             ("rows of the logits", request.logits),
-            ("captured rows", request.captured),
+            (
+                "captured rows",
+                request.captured.listed().unwrap_or_default(),
+            ),
         ] {
             if let Some(row) = asked.iter().find(|r| !rows.contains(&(**r as usize))) {
                 return Err(Error::value(
@@ -210,7 +213,10 @@ impl Llama {
         let mut leave = |x: Tensor, layer: usize, rows: &Rows| -> Result<Tensor> {
             let x = rows.change(request.interventions, &x, HookPoint::ResidPost, layer)?;
             if request.capture.contains(&layer) {
-                let picked = rows.pick(&x, request.captured)?;
+                let picked = match request.captured.listed() {
+                    None => x.clone(),
+                    Some(tokens) => rows.pick(&x, tokens)?,
+                };
                 residuals.insert(layer, picked.to_dtype(DType::F32)?);
             }
             Ok(x)
@@ -268,11 +274,10 @@ impl Llama {
 /// The rows of the last block's output that are read: those whose logits are asked for,
 /// and those that are captured there; none where that is all of them.
 fn read_last(request: &ForwardOptions, layer: usize) -> Option<Vec<u32>> {
-    let captured = request.capture.contains(&layer);
-    if captured && request.captured.is_empty() {
-        return None;
-    }
-    let captured = if captured { request.captured } else { &[] };
+    let captured = match request.capture.contains(&layer) {
+        true => request.captured.listed()?,
+        false => &[],
+    };
     let mut read = [request.logits, captured].concat();
     read.sort_unstable();
     read.dedup();

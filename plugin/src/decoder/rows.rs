@@ -78,11 +78,10 @@ impl Rows {
         }
     }
 
-    /// The rows `wanted` of the forest out of the table `x` (N, H), in their order; all if
-    /// none is named.
+    /// The rows `wanted` of the forest out of the table `x` (N, H), in their order.
     pub(super) fn pick(&self, x: &Tensor, wanted: &[u32]) -> Result<Tensor> {
         let index: Vec<u32> = wanted.iter().filter_map(|r| self.place(*r)).collect();
-        if index.is_empty() || index.iter().copied().eq(0..x.dims()[0] as u32) {
+        if index.iter().copied().eq(0..x.dims()[0] as u32) {
             return Ok(x.clone());
         }
         Ok(x.index_select(&Tensor::new(index, x.device())?, 0)?)

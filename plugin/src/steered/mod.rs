@@ -28,7 +28,8 @@ mod biased;
 mod steering;
 mod variant;
 
-pub use steering::{Dose, Part, Steering};
+pub use reptune_adapters::Dose;
+pub use steering::{Part, Steering};
 pub use variant::Variant;
 
 use crate::bake::BakePlan;

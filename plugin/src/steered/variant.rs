@@ -116,7 +116,7 @@ impl Variant {
         let mut interventions = Vec::new();
         if let Some(steering) = &self.steering {
             let all = steering.interventions(&Source::open(model)?.spec)?;
-            interventions.extend(all.into_iter().filter(|i| i.coeff() != 0.));
+            interventions.extend(all.into_iter().filter(|i| i.dose().amount() != 0.));
         }
         let same = interventions.is_empty() && self.quantize.is_none();
         Ok((!same).then_some(interventions))

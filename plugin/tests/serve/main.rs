@@ -12,7 +12,9 @@ use reptune::steered::Variant;
 use reptune::store::Store;
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::{Adapter, HookedModel, Intervention, ModuleKind, Operator, lora::peft};
+use reptune_adapters::{
+    Adapter, Dose, HookedModel, Intervention, ModuleKind, Operator, lora::peft,
+};
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
 use std::path::{Path, PathBuf};
@@ -123,7 +125,8 @@ impl Ours {
     }
 
     fn say(&self, model: &str, coeff: f64, ids: Vec<u32>, tokens: usize) -> String {
-        let steered = Intervention::new(&self.set, &LAYERS, coeff, Operator::Add).expect("fits");
+        let steered =
+            Intervention::new(&self.set, &LAYERS, Dose::Total(coeff), Operator::Add).expect("fits");
         let steered = [steered];
         let how = Generation {
             interventions: if matches!(model, "waves" | "both") {

@@ -3,7 +3,7 @@
 use super::Wrong;
 use crate::error::Result as Done;
 use reptune_adapters::{
-    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -178,7 +178,7 @@ impl Steering {
         coeff: f64,
         model: &ModelSpec,
     ) -> Done<Intervention> {
-        let plain = Intervention::new(set, &self.layers, coeff, self.operator)?;
+        let plain = Intervention::new(set, &self.layers, Dose::Total(coeff), self.operator)?;
         let plain = plain.on(self.rows.clone());
         match &self.gate {
             Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),

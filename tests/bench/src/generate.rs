@@ -5,7 +5,7 @@ use crate::{median, peak_bytes};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use reptune::runtime::Engine;
-use reptune_adapters::{Intervention, Operator};
+use reptune_adapters::{Dose, Intervention, Operator};
 use reptune_recipes::generate::{Generation, generate};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -71,7 +71,12 @@ pub fn run(a: &GenerateArgs) -> Result<Value> {
             let (llama, _) = DeviceArgs::default().load(&a.work.model)?;
             let set = directions(&spec, a.work.seed)?;
             let middle = spec.layers / 2;
-            let steering = [Intervention::new(&set, &[middle], 4., Operator::Add)?];
+            let steering = [Intervention::new(
+                &set,
+                &[middle],
+                Dose::Total(4.),
+                Operator::Add,
+            )?];
             let how = Generation {
                 interventions: match a.arm {
                     GenerateArm::Steered => &steering,

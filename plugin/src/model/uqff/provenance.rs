@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, LAYER_CONVENTION};
-use reptune_adapters::{HookPoint, Intervention, Operator, files};
+use reptune_adapters::{Dose, HookPoint, Intervention, Operator, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -103,15 +103,18 @@ impl Steered {
         Ok(Self {
             operator: intervention.operator(),
             point: intervention.point(),
-            coeff: intervention.coeff(),
+            coeff: intervention.dose().amount(),
             directions: intervention
                 .layers()
                 .filter_map(|l| floats(l).transpose())
                 .collect::<Result<_>>()?,
-            norms: intervention
-                .layers()
-                .map(|l| Some((l, intervention.norm(l)?)))
-                .collect(),
+            norms: match intervention.dose() {
+                Dose::Strength(_) => intervention
+                    .layers()
+                    .map(|l| Some((l, intervention.norm(l)?)))
+                    .collect(),
+                _ => None,
+            },
         })
     }
 
@@ -131,8 +134,8 @@ impl Steered {
         };
         let layers: Vec<usize> = self.directions.keys().copied().collect();
         let intervention = match self.norms {
-            Some(_) => Intervention::as_stored(&set, &layers, coeff)?,
-            None => Intervention::new(&set, &layers, coeff, self.operator)?,
+            Some(_) => Intervention::new(&set, &layers, Dose::Strength(coeff), Operator::Add)?,
+            None => Intervention::new(&set, &layers, Dose::Total(coeff), self.operator)?,
         };
         Ok(intervention.at(self.point))
     }
