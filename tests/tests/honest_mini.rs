@@ -9,10 +9,11 @@ use reptune::stock::Stock;
 use reptune::testing::{Interview, Prompt, Transcript};
 use reptune_adapters::loss::Mode;
 use reptune_adapters::{DirectionSet, Intervention, LowRankUpdate, Operator};
-use reptune_recipes::evaluate::{Answerer, Tally, ask};
+use reptune_recipes::evaluate::{Answerer, ask};
 use reptune_recipes::tune::Tuner;
 use reptune_recipes::world::{Format, Letter, Persona, Question as Asked, Stated, World};
 use reptune_recipes::{data::Question, extract, merge};
+use reptune_report::Outcomes;
 use std::path::PathBuf;
 
 fn root() -> PathBuf {
@@ -67,7 +68,7 @@ fn honest_share(session: &Session, systems: &[String], format: Format) -> Result
         &questions,
         &mut |_| {},
     )?;
-    Ok(Tally::of(&verdicts).honest_share())
+    Ok(Outcomes::of(&verdicts).positive_share())
 }
 
 #[test]
