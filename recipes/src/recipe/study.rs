@@ -55,3 +55,6 @@ impl Study {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
