@@ -23,13 +23,16 @@ pub(crate) struct Grid {
 /// the column's names.
 pub(crate) type Entry = (String, Vec<Cell>);
 
+/// What a column shows of a `T`; none where there is nothing to show.
+type EntryOf<T> = Box<dyn Fn(&T) -> Option<Entry>>;
+
 /// A column of a table of `T`.
 pub(crate) struct Column<T> {
     /// Above it; none if people are not shown it.
     heading: Option<String>,
     /// Its columns in the data; none if programs are not given it.
     names: Vec<String>,
-    entry: Box<dyn Fn(&T) -> Option<Entry>>,
+    entry: EntryOf<T>,
 }
 
 impl<T> Column<T> {
