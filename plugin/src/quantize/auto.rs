@@ -73,7 +73,7 @@ pub fn auto(
     let tuned = (host, Some(ways.update as &Adapter));
     let base = exam.grade((host, None), None)?.behaviour;
     let whole = exam.grade(tuned, None)?.behaviour;
-    if whole.kept(&base, &whole).is_none() {
+    if whole.effect_retained(&base, &whole).is_none() {
         return Err(reptune_adapters::Error::value(
             "adapter",
             "one that changes what the model answers on the validation claims",
@@ -94,7 +94,7 @@ pub fn auto(
         let report = ways.write(*way, Some(*wanted), &place, &mut |_, _| {})?;
         let merged = Llama::load(&place, LoadOptions::default())?;
         let grade = exam.grade((&merged, None), Some(tuned))?;
-        let kept = grade.behaviour.kept(&base, &whole).unwrap_or(0.);
+        let kept = grade.behaviour.effect_retained(&base, &whole).unwrap_or(0.);
         tried.push(Candidate {
             wanted: *wanted,
             way: *way,

@@ -5,7 +5,7 @@ use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::evaluate::{
-    Behaviour, Changed, LetterPrompt, alignment, divergence_from, log_odds, texts,
+    Changed, ClaimScores, LetterPrompt, alignment, divergence_from, log_odds, texts,
 };
 use reptune_recipes::recipe::Recipe;
 
@@ -22,7 +22,7 @@ pub struct Exam<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grade {
     /// Answers by letters, and log-odds.
-    pub behaviour: Behaviour,
+    pub behaviour: ClaimScores,
     /// Mean cosine of the tuned rows to the direction, where there is one.
     pub cosine: Option<f64>,
     /// Mean KL from the reference on the neutral texts, where there are some.
@@ -85,7 +85,7 @@ impl<'a> Exam<'a> {
             _ => None,
         };
         Ok(Grade {
-            behaviour: Behaviour::of(&odds),
+            behaviour: ClaimScores::of(&odds),
             cosine: self.directions.map(cosine).transpose()?,
             divergence,
         })

@@ -1,13 +1,13 @@
-//! Rows of the survival table: models measured on the recipe's own test items.
+//! Rows of the table of quantized models: models measured on the recipe's own test items.
 
 use super::exam::Exam;
 use super::survival::{QuantizedReport, Survival};
 use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::evaluate::{Behaviour, Own};
+use reptune_recipes::evaluate::{ClaimScores, Own};
 use reptune_recipes::generate::Generation;
-use reptune_recipes::report::Survived;
+use reptune_report::QuantizedRow;
 
 /// A model with what changes it.
 pub type Subject<'a> = (&'a dyn HookedModel, Option<&'a Adapter>);
@@ -16,7 +16,7 @@ pub type Subject<'a> = (&'a dyn HookedModel, Option<&'a Adapter>);
 pub struct Survey<'a> {
     session: &'a Session,
     exam: Exam<'a>,
-    base: Behaviour,
+    base: ClaimScores,
 }
 
 impl<'a> Survey<'a> {
@@ -38,7 +38,7 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// When the model fails.
-    pub fn unquantized(&self, model: &str, adapter: Option<&Adapter>) -> Result<Survived> {
+    pub fn unquantized(&self, model: &str, adapter: Option<&Adapter>) -> Result<QuantizedRow> {
         let subject: Subject = (&self.session.llama, adapter);
         let reference: Subject = (&self.session.llama, None);
         let mut row = self.row(model, subject, reference, adapter.map(|_| subject))?;
@@ -59,7 +59,7 @@ impl<'a> Survey<'a> {
         merged: &dyn HookedModel,
         tuned: Option<&Adapter>,
         report: &QuantizedReport,
-    ) -> Result<Survived> {
+    ) -> Result<QuantizedRow> {
         let reference: Subject = (&self.session.llama, tuned);
         let whole = tuned.map(|_| reference);
         let row = self.row(model, (merged, None), reference, whole)?;
@@ -69,12 +69,12 @@ impl<'a> Survey<'a> {
             (n > 0).then(|| values.into_iter().sum::<f64>() / n as f64)
         };
         let types = report.types.iter().map(|(t, n)| format!("{t} x {n}"));
-        Ok(Survived {
+        Ok(QuantizedRow {
             types: types.collect::<Vec<_>>().join(", "),
             bits: report.bits,
             bytes: report.bytes,
             delta_cosine: mean(&|s| Some(s.cosine)),
-            delta_share: mean(&|s| Some(s.share)),
+            delta_norm: mean(&|s| Some(s.share)),
             noise: mean(&|s| s.noise),
             ..row
         })
@@ -86,7 +86,7 @@ impl<'a> Survey<'a> {
         (host, adapter): Subject,
         reference: Subject,
         whole: Option<Subject>,
-    ) -> Result<Survived> {
+    ) -> Result<QuantizedRow> {
         let session = self.session;
         let own = Own {
             host,
@@ -98,10 +98,10 @@ impl<'a> Survey<'a> {
         };
         let answers = session.measure(model, &own, &session.plain(), &mut |_| {})?;
         let grade = self.exam.grade((host, adapter), Some(reference))?;
-        let kept = match whole {
+        let effect_retained = match whole {
             Some(whole) => {
                 let whole = self.exam.grade(whole, None)?.behaviour;
-                grade.behaviour.kept(&self.base, &whole)
+                grade.behaviour.effect_retained(&self.base, &whole)
             }
             None => None,
         };
@@ -111,22 +111,17 @@ impl<'a> Survey<'a> {
             .map(|p| p.shape(spec))
             .map(|(o, i)| o * i)
             .sum();
-        Ok(Survived {
+        Ok(QuantizedRow {
             model: model.to_owned(),
-            way: String::new(),
-            wanted: String::new(),
-            types: String::new(),
-            bits: 0.,
             bytes: (blocks * spec.layers + spec.vocab * spec.hidden) as u64,
             claims: answers.row.claims,
             choices: answers.row.choices,
-            behaviour: grade.behaviour,
-            kept,
+            balance: grade.behaviour.balance,
+            log_odds: grade.behaviour.log_odds,
+            effect_retained,
             cosine: grade.cosine,
             divergence: grade.divergence,
-            delta_cosine: None,
-            delta_share: None,
-            noise: None,
+            ..QuantizedRow::default()
         })
     }
 }

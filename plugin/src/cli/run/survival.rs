@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::recipe::{Survival, Way};
-use reptune_recipes::report::Survived;
 use reptune_recipes::tune::Tuner;
+use reptune_report::QuantizedRow;
 
 const NAME: &str = "survival.json";
 
@@ -23,7 +23,7 @@ pub fn survival(
     directions: &DirectionSet,
     tuned: &[(Mode, Adapter)],
     keys: &[String],
-) -> Result<Vec<Survived>> {
+) -> Result<Vec<QuantizedRow>> {
     let Some(wanted) = run.session.recipe.survival.clone() else {
         return Ok(Vec::new());
     };
@@ -77,7 +77,7 @@ impl Merges<'_> {
         &self,
         types: &[WeightType],
         tuned: &[(Mode, Adapter)],
-    ) -> crate::Result<Vec<Survived>> {
+    ) -> crate::Result<Vec<QuantizedRow>> {
         let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
         let bar = bar(
             types.len() * (1 + ways.len() * modes.len()),
@@ -136,9 +136,9 @@ impl Merges<'_> {
     }
 }
 
-fn labelled(row: Survived, way: Way, wanted: WeightType) -> Survived {
-    Survived {
-        way: way.name().into(),
+fn labelled(row: QuantizedRow, way: Way, wanted: WeightType) -> QuantizedRow {
+    QuantizedRow {
+        rounding: way.name().into(),
         wanted: wanted.to_string(),
         ..row
     }
