@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// What adding a direction with some coeff does.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Dose {
+pub struct MeasuredDose {
     /// Signed fraction of the mean residual norm.
     pub fraction: f64,
     /// It as a multiplier of the unit direction.
@@ -47,7 +47,7 @@ pub struct Candidate {
     /// Mean cosine of negative rows with the direction.
     pub negative: f64,
     /// Every dose, each fraction with both signs; none for a layer that may not be chosen.
-    pub doses: Vec<Dose>,
+    pub doses: Vec<MeasuredDose>,
 }
 
 /// What was chosen, with the numbers that chose it.
@@ -63,7 +63,7 @@ pub struct Choice {
     pub fraction: f64,
     /// Multiplier of the unit direction; with the other sign for the other behaviour.
     pub coeff: f64,
-    /// Mean over both signs of [`Dose::shift`].
+    /// Mean over both signs of [`MeasuredDose::shift`].
     pub effect: f64,
     /// Larger of the KL of both signs.
     pub kl: f64,
@@ -238,10 +238,10 @@ mod tests {
     use crate::recipe::Selection;
     use crate::toy::{chat, recipe, tiny};
     use crate::trunk::{ActivationCache, Keep};
-    use reptune_adapters::{Direction, Intervention, Operator};
+    use reptune_adapters::{Direction, Dose, Intervention, Operator};
 
     fn candidate(place: usize, layer: usize, doses: &[(f64, f64, f64)]) -> Candidate {
-        let dose = |fraction: f64, shift: f64, kl: f64| Dose {
+        let dose = |fraction: f64, shift: f64, kl: f64| MeasuredDose {
             fraction,
             coeff: 10. * fraction,
             shift,
@@ -351,7 +351,8 @@ mod tests {
                 wrong: b as u32,
             }];
             let steer = |coeff: f64| {
-                let add = Intervention::new(&set, &[2], coeff, Operator::Add).expect("steering");
+                let add = Intervention::new(&set, &[2], Dose::Total(coeff), Operator::Add)
+                    .expect("steering");
                 odds(&host, &asked, &[add], None).expect("odds")[0]
             };
             steer(1e-2) - steer(-1e-2)
@@ -363,7 +364,7 @@ mod tests {
         }
         // Begun at the steered layer, a forward says what a whole one does.
         let ids = chat.prompt(&Message::conversation("", "x")).expect("ids");
-        let add = Intervention::new(&found[0].directions, &[2], 0.5, Operator::Add);
+        let add = Intervention::new(&found[0].directions, &[2], Dose::Total(0.5), Operator::Add);
         let add = [add.expect("steering")];
         let below =
             ActivationCache::of(&host, vec![ids.clone()], 2, None, Keep::Memory).expect("rows");

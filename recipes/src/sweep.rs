@@ -20,19 +20,10 @@ use crate::error::{Error, Result};
 use file::{append, resume};
 use questions::{Below, Questions, batches, score};
 use reptune_adapters::{
-    Adapter, DirectionSet, HookedModel, Intervention, Operator, Positions, files,
+    Adapter, DirectionSet, Dose, HookedModel, Intervention, Operator, Positions, files,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// How much is added.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Dose {
-    /// The coeff, which several layers share.
-    Coeff(f64),
-    /// A fraction of the mean residual norm at every layer.
-    Fraction(f64),
-}
 
 /// What is done with the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +154,12 @@ impl Plan<'_> {
             Some(Way::Ablate) => Operator::Ablate,
             _ => Operator::Add,
         };
-        let all = Intervention::new(grid.directions, self.layers, self.coeff, operator)?;
+        let all = Intervention::new(
+            grid.directions,
+            self.layers,
+            Dose::Total(self.coeff),
+            operator,
+        )?;
         Ok(all.on(grid.rows.clone()))
     }
 
@@ -219,7 +215,7 @@ fn plans<'a>(grid: &Grid<'a>) -> Result<Vec<Plan<'a>>> {
             }
             let sign = if way == Way::Minus { -1. } else { 1. };
             for dose in grid.doses {
-                let (Dose::Coeff(amount) | Dose::Fraction(amount)) = *dose;
+                let amount = dose.amount();
                 if !(amount > 0. && amount.is_finite()) {
                     let found = amount.to_string();
                     return Err(wrong(
@@ -228,18 +224,27 @@ fn plans<'a>(grid: &Grid<'a>) -> Result<Vec<Plan<'a>>> {
                         found,
                     ));
                 }
-                let (coeff, fraction) = match (*dose, &whole) {
-                    (Dose::Coeff(c), Ok(whole)) => (c, Some(sign * c / whole)),
-                    (Dose::Coeff(c), Err(_)) => (c, None),
-                    (Dose::Fraction(f), Ok(whole)) => (f * whole, Some(sign * f)),
-                    (Dose::Fraction(f), Err(_)) => {
-                        (grid.directions.natural_coeff(layers, f)?, None)
+                let total = match *dose {
+                    Dose::Total(total) => total,
+                    Dose::Coeff(each) => each * layers.len() as f64,
+                    Dose::Fraction(f) => match &whole {
+                        Ok(whole) => f * whole,
+                        Err(_) => grid.directions.natural_coeff(layers, f)?,
+                    },
+                    Dose::Strength(_) => {
+                        let found = "a strength of the vectors as stored";
+                        return Err(wrong("dose", "a total, a coeff or a fraction", found));
                     }
+                };
+                let fraction = match (*dose, &whole) {
+                    (Dose::Fraction(f), _) => Some(sign * f),
+                    (_, Ok(whole)) => Some(sign * total / whole),
+                    (_, Err(_)) => None,
                 };
                 plans.push(Plan {
                     layers,
                     way: Some(way),
-                    coeff: sign * coeff,
+                    coeff: sign * total,
                     fraction,
                 });
             }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::groups::groups;
 use candle_core::{DType, Tensor};
 use reptune_adapters::{
-    Adapter, Error, ForwardOptions, HookedModel, KeyValueCache, PrefixTree, Resume,
+    Adapter, CaptureTokens, Error, ForwardOptions, HookedModel, KeyValueCache, PrefixTree, Resume,
 };
 use std::collections::HashMap;
 use std::fs::File;
@@ -120,7 +120,7 @@ impl ActivationCache {
             let start = from.map(|t| t.rows(&packed, some, &paths)).transpose()?;
             let request = ForwardOptions {
                 capture: &[layer],
-                captured: &new,
+                captured: CaptureTokens::Only(&new),
                 adapter,
                 start: from.zip(start.as_ref()).map(|(t, rows)| Resume {
                     layer: t.layer,

@@ -16,7 +16,7 @@ use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
+    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
 };
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};
@@ -251,7 +251,12 @@ fn logits_of_a_steered_forward_are_those_of_a_hook() -> Result<()> {
     let directions = extracted(&session)?.directions;
     let steering = &session.recipe.steering;
     let coeff = directions.natural_coeff(&steering.layers, steering.fractions[0])?;
-    let steer = Intervention::new(&directions, &steering.layers, coeff, Operator::Add)?;
+    let steer = Intervention::new(
+        &directions,
+        &steering.layers,
+        Dose::Total(coeff),
+        Operator::Add,
+    )?;
     let mut walk = Walk::default();
     for (name, interventions) in [("base", vec![]), ("steered", vec![steer])] {
         let (forest, rows) = marked(&prompts(&session)?[..STEERED], &interventions);

@@ -3,12 +3,12 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::quantized::{
+use reptune::model::uqff::{self, UqffFile, WeightType};
+use reptune::quantize::{
     Exam, QuantizedMerge, QuantizedReport, Rounded, Types, Ways, auto, calibration, candidates,
 };
+use reptune::runtime::Engine;
 use reptune::session::Session;
-use reptune::stock::Stock;
-use reptune::uqff::{self, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
@@ -64,7 +64,7 @@ fn ours(path: &Path, adapter: Option<&Adapter>) -> Result<Vec<Tensor>> {
 }
 
 fn stock(path: &Path) -> Result<Vec<Tensor>> {
-    let stock = Stock::load(path, None)?;
+    let stock = Engine::load(path, None)?;
     prompts().iter().map(|p| Ok(stock.logits(p)?)).collect()
 }
 
@@ -147,7 +147,7 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
             let out = room.path().join(format!("{name}-{way:?}"));
             let report = write(&mini(), &update, (Types::all(Some(type_)), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
-            let noise = |s: &reptune::quantized::Survival| s.noise.unwrap_or(f64::NAN);
+            let noise = |s: &reptune::quantize::Survival| s.noise.unwrap_or(f64::NAN);
             noises.push(report.modules.values().map(noise).sum::<f64>() / 6.);
             let between = off(&ours(&out, None)?, &stock(&out)?);
             let allowed = between_runtimes(type_, errors[0]);

@@ -11,7 +11,7 @@ pub use convert::Convert;
 pub use inspect::Inspect;
 pub use loading::Loading;
 
-use crate::uqff::WeightType;
+use crate::model::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::Positions;
 use reptune_recipes::recipe::Mode;

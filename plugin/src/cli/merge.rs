@@ -2,21 +2,22 @@
 //! proof of what survived.
 
 use super::{bar, flags};
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Error;
-use crate::hub;
-use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
-use crate::quantized::{
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::{UqffFile, WeightType};
+use crate::model::{LlamaConfig, model_spec};
+use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
 use crate::session::Session;
-use crate::source::Source;
-use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::Way;
-use reptune_recipes::report::{Survived, aligned, survival_table};
 use reptune_recipes::tune::Tuner;
+use reptune_report::{QuantizedRow, aligned, quantized_table};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -252,9 +253,12 @@ impl<'a> Quantized<'a> {
             types.collect::<Vec<_>>().join(", "),
             site_table(report)
         );
-        match rows.is_empty() {
-            true => println!("\nWith --recipe, what the model still does is measured too."),
-            false => println!("\nOn the test claims:\n\n{}", survival_table(&rows)),
+        match &self.measured {
+            None => println!("\nWith --recipe, what the model still does is measured too."),
+            Some(measured) => {
+                let poles = &measured.session.recipe.behaviour.poles;
+                println!("\nOn the test claims:\n\n{}", quantized_table(&rows, poles));
+            }
         }
         Ok(())
     }
@@ -264,7 +268,7 @@ impl<'a> Quantized<'a> {
         &self,
         (way, wanted): (Way, Option<WeightType>),
         report: &QuantizedReport,
-    ) -> Result<Vec<Survived>> {
+    ) -> Result<Vec<QuantizedRow>> {
         let Some(Measured {
             session,
             directions,
@@ -295,8 +299,8 @@ impl<'a> Quantized<'a> {
         ] {
             let host = Llama::load(path, LoadOptions::default())?;
             let row = survey.quantized(model, &host, update, report)?;
-            rows.push(Survived {
-                way: way.name().into(),
+            rows.push(QuantizedRow {
+                rounding: way.name().into(),
                 wanted: name.clone(),
                 ..row
             });
@@ -376,7 +380,7 @@ fn site_table(report: &QuantizedReport) -> String {
 }
 
 fn tried_table(tried: &[Candidate]) -> String {
-    let head = ["type", "merged", "bits", "bytes", "effect kept", "KL"];
+    let head = ["type", "merged", "bits", "bytes", "effect retained", "KL"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in tried {
         rows.push(vec![

@@ -132,7 +132,7 @@ pub(super) mod toy_changes {
     use reptune_adapters::lora::WeightDelta;
     use reptune_adapters::model::{ModuleKind, TargetModule};
     use reptune_adapters::steering::direction::Provenance;
-    use reptune_adapters::{Direction, DirectionSet, Operator};
+    use reptune_adapters::{Direction, DirectionSet, Dose, Operator};
     use std::collections::BTreeMap;
 
     /// A steep addition at the output of block 1.
@@ -142,7 +142,9 @@ pub(super) mod toy_changes {
             layers: BTreeMap::from([(1, Direction::new(&direction).expect("a direction"))]),
             provenance: Provenance::default(),
         };
-        vec![Intervention::new(&set, &[1], 3., Operator::Add).expect("an intervention")]
+        vec![
+            Intervention::new(&set, &[1], Dose::Total(3.), Operator::Add).expect("an intervention"),
+        ]
     }
 
     /// An update of one weight of block 2, of rank 1.

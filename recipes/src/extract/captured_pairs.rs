@@ -7,7 +7,7 @@ use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{PairFilter, Recipe};
 use candle_core::{D, DType, Tensor};
-use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, Positions, PrefixTree};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, Positions, PrefixTree};
 
 /// Pairs whose prompts are packed into one prefix tree.
 const PAIRS: usize = 16;
@@ -71,7 +71,7 @@ pub(super) fn run_pairs(
         read.dedup();
         let request = ForwardOptions {
             capture: &layers,
-            captured: &read,
+            captured: CaptureTokens::Only(&read),
             logits: match keep {
                 PairFilter::Correct => &ends,
                 PairFilter::All => &[],

@@ -4,7 +4,7 @@ use super::Wrong;
 use crate::error::Result as Done;
 use reptune_adapters::steering::positions::PositionsUse;
 use reptune_adapters::{
-    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -171,18 +171,17 @@ impl SteeringSettings {
     }
 
     /// The intervention of the table with the directions `set` (of
-    /// [`SteeringSettings::directions`]) and the dose `total`, as in
-    /// [`SteeringSettings::total`].
+    /// [`SteeringSettings::directions`]) and `dose`.
     ///
     /// # Errors
     /// When a layer has no direction, or the gate does not fit.
     pub fn intervention(
         &self,
         set: &DirectionSet,
-        total: f64,
+        dose: Dose,
         model: &ModelSpec,
     ) -> Done<Intervention> {
-        let plain = Intervention::new(set, &self.layers, total, self.operator)?;
+        let plain = Intervention::new(set, &self.layers, dose, self.operator)?;
         let plain = plain.on(self.positions.clone());
         match &self.gate {
             Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),

@@ -1,6 +1,6 @@
 //! What a model answers and predicts by itself, and what a dose changes in it.
 
-use super::{Dose, Model};
+use super::{MeasuredDose, Model};
 use crate::chat::Message;
 use crate::data::{Claim, claim_question};
 use crate::error::{Error, Result};
@@ -9,8 +9,8 @@ use crate::trunk::ActivationCache;
 use candle_core::{D, Tensor};
 use reptune_adapters::steering::intervention::marks;
 use reptune_adapters::{
-    DirectionSet, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
-    Resume,
+    DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator,
+    PrefixTree, Resume,
 };
 
 /// Prompts of one forward.
@@ -87,9 +87,9 @@ impl Base {
         set: &DirectionSet,
         layer: usize,
         fraction: f64,
-    ) -> Result<Dose> {
+    ) -> Result<MeasuredDose> {
         let coeff = set.natural_coeff(&[layer], fraction)?;
-        let steering = Intervention::new(set, &[layer], coeff, Operator::Add)?;
+        let steering = Intervention::new(set, &[layer], Dose::Total(coeff), Operator::Add)?;
         let steering = [steering.on(model.recipe.steering.positions.clone())];
         // Where something acts at the embeddings, nothing lies below.
         let lowest = steering.iter().map(Intervention::lowest).min().flatten();
@@ -117,7 +117,7 @@ impl Base {
                 rows += 1;
             }
         }
-        Ok(Dose {
+        Ok(MeasuredDose {
             fraction,
             coeff,
             shift,

@@ -4,7 +4,7 @@ use super::set;
 use crate::error::Result;
 use crate::recipe::{Compose, SteeringSettings};
 use crate::toy::tiny;
-use reptune_adapters::{Decide, DirectionSet, Gate, HookedModel, Operator};
+use reptune_adapters::{Decide, DirectionSet, Dose, Gate, HookedModel, Operator};
 use std::collections::BTreeMap;
 
 #[test]
@@ -37,7 +37,7 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
     let composed = table.directions(&sets["c"], toy.spec())?;
     let expected = sets["a"].minus(&sets["b"])?.without(&[&sets["c"]])?;
     assert_eq!(composed, expected);
-    let x = table.intervention(&composed, 6., toy.spec())?;
+    let x = table.intervention(&composed, Dose::Total(6.), toy.spec())?;
     assert_eq!(
         (x.operator(), x.rows().to_string().as_str()),
         (Operator::AddNormPreserving, "window:-1..4")

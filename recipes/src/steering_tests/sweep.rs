@@ -2,10 +2,10 @@
 
 use super::{prompts, set};
 use crate::error::Result;
-use crate::sweep::{Asked, Dose, Grid, Way, sweep};
+use crate::sweep::{Asked, Grid, Way, sweep};
 use crate::toy::tiny;
 use reptune_adapters::{
-    ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
+    Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
 };
 
 fn asked() -> Vec<Asked> {
@@ -27,7 +27,7 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     let grid = Grid {
         directions: &set,
         layers: &layers,
-        doses: &[Dose::Coeff(4.), Dose::Fraction(0.5)],
+        doses: &[Dose::Total(4.), Dose::Fraction(0.5)],
         ways: &[Way::Plus, Way::Minus, Way::Ablate],
         rows: &Positions::All,
         adapter: None,
@@ -47,7 +47,12 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     // The score is that of a forward of the prompt alone.
     for (question, odds) in asked().iter().zip(&cells[1].log_odds) {
         let (forest, rows) = forest_of(&question.prompt);
-        let steering = [Intervention::new(&set, &[1], 4., Operator::Add)?];
+        let steering = [Intervention::new(
+            &set,
+            &[1],
+            Dose::Total(4.),
+            Operator::Add,
+        )?];
         let request = ForwardOptions {
             interventions: &steering,
             logits: &rows[rows.len() - 1..],
@@ -107,7 +112,7 @@ fn a_sweep_scores_letters_and_goes_on_where_it_was_cut() -> Result<()> {
     std::fs::write(&file, "{}\n").expect("a file");
     let message = sweep(&toy, &grid, &asked(), &file, &mut |_, _| {}).expect_err("no cell");
     assert!(message.to_string().contains("line 1"), "{message}");
-    let doses = [Dose::Coeff(-1.)];
+    let doses = [Dose::Total(-1.)];
     let grid = Grid {
         doses: &doses,
         ..grid

@@ -6,7 +6,7 @@ use super::prompt::TuningPrompt;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use reptune_adapters::lora::loss::LabelRow;
-use reptune_adapters::{Adapter, ForwardOptions, KeyValueCache, PrefixTree, Resume};
+use reptune_adapters::{Adapter, CaptureTokens, ForwardOptions, KeyValueCache, PrefixTree, Resume};
 
 /// One loss for each term of the objective, in its order; none weighted.
 pub(super) struct Losses(pub Vec<Tensor>);
@@ -69,7 +69,7 @@ impl Tuner<'_> {
             .transpose()?;
         let request = ForwardOptions {
             capture: &capture,
-            captured: &read,
+            captured: CaptureTokens::Only(&read),
             logits: &last,
             adapter: Some(update),
             start: trunk.zip(known.as_ref()).map(|(trunk, rows)| Resume {

@@ -5,7 +5,8 @@ use clap::Args;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
-use reptune::llama::{LlamaConfig, LoadOptions, model_spec, parse_device, parse_dtype};
+use reptune::decoder::{LoadOptions, parse_device, parse_dtype};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, ModelSpec};
 use reptune_recipes::tune::Prompt;
@@ -185,7 +186,7 @@ impl WorkItem {
 #[derive(Serialize, Deserialize)]
 pub struct TuneWork {
     pub kind: String,
-    pub mode: reptune_adapters::lora::loss::Mode,
+    pub mode: reptune_recipes::recipe::Mode,
     pub tuning: reptune_recipes::recipe::Tuning,
     pub seed: u64,
     /// `soft`, `right` or `wrong`.

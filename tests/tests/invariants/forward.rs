@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use reptune::Llama;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
-    Operator, Positions, PrefixTree,
+    Adapter, DirectionSet, Dose, ForwardOptions, ForwardOutput, HookedModel, Intervention,
+    KeyValueCache, Operator, Positions, PrefixTree,
 };
 use reptune_tests::{Oracle, ROUNDING, Walk, bits, flat, llama, logits, marked, pick, whole};
 
@@ -27,11 +27,21 @@ pub(super) fn world() -> Result<World> {
 
 impl World {
     pub(super) fn add(&self, layers: &[usize], coeff: f64) -> Result<Intervention> {
-        Ok(Intervention::new(&self.set, layers, coeff, Operator::Add)?)
+        Ok(Intervention::new(
+            &self.set,
+            layers,
+            Dose::Total(coeff),
+            Operator::Add,
+        )?)
     }
 
     pub(super) fn ablate(&self, layers: &[usize]) -> Result<Intervention> {
-        Ok(Intervention::new(&self.set, layers, 1., Operator::Ablate)?)
+        Ok(Intervention::new(
+            &self.set,
+            layers,
+            Dose::Total(1.),
+            Operator::Ablate,
+        )?)
     }
 
     fn direction(&self, layer: usize) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use reptune::Llama;
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Adapter, DirectionSet, ForwardOptions, HookedModel, Intervention, Operator, Positions,
+    Adapter, DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, Operator, Positions,
     PrefixTree,
 };
 use reptune_tests::{
@@ -117,7 +117,8 @@ fn every_projection_has_the_gradient_of_finite_differences() -> Result<()> {
 #[test]
 fn gradients_pass_through_interventions() -> Result<()> {
     let w = world()?;
-    let at = |layers: &[usize], operator| Intervention::new(&w.set, layers, 3., operator);
+    let at =
+        |layers: &[usize], operator| Intervention::new(&w.set, layers, Dose::Total(3.), operator);
     let cases = [
         ("add, all", vec![at(&[1], Operator::Add)?]),
         (

@@ -6,7 +6,7 @@ use crate::lora::gguf as lora;
 use crate::model::ModelSpec;
 use crate::model::{ModuleKind, TargetModule};
 use crate::steering::operator::Operator;
-use crate::{Intervention, files};
+use crate::{Dose, Intervention, files};
 use candle_core::Tensor;
 use std::path::PathBuf;
 
@@ -85,13 +85,13 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
 fn a_dose_is_what_the_steering_adds() -> Result<()> {
     let (_room, path) = room();
     let set = set()?;
-    let steering = Intervention::new(&set, &[1, 3], 5., Operator::Add)?;
+    let steering = Intervention::new(&set, &[1, 3], Dose::Total(5.), Operator::Add)?;
     control_vector::write(&path, &set, &[1, 3], Length::Dose(5.))?;
     let read = DirectionSet::open(&path)?;
     let mut told = set.provenance.clone();
     told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
     assert_eq!(read.provenance, told, "the model's fingerprint among it");
-    let stored = Intervention::as_stored(&read, &[1, 3], 1.)?;
+    let stored = Intervention::new(&read, &[1, 3], Dose::Strength(1.), Operator::Add)?;
     for layer in [1, 3] {
         let both = [&steering, &stored].map(|x| x.addition(layer).expect("one"));
         let [Some(one), Some(two)] = both else {
@@ -100,7 +100,7 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
         let off = (one - two)?.abs()?.max(0)?.to_scalar::<f32>()?;
         assert!(off < 1e-6, "{off}");
     }
-    let twice = Intervention::as_stored(&read, &[1, 3], 2.)?;
+    let twice = Intervention::new(&read, &[1, 3], Dose::Strength(2.), Operator::Add)?;
     let norm = |x: &Intervention| -> Result<f32> {
         let all = x.addition(3)?.expect("it acts");
         Ok(all.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?)

@@ -165,10 +165,10 @@ fn early_stop_returns_what_did_best_in_validation() -> Result<()> {
     );
     let losses: Vec<f64> = lines
         .iter()
-        .filter_map(|l| l.validation_representation_loss)
+        .filter_map(|l| l.validation_loss("representation"))
         .collect();
     let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    assert_eq!(tuner.validate(&tuned)?.1, Some(lowest));
+    assert_eq!(tuner.validate(&tuned)?[0], lowest);
     assert!(
         losses.iter().rev().take(3).all(|l| *l >= lowest),
         "{losses:?}"
