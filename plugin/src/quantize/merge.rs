@@ -17,11 +17,11 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorCompensation {
     /// Every number to the nearest.
-    Nearest,
+    None,
     /// The same, and the mean error of every layer's outputs is taken back by a bias.
-    Corrected,
+    Bias,
     /// With feedback from column to column, and the bias.
-    Calibrated,
+    Feedback,
 }
 
 /// A merge of `update` into `source`, quantized.
