@@ -10,7 +10,7 @@ pub mod peft;
 
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, ModuleKind, TargetModule};
-use crate::ops::beside;
+use crate::ops::like;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl WeightDelta {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let here = |t: &Tensor| beside(t, x)?.t();
+        let here = |t: &Tensor| like(t, x)?.t();
         match &self.full {
             Some(delta) => Ok(x.matmul(&here(delta)?)?),
             None => Ok((x.matmul(&here(&self.a)?)?.matmul(&here(&self.b)?)? * self.scale)?),

@@ -2,7 +2,7 @@
 //! that are read.
 
 use candle_core::{Device, Tensor};
-use reptune_adapters::model::prefix_tree::Ancestors;
+use reptune_adapters::model::Ancestors;
 use reptune_adapters::ops::Rotation;
 use reptune_adapters::steering::intervention::apply_all;
 use reptune_adapters::{HookPoint, Intervention, PrefixTree, Result};
