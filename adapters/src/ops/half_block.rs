@@ -1,6 +1,8 @@
 //! The two halves of a block with frozen layers and low-rank updates on some of them.
 
-use super::{attention, frozen_linear, lora_linear, rms_norm, rotary, swiglu};
+use super::attention::attention;
+use super::linear::{frozen_linear, lora_linear};
+use super::row_wise::{rms_norm, rotary, swiglu};
 use candle_core::{Result, Tensor};
 use reptune_kernels::{self as kernels, Ancestors, Factors, FrozenAttention, FrozenMatrix};
 use reptune_kernels::{FrozenMlp, GradientCheckpointing, Rotation, takes};

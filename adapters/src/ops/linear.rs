@@ -1,6 +1,5 @@
 //! A frozen linear layer, alone or with a low-rank update.
 
-use super::like;
 use candle_core::{Result, Tensor};
 use reptune_kernels::{self as kernels, FrozenMatrix, takes};
 use std::sync::Arc;
@@ -49,4 +48,9 @@ pub fn lora_linear_composed(
 ) -> Result<Tensor> {
     let (a, b) = (like(a, x)?, like(b, x)?);
     frozen_linear(x, matrix)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?
+}
+
+/// `t` on the device and in the dtype of `x`.
+pub(crate) fn like(t: &Tensor, x: &Tensor) -> Result<Tensor> {
+    t.to_device(x.device())?.to_dtype(x.dtype())
 }

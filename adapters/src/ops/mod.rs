@@ -14,18 +14,12 @@ mod target_loss;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Result, Tensor};
-
 pub use attention::{attention, attention_composed};
 pub use half_block::{attention_half, attention_half_composed, mlp_half, mlp_half_composed};
+pub(crate) use linear::like;
 pub use linear::{frozen_linear, frozen_linear_composed, lora_linear, lora_linear_composed};
 pub use reptune_kernels::{
     Factors, FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, Target, in_pool,
 };
 pub use row_wise::{rms_norm, rms_norm_composed, rotary, rotary_composed, swiglu, swiglu_composed};
 pub use target_loss::{target_loss, target_loss_composed};
-
-/// `t` on the device and in the dtype of `x`.
-pub(crate) fn like(t: &Tensor, x: &Tensor) -> Result<Tensor> {
-    t.to_device(x.device())?.to_dtype(x.dtype())
-}

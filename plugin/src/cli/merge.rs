@@ -12,7 +12,9 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
+use reptune_adapters::{
+    Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
+};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::Way;
 use reptune_recipes::report::{Survived, aligned, survival_table};
@@ -331,7 +333,7 @@ impl Measured {
         }
         let directions = match &a.directions {
             Some(file) => {
-                let set = DirectionSet::open(file)?;
+                let set = open_directions(file)?;
                 set.check_model(file, spec)?;
                 Some(set)
             }

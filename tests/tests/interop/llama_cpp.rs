@@ -9,7 +9,7 @@ use reptune::{Llama, LoadOptions, gguf};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::{
-    Adapter, DirectionSet, Dose, HookedModel, Intervention, Operator, lora::peft,
+    Adapter, Dose, HookedModel, Intervention, Operator, lora::peft, open_directions,
 };
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, llama};
@@ -79,7 +79,7 @@ fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
 #[test]
 fn what_is_read_back_is_what_was_written() -> Result<()> {
     let host = llama("tiny-llama2")?;
-    let set = DirectionSet::open(&interop("llama_cpp/control-vector.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/control-vector.gguf"))?;
     check(
         "control_vector",
         &[Intervention::new(
@@ -90,7 +90,7 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
         )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/dose.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/dose.gguf"))?;
     check(
         "dose",
         &[Intervention::new(
@@ -101,7 +101,7 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
         )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/repeng.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/repeng.gguf"))?;
     let layers: Vec<usize> = set.layers.keys().copied().collect();
     check(
         "repeng",
