@@ -13,7 +13,9 @@ use crate::quantize::{
 };
 use crate::session::Session;
 use anyhow::{Result, bail};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
+use reptune_adapters::{
+    Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
+};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::tune::Tuner;
@@ -345,7 +347,7 @@ impl Measured {
         }
         let directions = match &a.directions {
             Some(file) => {
-                let set = DirectionSet::open(file)?;
+                let set = open_directions(file)?;
                 set.check_model(file, spec)?;
                 Some(set)
             }
