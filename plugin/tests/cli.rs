@@ -489,7 +489,7 @@ fn steering_that_changes_nothing_is_refused_unless_it_is_asked_for() {
     let directory = workplace();
     directions_of_the_model(directory.path());
     let steer = "--directions d.safetensors --layers 1 --coeff 3".split(' ');
-    let nowhere = ["--rows", "positions:90", "--max-new-tokens", "2"];
+    let nowhere = ["--rows", "at:90", "--max-new-tokens", "2"];
     let mut arguments: Vec<&str> = GENERATE.into_iter().chain(steer).chain(nowhere).collect();
     insta::assert_snapshot!(refusal(directory.path(), &arguments));
     arguments.push("--allow-no-effect");

@@ -83,13 +83,13 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
             vec!["search", "r.toml"],
         ),
         (
-            "search_of_offsets_beside_offsets",
-            "offsets = [0, 1]\n[search]\noffset = [0, 1]\n",
+            "search_of_several_positions_at_once",
+            "[search]\npositions = [\"last:2\"]\n",
             vec!["search", "r.toml"],
         ),
         (
             "search_at_several_places",
-            "rows = \"last:2\"\n[search]\nm = [1, 2]\n",
+            "positions = \"last:2\"\n[search]\nm = [1, 2]\n",
             vec!["search", "r.toml"],
         ),
         ("sweep_without_doses", "", [&sweep[..], &["1"]].concat()),
@@ -115,7 +115,7 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
         ),
         (
             "sweep_at_several_places",
-            "offsets = [0, 1]\n",
+            "positions = \"last:2\"\n",
             [&sweep[..], &["1"], &doses].concat(),
         ),
         (
@@ -157,7 +157,7 @@ fn a_selection_without_a_fitting_dose_shows_what_was_measured() {
 #[test]
 fn what_is_selected_moves_answers_to_test_claims_its_way() {
     let directory =
-        workplace("offsets = [0, 1]\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
+        workplace("positions = \"last:2\"\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
     let place = directory.path();
     let text = printed(place, &["select", "r.toml"]);
     masked(&text, |text| insta::assert_snapshot!("select", text));
@@ -286,7 +286,7 @@ fn a_sweep_compares_both_signs_and_goes_on_where_it_was_cut_off() {
 #[test]
 fn a_search_keeps_a_recipe_that_tunes_better() {
     let search =
-        "[search]\noffset = [0, 1]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
+        "[search]\npositions = [\"last:1\", \"at:-2\"]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
     let directory = workplace(search);
     let place = directory.path();
     let text = printed(place, &["search", "r.toml"]);

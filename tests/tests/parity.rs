@@ -16,7 +16,8 @@ use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::{
-    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
+    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, LoraInit, Operator,
+    lora::peft,
 };
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};
@@ -110,7 +111,16 @@ fn write_inputs() -> Result<()> {
     let t = &session.recipe.tuning;
     let spec = session.llama.spec();
     let seed = session.recipe.seed;
-    let update = Adapter::init(spec, &t.layers, &t.projections, t.rank, t.alpha, seed)?;
+    let update = Adapter::init(
+        spec,
+        &LoraInit {
+            layers: &t.layers,
+            kinds: &t.target_modules,
+            rank: t.rank,
+            alpha: t.alpha,
+            seed,
+        },
+    )?;
     peft::save(&directory().join("adapter"), &update, "honest-mini")?;
     Ok(())
 }
@@ -300,10 +310,10 @@ fn twenty_steps_of_every_mode_are_those_of_torch_and_peft() -> Result<()> {
         let mut steps: Vec<Metrics> = Vec::new();
         let metrics = scratch.path().join("metrics.jsonl");
         let tuned = tuner.tune(start.clone(), &metrics, &mut |m| steps.push(m.clone()))?;
-        let token: Vec<f64> = steps.iter().map(|m| m.token_loss).collect();
+        let token: Vec<f64> = steps.iter().map(|m| m.loss("token").unwrap_or(f64::NAN)).collect();
         let mut losses = vec![("token", token)];
         if mode.representation().is_some() {
-            let of_rows = steps.iter().filter_map(|m| m.representation_loss);
+            let of_rows = steps.iter().filter_map(|m| m.loss("representation"));
             losses.push(("representation", of_rows.collect()));
         }
         let mut report = format!("{mode}:");

@@ -14,8 +14,7 @@ pub use loading::Loading;
 use crate::model::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::Positions;
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::{MergeRounding, Mode};
 use std::path::PathBuf;
 
 /// Find the direction of a behaviour in a Llama, steer with it, tune it into the
@@ -256,8 +255,8 @@ pub struct Steering {
     /// everywhere (ablate the direction of one layer at every site)
     #[arg(long, default_value = "output")]
     pub site: Site,
-    /// Rows: all, prompt, generated, last:K, positions:P,Q,.., window:A..B
-    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    /// Positions: all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer
+    #[arg(long, default_value = "all", allow_hyphen_values = true, value_parser = Positions::for_steering)]
     pub rows: Positions,
     /// Go on where the steering changes nothing, which is an error otherwise
     #[arg(long, requires = "directions")]
@@ -331,7 +330,7 @@ pub struct Merge {
     /// to try. Not given: calibrated with --recipe, else nearest; auto tries nearest,
     /// calibrated and kept
     #[arg(long, value_delimiter = ',', value_parser = way)]
-    pub way: Vec<Way>,
+    pub way: Vec<MergeRounding>,
     /// Share by which `kept` may make the file larger
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     pub growth: f64,
@@ -374,8 +373,7 @@ pub enum Quantize {
 
 fn mode(text: &str) -> Result<Mode, String> {
     let names: Vec<&str> = Mode::ALL.iter().map(|m| m.name()).collect();
-    let found = Mode::ALL.into_iter().find(|m| m.name() == text);
-    found.ok_or_else(|| format!("one of {}", names.join(", ")))
+    Mode::named(text).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 fn quantize(text: &str) -> Result<Quantize, String> {
@@ -391,9 +389,11 @@ fn quantize(text: &str) -> Result<Quantize, String> {
     }
 }
 
-fn way(text: &str) -> Result<Way, String> {
-    let names: Vec<&str> = Way::ALL.iter().map(|w| w.name()).collect();
-    let found = Way::ALL.into_iter().find(|w| w.name() == text.trim());
+fn way(text: &str) -> Result<MergeRounding, String> {
+    let names: Vec<&str> = MergeRounding::ALL.iter().map(|w| w.name()).collect();
+    let found = MergeRounding::ALL
+        .into_iter()
+        .find(|w| w.name() == text.trim());
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 

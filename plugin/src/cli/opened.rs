@@ -18,7 +18,7 @@ pub fn open(a: &flags::Recipe) -> Result<Session> {
 
 /// Refuses `recipe`, read from `file`, if directions would be made at several places.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    match recipe.extraction.places().len() {
+    match recipe.extraction.each_position().len() {
         1 => Ok(()),
         several => bail!(
             "{}: `extraction`: expected one place, found {several}; {hint}",

@@ -8,8 +8,10 @@ use candle_core::quantized::GgmlDType;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec};
 use reptune_recipes::data::Items;
-use reptune_recipes::plan::{Plan, Tuned};
-use reptune_recipes::tune::Prompt;
+use reptune_recipes::plan::TuningPlan;
+use reptune_recipes::trunk::Keep;
+use reptune_recipes::tune::memory::TuningSize;
+use reptune_recipes::tune::{Objective, TuningPrompt};
 use reptune_recipes::{Chat, Recipe};
 use serde_json::json;
 use std::path::Path;
@@ -29,7 +31,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
     spec.check_layers(&recipe.tuning.layers)?;
     let chat = Chat::load(directory)?;
     let prompts = |claims: &[reptune_recipes::data::Claim]| {
-        let all = claims.iter().map(|c| Prompt::new(&chat, &recipe, c));
+        let all = claims.iter().map(|c| TuningPrompt::new(&chat, &recipe, c));
         all.collect::<reptune_recipes::Result<Vec<_>>>()
     };
     let (train, validation) = (prompts(&items.train)?, prompts(&items.validation)?);
@@ -43,45 +45,48 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         if a.mode.is_some_and(|wanted| wanted != *mode) {
             continue;
         }
-        let tuned = Tuned {
+        let size = TuningSize {
             spec: &spec,
-            parameters: blocks + rest,
-            weights: (blocks as f64 * bits / 8.) as u64 + 4 * rest,
             tuning: &recipe.tuning,
-            representation: mode.representation().is_some(),
+            reads_rows: Objective::of(*mode).reads_rows(),
             train: &train,
             validation: &validation,
             seed: recipe.seed,
         };
-        plans.push((*mode, Plan::of(&tuned), tuned.within_budget(), tuned));
+        plans.push((*mode, TuningPlan::of(&size), size.within_budget(), size));
     }
-    let Some((_, first, _, tuned)) = plans.first() else {
+    let parameters = blocks + rest;
+    let weights = (blocks as f64 * bits / 8.) as u64 + 4 * rest;
+    let Some((_, _, _, size)) = plans.first() else {
         bail!("--mode: expected one of the recipe's modes, found another");
     };
     let (gflops, source) = match a.gflops {
         Some(gflops) => (gflops, "given"),
-        None => (tuned.rate()? / 1e9, "measured here"),
+        None => (size.rate()? / 1e9, "measured here"),
     };
     let seconds = |work: f64| work / gflops / 1e9;
     if a.json {
         let all = plans.iter().map(|(mode, plan, within, _)| {
             json!({
                 "mode": mode, "plan": plan, "seconds": seconds(plan.work.total()),
-                "trunk_on_disk": within.trunk == reptune_recipes::trunk::Keep::Disk,
+                "cache_on_disk": within.trunk == Keep::Disk,
                 "recompute": within.activations == GradientCheckpointing::On,
             })
         });
         let all: Vec<_> = all.collect();
         println!(
             "{}",
-            json!({"model": spec.name, "gflops": gflops, "modes": all})
+            json!({
+                "model": spec.name, "parameters": parameters, "weights": weights,
+                "gflops": gflops, "modes": all,
+            })
         );
         return Ok(());
     }
     println!(
         "{}: {} parameters, {} layers of width {}\n{gflops:.0} GFLOP/s ({source})\n",
         spec.name,
-        count(first.parameters as f64),
+        count(parameters as f64),
         spec.layers,
         spec.hidden
     );
@@ -89,42 +94,42 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
         let m = &plan.memory;
         let step = plan.work.steps / plan.steps.max(1) as f64;
-        let trunk = match (plan.trunk_layer, within.trunk) {
+        let cache = match (plan.cache_layer, within.trunk) {
             (None, _) => "none: block 0 is trained or read".to_owned(),
-            (Some(l), reptune_recipes::trunk::Keep::Memory) => {
-                format!("{}, layer {l}, {} rows", bytes(m.trunk), plan.distinct)
+            (Some(l), Keep::Memory) => {
+                format!("{}, layer {l}, {} positions", bytes(m.cache), plan.distinct)
             }
-            (Some(l), _) => format!("on disk, layer {l}, {} rows", plan.distinct),
+            (Some(l), Keep::Disk) => format!("on disk, layer {l}, {} positions", plan.distinct),
         };
         let again = match within.activations {
             GradientCheckpointing::Off => "",
-            GradientCheckpointing::On => ", blocks computed again in the backward",
+            GradientCheckpointing::On => ", blocks recomputed in the backward",
         };
         let rows = [
             row("tune", mode.to_string()),
             row("parameters trained", count(plan.trained as f64)),
             row("steps", plan.steps.to_string()),
             row(
-                "rows",
+                "positions",
                 format!(
                     "{} of {} tokens ({:.0} %), at most {} at once",
-                    plan.rows,
+                    plan.positions,
                     plan.tokens,
-                    100. * plan.rows as f64 / plan.tokens.max(1) as f64,
+                    100. * plan.positions as f64 / plan.tokens.max(1) as f64,
                     plan.largest
                 ),
             ),
-            row("memory", bytes(m.total())),
-            row("  program", bytes(m.program)),
-            row("  weights", bytes(m.weights)),
-            row("  reading them", bytes(m.reading)),
-            row("  trunk", trunk),
+            row("memory", bytes(weights + m.total())),
+            row("  weights", bytes(weights)),
+            row("  activation cache", cache),
             row("  activations", format!("{}{again}", bytes(m.activations))),
             row("  backward", bytes(m.backward)),
             row("  optimizer", bytes(m.optimizer)),
-            row("  held by the allocator", bytes(m.held)),
             row("work", format!("{} FLOP", count(plan.work.total()))),
-            row("  trunk, once", format!("{} FLOP", count(plan.work.trunk))),
+            row(
+                "  activation cache",
+                format!("{} FLOP", count(plan.work.cache)),
+            ),
             row(
                 "  a step",
                 format!("{} FLOP, {}", count(step), time(seconds(step))),

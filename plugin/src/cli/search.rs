@@ -5,7 +5,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result, bail};
-use reptune_adapters::{DirectionSet, HookedModel, files};
+use reptune_adapters::{DirectionSet, HookedModel, Positions, files};
 use reptune_recipes::extract::extract;
 use reptune_recipes::search::{Candidate, End, rungs, search as halve};
 use reptune_recipes::tune::Tuner;
@@ -18,8 +18,8 @@ use std::time::Instant;
 const RESULT: &str = "search.json";
 const BEST: &str = "best.toml";
 
-/// Directions by the offset that a candidate asks for.
-type Directions = BTreeMap<Option<usize>, DirectionSet>;
+/// Directions by the positions that a candidate asks for.
+type Directions = BTreeMap<Option<Positions>, DirectionSet>;
 
 pub fn search(a: &flags::Recipe) -> Result<()> {
     let place = || a.recipe.display().to_string();
@@ -32,7 +32,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
             a.recipe.display()
         );
     }
-    let hint = "choose one with `reptune select`, and name it as `offset`";
+    let hint = "choose one with `reptune select`, and name it as `positions`";
     one_place(&a.recipe, &recipe, hint)?;
     let planned = rungs(&recipe).with_context(place)?;
     let mut session = open(a)?;
@@ -63,7 +63,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
         bar.set_message(format!("trial {trials}, candidate {}", candidate.number));
         let epochs = tried.tuning.epochs;
         let place = trials_in.join(format!("candidate-{}/epochs-{epochs}", candidate.number));
-        let set = &directions[&candidate.offset];
+        let set = &directions[&candidate.positions];
         let score = score(&session, tried, set, Some(&place), &mut || bar.inc(1));
         // A trial that ended early has done its part too.
         done += steps(epochs);
@@ -73,7 +73,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
     let found = found.with_context(place)?;
     bar.finish_and_clear();
 
-    let set = &directions[&found.best.candidate.offset];
+    let set = &directions[&found.best.candidate.positions];
     let untuned = score(&session, &found.recipe, set, None, &mut || {})?;
     let (file, best) = (stages.path(RESULT), stages.path(BEST));
     let text = found.recipe.to_toml()?;
@@ -108,22 +108,23 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
     Ok(())
 }
 
-/// The directions of every offset, so that a wrong one is told before the first trial.
+/// The directions at every position, so that a wrong one is refused before the first trial.
 fn directions(session: &Session, grid: &[Candidate]) -> Result<Directions> {
     let mut directions = Directions::new();
     for candidate in grid {
-        if directions.contains_key(&candidate.offset) {
+        if directions.contains_key(&candidate.positions) {
             continue;
         }
         let what = candidate
-            .offset
-            .map_or_else(String::new, |o| format!(" at offset {o}"));
+            .positions
+            .as_ref()
+            .map_or_else(String::new, |p| format!(" at {p}"));
         let (bar, mut progress) = growing(&format!("extract{what}"));
         let recipe = candidate.recipe(&session.recipe, 1);
         let (llama, claims) = (&session.llama, &session.items.train);
         let found = extract(llama, &session.chat, &recipe, claims, &mut progress)?;
         bar.finish_and_clear();
-        directions.insert(candidate.offset, found.directions);
+        directions.insert(candidate.positions.clone(), found.directions);
     }
     Ok(directions)
 }

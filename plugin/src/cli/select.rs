@@ -8,10 +8,9 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, files};
+use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, Positions, files};
 use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
-use reptune_recipes::extract::{Captured, find};
-use reptune_recipes::recipe::Place;
+use reptune_recipes::extract::{CapturedPairs, extract_each};
 use reptune_recipes::select::{Choice, Model, Table};
 use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
@@ -70,7 +69,7 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
         println!("{}", serde_json::to_string(&selected)?);
         return Ok(());
     }
-    let places = session.recipe.extraction.places();
+    let places = session.recipe.extraction.each_position();
     println!("{}\n", head(&selected));
     println!(
         "{}\n",
@@ -85,15 +84,14 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
 /// Measures, chooses, writes the chosen directions to `file` and tests the choice.
 fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
-    let capture = |claims, what| {
-        let (bar, mut progress) = growing(what);
-        let captured = Captured::of(llama, chat, recipe, claims, &mut progress)?;
-        bar.finish_and_clear();
-        crate::Result::Ok(captured)
-    };
-    let train = capture(&session.items.train, "capture training pairs")?;
-    let held_out = capture(&session.items.validation, "capture held-out pairs")?;
-    let found = find(llama.spec(), recipe, &train)?;
+    let (bar, mut progress) = growing("extract at every position");
+    let claims = &session.items.train;
+    let (found, pairs) = extract_each(llama, chat, recipe, claims, &mut progress)?;
+    bar.finish_and_clear();
+    let (bar, mut progress) = growing("capture held-out pairs");
+    let claims = &session.items.validation;
+    let held_out = CapturedPairs::of(llama, chat, recipe, claims, &mut progress)?;
+    bar.finish_and_clear();
     let model = Model {
         host: llama,
         chat,
@@ -106,14 +104,14 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let kl = recipe.selection.clone().unwrap_or_default().kl;
     let choice = table.choose(kl).inspect_err(|_| {
         // Nothing was chosen; the numbers say why.
-        eprintln!("{}\n", self::table(&table, train.places(), None));
+        eprintln!("{}\n", self::table(&table, held_out.positions(), None));
     })?;
     let set = choice.directions(&found)?;
     let test = test(session, set, &choice)?;
     set.save(file)?;
     Ok(Selected {
         kl,
-        pairs: [train.pairs(), train.asked()],
+        pairs,
         held_out: [held_out.pairs(), held_out.asked()],
         choice,
         table,
@@ -130,7 +128,7 @@ fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
         let steering = Intervention::new(set, &[choice.layer], Dose::Total(coeff), Operator::Add)?;
-        let steering = [steering.on(session.recipe.steering.rows.clone())];
+        let steering = [steering.on(session.recipe.steering.positions.clone())];
         let model = Changed {
             interventions: if coeff == 0. { &[] } else { &steering },
             ..Changed::base(&session.llama)
@@ -159,17 +157,8 @@ fn head(selected: &Selected) -> String {
     )
 }
 
-/// A place in few letters.
-fn short(place: &Place) -> String {
-    match place {
-        Place::Offset(offset) => format!("offset {offset}"),
-        Place::Mean { from, to } => format!("mean {from}..{to}"),
-        Place::Marked(name) => format!("<<{name}>>"),
-    }
-}
-
 /// A row for each dose; what is of the layer and place stands on the first of them.
-fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
+fn table(table: &Table, places: &[Positions], choice: Option<&Choice>) -> String {
     let header = [
         "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
         "KL +", "KL -",
@@ -178,7 +167,7 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
     for c in &table.candidates {
         let mut first = vec![
             c.layer.to_string(),
-            short(&places[c.place]),
+            places[c.place].to_string(),
             format!("{:.3}", c.ordered),
             format!("{:+.3}", c.positive),
             format!("{:+.3}", c.negative),
@@ -207,14 +196,14 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
     aligned(&rows)
 }
 
-fn chosen(selected: &Selected, places: &[Place]) -> String {
+fn chosen(selected: &Selected, places: &[Positions]) -> String {
     let c = &selected.choice;
     format!(
         "Chosen: layer {}, {}, coeff {:.2}, which is {} times the mean residual norm: of all\n\
          doses whose KL is at most {} with either sign, the one with the largest shift, {:+.2}\n\
          averaged over both signs; its KL is {:.3}.",
         c.layer,
-        short(&places[c.place]),
+        places[c.place].to_string(),
         c.coeff,
         c.fraction,
         selected.kl,

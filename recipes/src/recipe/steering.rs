@@ -5,6 +5,7 @@ use crate::error::Result as Done;
 use reptune_adapters::steering::positions::PositionsUse;
 use reptune_adapters::{
     Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    open_directions,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -77,7 +78,7 @@ fn one() -> f64 {
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
-    let set = DirectionSet::open(path)?;
+    let set = open_directions(path)?;
     set.check_model(path, model)?;
     Ok(set)
 }

@@ -31,7 +31,7 @@ use crate::error::Result;
 use crate::recipe::{Mode, Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
 pub(crate) use order::batches;
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, files};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, LoraInit, TargetModule, files};
 use memory::{MemorySettings, TuningSize};
 use run::Run;
 use share::Share;
@@ -156,8 +156,16 @@ impl<'a> Tuner<'a> {
     /// When rank or alpha do not fit.
     pub fn fresh(&self) -> Result<Adapter> {
         let (t, spec) = (self.settings, self.host.spec());
-        let mut update =
-            Adapter::init(spec, &t.layers, &t.target_modules, t.rank, t.alpha, self.seed)?;
+        let mut update = Adapter::init(
+            spec,
+            &LoraInit {
+                layers: &t.layers,
+                kinds: &t.target_modules,
+                rank: t.rank,
+                alpha: t.alpha,
+                seed: self.seed,
+            },
+        )?;
         let modules = update.modules.keys().copied();
         let full: Vec<TargetModule> = modules
             .filter(|module| Share::of(t, module).update == UpdateKind::Full)

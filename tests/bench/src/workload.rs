@@ -9,7 +9,7 @@ use reptune::decoder::{LoadOptions, parse_device, parse_dtype};
 use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, ModelSpec};
-use reptune_recipes::tune::Prompt;
+use reptune_recipes::tune::TuningPrompt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -172,8 +172,8 @@ pub struct WorkItem {
 }
 
 impl WorkItem {
-    pub fn prompt(&self) -> Prompt {
-        Prompt {
+    pub fn prompt(&self) -> TuningPrompt {
+        TuningPrompt {
             claim: String::new(),
             ids: self.ids.clone(),
             right: self.right,

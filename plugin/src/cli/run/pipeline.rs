@@ -7,7 +7,6 @@ use crate::stages::Stages;
 use anyhow::{Context, Result};
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::{DirectionSet, HookedModel, files, lora::delta_file, lora::peft};
-use reptune_recipes::recipe::{Recipe, Without};
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{extract as find, select};
 use std::path::{Path, PathBuf};
@@ -45,8 +44,11 @@ impl Run {
     /// Parts of the recipe as inputs of a stage.
     pub fn recipe(&self, parts: &[&dyn erased::Json]) -> String {
         let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
-        let files: Vec<String> = files(&self.session.recipe)
-            .into_iter()
+        let files: Vec<String> = self
+            .session
+            .recipe
+            .files()
+            .iter()
             .filter_map(|f| files::read(f).ok())
             .map(|b| files::sha256([b.as_slice()]))
             .collect();
@@ -69,7 +71,7 @@ impl Run {
             &r.data,
             &r.extraction,
             &r.selection,
-            &r.selection.as_ref().map(|_| &r.steering.rows),
+            &r.selection.as_ref().map(|_| &r.steering.positions),
         ]);
         let session = &self.session;
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
@@ -78,23 +80,21 @@ impl Run {
             let found = match &recipe.selection {
                 None => find::extract(host, chat, recipe, &session.items.train, &mut progress)?,
                 Some(selection) => {
-                    let captured = find::Captured::of(
-                        host,
-                        chat,
-                        recipe,
-                        &session.items.train,
-                        &mut progress,
-                    )?;
-                    let mut found = find::find(host.spec(), recipe, &captured)?;
+                    let claims = &session.items.train;
+                    let (mut found, _) =
+                        find::extract_each(host, chat, recipe, claims, &mut progress)?;
                     let claims = &session.items.validation;
-                    let held = find::Captured::of(host, chat, recipe, claims, &mut progress)?;
+                    let held = find::CapturedPairs::of(host, chat, recipe, claims, &mut progress)?;
                     let model = select::Model { host, chat, recipe };
                     bar.set_message("select");
                     let table =
                         select::Table::measure(model, &found, &held, claims, &mut progress)?;
                     let choice = table.choose(selection.kl)?;
                     write_json(&path.with_file_name(CHOICE), &choice)?;
-                    found.swap_remove(choice.place)
+                    let mut found = found.swap_remove(choice.place);
+                    let of_place = table.candidates.iter().filter(|c| c.place == choice.place);
+                    found.ordered = of_place.map(|c| (c.layer, c.ordered)).collect();
+                    found
                 }
             };
             bar.finish_and_clear();
@@ -107,6 +107,7 @@ impl Run {
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);
+            steering.total = None;
             steering.fractions.clear();
         }
         Ok((set, key))
@@ -191,13 +192,12 @@ impl Run {
             let bar = bar(tuner.steps(), &format!("tune {mode}"));
             let mut progress = |m: &Metrics| {
                 bar.set_position(m.step as u64);
-                let representation = m
-                    .representation_loss
-                    .map_or_else(String::new, |r| format!(" rep {r:.3}"));
-                bar.set_message(format!(
-                    "tune {mode}: tok {:.3}{representation}",
-                    m.token_loss
-                ));
+                let loss = |name: &str, term: &str| {
+                    let loss = m.loss(term);
+                    loss.map_or_else(String::new, |loss| format!(" {name} {loss:.3}"))
+                };
+                let (token, rows) = (loss("tok", "token"), loss("rep", "representation"));
+                bar.set_message(format!("tune {mode}:{token}{rows}"));
             };
             let metrics = path.join(METRICS);
             let update = match (tuner.can_resume(&metrics), from) {
@@ -209,33 +209,10 @@ impl Run {
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
             bar.finish_and_clear();
-            Ok(delta_file::save_adapter(
-                path,
-                &update,
-                session.llama.spec(),
-            )?)
+            Ok(peft::save_adapter(path, &update, session.llama.spec())?)
         })?;
         Ok((self.stages.path(name), key))
     }
-}
-
-/// The user's files that `recipe` reads.
-fn files(recipe: &Recipe) -> Vec<&Path> {
-    let data = &recipe.data;
-    let choices = data.choices.iter().map(|c| &c.file);
-    let evaluation = &recipe.evaluation;
-    let texts = evaluation.perplexity.iter().chain(&evaluation.neutral);
-    let texts = texts.map(|t| &t.file);
-    let open = evaluation.open_ended.iter().map(|o| &o.file);
-    let nuisance = match &recipe.extraction.without {
-        Some(Without::File(path)) => Some(path),
-        _ => None,
-    };
-    let owned = std::iter::once(&data.claims.file)
-        .chain(choices)
-        .chain(texts);
-    let owned = owned.chain(open).chain(nuisance).map(PathBuf::as_path);
-    owned.chain(recipe.steering.files()).collect()
 }
 
 /// Parts of a recipe of different types in one list.

@@ -10,13 +10,13 @@ use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
 use anyhow::{Context, Result, bail};
 use reptune_recipes::recipe::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::recipe::{Survival, Way};
+use reptune_recipes::recipe::{MergeRounding, Retention};
 use reptune_recipes::tune::Tuner;
 use reptune_report::QuantizedRow;
 
 const NAME: &str = "survival.json";
 
-/// Makes and measures the merges that the recipe's `[survival]` names; `tuned` are the
+/// Makes and measures the merges that the recipe's `[retention]` names; `tuned` are the
 /// updates of the run, with the hashes of their inputs.
 pub fn survival(
     run: &mut Run,
@@ -24,13 +24,13 @@ pub fn survival(
     tuned: &[(Mode, Adapter)],
     keys: &[String],
 ) -> Result<Vec<QuantizedRow>> {
-    let Some(wanted) = run.session.recipe.survival.clone() else {
+    let Some(wanted) = run.session.recipe.retention.clone() else {
         return Ok(Vec::new());
     };
     let types = wanted.types.iter().map(|t| WeightType::parse(t));
     let types: Vec<WeightType> = types.collect::<crate::Result<_>>()?;
     let r = &run.session.recipe;
-    let inputs = run.recipe(&[&r.survival, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
+    let inputs = run.recipe(&[&r.retention, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
     let mut inputs: Vec<&str> = vec![&inputs];
     inputs.extend(keys.iter().map(String::as_str));
     let session = &run.session;
@@ -48,23 +48,23 @@ pub fn survival(
     run.read(NAME)
 }
 
-/// Refuses a `[survival]` that cannot be carried out, before anything is computed.
+/// Refuses a `[retention]` that cannot be carried out, before anything is computed.
 pub fn check(run: &Run) -> Result<()> {
-    let Some(survival) = &run.session.recipe.survival else {
+    let Some(survival) = &run.session.recipe.retention else {
         return Ok(());
     };
     for name in &survival.types {
-        WeightType::parse(name).context("key `survival.types`")?;
+        WeightType::parse(name).context("key `retention.types`")?;
     }
     let modes = &run.session.recipe.tuning.modes;
     if let Some(mode) = survival.modes.iter().find(|m| !modes.contains(m)) {
-        bail!("key `survival.modes`: expected modes of `tuning.modes`, found \"{mode}\"");
+        bail!("key `retention.modes`: expected modes of `tuning.modes`, found \"{mode}\"");
     }
     Ok(())
 }
 
 struct Merges<'a> {
-    wanted: &'a Survival,
+    wanted: &'a Retention,
     source: Source,
     calibration: Vec<Vec<u32>>,
     survey: Survey<'a>,
@@ -78,7 +78,7 @@ impl Merges<'_> {
         types: &[WeightType],
         tuned: &[(Mode, Adapter)],
     ) -> crate::Result<Vec<QuantizedRow>> {
-        let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
+        let (ways, modes) = (&self.wanted.rounding, &self.wanted.modes);
         let bar = bar(
             types.len() * (1 + ways.len() * modes.len()),
             "quantized merges",
@@ -89,9 +89,10 @@ impl Merges<'_> {
         }
         let none = Adapter::default();
         for stored in types {
-            let (host, report) = self.merged((Way::Nearest, *stored), (Mode::Truth, &none))?;
+            let (host, report) =
+                self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
             let row = self.survey.quantized("base", &host, None, &report)?;
-            rows.push(labelled(row, Way::Nearest, *stored));
+            rows.push(labelled(row, MergeRounding::Nearest, *stored));
             bar.inc(1);
             for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
                 for way in ways {
@@ -110,7 +111,7 @@ impl Merges<'_> {
 
     fn merged(
         &self,
-        (way, stored): (Way, WeightType),
+        (way, stored): (MergeRounding, WeightType),
         (mode, update): (Mode, &Adapter),
     ) -> crate::Result<(Llama, QuantizedReport)> {
         let room =
@@ -136,7 +137,7 @@ impl Merges<'_> {
     }
 }
 
-fn labelled(row: QuantizedRow, way: Way, wanted: WeightType) -> QuantizedRow {
+fn labelled(row: QuantizedRow, way: MergeRounding, wanted: WeightType) -> QuantizedRow {
     QuantizedRow {
         rounding: way.name().into(),
         wanted: wanted.to_string(),
