@@ -4,7 +4,9 @@ use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
 use crate::model::hub;
 use crate::runtime::Engine;
-use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files};
+use reptune_adapters::{
+    Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
+};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
     Answerer, LetterPrompt, Own, Windows, ask, asked, divergence, log_odds, pooled, sequences,
@@ -211,7 +213,8 @@ impl Session {
     /// When the directions lack a layer, or nothing changes.
     pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
         let steering = &self.recipe.steering;
-        let intervention = steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
+        let intervention =
+            steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
         let effect = probe(&self.llama, &intervention, &self.probed()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
         let idle = coeff == 0. || steering.gate.is_some();

@@ -285,8 +285,7 @@ fn a_sweep_compares_both_signs_and_goes_on_where_it_was_cut_off() {
 
 #[test]
 fn a_search_keeps_a_recipe_that_tunes_better() {
-    let search =
-        "[search]\npositions = [\"last:1\", \"at:-2\"]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
+    let search = "[search]\npositions = [\"last:1\", \"at:-2\"]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
     let directory = workplace(search);
     let place = directory.path();
     let text = printed(place, &["search", "r.toml"]);

@@ -4,8 +4,8 @@
 
 mod rate;
 
-use crate::tune::memory::{Counts, TuningMemory, TuningSize};
 use crate::tune::VALIDATION;
+use crate::tune::memory::{Counts, TuningMemory, TuningSize};
 use reptune_adapters::model::ModuleKind;
 use serde::Serialize;
 

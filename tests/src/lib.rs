@@ -7,7 +7,6 @@ use rand::{Rng, SeedableRng};
 use reptune::decoder::parse_device;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::loss::{LabelRow, representation_loss, token_loss};
-use reptune_recipes::recipe::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::steering::intervention::token_mask;
@@ -15,6 +14,7 @@ use reptune_adapters::{
     Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
     LoraInit, ModelSpec, PrefixTree,
 };
+use reptune_recipes::recipe::Mode;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

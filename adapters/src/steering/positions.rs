@@ -142,7 +142,12 @@ impl Positions {
             false => purpose.forms(),
         };
         let found = format!("`{self}`");
-        Err(Error::value("positions", expected, found, "for example `last:1`"))
+        Err(Error::value(
+            "positions",
+            expected,
+            found,
+            "for example `last:1`",
+        ))
     }
 
     /// Reads a rule for steering, as the command line takes it.

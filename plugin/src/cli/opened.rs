@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use reptune_adapters::files;
 use reptune_recipes::Recipe;
-use reptune_recipes::recipe::Without;
 use reptune_report::wilson;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +15,12 @@ pub fn open(a: &flags::Recipe) -> Result<Session> {
     Ok(Session::open(&a.recipe, a.model.as_deref(), options)?)
 }
 
-/// Refuses `recipe`, read from `file`, if directions would be made at several places.
+/// Refuses `recipe`, read from `file`, if directions would be made at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
     match recipe.extraction.each_position().len() {
         1 => Ok(()),
         several => bail!(
-            "{}: `extraction`: expected one place, found {several}; {hint}",
+            "{}: `extraction.positions`: expected one position, found {several}; {hint}",
             file.display()
         ),
     }
@@ -36,10 +35,6 @@ pub fn directory(a: &flags::Recipe, session: &Session) -> PathBuf {
 /// A hash of all that a stage on the whole recipe depends on.
 pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
     let recipe = &session.recipe;
-    let nuisance = match &recipe.extraction.without {
-        Some(Without::File(path)) => files::read(path)?,
-        _ => Vec::new(),
-    };
     let parts = [
         model_key(&session.directory)?,
         format!("{:?}", a.loading),
@@ -47,7 +42,7 @@ pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
         format!("{:?}", session.items),
     ];
     let parts = parts.iter().map(String::as_bytes);
-    Ok(files::sha256(parts.chain([nuisance.as_slice()])))
+    Ok(files::sha256(parts))
 }
 
 /// Writes `value` to `path`, whole or not at all.

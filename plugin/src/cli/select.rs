@@ -8,7 +8,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, Positions, files};
+use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
 use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
 use reptune_recipes::select::{Choice, Model, Table};

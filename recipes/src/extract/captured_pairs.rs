@@ -7,7 +7,9 @@ use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{PairFilter, Recipe};
 use candle_core::{D, DType, Tensor};
-use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, Positions, PrefixTree};
+use reptune_adapters::{
+    CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, Positions, PrefixTree,
+};
 
 /// Pairs whose prompts are packed into one prefix tree.
 const PAIRS: usize = 16;

@@ -116,11 +116,7 @@ pub fn extract_each(
 ///
 /// # Errors
 /// When the method fails at a layer, or the file of a nuisance does not fit the model.
-pub fn find(
-    spec: &ModelSpec,
-    recipe: &Recipe,
-    captured: &CapturedPairs,
-) -> Result<Vec<Extracted>> {
+pub fn find(spec: &ModelSpec, recipe: &Recipe, captured: &CapturedPairs) -> Result<Vec<Extracted>> {
     let e = &recipe.extraction;
     let pairs = captured.counted();
     sets(spec, recipe, pairs, |position, layer, nuisance| {

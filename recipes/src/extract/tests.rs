@@ -161,7 +161,9 @@ fn components_are_those_worked_out_by_hand() {
     // (1, -3) projects the pairs to 0, -5 and 5.
     let tie = pca(PcaRows::Differences, 1).expect_err("a tie").to_string();
     assert!(tie.contains("1 higher and 1 lower of 3"), "{tie}");
-    let none = pca(PcaRows::Differences, 2).expect_err("no third").to_string();
+    let none = pca(PcaRows::Differences, 2)
+        .expect_err("no third")
+        .to_string();
     assert!(none.contains("below 2, found 2"), "{none}");
     // Rows about their mean (1, 1/3): X^T X / 6 = [[8, 1], [1, 16/3]] / 6, numpy.cov(X.T, bias=True).
     let (mean, half) = ((8. + 16. / 3.) / 2., (4f64 / 3.).hypot(1.));

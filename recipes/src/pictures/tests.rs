@@ -15,12 +15,13 @@ fn a_scatter_has_the_axes_of_most_variance() {
     let s = ComponentScatter::of(&contrast()).expect("a scatter");
     assert!((s.explained[0] - 0.75).abs() < 1e-12 && (s.explained[1] - 0.25).abs() < 1e-12);
     for (found, expected) in s.positive.iter().zip([[1., 0.], [1., 1.], [2., -1.]]) {
-        assert!(
-            (found[0] - expected[0]).abs() < 1e-12 && (found[1] - expected[1]).abs() < 1e-12
-        );
+        assert!((found[0] - expected[0]).abs() < 1e-12 && (found[1] - expected[1]).abs() < 1e-12);
     }
     let line = Contrast::new(&[vec![1., 0.]], &[vec![-1., 0.]]).expect("rows");
-    assert_eq!(ComponentScatter::of(&line).expect("a scatter").positive, [[1., 0.]]);
+    assert_eq!(
+        ComponentScatter::of(&line).expect("a scatter").positive,
+        [[1., 0.]]
+    );
 }
 
 #[test]

@@ -73,7 +73,9 @@ impl Data {
     /// The paths of its files.
     pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
         let choices = self.choices.as_mut().map(|c| &mut c.file);
-        std::iter::once(&mut self.claims.file).chain(choices).collect()
+        std::iter::once(&mut self.claims.file)
+            .chain(choices)
+            .collect()
     }
 }
 

@@ -188,7 +188,11 @@ impl Recipe {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut recipe = self.clone();
         recipe.study = None; // its one file is written
-        recipe.paths().into_iter().map(|path| path.clone()).collect()
+        recipe
+            .paths()
+            .into_iter()
+            .map(|path| path.clone())
+            .collect()
     }
 
     /// SHA-256 of the parsed recipe, wherever it stands, and of the files that it reads.
@@ -265,9 +269,11 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
             .find(|(old, _)| *old == unknown)
             .map(|(_, new)| *new)
             .filter(|new| message.contains(&format!("`{new}`")))
-            .or_else(|| quoted.max_by(|a, b| {
-                strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-            }))
+            .or_else(|| {
+                quoted.max_by(|a, b| {
+                    strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+                })
+            })
             .map(|nearest| format!("did you mean `{nearest}`?")),
         _ => None,
     };

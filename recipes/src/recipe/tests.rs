@@ -52,6 +52,9 @@ fn an_old_key_is_refused_with_the_new_one() {
         let path = room.path().join("r.toml");
         std::fs::write(&path, text.replace(new, old)).expect("a file");
         let message = Recipe::read(&path).expect_err(old).to_string();
-        assert!(message.contains(&format!("did you mean {hint}?")), "{message}");
+        assert!(
+            message.contains(&format!("did you mean {hint}?")),
+            "{message}"
+        );
     }
 }

@@ -152,7 +152,10 @@ impl Tuning {
         if let Some(clip) = self.clip.filter(|c| !super::positive(*c)) {
             return Wrong::key("tuning.clip", "a positive number", clip.to_string());
         }
-        Wrong::from_value("tuning.positions", self.positions.check(PositionsUse::Tuning))?;
+        Wrong::from_value(
+            "tuning.positions",
+            self.positions.check(PositionsUse::Tuning),
+        )?;
         once("modes", &self.modes)?;
         once("layers", &self.layers)?;
         once("representation_layers", &self.representation_layers)?;
@@ -185,7 +188,11 @@ impl Tuning {
             group.check(&place)?;
             let mut empty = true;
             for &layer in &self.layers {
-                for &kind in self.target_modules.iter().filter(|p| group.holds(layer, **p)) {
+                for &kind in self
+                    .target_modules
+                    .iter()
+                    .filter(|p| group.holds(layer, **p))
+                {
                     empty = false;
                     let first = self.group_of(layer, kind);
                     if first.is_some_and(|first| first < g) {

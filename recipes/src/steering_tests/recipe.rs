@@ -31,7 +31,8 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
     );
     let table: SteeringSettings = toml::from_str(&text).expect("a table");
     assert_eq!(
-        toml::from_str::<SteeringSettings>(&toml::to_string(&table).expect("TOML")).expect("a table"),
+        toml::from_str::<SteeringSettings>(&toml::to_string(&table).expect("TOML"))
+            .expect("a table"),
         table
     );
     let composed = table.directions(&sets["c"], toy.spec())?;
@@ -54,8 +55,7 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
     let error = toml::from_str::<Compose>("bass = \"a\"").expect_err("an unknown key");
     assert!(error.to_string().contains("bass"), "{error}");
     assert_eq!(table.total(), Some(6.));
-    let each: SteeringSettings =
-        toml::from_str("layers = [1, 2]\ncoeff = 1.5").expect("a table");
+    let each: SteeringSettings = toml::from_str("layers = [1, 2]\ncoeff = 1.5").expect("a table");
     assert_eq!(each.total(), Some(3.));
     Ok(())
 }

@@ -101,7 +101,9 @@ impl Tuner<'_> {
         };
         let terms = self.objective.terms().iter();
         Ok(Losses(
-            terms.map(|term| term.loss(&outputs)).collect::<Result<_>>()?,
+            terms
+                .map(|term| term.loss(&outputs))
+                .collect::<Result<_>>()?,
         ))
     }
 }

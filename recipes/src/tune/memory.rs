@@ -127,7 +127,12 @@ impl TuningSize<'_> {
     pub fn cache_layer(&self) -> Option<usize> {
         let trained = self.tuning.layers.iter().copied().min();
         let below = trained.unwrap_or(self.spec.layers).checked_sub(1);
-        let read = self.tuning.all_representation_layers().iter().copied().min();
+        let read = self
+            .tuning
+            .all_representation_layers()
+            .iter()
+            .copied()
+            .min();
         let read = read.filter(|_| self.reads_rows);
         below.map(|below| read.map_or(below, |read| read.min(below)))
     }

@@ -131,18 +131,24 @@ impl Objective {
 impl Mode {
     /// The representation loss, if the mode has one.
     pub fn representation(self) -> Option<Representation> {
-        Objective::of(self).0.into_iter().find_map(|term| match term {
-            Term::Representation(kind) => Some(kind),
-            Term::Token(_) => None,
-        })
+        Objective::of(self)
+            .0
+            .into_iter()
+            .find_map(|term| match term {
+                Term::Representation(kind) => Some(kind),
+                Term::Token(_) => None,
+            })
     }
 
     /// The label of the token loss.
     pub fn label(self) -> Label {
-        let label = Objective::of(self).0.into_iter().find_map(|term| match term {
-            Term::Token(label) => Some(label),
-            Term::Representation(_) => None,
-        });
+        let label = Objective::of(self)
+            .0
+            .into_iter()
+            .find_map(|term| match term {
+                Term::Token(label) => Some(label),
+                Term::Representation(_) => None,
+            });
         label.unwrap_or(Label::Soft)
     }
 }

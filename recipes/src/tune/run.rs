@@ -177,7 +177,9 @@ impl<'t, 'a> Run<'t, 'a> {
             return Err(self.broken(line.step, whose, "a finite loss", found));
         }
         let verdict = match &t.early_stop {
-            Some(early) => self.watch.see(early, self.steps, numbers[0], &self.update)?,
+            Some(early) => self
+                .watch
+                .see(early, self.steps, numbers[0], &self.update)?,
             None => Verdict::GoOn,
         };
         Ok((line, verdict))

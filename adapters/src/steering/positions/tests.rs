@@ -26,9 +26,8 @@ fn single_positions_are_those_of_the_rule() {
         let rule: Positions = rule.parse().expect(rule);
         rule.each().iter().map(|one| one.tokens(5)).collect()
     };
-    let some = |all: &[usize]| -> Vec<Option<Vec<usize>>> {
-        all.iter().map(|t| Some(vec![*t])).collect()
-    };
+    let some =
+        |all: &[usize]| -> Vec<Option<Vec<usize>>> { all.iter().map(|t| Some(vec![*t])).collect() };
     assert_eq!(tokens("last:2"), some(&[4, 3]));
     assert_eq!(tokens("window:-2..1"), some(&[5, 4, 3, 2]));
     assert_eq!(tokens("at:0,-1"), some(&[0, 4]));
@@ -60,8 +59,18 @@ fn a_rule_is_read_as_it_is_written() {
 #[test]
 fn nonsense_is_refused_with_the_forms_that_are_taken() {
     for text in [
-        "some", "", "last:0", "last:x", "at:", "first:2", "window:2", "window:2..1", "window:..3",
-        "mean:1..0", "<>", "<<end>>",
+        "some",
+        "",
+        "last:0",
+        "last:x",
+        "at:",
+        "first:2",
+        "window:2",
+        "window:2..1",
+        "window:..3",
+        "mean:1..0",
+        "<>",
+        "<<end>>",
     ] {
         let message = text.parse::<Positions>().expect_err(text).to_string();
         assert!(
@@ -69,8 +78,13 @@ fn nonsense_is_refused_with_the_forms_that_are_taken() {
             "{message}"
         );
     }
-    let message = "positions:0,-1".parse::<Positions>().expect_err("the old form");
-    assert!(message.to_string().contains("written `at:0,-1`"), "{message}");
+    let message = "positions:0,-1"
+        .parse::<Positions>()
+        .expect_err("the old form");
+    assert!(
+        message.to_string().contains("written `at:0,-1`"),
+        "{message}"
+    );
 }
 
 #[test]

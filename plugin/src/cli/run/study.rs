@@ -4,10 +4,10 @@ use super::pipeline::METRICS;
 use crate::cli::flags;
 use crate::cli::opened::growing;
 use crate::session::{Coeffs, Session};
-use reptune_recipes::recipe::Mode;
-use reptune_adapters::{DirectionSet, HookedModel, Positions, files};
+use reptune_adapters::{DirectionSet, Positions, files};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
 use reptune_recipes::pictures::{ComponentScatter, Cosines, LogitLens, Scored};
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::recipe::{PairFilter, Recipe};
 use reptune_recipes::tune::Metrics;
 use reptune_report::{

@@ -158,7 +158,10 @@ fn the_loss_is_the_mean_over_layers_and_offsets() -> Result<()> {
     let mut each = 0.;
     for layer in [1, 3] {
         for offset in [0, 2, 5] {
-            let tuning = format!("positions = \"at:-{}\"\nrepresentation_layers = [{layer}]", offset + 1);
+            let tuning = format!(
+                "positions = \"at:-{}\"\nrepresentation_layers = [{layer}]",
+                offset + 1
+            );
             each += representation(&tuning)? / 6.;
         }
     }

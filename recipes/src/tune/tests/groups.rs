@@ -67,7 +67,9 @@ fn whole_weights_with_a_loss_each_learn_and_are_merged_as_they_act() -> Result<(
     let merged = Toy::load(&out);
     let plain = setting.tuner(&merged, &recipe, Mode::InPlusTruth)?;
     let merged = plain.validate(&Adapter::default())?;
-    let gap = (merged[0] - after[0]).abs().max((merged[1] - after[1]).abs());
+    let gap = (merged[0] - after[0])
+        .abs()
+        .max((merged[1] - after[1]).abs());
     assert!(gap < 5e-3, "{merged:?} {after:?}");
     let moved = (before[1] - after[1]).abs();
     assert!(gap < moved / 5., "{gap} {moved}");

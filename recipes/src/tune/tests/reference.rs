@@ -13,7 +13,11 @@ const EPOCHS: usize = 2;
 
 /// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's trunk:
 /// a row's last bits depend on the rows beside it.
-fn losses(tuner: &Tuner, some: &[&TuningPrompt], update: &Adapter) -> Result<(Tensor, Option<Tensor>)> {
+fn losses(
+    tuner: &Tuner,
+    some: &[&TuningPrompt],
+    update: &Adapter,
+) -> Result<(Tensor, Option<Tensor>)> {
     let ids: Vec<&[u32]> = some.iter().map(|p| p.ids.as_slice()).collect();
     let (forest, rows) = PrefixTree::pack(&ids);
     let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
@@ -123,7 +127,8 @@ fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
 #[test]
 fn plain_settings_give_what_a_plain_loop_gives_bit_for_bit() -> Result<()> {
     let setting = setting()?;
-    let recipe = recipe("positions = \"at:-2\"\nbatch = 3\nepochs = 2\nwarmup = 2\nrank = 4\nm = 1.5");
+    let recipe =
+        recipe("positions = \"at:-2\"\nbatch = 3\nepochs = 2\nwarmup = 2\nrank = 4\nm = 1.5");
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     for mode in Mode::ALL {
