@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bake_and_merge;
+mod fixtures;
 mod gguf_models;
 mod honest_mini;
 mod hostile;
@@ -12,5 +13,6 @@ mod interop;
 mod invariants;
 mod oracle;
 mod parity;
+mod python;
 mod quantized_merge;
 mod steered;

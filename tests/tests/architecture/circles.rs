@@ -88,43 +88,96 @@ fn circle(arrows: &Arrows, start: usize) -> Option<Vec<usize>> {
     None
 }
 
+/// Every circle, as `in steering: gate -> operator -> gate`, with the imports that make it.
+fn circles(all: &Crate) -> Vec<String> {
+    let imports = imports(all);
+    let mut found = Vec::new();
+    for directory in 0..all.modules.len() {
+        let mut arrows = arrows(all, directory, &imports);
+        let mut nodes: Vec<usize> = arrows.keys().copied().collect();
+        while let Some(&start) = nodes.first() {
+            let Some(way) = circle(&arrows, start) else {
+                nodes.remove(0);
+                continue;
+            };
+            let names: Vec<String> = way.iter().chain([&start]).map(|&n| all.name(n)).collect();
+            let ends = way.iter().zip(way.iter().cycle().skip(1));
+            let examples: Vec<&str> = ends.map(|(a, b)| arrows[a][b].as_str()).collect();
+            found.push(format!(
+                "in {}: {} ({})",
+                all.name(directory),
+                names.join(" -> "),
+                examples.join(", ")
+            ));
+            // Each circle once: without its last arrow it is none.
+            let last = way[way.len() - 1];
+            arrows.get_mut(&last).map(|m| m.remove(&start));
+        }
+    }
+    found
+}
+
 #[test]
 fn modules_form_no_circle() -> Result<()> {
     let mut findings = Vec::new();
     for room in libraries() {
         let all = Crate::read(room.directory)?;
-        let imports = imports(&all);
         let files = all.modules.iter().filter(|m| !m.test).count();
-        println!(
-            "{}: {files} modules, {} imports",
-            room.package,
-            imports.len()
-        );
-        for directory in 0..all.modules.len() {
-            let mut arrows = arrows(&all, directory, &imports);
-            // Each circle once: its shortest is named, then its first arrow is taken out.
-            let mut nodes: Vec<usize> = arrows.keys().copied().collect();
-            while let Some(&start) = nodes.first() {
-                let Some(way) = circle(&arrows, start) else {
-                    nodes.remove(0);
-                    continue;
-                };
-                let ends = way.iter().zip(way.iter().cycle().skip(1));
-                let names: Vec<String> = way.iter().map(|&n| all.name(n)).collect();
-                let examples: Vec<&str> = ends.map(|(a, b)| arrows[a][b].as_str()).collect();
-                findings.push(format!(
-                    "{} in {}: {} -> {}\n      {}",
-                    room.package,
-                    all.name(directory),
-                    names.join(" -> "),
-                    names[0],
-                    examples.join("\n      ")
-                ));
-                let last = way[way.len() - 1];
-                arrows.get_mut(&last).map(|m| m.remove(&way[0]));
-            }
-        }
+        println!("{}: {files} modules", room.package);
+        let named = |circle| format!("{} {circle}", room.package);
+        findings.extend(circles(&all).into_iter().map(named));
     }
     none("circles between modules", &findings);
+    Ok(())
+}
+
+/// The circles of a crate whose files are given.
+fn circles_of(files: &[(&str, &str)]) -> Result<Vec<String>> {
+    let room = tempfile::tempdir()?;
+    for (name, text) in files {
+        let file = room.path().join("src").join(name);
+        std::fs::create_dir_all(file.parent().unwrap_or(room.path()))?;
+        std::fs::write(file, text)?;
+    }
+    let directory = room.path().to_str().unwrap_or_default();
+    Ok(circles(&Crate::read(directory)?))
+}
+
+#[test]
+fn circles_are_found() -> Result<()> {
+    let root = ("lib.rs", "mod a; mod b; pub use b::B;");
+    let through_a_re_export = circles_of(&[
+        root,
+        ("a.rs", "use crate::B; pub struct A(B);"),
+        ("b/mod.rs", "mod inner; pub use inner::B;"),
+        (
+            "b/inner.rs",
+            "pub struct B; fn f() { super::super::a::g::<u8>() }",
+        ),
+    ])?;
+    let expected = "in lib.rs: a -> b -> a (a uses b::inner, b::inner uses a)";
+    assert_eq!(through_a_re_export, [expected]);
+    let through_the_parent = circles_of(&[
+        root,
+        ("a.rs", ""),
+        ("b/mod.rs", "mod inner; pub struct B(inner::C);"),
+        ("b/inner.rs", "pub struct C; impl super::B {}"),
+    ])?;
+    let expected = "in b: b -> b::inner -> b (b uses b::inner, b::inner uses b)";
+    assert_eq!(through_the_parent, [expected]);
+    let none = circles_of(&[
+        root,
+        ("a.rs", "#[cfg(test)] use crate::B; pub struct A;"),
+        (
+            "b/mod.rs",
+            "mod inner; pub struct B; #[cfg(test)] mod tests;",
+        ),
+        (
+            "b/inner.rs",
+            "impl super::B { fn a(&self) -> crate::a::A { todo() } }",
+        ),
+        ("b/tests.rs", "use super::inner;"),
+    ])?;
+    assert_eq!(none, [""; 0]);
     Ok(())
 }

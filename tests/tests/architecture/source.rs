@@ -98,116 +98,119 @@ impl Crate {
     /// Adds a module and those that it declares, whose files lie in `below`.
     fn module(&mut self, module: Module, tokens: TokenStream, below: &Path) -> Result<usize> {
         let index = self.modules.len();
-        let (path, file, test) = (module.path.clone(), module.file.clone(), module.test);
         self.modules.push(module);
         let mut tokens = tokens.into_iter().peekable();
         let (mut public, mut for_tests) = (false, false);
         while let Some(token) = tokens.next() {
-            let word = match &token {
-                TokenTree::Punct(p) if p.as_char() == '#' => {
-                    if let Some(TokenTree::Group(g)) = tokens.next_if(is_group) {
-                        for_tests |= is_cfg_test(&g.stream());
-                    } else {
-                        tokens.next(); // `#!` is followed by its group
-                        tokens.next();
-                    }
+            match token.to_string().as_str() {
+                "#" => {
+                    tokens.next_if(|t| is_punct(t, '!'));
+                    for_tests |= tokens.next().is_some_and(|t| is_cfg_test(&t));
                     continue;
                 }
-                TokenTree::Ident(word) => word.to_string(),
-                TokenTree::Group(group) => {
-                    self.modules[index].body(group.stream());
-                    (public, for_tests) = (false, false);
-                    continue;
-                }
-                _ => {
-                    (public, for_tests) = (false, false);
-                    continue;
-                }
-            };
-            match word.as_str() {
                 "pub" => {
-                    let limited = tokens.next_if(|t| group_in(t, Delimiter::Parenthesis));
-                    public = limited.is_none();
-                    self.modules[index].code |= false;
+                    let limit = tokens.next_if(|t| group_in(t, Delimiter::Parenthesis));
+                    public = limit.is_none();
                     continue;
                 }
-                "use" => {
-                    let mut found = Vec::new();
-                    tree(&mut tokens, &[], &mut found);
-                    self.modules[index].take(found, public);
-                }
+                "unsafe" | "async" | "extern" => continue,
+                // `const fn`
+                "const" if tokens.peek().is_some_and(|t| t.to_string() == "fn") => continue,
                 "mod" => {
                     let name = tokens.next().context("mod without a name")?.to_string();
-                    let mut path = path.clone();
-                    path.push(name.clone());
-                    let test = test || for_tests;
-                    let directory = below.join(&name);
-                    let child = match tokens.next() {
-                        Some(TokenTree::Group(block)) => {
-                            let module = Module {
-                                path,
-                                file: file.clone(),
-                                parent: index,
-                                test,
-                                inline: true,
-                                ..Module::default()
-                            };
-                            self.module(module, block.stream(), &directory)?
-                        }
-                        _ => {
-                            let flat = below.join(format!("{name}.rs"));
-                            let nested = directory.join("mod.rs");
-                            let file = if flat.is_file() { flat } else { nested };
-                            ensure!(file.is_file(), "{}: no such module", file.display());
-                            self.file(path, file, directory, index, test)?
-                        }
+                    let block = match tokens.next() {
+                        Some(TokenTree::Group(block)) => Some(block.stream()),
+                        _ => None,
                     };
+                    let child = self.child(index, &name, block, below, for_tests)?;
                     self.modules[index].children.insert(name, child);
                 }
-                "struct" | "enum" | "union" | "trait" | "type" | "fn" | "const" | "static"
-                | "macro_rules" => {
-                    let module = &mut self.modules[index];
-                    module.code = true;
-                    while tokens.next_if(|t| is_punct(t, '!')).is_some() {}
-                    // `const fn` has its name after `fn`
-                    let function = tokens.peek().is_some_and(|t| t.to_string() == "fn");
-                    if function || word == "const" && tokens.peek().is_some_and(is_group) {
-                        continue;
-                    }
-                    let name = tokens.next().map(|t| t.to_string()).unwrap_or_default();
-                    let kind = matches!(
-                        word.as_str(),
-                        "struct" | "enum" | "union" | "trait" | "type"
-                    );
-                    if public && kind && !for_tests {
-                        module.public_types.push(name.clone());
-                    }
-                    module.defined.insert(name);
-                    let rest = item(&mut tokens);
-                    self.modules[index].body(rest);
-                }
-                "impl" => {
-                    self.modules[index].code = true;
-                    let rest = item(&mut tokens);
-                    self.modules[index].body(rest);
-                }
-                "unsafe" | "async" | "extern" | "default" => continue,
-                // a macro that is called, or the like
-                _ => {
-                    let mut rest: TokenStream = TokenTree::from(token.clone()).into();
-                    rest.extend(item(&mut tokens));
-                    self.modules[index].body(rest);
+                word => {
+                    let mut left_out = Module::default();
+                    let module = match for_tests {
+                        true => &mut left_out,
+                        false => &mut self.modules[index],
+                    };
+                    module.item(word, token, &mut tokens, public);
                 }
             }
             (public, for_tests) = (false, false);
         }
         Ok(index)
     }
+
+    /// Adds the module `name` that module `parent` declares: `block`, or else a file in `below`.
+    fn child(
+        &mut self,
+        parent: usize,
+        name: &str,
+        block: Option<TokenStream>,
+        below: &Path,
+        for_tests: bool,
+    ) -> Result<usize> {
+        let above = &self.modules[parent];
+        let test = above.test || for_tests;
+        let path: Vec<String> = above.path.iter().cloned().chain([name.into()]).collect();
+        let directory = below.join(name);
+        if let Some(block) = block {
+            let module = Module {
+                path,
+                file: above.file.clone(),
+                parent,
+                test,
+                inline: true,
+                ..Module::default()
+            };
+            return self.module(module, block, &directory);
+        }
+        let flat = below.join(format!("{name}.rs"));
+        let file = if flat.is_file() {
+            flat
+        } else {
+            directory.join("mod.rs")
+        };
+        ensure!(file.is_file(), "{}: no such module", file.display());
+        self.file(path, file, directory, parent, test)
+    }
 }
 
 impl Module {
-    /// Takes up a `use` at the top of the module.
-    fn take(&mut self, imports: Vec<Import>, public: bool) {
+    /// Takes up an item that begins with `word`.
+    fn item(&mut self, word: &str, token: TokenTree, tokens: &mut Tokens, public: bool) {
+        match word {
+            "use" => {
+                let mut found = Vec::new();
+                tree(tokens, &[], &mut found);
+                self.imports(found, public);
+            }
+            "struct" | "enum" | "union" | "trait" | "type" | "fn" | "const" | "static"
+            | "macro_rules" => {
+                self.code = true;
+                tokens.next_if(|t| is_punct(t, '!'));
+                let name = tokens.next().map(|t| t.to_string()).unwrap_or_default();
+                if public && !matches!(word, "fn" | "const" | "static" | "macro_rules") {
+                    self.public_types.push(name.clone());
+                }
+                self.defined.insert(name);
+                self.body(rest(tokens));
+            }
+            "impl" => {
+                self.code = true;
+                self.body(rest(tokens));
+            }
+            // what is left of an item, or a macro that is called
+            _ => {
+                let mut all = TokenStream::from(token);
+                if word != ";" {
+                    all.extend(rest(tokens));
+                }
+                self.body(all);
+            }
+        }
+    }
+
+    /// Takes up a `use` at the top.
+    fn imports(&mut self, imports: Vec<Import>, public: bool) {
         for Import { path, name } in imports {
             let paths = match public {
                 true => &mut self.exported,
@@ -254,7 +257,7 @@ impl Module {
 }
 
 /// The rest of an item: up to its block or its semicolon.
-fn item(tokens: &mut Tokens) -> TokenStream {
+fn rest(tokens: &mut Tokens) -> TokenStream {
     let mut rest = Vec::new();
     for token in tokens.by_ref() {
         let end = is_punct(&token, ';') || group_in(&token, Delimiter::Brace);
@@ -305,16 +308,12 @@ fn is_punct(token: &TokenTree, c: char) -> bool {
     matches!(token, TokenTree::Punct(p) if p.as_char() == c)
 }
 
-fn is_group(token: &TokenTree) -> bool {
-    matches!(token, TokenTree::Group(_))
-}
-
 fn group_in(token: &TokenTree, delimiter: Delimiter) -> bool {
     matches!(token, TokenTree::Group(g) if g.delimiter() == delimiter)
 }
 
-fn is_cfg_test(attribute: &TokenStream) -> bool {
-    attribute.to_string().replace(' ', "") == "cfg(test)"
+fn is_cfg_test(attribute: &TokenTree) -> bool {
+    attribute.to_string().replace(' ', "") == "[cfg(test)]"
 }
 
 fn tokens(file: &Path) -> Result<TokenStream> {
