@@ -292,7 +292,9 @@ impl Objective<'_> {
     ) -> Result<Tensor> {
         let measured = self.measure(host, prompts, adapter)?;
         let token = token_loss(&measured.logits, &label_rows(labels), self.mode.label())?;
-        let mut loss = (token * self.mode.token_weight())?;
+        // As in the paper: 1 alone, 1/100 beside a representation loss.
+        let weight = self.mode.representation().map_or(1., |_| 0.01);
+        let mut loss = (token * weight)?;
         if let Some(kind) = self.mode.representation() {
             for (h, d) in &measured.rows {
                 let share = 1. / LAYERS.len() as f64;
