@@ -4,13 +4,10 @@
 
 mod alignment;
 mod answerer;
-mod changed;
 mod comparison;
 mod corpus;
-mod divergence;
 mod effect;
 mod judge;
-mod log_odds;
 mod mcnemar;
 mod perplexity;
 mod preference;
@@ -19,14 +16,11 @@ mod tally;
 mod verdict;
 
 pub use alignment::alignment;
-pub use answerer::{Answerer, Own, ask, asked, verdicts};
-pub use changed::Changed;
+pub use answerer::{Answerer, OwnForward, ask, asked, verdicts};
 pub use comparison::{Comparison, Shift};
 pub use corpus::{sequences, texts};
-pub use divergence::{Divergence, divergence, divergence_from};
 pub use effect::Behaviour;
 pub use judge::Judge;
-pub use log_odds::{LetterPrompt, log_odds};
 pub use mcnemar::{McNemar, Method};
 pub use perplexity::{Perplexity, Windows, perplexity, pooled};
 pub use preference::{Judgement, Preference, Preferences};
