@@ -17,6 +17,26 @@ pub struct Resume<'a> {
     pub rows: &'a Tensor,
 }
 
+/// The tokens whose residual rows are handed back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureTokens<'a> {
+    /// All tokens that the forward computes.
+    #[default]
+    All,
+    /// These, by their number in the prefix tree, in this order.
+    Only(&'a [u32]),
+}
+
+impl<'a> CaptureTokens<'a> {
+    /// The tokens, if not all of them are wanted.
+    pub fn listed(self) -> Option<&'a [u32]> {
+        match self {
+            Self::All => None,
+            Self::Only(tokens) => Some(tokens),
+        }
+    }
+}
+
 /// What a forward should do besides running.
 #[derive(Default, Clone, Copy)]
 pub struct ForwardOptions<'a> {
@@ -24,8 +44,8 @@ pub struct ForwardOptions<'a> {
     pub interventions: &'a [Intervention],
     /// Layers whose outputs are handed back.
     pub capture: &'a [usize],
-    /// Rows that are handed back of them; none: all new rows.
-    pub captured: &'a [u32],
+    /// The tokens whose rows are handed back of them.
+    pub captured: CaptureTokens<'a>,
     /// Rows whose logits are computed; without any the forward stops at the last
     /// captured layer.
     pub logits: &'a [u32],

@@ -3,7 +3,7 @@
 use crate::batch::batches;
 use crate::error::Result;
 use candle_core::Tensor;
-use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache};
 use std::collections::BTreeMap;
 
 /// Prompt rows computed in one forward.
@@ -62,7 +62,7 @@ pub fn capture<P: AsRef<[u32]>>(
         let everything = paths.concat();
         let request = ForwardOptions {
             capture: wanted.layers,
-            captured: &read.concat(),
+            captured: CaptureTokens::Only(&read.concat()),
             logits: match wanted.logits {
                 Logits::All => &everything,
                 Logits::None => &[],

@@ -107,7 +107,7 @@ pub fn check_effect(
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
     let read: Vec<u32> = read.into_iter().collect();
-    let rows = tree.marked(0, 0..tree.len());
+    let rows = tree.masked(0, 0..tree.len());
     let layers: Vec<usize> = intervention.layers().collect();
     let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
     let capture: Vec<usize> = capture.into_iter().collect();

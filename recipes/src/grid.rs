@@ -7,19 +7,10 @@ mod file;
 
 use crate::error::{Error, Result};
 use file::GridFile;
-use reptune_adapters::{DirectionSet, Intervention, Operator, Positions, files};
+use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// How much of a direction is added.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum GridDose {
-    /// The coeff, which several layers share.
-    Coeff(f64),
-    /// A fraction of the mean residual norm at every layer.
-    Fraction(f64),
-}
 
 /// What is done with the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +32,7 @@ pub struct SteeringGrid<'a> {
     /// Sets of layers; the layers of a set are steered together.
     pub layers: &'a [Vec<usize>],
     /// Doses above 0: the way gives the sign.
-    pub doses: &'a [GridDose],
+    pub doses: &'a [Dose],
     /// What is done.
     pub ways: &'a [SteeringWay],
     /// The tokens that are acted on.
@@ -58,7 +49,7 @@ pub struct GridCell {
     pub layers: Vec<usize>,
     /// What was done; `None` of the unsteered model.
     pub way: Option<SteeringWay>,
-    /// Signed coeff over all layers; 0 of an ablation.
+    /// Signed total of the coefficients of all layers; 0 of an ablation.
     pub coeff: f64,
     /// The same as a signed fraction of the mean residual norm at each layer, if the
     /// directions know that norm.
@@ -127,27 +118,39 @@ impl SteeringGrid<'_> {
         Ok(cells)
     }
 
-    /// Coeff, and fraction where it is known, of every dose.
+    /// Total, and fraction where it is known, of every dose.
     fn coeffs(
         &self,
         set: &DirectionSet,
         layers: &[usize],
         sign: f64,
     ) -> Result<Vec<(f64, Option<f64>)>> {
-        // The coeff that is a fraction of 1 at each layer.
+        // The total of a fraction of 1 at each layer.
         let whole = set.natural_coeff(layers, layers.len() as f64);
-        let dose = |dose: &GridDose| {
-            let (GridDose::Coeff(amount) | GridDose::Fraction(amount)) = *dose;
+        let dose = |dose: &Dose| {
+            let amount = dose.amount();
             if !(amount > 0. && amount.is_finite()) {
                 let expected = "a positive number: the way is its sign";
                 return Err(wrong("dose", expected, amount.to_string()));
             }
-            Ok(match (*dose, &whole) {
-                (GridDose::Coeff(c), Ok(whole)) => (sign * c, Some(sign * c / whole)),
-                (GridDose::Coeff(c), Err(_)) => (sign * c, None),
-                (GridDose::Fraction(f), Ok(whole)) => (sign * (f * whole), Some(sign * f)),
-                (GridDose::Fraction(f), Err(_)) => (sign * set.natural_coeff(layers, f)?, None),
-            })
+            let total = match *dose {
+                Dose::Total(total) => total,
+                Dose::Coeff(each) => each * layers.len() as f64,
+                Dose::Fraction(f) => match &whole {
+                    Ok(whole) => f * whole,
+                    Err(_) => set.natural_coeff(layers, f)?,
+                },
+                Dose::Strength(_) => {
+                    let found = "a strength of the vectors as stored";
+                    return Err(wrong("dose", "a total, a coeff or a fraction", found));
+                }
+            };
+            let fraction = match (*dose, &whole) {
+                (Dose::Fraction(f), _) => Some(sign * f),
+                (_, Ok(whole)) => Some(sign * total / whole),
+                (_, Err(_)) => None,
+            };
+            Ok((sign * total, fraction))
         };
         self.doses.iter().map(dose).collect()
     }
@@ -162,7 +165,7 @@ impl SteeringGrid<'_> {
             _ => Operator::Add,
         };
         let set = self.directions[cell.place];
-        let all = Intervention::new(set, &cell.layers, cell.coeff, operator)?;
+        let all = Intervention::new(set, &cell.layers, Dose::Total(cell.coeff), operator)?;
         Ok(all.on(self.positions.clone()))
     }
 

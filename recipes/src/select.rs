@@ -13,10 +13,10 @@ use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
 use crate::extract::{Captured, Extracted};
-use crate::grid::{GridDose, MeasuredCell, SteeringGrid, SteeringWay};
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
 use crate::recipe::Recipe;
 use doses::{DoseScores, Doses};
-use reptune_adapters::{DirectionSet, HookedModel};
+use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -107,7 +107,7 @@ pub fn select(
     let sets: Vec<&DirectionSet> = found.iter().map(|f| &f.directions).collect();
     let each: Vec<Vec<usize>> = eligible.iter().map(|layer| vec![*layer]).collect();
     let fractions = settings.fractions.iter().copied();
-    let fractions: Vec<GridDose> = fractions.map(GridDose::Fraction).collect();
+    let fractions: Vec<Dose> = fractions.map(Dose::Fraction).collect();
     let grid = SteeringGrid {
         directions: &sets,
         layers: &each,

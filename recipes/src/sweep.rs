@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::grid::{GridCell, MeasuredCell, SteeringGrid};
 use crate::score::{Choice, ModelVariant, PackedChoices};
 use reptune_adapters::{Adapter, Error, HookedModel, Intervention, files};
+use reptune_report::Outcomes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -25,10 +26,9 @@ pub struct ChoiceScores {
     pub log_odds: Vec<Option<f32>>,
     /// Mean of the finite log-odds.
     pub mean: f64,
-    /// Choices whose positive response is likelier.
-    pub honest: usize,
-    /// Choices whose other response is likelier.
-    pub lie: usize,
+    /// Which response is likelier. Equal ones, and log-odds that are not finite, are
+    /// unscored.
+    pub outcomes: Outcomes,
 }
 
 /// What the other scores follow from.
@@ -47,10 +47,15 @@ impl ChoiceScores {
     /// The scores that follow from `log_odds`.
     pub fn of(log_odds: Vec<Option<f32>>) -> Self {
         let numbers: Vec<f64> = log_odds.iter().flatten().map(|x| f64::from(*x)).collect();
+        let positive = numbers.iter().filter(|x| **x > 0.).count();
+        let negative = numbers.iter().filter(|x| **x < 0.).count();
         Self {
             mean: numbers.iter().sum::<f64>() / numbers.len().max(1) as f64,
-            honest: numbers.iter().filter(|x| **x > 0.).count(),
-            lie: numbers.iter().filter(|x| **x < 0.).count(),
+            outcomes: Outcomes {
+                positive,
+                negative,
+                unscored: log_odds.len() - positive - negative,
+            },
             log_odds,
         }
     }

@@ -6,8 +6,8 @@ use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
 use reptune_adapters::steering::intervention::apply_all;
 use reptune_adapters::{
-    ForwardOptions, ForwardOutput, HookPoint, HookedModel, KeyValueCache, ModelSpec, PrefixTree,
-    Result, TargetModule, files,
+    CaptureTokens, ForwardOptions, ForwardOutput, HookPoint, HookedModel, KeyValueCache, ModelSpec,
+    PrefixTree, Result, TargetModule, files,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ impl HookedModel for Toy {
         let range = cache.rows()..forest.len();
         let first = range.start as u32;
         let rows = |i: usize| -> Vec<u32> {
-            let marked = forest.marked(i, range.clone());
+            let marked = forest.masked(i, range.clone());
             marked.into_iter().map(|r| r - first).collect()
         };
         let change =
@@ -114,8 +114,8 @@ impl HookedModel for Toy {
             let x = change(x, HookPoint::ResidPost, layer)?;
             if request.capture.contains(&layer) {
                 let handed = match request.captured {
-                    [] => x.clone(),
-                    rows => x.index_select(&table(rows)?, 0)?,
+                    CaptureTokens::All => x.clone(),
+                    CaptureTokens::Only(rows) => x.index_select(&table(rows)?, 0)?,
                 };
                 residuals.insert(layer, handed);
             }

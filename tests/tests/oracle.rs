@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune_adapters::lora::loss::{Label, Mode, Representation, representation_loss, token_loss};
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
+    Adapter, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
     Positions, PrefixTree, lora::peft,
 };
 use reptune_tests::{
@@ -90,13 +90,13 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
     let host = llama("tiny-llama2")?;
     let set = oracle.directions()?;
-    let add = |layers: &[usize]| Intervention::new(&set, layers, 3., Operator::Add);
+    let add = |layers: &[usize]| Intervention::new(&set, layers, Dose::Total(3.), Operator::Add);
     let cases = [
         ("add", add(&[2])?),
         ("add2", add(&[1, 2])?),
         (
             "ablate",
-            Intervention::new(&set, &[1], 1., Operator::Ablate)?,
+            Intervention::new(&set, &[1], Dose::Total(1.), Operator::Ablate)?,
         ),
         ("last3", add(&[2])?.on(Positions::Last(3))),
         ("input", add(&[2])?.at(HookPoint::ResidPre)),

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::prefix_tree::TokenMask;
 use crate::steering::direction::DirectionSet;
+use crate::steering::dose::Dose;
 use crate::steering::gate::{Decide, Gate};
 use crate::steering::operator::Operator;
 use crate::steering::positions::Positions;
@@ -51,75 +52,58 @@ impl fmt::Display for HookPoint {
     }
 }
 
-/// One operator on chosen rows at some layers, with a direction for each.
+/// One operator on chosen tokens at some layers, with a direction and a coefficient for each.
 #[derive(Debug, Clone)]
 pub struct Intervention {
     operator: Operator,
     point: HookPoint,
     rows: Positions,
     gate: Option<Gate>,
+    dose: Dose,
+    layers: BTreeMap<usize, Steered>,
+}
+
+/// What one layer gets.
+#[derive(Debug, Clone)]
+struct Steered {
+    /// The unit direction (H,).
+    unit: Tensor,
+    /// Its norm before normalising.
+    norm: f64,
+    /// Its coefficient.
     coeff: f64,
-    directions: BTreeMap<usize, Tensor>,
-    /// What each layer gets for a coeff of 1, where that is not its share of it: the norms
-    /// of vectors that are applied as they were stored.
-    norms: Option<BTreeMap<usize, f64>>,
 }
 
 impl Intervention {
-    /// An intervention with the directions of `set` at `layers`; with several
-    /// layers each gets `coeff` divided by their number, but for [`Operator::Clamp`],
-    /// where coeff is the projection that every layer gets.
+    /// An intervention with the directions of `set` at `layers`; `dose` says what
+    /// coefficient each of them gets. [`Operator::Ablate`] has no use for a dose.
     ///
     /// # Errors
-    /// When no layer is named, the set lacks one of them, or coeff is not finite.
+    /// When no layer is named, the set lacks one of them, or the dose is not finite or a
+    /// fraction of a norm that the set does not know.
     pub fn new(
         set: &DirectionSet,
         layers: &[usize],
-        coeff: f64,
+        dose: Dose,
         operator: Operator,
     ) -> Result<Self> {
-        if !coeff.is_finite() {
-            return Err(Error::value(
-                "coeff",
-                "a finite number",
-                coeff.to_string(),
-                "give a signed multiplier such as 19.0",
-            ));
-        }
-        let mut directions = BTreeMap::new();
-        for &layer in layers {
+        let mut steered = BTreeMap::new();
+        for (layer, coeff) in dose.per_layer(set, layers, operator)? {
             let direction = set.layer(layer)?;
-            directions.insert(layer, Tensor::new(direction.unit.as_slice(), &Device::Cpu)?);
-        }
-        if directions.is_empty() {
-            return Err(Error::value(
-                "layers",
-                "at least one",
-                "none",
-                "for example `1-2`",
-            ));
+            let one = Steered {
+                unit: Tensor::new(direction.unit.as_slice(), &Device::Cpu)?,
+                norm: direction.norm,
+                coeff,
+            };
+            steered.insert(layer, one);
         }
         Ok(Self {
             operator,
             point: HookPoint::ResidPost,
             rows: Positions::All,
             gate: None,
-            coeff,
-            directions,
-            norms: None,
-        })
-    }
-
-    /// An addition of the vectors of `set` as they were before normalising, `strength *
-    /// norm * unit` at every one of `layers`: what llama.cpp does with a control vector.
-    ///
-    /// # Errors
-    /// When no layer is named, the set lacks one of them, or strength is not finite.
-    pub fn as_stored(set: &DirectionSet, layers: &[usize], strength: f64) -> Result<Self> {
-        let norm = |l: &usize| Ok((*l, set.layer(*l)?.norm));
-        Ok(Self {
-            norms: Some(layers.iter().map(norm).collect::<Result<_>>()?),
-            ..Self::new(set, layers, strength, Operator::Add)?
+            dose,
+            layers: steered,
         })
     }
 
@@ -129,10 +113,10 @@ impl Intervention {
     /// # Errors
     /// When the set has no such layer.
     pub fn ablation_everywhere(set: &DirectionSet, layer: usize, layers: usize) -> Result<Self> {
-        let direction = Tensor::new(set.layer(layer)?.unit.as_slice(), &Device::Cpu)?;
-        let one = Self::new(set, &[layer], 0., Operator::Ablate)?;
+        let one = Self::new(set, &[layer], Dose::Coeff(0.), Operator::Ablate)?;
+        let steered = one.layers[&layer].clone();
         Ok(Self {
-            directions: (0..layers).map(|l| (l, direction.clone())).collect(),
+            layers: (0..layers).map(|l| (l, steered.clone())).collect(),
             ..one.at(HookPoint::Everywhere)
         })
     }
@@ -153,7 +137,7 @@ impl Intervention {
     /// When the gate decides at every token and has no direction for one of the layers.
     pub fn when(self, gate: Gate) -> Result<Self> {
         if gate.decide() == Decide::EveryToken {
-            for &layer in self.directions.keys() {
+            for &layer in self.layers.keys() {
                 gate.direction(layer)?;
             }
         }
@@ -185,39 +169,34 @@ impl Intervention {
 
     /// The unit direction (H,) at `layer`, if it acts there.
     pub fn direction(&self, layer: usize) -> Option<&Tensor> {
-        self.directions.get(&layer)
+        Some(&self.layers.get(&layer)?.unit)
     }
 
-    /// The coeff, not yet divided by the number of layers; the strength of vectors that are
-    /// applied as they were stored.
-    pub fn coeff(&self) -> f64 {
-        self.coeff
-    }
-
-    /// The norm that the vector of `layer` has for a coeff of 1, where vectors are applied
-    /// as they were stored.
+    /// The norm that the direction of `layer` had before normalising, if it acts there.
     pub fn norm(&self, layer: usize) -> Option<f64> {
-        self.norms.as_ref()?.get(&layer).copied()
+        Some(self.layers.get(&layer)?.norm)
     }
 
-    /// What `layer` gets: its share of the coeff, or all of it.
-    fn dose(&self, layer: usize) -> f64 {
-        match self.norm(layer) {
-            Some(norm) => self.coeff * norm,
-            None => self.operator.share(self.coeff, self.directions.len()),
-        }
+    /// The coefficient that `layer` gets, if it acts there.
+    pub fn coeff(&self, layer: usize) -> Option<f64> {
+        Some(self.layers.get(&layer)?.coeff)
+    }
+
+    /// The dose as it was given.
+    pub fn dose(&self) -> Dose {
+        self.dose
     }
 
     /// The layers.
     pub fn layers(&self) -> impl Iterator<Item = usize> + '_ {
-        self.directions.keys().copied()
+        self.layers.keys().copied()
     }
 
     /// The block above whose output the stream is as without this intervention: the
     /// forward may begin there with known rows. None of one that changes the input of
     /// block 0.
     pub fn lowest(&self) -> Option<usize> {
-        let first = *self.directions.keys().next()?;
+        let first = *self.layers.keys().next()?;
         match self.point {
             HookPoint::ResidPost => Some(first),
             HookPoint::ResidMid | HookPoint::ResidPre => first.checked_sub(1),
@@ -225,13 +204,13 @@ impl Intervention {
         }
     }
 
-    /// What is added to every chosen row at `layer`: `coeff / layers * d` (H,); none
+    /// What is added to every chosen row at `layer`: `coeff * d` (H,); none
     /// at layers where this intervention does nothing.
     ///
     /// # Errors
     /// When the change depends on the row: another operator than addition, or a gate.
     pub fn addition(&self, layer: usize) -> Result<Option<Tensor>> {
-        let Some(d) = self.directions.get(&layer) else {
+        let Some(Steered { unit: d, coeff, .. }) = self.layers.get(&layer) else {
             return Ok(None);
         };
         if self.operator != Operator::Add || self.gate.is_some() {
@@ -240,7 +219,7 @@ impl Intervention {
                 reason: "what it adds depends on the row; use an addition without a gate".into(),
             });
         }
-        Ok(Some((d * self.dose(layer))?))
+        Ok(Some((d * *coeff)?))
     }
 
     fn name(&self) -> String {
@@ -260,11 +239,10 @@ impl Intervention {
     /// # Errors
     /// When the width differs.
     pub fn apply(&self, h: &Tensor, layer: usize, rows: &[u32]) -> Result<Tensor> {
-        let Some(d) = self.directions.get(&layer) else {
+        let Some(Steered { unit: d, coeff, .. }) = self.layers.get(&layer) else {
             return Ok(h.clone());
         };
-        let dose = self.dose(layer);
-        if rows.is_empty() || self.operator.is_identity(dose) {
+        if rows.is_empty() || self.operator.is_identity(*coeff) {
             return Ok(h.clone());
         }
         let (n, width) = h.dims2()?;
@@ -285,11 +263,11 @@ impl Intervention {
         }
         let d = d.to_device(h.device())?;
         if open.len() == n {
-            return Ok((h + self.operator.change(h, &d, dose)?)?);
+            return Ok((h + self.operator.change(h, &d, *coeff)?)?);
         }
         let index = Tensor::new(open.as_slice(), h.device())?;
         let picked = h.index_select(&index, 0)?; // (rows, H)
-        let change = self.operator.change(&picked, &d, dose)?;
+        let change = self.operator.change(&picked, &d, *coeff)?;
         Ok(h.index_add(&index, &change.contiguous()?, 0)?)
     }
 }
@@ -309,8 +287,7 @@ pub fn apply_all(
 ) -> Result<Tensor> {
     let mut h = h.clone();
     for (i, intervention) in interventions.iter().enumerate() {
-        if intervention.point.acts_at(point, layer) && intervention.directions.contains_key(&layer)
-        {
+        if intervention.point.acts_at(point, layer) && intervention.layers.contains_key(&layer) {
             h = intervention.apply(&h, layer, &rows(i))?;
         }
     }
@@ -320,7 +297,7 @@ pub fn apply_all(
 /// The marks of the token at `position` of a sequence with `prompt` prompt
 /// tokens: bit i is set where intervention i acts. Gates that decide once per
 /// prompt count as closed; [`token_mask_gated`] takes what they decided.
-pub fn marks(interventions: &[Intervention], position: usize, prompt: usize) -> TokenMask {
+pub fn token_mask(interventions: &[Intervention], position: usize, prompt: usize) -> TokenMask {
     token_mask_gated(interventions, 0, position, prompt)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod direction;
+pub mod dose;
 pub mod exchange;
 pub mod gate;
 pub mod intervention;
@@ -9,6 +10,8 @@ pub mod operator;
 pub mod positions;
 
 pub use direction::{Direction, DirectionSet};
+pub use dose::Dose;
+pub use exchange::{open_directions, open_directions_for};
 pub use gate::{Decide, Gate, Side};
 pub use intervention::{HookPoint, Intervention};
 pub use operator::Operator;

@@ -12,33 +12,24 @@ const TINY: f64 = 1e-12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operator {
-    /// `h + coeff / layers * d`
+    /// `h + coeff * d`
     #[default]
     Add,
-    /// `h - (h . d) d`; the coeff plays no part.
+    /// `h - (h . d) d`; takes no coefficient.
     Ablate,
-    /// `y * |h| / |y|` with `y = h + coeff / layers * d`: an addition that keeps
+    /// `y * |h| / |y|` with `y = h + coeff * d`: an addition that keeps
     /// the norm of the row, so that only where it points changes.
     #[serde(rename = "add-norm-preserving", alias = "turn")]
     AddNormPreserving,
-    /// `h + (coeff - h . d) d`: the projection on d becomes coeff, at every layer.
+    /// `h + (coeff - h . d) d`: the projection on d becomes coeff.
     Clamp,
 }
 
 impl Operator {
-    /// What each of `layers` layers gets of `coeff`.
-    pub(crate) fn share(self, coeff: f64, layers: usize) -> f64 {
+    /// Whether `coeff` leaves every row what it is.
+    pub(crate) fn is_identity(self, coeff: f64) -> bool {
         match self {
-            // A projection is a property of a row at a layer; layers do not add up to it.
-            Self::Clamp => coeff,
-            Self::Add | Self::Ablate | Self::AddNormPreserving => coeff / layers as f64,
-        }
-    }
-
-    /// Whether `dose` leaves every row what it is.
-    pub(crate) fn is_identity(self, dose: f64) -> bool {
-        match self {
-            Self::Add | Self::AddNormPreserving => dose == 0.,
+            Self::Add | Self::AddNormPreserving => coeff == 0.,
             Self::Ablate | Self::Clamp => false,
         }
     }
@@ -52,9 +43,9 @@ impl Operator {
     ///
     /// # Errors
     /// When the shapes differ.
-    pub fn change(self, h: &Tensor, d: &Tensor, dose: f64) -> Result<Tensor> {
+    pub fn change(self, h: &Tensor, d: &Tensor, coeff: f64) -> Result<Tensor> {
         match self {
-            Self::Add => Ok((d.to_dtype(h.dtype())? * dose)?.broadcast_as(h.shape())?),
+            Self::Add => Ok((d.to_dtype(h.dtype())? * coeff)?.broadcast_as(h.shape())?),
             Self::Ablate => {
                 let d = d.to_dtype(h.dtype())?;
                 let along = h.matmul(&d.unsqueeze(1)?)?; // (M, 1)
@@ -62,7 +53,7 @@ impl Operator {
             }
             Self::AddNormPreserving => {
                 let (x, d) = (h.to_dtype(DType::F32)?, d.to_dtype(DType::F32)?);
-                let y = x.broadcast_add(&(d * dose)?)?;
+                let y = x.broadcast_add(&(d * coeff)?)?;
                 let squares = |x: &Tensor| x.sqr()?.sum_keepdim(1)? + TINY; // (M, 1)
                 let ratio = (squares(&x)? / squares(&y)?)?.sqrt()?;
                 Ok((y.broadcast_mul(&ratio)? - x)?.to_dtype(h.dtype())?)
@@ -70,7 +61,7 @@ impl Operator {
             Self::Clamp => {
                 let (x, d) = (h.to_dtype(DType::F32)?, d.to_dtype(DType::F32)?);
                 let along = x.matmul(&d.unsqueeze(1)?)?; // (M, 1)
-                let missing = (along.neg()? + dose)?;
+                let missing = (along.neg()? + coeff)?;
                 Ok(missing.matmul(&d.unsqueeze(0)?)?.to_dtype(h.dtype())?)
             }
         }

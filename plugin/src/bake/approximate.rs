@@ -4,9 +4,9 @@
 use crate::error::Result;
 use candle_core::{D, Tensor};
 use reptune_adapters::steering::direction::{Direction, DirectionSet};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
-    ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+    Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
 use reptune_recipes::evaluate::{Changed, divergence_from};
 
@@ -53,7 +53,7 @@ pub fn approximate(
             layers: [(layer, direction)].into(),
             provenance: Default::default(),
         };
-        let addition = Intervention::new(&set, &[layer], norm, Operator::Add)?;
+        let addition = Intervention::new(&set, &[layer], Dose::Total(norm), Operator::Add)?;
         additions.push(addition.at(intervention.point()));
     }
     let model = |interventions| Changed {
@@ -81,14 +81,19 @@ fn changes(
     prompts: &[Vec<u32>],
 ) -> Result<Tensor> {
     // The stream before the change is what an addition of nothing leaves.
-    let still = Intervention::new(&zero(intervention, layer)?, &[layer], 0., Operator::Add)?
-        .at(intervention.point())
-        .on(intervention.rows().clone());
+    let still = Intervention::new(
+        &zero(intervention, layer)?,
+        &[layer],
+        Dose::Total(0.),
+        Operator::Add,
+    )?
+    .at(intervention.point())
+    .on(intervention.rows().clone());
     let mut all = below.to_vec();
     all.push(still);
     let mut forest = PrefixTree::new();
     for ids in prompts {
-        forest.insert(None, ids, |p| marks(&all, p, ids.len()));
+        forest.insert(None, ids, |p| token_mask(&all, p, ids.len()));
     }
     let capture = match intervention.point() {
         HookPoint::ResidPre => layer.checked_sub(1),
@@ -111,7 +116,7 @@ fn changes(
         ..ForwardOptions::default()
     };
     let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
-    let rows = forest.marked(below.len(), 0..forest.len());
+    let rows = forest.masked(below.len(), 0..forest.len());
     if rows.is_empty() {
         return Err(refused("no row of the prompts that it acts on").into());
     }

@@ -1,12 +1,13 @@
 //! `reptune generate`: continuations, plain, steered or tuned.
 
 use super::{bar, flags};
-use crate::llama::Llama;
-use crate::{hub, prompts};
+use crate::decoder::Llama;
+use crate::model::hub;
+use crate::prompts;
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
-    Adapter, DirectionSet, HookPoint, HookedModel, Intervention, ModelSpec, Operator, Positions,
-    lora::peft,
+    Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
+    Positions, lora::peft, open_directions_for,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -25,7 +26,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
         flags::Operator::Turn => Operator::AddNormPreserving,
         flags::Operator::Clamp => Operator::Clamp,
     };
-    let set = DirectionSet::open_for(file, operator)?;
+    let set = open_directions_for(file, operator)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
     if a.strength.is_some() && operator != Operator::Add {
@@ -42,12 +43,14 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
         None => a.coeff,
     };
     let intervention = match (operator, coeff, a.strength) {
-        (_, _, Some(strength)) => Intervention::as_stored(&set, &layers, strength)?,
-        (Operator::Ablate, None, _) => Intervention::new(&set, &layers, 0., operator)?,
+        (_, _, Some(strength)) => {
+            Intervention::new(&set, &layers, Dose::Strength(strength), Operator::Add)?
+        }
+        (Operator::Ablate, None, _) => Intervention::new(&set, &layers, Dose::Total(0.), operator)?,
         (Operator::Ablate, Some(_), _) => {
             bail!("--coeff: --operator ablate takes none; leave it out")
         }
-        (_, Some(coeff), _) => Intervention::new(&set, &layers, coeff, operator)?,
+        (_, Some(coeff), _) => Intervention::new(&set, &layers, Dose::Total(coeff), operator)?,
         (_, None, _) => bail!(
             "--coeff: expected a number for this operator, found none; for example --coeff 19, or --fraction 0.5"
         ),

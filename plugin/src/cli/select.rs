@@ -8,12 +8,12 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, HookedModel, Intervention, Operator, files};
+use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, files};
 use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::recipe::Place;
-use reptune_recipes::report::aligned;
 use reptune_recipes::select::{Choice, Model, Table};
+use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -129,7 +129,7 @@ fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result
     let bar = bar(3 * prompts.len(), "test the choice");
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
-        let steering = Intervention::new(set, &[choice.layer], coeff, Operator::Add)?;
+        let steering = Intervention::new(set, &[choice.layer], Dose::Total(coeff), Operator::Add)?;
         let steering = [steering.on(session.recipe.steering.rows.clone())];
         let model = Changed {
             interventions: if coeff == 0. { &[] } else { &steering },

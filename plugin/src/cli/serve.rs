@@ -1,12 +1,13 @@
 //! `reptune serve`: a model and its variants behind OpenAI's interface.
 
 use super::flags;
-use super::flags::serve::{Dose, Serve, Steer};
-use crate::hub;
+use super::flags::serve::{Serve, Steer};
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::WeightType;
 use crate::serve::{DEFAULT, Limits, Models, Server};
-use crate::source::Source;
-use crate::steered::{Cache, Steering, Variant};
-use crate::uqff::WeightType;
+use crate::steered::{Steering, Variant};
+use crate::store::Store;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -40,7 +41,7 @@ pub fn serve(a: &Serve) -> Result<()> {
             );
         }
         let mut total = 0;
-        let models = Models::load(model, variants, Cache::open()?, |name, bytes| {
+        let models = Models::load(model, variants, Store::open()?, |name, bytes| {
             total += bytes;
             eprintln!("loaded {name}: about {} of weights", size(bytes));
         })
@@ -107,11 +108,7 @@ fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
     let steering = Steering::from_file(&steer.file)?
         .layers(layers)
         .at(steer.point);
-    let steering = match steer.dose {
-        Dose::Coeff(coeff) => steering.coeff(coeff),
-        Dose::Fraction(fraction) => steering.fraction(fraction),
-        Dose::Strength(strength) => steering.strength(strength),
-    };
+    let steering = steering.dose(steer.dose);
     // Told now, before anything is loaded.
     steering.interventions(&spec)?;
     Ok(steering)

@@ -5,12 +5,12 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, HookedModel};
+use reptune_adapters::{DirectionSet, Dose, HookedModel, open_directions};
 use reptune_recipes::Recipe;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::extract::extract;
-use reptune_recipes::report::aligned;
-use reptune_recipes::sweep::{Asked, Cell, Dose, Grid, Way, sweep as score};
+use reptune_recipes::sweep::{Asked, Cell, Grid, Way, sweep as score};
+use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
     let spec = session.llama.spec();
     let sets = flags::layer_sets(&a.layers, spec.layers)?;
     let loaded = a.directions.as_ref().map(|file| {
-        let set = DirectionSet::open(file)?;
+        let set = open_directions(file)?;
         set.check_model(file, spec)?;
         reptune_adapters::Result::Ok((set, file.clone()))
     });
@@ -48,7 +48,7 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
         Asked::new(&session.chat, recipe, &recipe.prompt.system, &question)
     });
     let asked = asked.collect::<reptune_recipes::Result<Vec<_>>>()?;
-    let coeffs = a.coeffs.iter().copied().map(Dose::Coeff);
+    let coeffs = a.coeffs.iter().copied().map(Dose::Total);
     let fractions = a.fractions.iter().copied().map(Dose::Fraction);
     let doses: Vec<Dose> = coeffs.chain(fractions).collect();
     let grid = Grid {

@@ -1,7 +1,9 @@
 //! What is added to the residual stream, as a user of mistral.rs writes it.
 
 use crate::error::Result;
-use reptune_adapters::{DirectionSet, Error, HookPoint, Intervention, ModelSpec, Operator, files};
+use reptune_adapters::{
+    DirectionSet, Dose, Error, HookPoint, Intervention, ModelSpec, Operator, files, open_directions,
+};
 use std::path::{Path, PathBuf};
 
 /// Directions from files, each with layers and a dose.
@@ -35,18 +37,6 @@ pub struct Part {
     point: HookPoint,
 }
 
-/// How much of a direction is added.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Dose {
-    /// A signed multiplier of the unit direction, divided by the number of layers.
-    Coeff(f64),
-    /// A signed fraction of the mean residual norm, at every layer.
-    Fraction(f64),
-    /// A signed multiplier of the vectors as they were stored, at every layer: what
-    /// llama.cpp does with a control vector.
-    Strength(f64),
-}
-
 impl Steering {
     /// The directions of a file, as `reptune extract` writes them, or of another program's:
     /// a GGUF control vector or a `.svec`.
@@ -56,7 +46,7 @@ impl Steering {
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let part = Part {
-            set: DirectionSet::open(&file)?,
+            set: open_directions(&file)?,
             hash: files::sha256([files::read(&file)?.as_slice()]),
             file,
             layers: Vec::new(),
@@ -77,7 +67,7 @@ impl Steering {
     /// How much of them: a signed multiplier of the unit direction, divided by the
     /// number of layers.
     pub fn coeff(self, coeff: f64) -> Self {
-        self.dose(Dose::Coeff(coeff))
+        self.dose(Dose::Total(coeff))
     }
 
     /// Instead of a coeff: a signed fraction of the mean residual norm at these layers.
@@ -129,7 +119,7 @@ impl Steering {
         for (part, coeff) in self.parts.iter_mut().zip(coeffs) {
             part.dose = Some(match part.dose {
                 Some(Dose::Strength(_)) => Dose::Strength(*coeff),
-                _ => Dose::Coeff(*coeff),
+                _ => Dose::Total(*coeff),
             });
         }
         Ok(self)
@@ -180,7 +170,8 @@ impl Part {
     /// When none was named, or a fraction has no norm to be a fraction of.
     pub fn coeff(&self) -> Result<f64> {
         match self.dose {
-            Some(Dose::Coeff(coeff) | Dose::Strength(coeff)) => Ok(coeff),
+            Some(Dose::Total(coeff) | Dose::Strength(coeff)) => Ok(coeff),
+            Some(Dose::Coeff(coeff)) => Ok(coeff * self.layers.len() as f64),
             Some(Dose::Fraction(fraction)) => {
                 let each = self.set.natural_coeff(&self.layers, fraction)?;
                 Ok(each * self.layers.len() as f64)
@@ -209,8 +200,13 @@ impl Part {
             return Err(self.wrong("coeff", "a finite number", &found, "for example 19.0"));
         }
         let addition = match self.is_as_stored() {
-            true => Intervention::as_stored(&self.set, &self.layers, coeff)?,
-            false => Intervention::new(&self.set, &self.layers, coeff, Operator::Add)?,
+            true => Intervention::new(
+                &self.set,
+                &self.layers,
+                Dose::Strength(coeff),
+                Operator::Add,
+            )?,
+            false => Intervention::new(&self.set, &self.layers, Dose::Total(coeff), Operator::Add)?,
         };
         Ok(addition.at(self.point))
     }

@@ -6,12 +6,15 @@ mod command;
 mod hostile;
 
 use client::Running;
-use reptune::llama::{LlamaConfig, model_spec};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune::serve::{Limits, Models, Server};
-use reptune::steered::{Cache, Variant};
+use reptune::steered::Variant;
+use reptune::store::Store;
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
-use reptune_adapters::{Adapter, HookedModel, Intervention, ModuleKind, Operator, lora::peft};
+use reptune_adapters::{
+    Adapter, Dose, HookedModel, Intervention, LoraInit, ModuleKind, Operator, lora::peft,
+};
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
 use std::path::{Path, PathBuf};
@@ -50,7 +53,17 @@ fn directions(room: &Path) -> PathBuf {
 /// An adapter that changes what the mini-Llama says.
 fn adapter(room: &Path) -> PathBuf {
     let spec = model_spec(&LlamaConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
-    let mut update = Adapter::init(&spec, &[2, 3], &ModuleKind::ALL, 4, 8., 1).expect("fits");
+    let mut update = Adapter::init(
+        &spec,
+        &LoraInit {
+            layers: &[2, 3],
+            kinds: &ModuleKind::ALL,
+            rank: 4,
+            alpha: 8.,
+            seed: 1,
+        },
+    )
+    .expect("fits");
     for adapter in update.modules.values_mut() {
         let (o, r) = adapter.b.dims2().expect("a matrix");
         let b: Vec<f32> = (0..o * r).map(|i| 1.5 * (i as f32 * 1.7).sin()).collect();
@@ -85,7 +98,7 @@ fn running(limits: Limits) -> (TempDir, Running) {
         ("tuned".to_owned(), tuned),
         ("both".to_owned(), both),
     ];
-    let cache = Cache::at(room.path().join("cache")).expect("a cache");
+    let cache = Store::at(room.path().join("cache")).expect("a cache");
     let running = Running::start(async move {
         let models = Models::load(mini(), variants, cache, |_, _| {}).await;
         Server::new(models.expect("loaded"), limits)
@@ -122,7 +135,8 @@ impl Ours {
     }
 
     fn say(&self, model: &str, coeff: f64, ids: Vec<u32>, tokens: usize) -> String {
-        let steered = Intervention::new(&self.set, &LAYERS, coeff, Operator::Add).expect("fits");
+        let steered =
+            Intervention::new(&self.set, &LAYERS, Dose::Total(coeff), Operator::Add).expect("fits");
         let steered = [steered];
         let how = Generation {
             interventions: if matches!(model, "waves" | "both") {

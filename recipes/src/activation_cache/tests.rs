@@ -2,7 +2,7 @@ use super::*;
 use crate::score::toy_variants::adapter;
 use crate::steering_tests::set;
 use crate::toy::tiny;
-use reptune_adapters::{HookPoint, Operator};
+use reptune_adapters::{Dose, HookPoint, Operator};
 
 fn prompts() -> Vec<Vec<u32>> {
     let prompt = |i: u32| vec![256, 1, 2, 3 + i % 3, 70 + i, 80, 90 + i / 2];
@@ -90,7 +90,7 @@ fn a_cache_refuses_other_weights() -> Result<()> {
 fn a_forward_resumes_after_the_last_unchanged_layer() -> Result<()> {
     let (toy, spec) = (tiny(), tiny().spec().clone());
     let set = set(&toy, 1);
-    let add = |layers: &[usize]| Intervention::new(&set, layers, 1., Operator::Add);
+    let add = |layers: &[usize]| Intervention::new(&set, layers, Dose::Total(1.), Operator::Add);
     let input = add(&[2])?.at(HookPoint::ResidPre);
     assert_eq!(last_unchanged(&spec, &[], None), Some(3));
     assert_eq!(last_unchanged(&spec, &[add(&[2, 3])?], None), Some(2));

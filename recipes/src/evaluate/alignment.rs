@@ -4,7 +4,7 @@ use crate::batch::{TOKENS_PER_FORWARD, batches};
 use crate::error::Result;
 use crate::score::ModelVariant;
 use candle_core::{DType, Tensor};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{DirectionSet, ForwardOptions, KeyValueCache};
 
 /// Mean cosine of residual rows and the direction of their layer, over `layers`,
@@ -21,7 +21,7 @@ pub fn alignment(
     (layers, offsets): (&[usize], &[usize]),
 ) -> Result<f64> {
     let (mut sum, mut count) = (0., 0usize);
-    let mask = |i: usize, position| marks(variant.interventions, position, prompts[i].len());
+    let mask = |i: usize, position| token_mask(variant.interventions, position, prompts[i].len());
     for batch in batches(prompts, TOKENS_PER_FORWARD, mask) {
         let mut tokens = Vec::new();
         for path in &batch.paths {

@@ -1,6 +1,6 @@
 //! Who answers: our own forward under some changes, or another runtime.
 
-use super::{Verdict, verdict};
+use super::verdict;
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
@@ -8,6 +8,7 @@ use crate::generate::{Generation, generate_variants};
 use crate::recipe::Recipe;
 use crate::score::ModelVariant;
 use reptune_adapters::{HookedModel, Intervention};
+use reptune_report::Verdict;
 
 /// Something that answers prompts: our own forward under some changes, or another runtime.
 pub trait Answerer {

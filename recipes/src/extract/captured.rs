@@ -7,7 +7,7 @@ use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Keep, Place, Recipe};
 use candle_core::{D, DType, Tensor};
-use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 
 /// Pairs whose prompts are packed into one forest.
 const PAIRS: usize = 16;
@@ -66,7 +66,7 @@ impl Captured {
             read.dedup();
             let request = ForwardOptions {
                 capture: &layers,
-                captured: &read,
+                captured: CaptureTokens::Only(&read),
                 logits: match recipe.extraction.keep {
                     Keep::Correct => &asked,
                     Keep::All => &[],

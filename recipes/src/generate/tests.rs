@@ -3,7 +3,7 @@
 use super::*;
 use crate::steering_tests::{prompts, set};
 use crate::toy::tiny;
-use reptune_adapters::{HookPoint, Operator, Positions};
+use reptune_adapters::{Dose, HookPoint, Operator, Positions};
 
 #[test]
 fn what_begins_at_the_steered_layer_says_the_same() -> Result<()> {
@@ -18,7 +18,7 @@ fn what_begins_at_the_steered_layer_says_the_same() -> Result<()> {
             (vec![2], HookPoint::ResidPre),
             (vec![0], HookPoint::ResidPre),
         ] {
-            let steering = Intervention::new(&set, &layers, 9., Operator::Add)?;
+            let steering = Intervention::new(&set, &layers, Dose::Total(9.), Operator::Add)?;
             let steering = [steering.on(rows.clone()).at(point)];
             let how = Generation {
                 interventions: &steering,

@@ -3,7 +3,8 @@
 use super::Wrong;
 use crate::error::Result as Done;
 use reptune_adapters::{
-    Decide, DirectionSet, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    open_directions,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -84,7 +85,7 @@ fn is_addition(operator: &Operator) -> bool {
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
-    let set = DirectionSet::open(path)?;
+    let set = open_directions(path)?;
     set.check_model(path, model)?;
     Ok(set)
 }
@@ -178,7 +179,7 @@ impl Steering {
         coeff: f64,
         model: &ModelSpec,
     ) -> Done<Intervention> {
-        let plain = Intervention::new(set, &self.layers, coeff, self.operator)?;
+        let plain = Intervention::new(set, &self.layers, Dose::Total(coeff), self.operator)?;
         let plain = plain.on(self.rows.clone());
         match &self.gate {
             Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),

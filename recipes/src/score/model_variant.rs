@@ -4,7 +4,7 @@ use crate::activation_cache::{ActivationCache, last_unchanged};
 use crate::batch::Batch;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, Resume,
 };
@@ -51,7 +51,7 @@ impl<'a> ModelVariant<'a> {
         }
         let length = |i: usize| texts[i].as_ref().len();
         Ok(Batch::of(texts, |i, position| {
-            marks(self.interventions, position, length(i))
+            token_mask(self.interventions, position, length(i))
         }))
     }
 

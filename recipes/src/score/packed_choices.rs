@@ -6,7 +6,7 @@ use crate::batch::{Batch, TOKENS_PER_FORWARD, batches};
 use crate::error::Result;
 use reptune_adapters::ModelSpec;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 
 /// Choices in prefix trees, ready to be scored under any interventions that act on the same
 /// tokens.
@@ -156,7 +156,7 @@ pub fn log_odds(
     choices: &[Choice],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<f64>> {
-    let mask = |position, prompt| marks(variant.interventions, position, prompt);
+    let mask = |position, prompt| token_mask(variant.interventions, position, prompt);
     let packed = PackedChoices::new(variant.model.spec(), choices, mask)?;
     packed.log_odds(variant, None, progress)
 }

@@ -5,9 +5,9 @@ use candle_core::{Device, Tensor};
 use reptune_adapters::lora::WeightDelta;
 use reptune_adapters::model::{ModuleKind, TargetModule};
 use reptune_adapters::steering::direction::Provenance;
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
-    Adapter, Direction, DirectionSet, ForwardOptions, Intervention, KeyValueCache, Operator,
+    Adapter, Direction, DirectionSet, Dose, ForwardOptions, Intervention, KeyValueCache, Operator,
     PrefixTree,
 };
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub fn steering() -> Vec<Intervention> {
         layers: BTreeMap::from([(1, Direction::new(&direction).expect("a direction"))]),
         provenance: Provenance::default(),
     };
-    vec![Intervention::new(&set, &[1], 3., Operator::Add).expect("an intervention")]
+    vec![Intervention::new(&set, &[1], Dose::Total(3.), Operator::Add).expect("an intervention")]
 }
 
 /// An update of one weight of block 2, of rank 1.
@@ -47,7 +47,9 @@ pub fn adapter() -> Adapter {
 /// Log-probabilities (V,) of the token after `ids`, from a forward of its own.
 pub fn next(variant: &ModelVariant, ids: &[u32]) -> Vec<f64> {
     let mut tree = PrefixTree::new();
-    let rows = tree.insert(None, ids, |i| marks(variant.interventions, i, ids.len()));
+    let rows = tree.insert(None, ids, |i| {
+        token_mask(variant.interventions, i, ids.len())
+    });
     let options = ForwardOptions {
         interventions: variant.interventions,
         logits: &rows[ids.len() - 1..],

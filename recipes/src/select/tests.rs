@@ -5,7 +5,7 @@ use crate::extract::find;
 use crate::recipe::Selection;
 use crate::score::{Choice, ModelVariant, log_odds};
 use crate::toy::{chat, recipe, tiny};
-use reptune_adapters::{Direction, Intervention, Operator};
+use reptune_adapters::{Direction, Dose, Intervention, Operator};
 
 fn candidate(place: usize, layer: usize, doses: &[(f64, f64, f64)]) -> SteeringCandidate {
     let dose = |fraction: f64, shift: f64, kl: f64| MeasuredDose {
@@ -132,7 +132,8 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
             positive: 0,
         };
         let steer = |coeff: f64| {
-            let add = Intervention::new(&set, &[2], coeff, Operator::Add).expect("steering");
+            let add =
+                Intervention::new(&set, &[2], Dose::Total(coeff), Operator::Add).expect("steering");
             let variant = ModelVariant {
                 interventions: &[add],
                 ..ModelVariant::base(&host)

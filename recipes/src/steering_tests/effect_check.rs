@@ -4,19 +4,19 @@ use super::{prompts, set};
 use crate::effect_check::{NoEffect, check_effect};
 use crate::error::Result;
 use crate::toy::tiny;
-use reptune_adapters::{Decide, Gate, HookPoint, Intervention, Operator, Positions, Side};
+use reptune_adapters::{Decide, Dose, Gate, HookPoint, Intervention, Operator, Positions, Side};
 
 #[test]
 fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> {
     let toy = tiny();
     let set = set(&toy, 1);
-    let plain = Intervention::new(&set, &[1, 2], 20., Operator::Add)?;
+    let plain = Intervention::new(&set, &[1, 2], Dose::Total(20.), Operator::Add)?;
     let effect = check_effect(&toy, &plain, &prompts(), None, 2)?.require(NoEffect::Refuse)?;
     assert!(effect.kl > 0. && effect.largest_kl >= effect.kl && effect.shift > 0.1);
     for module in &effect.modules {
         assert!(module.cos_after > module.cos_before, "{module:?}");
     }
-    let ablated = Intervention::new(&set, &[2], 0., Operator::Ablate)?;
+    let ablated = Intervention::new(&set, &[2], Dose::Total(0.), Operator::Ablate)?;
     for x in [ablated.clone(), ablated.at(HookPoint::ResidPre)] {
         let module = &check_effect(&toy, &x, &prompts(), None, 1)?.modules[0];
         let (before, after) = (
@@ -35,7 +35,7 @@ fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
         assert!(message.to_string().contains(part), "{message}");
     }
     assert_eq!(none.clone().require(NoEffect::Allow)?, none);
-    let zero = Intervention::new(&set, &[1], 0., Operator::AddNormPreserving)?;
+    let zero = Intervention::new(&set, &[1], Dose::Total(0.), Operator::AddNormPreserving)?;
     let zero = check_effect(&toy, &zero, &prompts(), None, 1)?;
     assert!(zero.rows > 0 && zero.shift == 0.);
     let message = zero

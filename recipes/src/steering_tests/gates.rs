@@ -8,8 +8,8 @@ use crate::toy::{Toy, tiny};
 use candle_core::Tensor;
 use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
-    Decide, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache, Operator, Positions,
-    PrefixTree, Side,
+    Decide, Dose, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache, Operator,
+    Positions, PrefixTree, Side,
 };
 
 const OPERATORS: [Operator; 4] = [
@@ -87,7 +87,7 @@ fn generation_with_the_cache_is_that_without_for_every_operator_rule_and_gate() 
     let every = Gate::new(&set(&toy, 3), Decide::EveryToken, Side::Above, 0.)?;
     for operator in OPERATORS {
         for rows in ["all", "window:-1..2", "generated"] {
-            let plain = Intervention::new(&set(&toy, 1), &[1, 2], 8., operator)?;
+            let plain = Intervention::new(&set(&toy, 1), &[1, 2], Dose::Total(8.), operator)?;
             let plain = plain.on(rows.parse()?);
             for steering in [
                 plain.clone(),
@@ -112,8 +112,8 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
     let (gate, open) = split(&toy)?;
     assert!(open.contains(&true) && open.contains(&false));
     // From the last prompt token on, which is where the decision holds.
-    let plain =
-        Intervention::new(&set(&toy, 1), &[1], 40., Operator::Add)?.on("window:0..99".parse()?);
+    let plain = Intervention::new(&set(&toy, 1), &[1], Dose::Total(40.), Operator::Add)?
+        .on("window:0..99".parse()?);
     let base = cached(&toy, &[], 8)?;
     let steered = cached(&toy, std::slice::from_ref(&plain), 8)?;
     let gated = cached(
@@ -152,7 +152,7 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
 fn a_decision_does_not_depend_on_the_prompts_beside_it_nor_on_other_gates() -> Result<()> {
     let toy = tiny();
     let (gate, open) = split(&toy)?;
-    let add = Intervention::new(&set(&toy, 1), &[0], 30., Operator::Add)?;
+    let add = Intervention::new(&set(&toy, 1), &[0], Dose::Total(30.), Operator::Add)?;
     let gated = add.clone().when(gate)?;
     let together = open_gates(&toy, &prompts(), &[add.clone(), gated.clone()], None)?;
     for (i, prompt) in prompts().iter().enumerate() {

@@ -2,12 +2,12 @@
 
 use super::{prompts, set};
 use crate::error::Result;
-use crate::grid::{GridDose, MeasuredCell, SteeringGrid, SteeringWay};
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
 use crate::score::Choice;
 use crate::sweep::{ChoiceScores, SweepInputs, sweep};
 use crate::toy::tiny;
 use reptune_adapters::{
-    ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
+    Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
 };
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
     let grid = SteeringGrid {
         directions: &[&set],
         layers: &layers,
-        doses: &[GridDose::Coeff(4.), GridDose::Fraction(0.5)],
+        doses: &[Dose::Total(4.), Dose::Fraction(0.5)],
         ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
         positions: &Positions::All,
     };
@@ -75,7 +75,12 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
     // The score is that of a forward of the prompt alone.
     for (question, odds) in choices().iter().zip(&cells[1].scores.log_odds) {
         let (tree, rows) = tree_of(&question.prompt);
-        let steering = [Intervention::new(&set, &[1], 4., Operator::Add)?];
+        let steering = [Intervention::new(
+            &set,
+            &[1],
+            Dose::Total(4.),
+            Operator::Add,
+        )?];
         let request = ForwardOptions {
             interventions: &steering,
             logits: &rows[rows.len() - 1..],
@@ -88,7 +93,11 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
         assert!((odds.expect("a number") - expected).abs() < 1e-4);
     }
     for cell in &cells {
-        assert_eq!(cell.scores.honest + cell.scores.lie, 4);
+        let outcomes = cell.scores.outcomes;
+        assert_eq!(
+            (outcomes.positive + outcomes.negative, outcomes.unscored),
+            (4, 0)
+        );
     }
     // Cut in the middle of the fifth line: four are taken, the rest is computed again.
     let cut = whole.match_indices('\n').nth(3).expect("four lines").0 + 20;
@@ -135,7 +144,7 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
     std::fs::write(&file, "{}\n").expect("a file");
     let message = run(&grid, &choices(), &file, &mut |_, _| {}).expect_err("no cell");
     assert!(message.to_string().contains("line 1"), "{message}");
-    let doses = [GridDose::Coeff(-1.)];
+    let doses = [Dose::Total(-1.)];
     let grid = SteeringGrid {
         doses: &doses,
         ..grid

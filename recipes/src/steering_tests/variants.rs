@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::generate::{Generation, Sampling, generate, generate_variants};
 use crate::toy::tiny;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::{Decide, Gate, HookPoint, Intervention, Operator, Positions, Side};
+use reptune_adapters::{Decide, Dose, Gate, HookPoint, Intervention, Operator, Positions, Side};
 use std::collections::BTreeSet;
 
 const SAMPLED: Sampling = Sampling::Temperature {
@@ -18,7 +18,8 @@ const SAMPLED: Sampling = Sampling::Temperature {
 fn variants_say_together_what_they_say_alone() -> Result<()> {
     let toy = tiny();
     let (prompts, set) = (prompts(), set(&toy, 1));
-    let act = |layer, coeff, operator| Intervention::new(&set, &[layer], coeff, operator);
+    let act =
+        |layer, coeff, operator| Intervention::new(&set, &[layer], Dose::Total(coeff), operator);
     let gate = |decide| Gate::new(&set, decide, Side::Above, 0.);
     let once = gate(Decide::OncePerPrompt { layer: 1 })?;
     let every = gate(Decide::EveryToken)?;
@@ -75,7 +76,7 @@ fn variants_say_together_what_they_say_alone() -> Result<()> {
 fn more_variants_than_marks_and_room_grow_in_several_forests() -> Result<()> {
     let toy = tiny();
     let (set, n) = (set(&toy, 1), TokenMask::BITS as usize + 10);
-    let dose = |i: usize| Intervention::new(&set, &[1], 1. + i as f64, Operator::Add);
+    let dose = |i: usize| Intervention::new(&set, &[1], Dose::Total(1. + i as f64), Operator::Add);
     let variants: Vec<_> = (0..n).map(|i| Ok(vec![dose(i)?])).collect::<Result<_>>()?;
     let how = Generation {
         max_new_tokens: 3,

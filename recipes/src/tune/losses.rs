@@ -5,7 +5,7 @@ use super::prompt::Prompt;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use reptune_adapters::lora::loss::{LabelRow, representation_loss, token_loss};
-use reptune_adapters::{Adapter, ForwardOptions, KeyValueCache, PrefixTree, Resume};
+use reptune_adapters::{Adapter, CaptureTokens, ForwardOptions, KeyValueCache, PrefixTree, Resume};
 
 /// Token and representation loss, neither weighted.
 pub(super) struct Losses {
@@ -74,7 +74,7 @@ impl Tuner<'_> {
         let cached = cached.transpose()?;
         let request = ForwardOptions {
             capture: &capture,
-            captured: &read,
+            captured: CaptureTokens::Only(&read),
             logits: &last,
             adapter: Some(update),
             start: cached.as_ref().map(|(layer, rows)| Resume {

@@ -4,8 +4,8 @@ use crate::peak_bytes;
 use crate::workload::{directions, spec};
 use anyhow::Result;
 use clap::Args;
-use reptune::uqff::WeightType;
-use reptune_adapters::{Intervention, Operator};
+use reptune::model::uqff::WeightType;
+use reptune_adapters::{Dose, Intervention, Operator};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -33,7 +33,12 @@ pub fn run(a: &BakeArgs) -> Result<Value> {
     let set = directions(&spec(&a.model)?, a.seed)?;
     let steering = match a.coeff {
         0. => Vec::new(),
-        coeff => vec![Intervention::new(&set, &[a.layer], coeff, Operator::Add)?],
+        coeff => vec![Intervention::new(
+            &set,
+            &[a.layer],
+            Dose::Total(coeff),
+            Operator::Add,
+        )?],
     };
     let started = Instant::now();
     let quantize = WeightType::parse("q4k")?;

@@ -8,9 +8,11 @@ use crate::workload::{
 use anyhow::{Context, Result};
 use clap::Args;
 use reptune::Llama;
-use reptune_adapters::{DirectionSet, HookedModel, Intervention, ModelSpec, Operator, Positions};
+use reptune_adapters::{
+    DirectionSet, Dose, HookedModel, Intervention, ModelSpec, Operator, Positions,
+};
 use reptune_recipes::generate::{Generation, Prefilled, generate_variants};
-use reptune_recipes::sweep::{Asked, Dose, Grid, Way, sweep};
+use reptune_recipes::sweep::{Asked, Grid, Way, sweep};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -68,7 +70,7 @@ fn answers(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Ve
     let asked: Vec<Asked> = asked.collect();
     let mut layers: Vec<Vec<usize>> = work.cells.iter().map(|c| vec![c.layer]).collect();
     layers.dedup();
-    let doses: Vec<Dose> = work.coeffs.iter().map(|c| Dose::Coeff(*c)).collect();
+    let doses: Vec<Dose> = work.coeffs.iter().map(|c| Dose::Total(*c)).collect();
     let grid = Grid {
         directions: set,
         layers: &layers,
@@ -98,7 +100,7 @@ fn texts(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Vec<
         Ok(vec![Intervention::new(
             set,
             &[cell.layer],
-            cell.coeff,
+            Dose::Total(cell.coeff),
             operator,
         )?])
     };

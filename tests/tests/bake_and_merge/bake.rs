@@ -6,14 +6,14 @@ use candle_core::Tensor;
 use mistralrs_quant::IsqType;
 use rand::{Rng, SeedableRng};
 use reptune::bake::{BakePlan, BakeReport, bake};
-use reptune::stock::Stock;
-use reptune::uqff::{UQFF, WeightType};
+use reptune::model::uqff::{UQFF, WeightType};
+use reptune::runtime::Engine;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::{
-    ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions, TargetModule,
+    Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions, TargetModule,
 };
 use reptune_tests::{Oracle, fixture, llama, logits, marked, pick, whole};
 use safetensors::Dtype;
@@ -23,7 +23,12 @@ use tempfile::TempDir;
 /// Layers 1 and 2, with a different direction at each.
 fn two_layers(coeff: f64) -> Result<Intervention> {
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-    Ok(Intervention::new(&set, &[1, 2], coeff, Operator::Add)?)
+    Ok(Intervention::new(
+        &set,
+        &[1, 2],
+        Dose::Total(coeff),
+        Operator::Add,
+    )?)
 }
 
 /// The modules whose biases are additions at the outputs of `layers`.
@@ -132,7 +137,8 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
 
         // The input of layer 2 is the output of layer 1, and additions add up.
         let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-        let input = Intervention::new(&set, &[2], 3., Operator::Add)?.at(HookPoint::ResidPre);
+        let input =
+            Intervention::new(&set, &[2], Dose::Total(3.), Operator::Add)?.at(HookPoint::ResidPre);
         let both = [input, two_layers(-5.)?];
         let biases = BakePlan::of(host.spec(), &both)?.biases;
         assert_eq!(biases.keys().copied().collect::<Vec<_>>(), outputs([1, 2]));
@@ -252,7 +258,12 @@ fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
             .collect::<Result<_>>()?,
         provenance: Provenance::default(),
     };
-    let steering = [Intervention::new(&set, &[0, 1], 12., Operator::Add)?];
+    let steering = [Intervention::new(
+        &set,
+        &[0, 1],
+        Dose::Total(12.),
+        Operator::Add,
+    )?];
     for (name, wanted) in WeightType::ALL {
         if !wanted.takes_bias() {
             continue;
@@ -286,18 +297,18 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     let room = tempfile::tempdir()?;
     let out = room.path().join("out");
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-    let add = |layers: &[usize]| Intervention::new(&set, layers, 6., Operator::Add);
+    let add = |layers: &[usize]| Intervention::new(&set, layers, Dose::Total(6.), Operator::Add);
     let refused = |interventions: &[Intervention], wanted: WeightType| -> String {
         let error = quiet_bake("tiny-llama2", interventions, wanted, &out).expect_err("refused");
         assert!(!out.exists(), "nothing is left");
         assert_eq!(std::fs::read_dir(room.path()).map_or(9, Iterator::count), 0);
         said(error, &room)
     };
-    let ablation = Intervention::new(&set, &[1, 2], 0., Operator::Ablate)?;
+    let ablation = Intervention::new(&set, &[1, 2], Dose::Total(0.), Operator::Ablate)?;
     insta::assert_snapshot!("bake_ablation", refused(&[ablation], WeightType::F32));
     let rows = add(&[1])?.on(Positions::Last(3));
     insta::assert_snapshot!("bake_rows", refused(&[add(&[2])?, rows], WeightType::F32));
-    let one = Intervention::new(&set, &[1], 0., Operator::Ablate)?;
+    let one = Intervention::new(&set, &[1], Dose::Total(0.), Operator::Ablate)?;
     insta::assert_snapshot!("bake_one_ablation", refused(&[one], WeightType::F32));
     let everywhere = |l| Intervention::ablation_everywhere(&set, l, 4);
     let two = [everywhere(1)?, everywhere(2)?];
@@ -309,18 +320,18 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
 
     let mut far = set.clone();
     far.layers.insert(7, far.layers[&3].clone());
-    let far = Intervention::new(&far, &[7], 1., Operator::Add)?;
+    let far = Intervention::new(&far, &[7], Dose::Total(1.), Operator::Add)?;
     insta::assert_snapshot!("bake_no_such_layer", refused(&[far], WeightType::F32));
     let mut narrow = set.clone();
     let short = narrow.layers.get_mut(&1).expect("layer 1");
     short.unit = vec![0.5; 4];
-    let narrow = Intervention::new(&narrow, &[1], 1., Operator::Add)?;
+    let narrow = Intervention::new(&narrow, &[1], Dose::Total(1.), Operator::Add)?;
     insta::assert_snapshot!("bake_other_width", refused(&[narrow], WeightType::F32));
 
     insta::assert_snapshot!("bake_mxfp4", refused(&[add(&[1])?], WeightType::Mxfp4));
 
     quiet_bake("tiny-llama2", &[], WeightType::F32, &out)?;
-    let adapter = Stock::load(&out, Some(&fixture("peft-adapter")));
+    let adapter = Engine::load(&out, Some(&fixture("peft-adapter")));
     let adapter = adapter.err().expect("refused");
     insta::assert_snapshot!("stock_adapter_on_uqff", said(adapter, &room));
     Ok(())

@@ -4,10 +4,10 @@
 use super::{MODELS, all_bits, distance, in_stock, ours, prompts, said, same};
 use anyhow::Result;
 use reptune::bake::{Bake, Exactness, SHARED, Variant, approximate, bake, set_coeff};
-use reptune::uqff::{UQFF, UqffFile, WeightType};
+use reptune::model::uqff::{UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::{
-    DirectionSet, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
+    DirectionSet, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
 };
 use reptune_tests::{Oracle, fixture, flat, llama, logits, marked, whole};
 use std::path::Path;
@@ -17,7 +17,7 @@ fn directions() -> Result<DirectionSet> {
 }
 
 fn add(layers: &[usize], coeff: f64, point: HookPoint) -> Result<Intervention> {
-    Ok(Intervention::new(&directions()?, layers, coeff, Operator::Add)?.at(point))
+    Ok(Intervention::new(&directions()?, layers, Dose::Total(coeff), Operator::Add)?.at(point))
 }
 
 fn everywhere(layer: usize) -> Result<Intervention> {
@@ -223,7 +223,7 @@ fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
         &out,
     )?;
     let file = out.join(UQFF);
-    let index = reptune::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
+    let index = reptune::model::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
     let open = reptune_adapters::formats::safetensors::TensorFile::open(&file)?;
     let (offset, length) = open.place(&index.to_string()).expect("entry");
     let mut bytes = std::fs::read(&file)?;
@@ -278,8 +278,9 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
     let host = llama("tiny-llama2")?;
     let set = directions()?;
     let prompts = prompts()?;
-    let named =
-        |operator, layers: &[usize], coeff| Intervention::new(&set, layers, coeff, operator);
+    let named = |operator, layers: &[usize], coeff| {
+        Intervention::new(&set, layers, Dose::Total(coeff), operator)
+    };
 
     // What is a constant is found again.
     let constant = named(Operator::Add, &[1, 2], 6.)?;
@@ -318,16 +319,16 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
     };
     let kind = h.iter().map(along).sum::<f64>() / h.len() as f64;
     assert!(
-        (mean.coeff() - kind.abs()).abs() < 1e-4,
+        (mean.dose().amount() - kind.abs()).abs() < 1e-4,
         "{} and {kind}",
-        mean.coeff()
+        mean.dose().amount()
     );
 
     // On some rows: the same dose, but everywhere.
     let last = named(Operator::Add, &[1], 6.)?.on(Positions::Last(1));
     let near = approximate(&host, &last, &prompts)?;
     assert!(near.spread < 1e-3 && near.divergence > 1e-4, "{near:?}");
-    assert!((near.additions[0].coeff() - 6.).abs() < 1e-3);
+    assert!((near.additions[0].dose().amount() - 6.).abs() < 1e-3);
 
     // Quantized weights cannot forget a direction exactly; how much is left is told.
     let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);

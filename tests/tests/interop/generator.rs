@@ -4,7 +4,7 @@
 use super::interop;
 use anyhow::Result;
 use reptune_adapters::steering::exchange;
-use reptune_adapters::{HookedModel, Intervention};
+use reptune_adapters::{Dose, HookedModel, Intervention, Operator};
 use reptune_tests::{Oracle, llama};
 
 #[test]
@@ -25,7 +25,7 @@ fn layers_of_the_generator_are_moved_to_where_they_were_found() -> Result<()> {
     assert!(origin.contains("-1"), "the offset is on record: {origin}");
     assert!(notes.contains("-1"), "and is told: {notes}");
     // Where they lie now is where they act.
-    Intervention::as_stored(&moved.set, &[0], 1.)?;
+    Intervention::new(&moved.set, &[0], Dose::Strength(1.), Operator::Add)?;
     let named = exchange::read(&path, 0)?.set;
     assert_eq!(named.layers.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     Ok(())

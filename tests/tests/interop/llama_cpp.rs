@@ -5,10 +5,13 @@
 use super::{interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::{Llama, LoadOptions, gguf};
+use reptune::model::gguf;
+use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, Intervention, Operator, lora::peft};
+use reptune_adapters::{
+    Adapter, Dose, HookedModel, Intervention, Operator, lora::peft, open_directions,
+};
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, llama};
 use std::collections::HashMap;
@@ -30,7 +33,12 @@ fn check(case: &str, steering: &[Intervention], tuning: Option<&Adapter>) -> Res
 
 fn add(layers: &[usize], coeff: f64) -> Result<Intervention> {
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-    Ok(Intervention::new(&set, layers, coeff, Operator::Add)?)
+    Ok(Intervention::new(
+        &set,
+        layers,
+        Dose::Total(coeff),
+        Operator::Add,
+    )?)
 }
 
 #[test]
@@ -72,28 +80,38 @@ fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
 #[test]
 fn what_is_read_back_is_what_was_written() -> Result<()> {
     let host = llama("tiny-llama2")?;
-    let set = DirectionSet::open(&interop("llama_cpp/control-vector.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/control-vector.gguf"))?;
     check(
         "control_vector",
         &[Intervention::new(
             &set,
             &[1, 2, 3],
-            3. * STRENGTH,
+            Dose::Total(3. * STRENGTH),
             Operator::Add,
         )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/dose.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/dose.gguf"))?;
     check(
         "dose",
-        &[Intervention::as_stored(&set, &[1, 3], STRENGTH)?],
+        &[Intervention::new(
+            &set,
+            &[1, 3],
+            Dose::Strength(STRENGTH),
+            Operator::Add,
+        )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/repeng.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/repeng.gguf"))?;
     let layers: Vec<usize> = set.layers.keys().copied().collect();
     check(
         "repeng",
-        &[Intervention::as_stored(&set, &layers, STRENGTH)?],
+        &[Intervention::new(
+            &set,
+            &layers,
+            Dose::Strength(STRENGTH),
+            Operator::Add,
+        )?],
         None,
     )?;
     let update = lora::read(&interop("llama_cpp/lora.gguf"), host.spec())?;

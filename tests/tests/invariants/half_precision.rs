@@ -8,7 +8,8 @@ use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree, Resume,
+    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+    Resume,
 };
 use reptune_tests::{
     Objective, Oracle, Walk, device, fixture, flat, logits, marked, random_update, whole,
@@ -43,7 +44,7 @@ fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
         Operator::AddNormPreserving,
         Operator::Clamp,
     ];
-    let steered = operators.map(|o| Some(Intervention::new(&set, &[1, 2], 3., o)));
+    let steered = operators.map(|o| Some(Intervention::new(&set, &[1, 2], Dose::Total(3.), o)));
     for steered in steered.into_iter().chain([None]) {
         let interventions: Vec<Intervention> = steered.into_iter().collect::<Result<_, _>>()?;
         let (forest, _) = marked(&prompts, &interventions);

@@ -6,8 +6,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Adapter, ForwardOptions, ForwardOutput, GradientCheckpointing, HookedModel, KeyValueCache,
-    Resume,
+    Adapter, CaptureTokens, ForwardOptions, ForwardOutput, GradientCheckpointing, HookedModel,
+    KeyValueCache, LoraInit, Resume,
 };
 use reptune_tests::{ROUNDING, bits, flat, marked, pick};
 
@@ -20,7 +20,7 @@ fn rows_nobody_reads_do_not_matter() -> Result<()> {
     let (forest, rows) = marked(&w.prompts, &steering);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let some: Vec<u32> = rows.iter().flat_map(|r| [r[r.len() / 2], r[0]]).collect();
-    let run = |captured: &[u32]| -> Result<ForwardOutput> {
+    let run = |captured: CaptureTokens| -> Result<ForwardOutput> {
         let request = ForwardOptions {
             interventions: &steering,
             capture: &[1, 3],
@@ -31,7 +31,7 @@ fn rows_nobody_reads_do_not_matter() -> Result<()> {
         Ok(w.host
             .forward(&forest, &mut KeyValueCache::none(), &request)?)
     };
-    let (all, few) = (run(&[])?, run(&some)?);
+    let (all, few) = (run(CaptureTokens::All)?, run(CaptureTokens::Only(&some))?);
     for layer in [1, 3] {
         let expected = pick(&all.residuals[&layer], &some)?;
         assert_near(&few.residuals[&layer], &expected)?;
@@ -124,7 +124,16 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
     let (forest, rows) = marked(&w.prompts, &[]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let modules = [ModuleKind::VProj, ModuleKind::OProj];
-    let mut update = Adapter::init(w.host.spec(), &[1], &modules, 2, 4., 1)?;
+    let mut update = Adapter::init(
+        w.host.spec(),
+        &LoraInit {
+            layers: &[1],
+            kinds: &modules,
+            rank: 2,
+            alpha: 4.,
+            seed: 1,
+        },
+    )?;
     for adapter in update.modules.values_mut() {
         adapter.b = (adapter.b.ones_like()? * 0.1)?;
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::{
-    ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
+    Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
 use reptune_tests::{Oracle, fixture, llama};
 use std::fmt::Write;
@@ -126,7 +126,12 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
     refused("captured layer out of range", &forest, capture);
     let mut deep = set.clone();
     deep.layers.insert(7, set.layer(1)?.clone());
-    let interventions = [Intervention::new(&deep, &[7], 1., Operator::Add)?];
+    let interventions = [Intervention::new(
+        &deep,
+        &[7],
+        Dose::Total(1.),
+        Operator::Add,
+    )?];
     let steered = ForwardOptions {
         interventions: &interventions,
         logits: &[2],
@@ -139,9 +144,10 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
         ..ForwardOptions::default()
     };
     refused("prompt longer than the context", &long, request);
-    let error = Intervention::new(&set, &[9], 1., Operator::Add).expect_err("layer 9");
+    let error = Intervention::new(&set, &[9], Dose::Total(1.), Operator::Add).expect_err("layer 9");
     let _ = writeln!(notes, "layer without a direction\n    {error}");
-    let error = Intervention::new(&set, &[1], f64::NAN, Operator::Add).expect_err("NaN");
+    let error =
+        Intervention::new(&set, &[1], Dose::Total(f64::NAN), Operator::Add).expect_err("NaN");
     let _ = writeln!(notes, "coeff that is not finite\n    {error}");
     insta::assert_snapshot!(notes);
 

@@ -59,7 +59,7 @@ fn norm(row: &[f32]) -> f64 {
 fn coeff_zero_is_the_table_itself() -> Result<()> {
     let h = random(1, &[5, 8]);
     for operator in [Operator::Add, Operator::AddNormPreserving] {
-        let x = Intervention::new(&set(2), &[1], 0., operator)?;
+        let x = Intervention::new(&set(2), &[1], Dose::Total(0.), operator)?;
         assert_eq!(bits(&x.apply(&h, 1, &[0, 1, 2, 3, 4])?), bits(&h));
     }
     Ok(())
@@ -69,7 +69,7 @@ fn coeff_zero_is_the_table_itself() -> Result<()> {
 fn rows_and_layers_that_are_not_named_are_untouched() -> Result<()> {
     let h = random(1, &[5, 8]);
     for operator in ALL {
-        let x = Intervention::new(&set(2), &[1], 3., operator)?;
+        let x = Intervention::new(&set(2), &[1], Dose::Total(3.), operator)?;
         let y = bits(&x.apply(&h, 1, &[1, 3])?);
         for (r, (y, h)) in y.iter().zip(bits(&h)).enumerate() {
             assert_eq!(*y == h, ![1, 3].contains(&r), "{operator}, row {r}");
@@ -82,8 +82,13 @@ fn rows_and_layers_that_are_not_named_are_untouched() -> Result<()> {
 #[test]
 fn a_turn_keeps_the_norm_and_points_as_the_sum_does() -> Result<()> {
     let h = random(1, &[5, 8]);
-    let x = Intervention::new(&set(2), &[1, 2], 6., Operator::AddNormPreserving)?;
-    let sum = Intervention::new(&set(2), &[1, 2], 6., Operator::Add)?;
+    let x = Intervention::new(
+        &set(2),
+        &[1, 2],
+        Dose::Total(6.),
+        Operator::AddNormPreserving,
+    )?;
+    let sum = Intervention::new(&set(2), &[1, 2], Dose::Total(6.), Operator::Add)?;
     for rows in [&[0, 1, 2, 3, 4][..], &[2]] {
         let before: Vec<Vec<f32>> = h.to_vec2()?;
         let after: Vec<Vec<f32>> = x.apply(&h, 1, rows)?.to_vec2()?;
@@ -105,14 +110,14 @@ fn a_turn_keeps_the_norm_and_points_as_the_sum_does() -> Result<()> {
 #[test]
 fn a_clamp_sets_the_projection_whole_at_every_layer() -> Result<()> {
     let h = random(1, &[5, 8]);
-    let x = Intervention::new(&set(2), &[1, 2], 2.5, Operator::Clamp)?;
+    let x = Intervention::new(&set(2), &[1, 2], Dose::Total(2.5), Operator::Clamp)?;
     let d = x.direction(2).expect("a direction").clone();
     let y: Vec<Vec<f32>> = x.apply(&h, 2, &[0, 4])?.to_vec2()?;
     for r in [0, 4] {
         assert!((along(&y[r], &d) - 2.5).abs() < 1e-6);
     }
     // Across d nothing changes: ablated, both are the same.
-    let ablate = Intervention::new(&set(2), &[2], 0., Operator::Ablate)?;
+    let ablate = Intervention::new(&set(2), &[2], Dose::Total(0.), Operator::Ablate)?;
     let (a, b) = (
         ablate.apply(&x.apply(&h, 2, &[0])?, 2, &[0])?,
         ablate.apply(&h, 2, &[0])?,
@@ -158,7 +163,7 @@ fn check_gradient(x: &Intervention, rows: &[u32]) -> Result<()> {
 #[test]
 fn every_operator_has_its_gradient_on_all_rows_on_some_and_behind_a_gate() -> Result<()> {
     for operator in ALL {
-        let x = Intervention::new(&set(2), &[1], 3., operator)?;
+        let x = Intervention::new(&set(2), &[1], Dose::Total(3.), operator)?;
         check_gradient(&x, &[0, 1, 2, 3, 4])?;
         check_gradient(&x, &[1, 4])?;
         let gate = Gate::new(&set(30), Decide::EveryToken, Side::Above, 0.)?;
@@ -177,7 +182,7 @@ fn a_gate_at_every_token_lets_through_the_rows_on_its_side() -> Result<()> {
     for (side, threshold) in [(Side::Above, 0.3), (Side::Below, 0.3)] {
         let gate = Gate::new(&gates, Decide::EveryToken, side, threshold)?;
         let g = gate.direction(1)?.clone();
-        let x = Intervention::new(&set(2), &[1], 3., Operator::Add)?.when(gate)?;
+        let x = Intervention::new(&set(2), &[1], Dose::Total(3.), Operator::Add)?.when(gate)?;
         let y = bits(&x.apply(&h, 1, &[0, 1, 2, 4])?);
         for r in 0..5 {
             let p = along(&rows[r], &g);
@@ -186,7 +191,7 @@ fn a_gate_at_every_token_lets_through_the_rows_on_its_side() -> Result<()> {
         }
     }
     let shut = Gate::new(&gates, Decide::EveryToken, Side::Above, f64::INFINITY)?;
-    let x = Intervention::new(&set(2), &[1], 3., Operator::Clamp)?.when(shut)?;
+    let x = Intervention::new(&set(2), &[1], Dose::Total(3.), Operator::Clamp)?.when(shut)?;
     assert_eq!(bits(&x.apply(&h, 1, &[0, 1, 2, 3, 4])?), bits(&h));
     Ok(())
 }
@@ -199,7 +204,7 @@ fn a_decision_holds_from_the_last_prompt_token_on() -> Result<()> {
         Side::Above,
         0.,
     )?;
-    let add = |c| Intervention::new(&set(2), &[1], c, Operator::Add);
+    let add = |c| Intervention::new(&set(2), &[1], Dose::Total(c), Operator::Add);
     let interventions = [add(1.)?, add(2.)?.when(gate)?];
     let marked = |open| -> Vec<TokenMask> {
         (0..6)
@@ -208,7 +213,7 @@ fn a_decision_holds_from_the_last_prompt_token_on() -> Result<()> {
     };
     assert_eq!(marked(0b10), [1, 1, 1, 3, 3, 3]);
     assert_eq!(marked(0b01), [1, 1, 1, 1, 1, 1]);
-    assert_eq!(marks(&interventions, 5, 4), 1);
+    assert_eq!(token_mask(&interventions, 5, 4), 1);
     Ok(())
 }
 
@@ -217,7 +222,7 @@ fn a_gate_that_cannot_be_read_is_refused() -> Result<()> {
     let mut narrow = set(40);
     narrow.layers.remove(&2);
     let gate = Gate::new(&narrow, Decide::EveryToken, Side::Above, 0.)?;
-    let both = Intervention::new(&set(2), &[1, 2], 3., Operator::Add)?;
+    let both = Intervention::new(&set(2), &[1, 2], Dose::Total(3.), Operator::Add)?;
     let message = both.when(gate).expect_err("no gate at layer 2").to_string();
     assert!(
         message.contains("layer 2") && message.contains("[1]"),
@@ -234,7 +239,7 @@ fn a_gate_that_cannot_be_read_is_refused() -> Result<()> {
 #[test]
 fn only_a_plain_addition_is_a_constant() -> Result<()> {
     for operator in ALL {
-        let x = Intervention::new(&set(2), &[1], 3., operator)?;
+        let x = Intervention::new(&set(2), &[1], Dose::Total(3.), operator)?;
         assert!(x.addition(2)?.is_none());
         match x.addition(1) {
             Ok(d) => assert!(d.is_some() && operator == Operator::Add),
@@ -242,7 +247,7 @@ fn only_a_plain_addition_is_a_constant() -> Result<()> {
         }
     }
     let gate = Gate::new(&set(40), Decide::EveryToken, Side::Above, 0.)?;
-    let gated = Intervention::new(&set(2), &[1], 3., Operator::Add)?.when(gate)?;
+    let gated = Intervention::new(&set(2), &[1], Dose::Total(3.), Operator::Add)?.when(gate)?;
     let message = gated.addition(1).expect_err("a gate").to_string();
     assert!(message.contains("with a gate"), "{message}");
     Ok(())

@@ -1,7 +1,7 @@
 //! What can be typed after `reptune serve`.
 
 use clap::Args;
-use reptune_adapters::HookPoint;
+use reptune_adapters::{Dose, HookPoint};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -70,13 +70,6 @@ pub struct Steer {
     pub on: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Dose {
-    Coeff(f64),
-    Fraction(f64),
-    Strength(f64),
-}
-
 /// `NAME=DIR`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
@@ -98,7 +91,7 @@ fn steer(text: &str) -> Result<Steer, String> {
         name,
         file,
         layers: String::new(),
-        dose: Dose::Coeff(f64::NAN),
+        dose: Dose::Total(f64::NAN),
         point: HookPoint::ResidPost,
         on: None,
     };
@@ -113,7 +106,7 @@ fn steer(text: &str) -> Result<Steer, String> {
             "coeff" | "fraction" | "strength" if dosed => {
                 return Err("expected one dose, found two".into());
             }
-            "coeff" => (steer.dose, dosed) = (Dose::Coeff(number()?), true),
+            "coeff" => (steer.dose, dosed) = (Dose::Total(number()?), true),
             "fraction" => (steer.dose, dosed) = (Dose::Fraction(number()?), true),
             "strength" => (steer.dose, dosed) = (Dose::Strength(number()?), true),
             "at" if value == "output" => steer.point = HookPoint::ResidPost,
@@ -176,7 +169,7 @@ mod tests {
             name: "honest".into(),
             file: "a/d.safetensors".into(),
             layers: "1,3-4".into(),
-            dose: Dose::Coeff(-40.),
+            dose: Dose::Total(-40.),
             point: HookPoint::ResidPre,
             on: Some("tuned".into()),
         };

@@ -74,5 +74,5 @@ fn our_own_forward_gives_log_odds_as_it_is_changed_and_a_text_runtime_none() {
     let (texts, verdicts) =
         ask(&TextOnly, &chat, &recipe, &[], &questions, &mut |_| ()).expect("answers");
     assert_eq!(texts, ["B", "B"]);
-    assert_eq!(verdicts, [Verdict::Lie, Verdict::Honest]);
+    assert_eq!(verdicts, [Verdict::Negative, Verdict::Positive]);
 }

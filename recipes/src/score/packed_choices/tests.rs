@@ -90,7 +90,7 @@ fn responses_of_several_tokens_are_scored_by_the_sum_of_their_log_probabilities(
         assert!((odds - expected).abs() < 1e-4, "{odds} {expected}");
     }
     // A forward that resumes at cached rows gives the same.
-    let mask = |position, prompt| marks(&steering, position, prompt);
+    let mask = |position, prompt| token_mask(&steering, position, prompt);
     let packed = PackedChoices::new(toy.spec(), &choices, mask).expect("choices");
     let (prompts, storage) = (packed.prompts(), CacheStorage::Memory);
     let cache = ActivationCache::at_layer(&toy, &prompts, 1, None, storage).expect("a cache");

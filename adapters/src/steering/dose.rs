@@ -1,0 +1,76 @@
+//! How much of a direction is applied.
+
+use crate::error::{Error, Result};
+use crate::steering::direction::DirectionSet;
+use crate::steering::operator::Operator;
+use std::collections::BTreeMap;
+
+/// How much of a direction is applied to each of some layers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Dose {
+    /// The coefficient of the unit direction at every layer.
+    Coeff(f64),
+    /// A total that is divided equally over the layers, as in the paper. Under
+    /// [`Operator::Clamp`] every layer gets all of it: a projection belongs to one layer,
+    /// and layers do not add up to it.
+    Total(f64),
+    /// A fraction of the mean norm of the residual stream, averaged over the layers.
+    Fraction(f64),
+    /// A multiple of the directions at the length they had before normalising, as
+    /// llama.cpp scales a control vector.
+    Strength(f64),
+}
+
+impl Dose {
+    /// The number, whatever it counts.
+    pub fn amount(self) -> f64 {
+        let (Self::Coeff(x) | Self::Total(x) | Self::Fraction(x) | Self::Strength(x)) = self;
+        x
+    }
+
+    /// The coefficient that each of `layers` gets, by layer.
+    ///
+    /// `Coeff(c)`: `c`; `Total(t)`: `t / n` for n layers; `Fraction(f)`: `f * mean_l |h_l|`;
+    /// `Strength(s)`: `s * |v_l|` with v the direction before normalising.
+    ///
+    /// # Errors
+    /// When no layer is named, `set` lacks one of them or the norm that a fraction is of,
+    /// or the number is not finite.
+    pub fn per_layer(
+        self,
+        set: &DirectionSet,
+        layers: &[usize],
+        operator: Operator,
+    ) -> Result<BTreeMap<usize, f64>> {
+        if !self.amount().is_finite() {
+            return Err(Error::value(
+                "coeff",
+                "a finite number",
+                self.amount().to_string(),
+                "give a signed multiplier such as 19.0",
+            ));
+        }
+        let norms: BTreeMap<usize, f64> = layers
+            .iter()
+            .map(|l| Ok((*l, set.layer(*l)?.norm)))
+            .collect::<Result<_>>()?;
+        if norms.is_empty() {
+            let hint = "for example `1-2`";
+            return Err(Error::value("layers", "at least one", "none", hint));
+        }
+        let n = norms.len() as f64;
+        let same = match (self, operator) {
+            (Self::Coeff(coeff) | Self::Total(coeff), Operator::Clamp) => coeff,
+            (Self::Coeff(coeff), _) => coeff,
+            (Self::Total(total), _) => total / n,
+            (Self::Fraction(fraction), Operator::Clamp) => set.natural_coeff(layers, fraction)?,
+            // As a total first: the same rounding as a dose given that way.
+            (Self::Fraction(f), _) => set.natural_coeff(layers, f)? * layers.len() as f64 / n,
+            (Self::Strength(strength), _) => {
+                let scaled = |(layer, norm)| (layer, strength * norm);
+                return Ok(norms.into_iter().map(scaled).collect());
+            }
+        };
+        Ok(norms.into_keys().map(|layer| (layer, same)).collect())
+    }
+}
