@@ -3,13 +3,12 @@
 //! A cell is a line of a file as soon as it is measured, and is not measured again if it
 //! stands there. Its key is a hash of all it depends on.
 
-mod file;
-
 use crate::error::{Error, Result};
-use file::GridFile;
+use crate::json_lines;
 use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// What is done with the direction.
@@ -197,11 +196,14 @@ impl SteeringGrid<'_> {
         measure: &mut dyn FnMut(&GridCell) -> Result<S>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<MeasuredCell<S>>> {
-        let file: GridFile<S> = GridFile::open(file)?;
+        let hint = "remove the line, or name another file";
+        let lines: Vec<MeasuredCell<S>> = json_lines::read(file, "a cell of a grid", hint)?;
+        let lines = lines.into_iter().map(|line| (line.key, line.scores));
+        let known: HashMap<String, S> = lines.collect();
         let mut measured = Vec::with_capacity(cells.len());
         for cell in cells {
             let key = self.key(inputs, &cell);
-            let cell = match file.scores(&key) {
+            let cell = match known.get(&key) {
                 Some(scores) => MeasuredCell {
                     scores: scores.clone(),
                     key,
@@ -210,7 +212,7 @@ impl SteeringGrid<'_> {
                 None => {
                     let scores = measure(&cell)?;
                     let cell = MeasuredCell { key, cell, scores };
-                    file.append(&cell)?;
+                    json_lines::append(file, &cell)?;
                     cell
                 }
             };

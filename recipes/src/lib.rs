@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod extract;
 pub mod generate;
 pub mod grid;
+mod json_lines;
 pub mod merge;
 pub mod merged;
 pub mod open_gates;
