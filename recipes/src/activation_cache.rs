@@ -18,7 +18,7 @@ use reptune_adapters::{
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use storage::{Rows, RowsWriter};
+use storage::{CachedRows, RowsWriter};
 
 /// The last cache of several tunings. The next tuning, of another mode, seed or rate, uses
 /// it if it trains the same layers on the same prompts.
@@ -32,7 +32,7 @@ pub struct ActivationCache {
     /// The batch of every prompt.
     prompts: HashMap<Vec<u32>, usize>,
     /// Rows of all batches by layer.
-    rows: BTreeMap<usize, Rows>,
+    rows: BTreeMap<usize, CachedRows>,
 }
 
 /// Prompts that were computed together.

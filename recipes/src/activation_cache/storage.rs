@@ -19,12 +19,12 @@ pub enum CacheStorage {
 }
 
 /// Rows (N, H) of one layer.
-pub(super) enum Rows {
+pub(super) enum CachedRows {
     Memory(Tensor),
     Disk { file: Mutex<File>, hidden: usize },
 }
 
-impl Rows {
+impl CachedRows {
     /// The rows with these numbers, in this order.
     pub fn select(&self, index: Vec<u32>) -> Result<Tensor> {
         match self {
@@ -82,14 +82,14 @@ impl RowsWriter {
         Ok(())
     }
 
-    pub fn finish(self, hidden: usize) -> Result<Rows> {
+    pub fn finish(self, hidden: usize) -> Result<CachedRows> {
         Ok(match self {
             Self::Memory(all) if all.is_empty() => {
                 let nothing = (0, hidden);
-                Rows::Memory(Tensor::zeros(nothing, DType::F32, &Device::Cpu)?)
+                CachedRows::Memory(Tensor::zeros(nothing, DType::F32, &Device::Cpu)?)
             }
-            Self::Memory(all) => Rows::Memory(Tensor::cat(&all, 0)?),
-            Self::Disk(file) => Rows::Disk {
+            Self::Memory(all) => CachedRows::Memory(Tensor::cat(&all, 0)?),
+            Self::Disk(file) => CachedRows::Disk {
                 file: Mutex::new(file),
                 hidden,
             },

@@ -4,7 +4,7 @@ use super::{ModelVariant, log_sum_exp};
 use crate::activation_cache::ActivationCache;
 use crate::batch::{LOGITS_PER_FORWARD, batches};
 use crate::error::Result;
-use crate::score::model_variant::Logits;
+use crate::score::model_variant::TokenLogits;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -111,7 +111,7 @@ fn ranges(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
 
 /// Logits at all tokens of some texts.
 struct TextLogits {
-    logits: Logits,
+    logits: TokenLogits,
     paths: Vec<Vec<u32>>,
 }
 

@@ -65,7 +65,7 @@ impl<'a> ModelVariant<'a> {
         (batch, texts): (&Batch, &[P]),
         mut tokens: Vec<u32>,
         cache: Option<&ActivationCache>,
-    ) -> Result<Logits> {
+    ) -> Result<TokenLogits> {
         tokens.sort_unstable();
         tokens.dedup();
         let start = match cache {
@@ -93,7 +93,7 @@ impl<'a> ModelVariant<'a> {
         };
         let (_, vocab) = logits.dims2()?;
         let values = logits.detach().to_dtype(DType::F32)?.flatten_all()?;
-        Ok(Logits {
+        Ok(TokenLogits {
             values: values.to_vec1()?,
             vocab,
             tokens,
@@ -117,14 +117,14 @@ impl<'a> ModelVariant<'a> {
 }
 
 /// Logits of some tokens of a prefix tree.
-pub(crate) struct Logits {
+pub(crate) struct TokenLogits {
     values: Vec<f32>,
     vocab: usize,
     /// In ascending order.
     tokens: Vec<u32>,
 }
 
-impl Logits {
+impl TokenLogits {
     /// Those of one of the tokens that were asked for (V,).
     pub fn of(&self, token: u32) -> &[f32] {
         let row = self.tokens.partition_point(|t| *t < token);
