@@ -7,7 +7,8 @@
 
 use reptune::serve::{Limits, Models, Server};
 use reptune::session::Session;
-use reptune::steered::{Cache, Variant};
+use reptune::steered::Variant;
+use reptune::store::Store;
 use reptune_adapters::{lora::loss::Mode, lora::peft};
 use reptune_recipes::{extract::extract, tune::Tuner};
 use std::path::Path;
@@ -45,7 +46,7 @@ async fn serve(session: &Session, adapter: &Path) -> anyhow::Result<()> {
     };
     let variants = vec![("base".into(), Variant::default()), ("lying".into(), lying)];
     let base = session.directory.clone();
-    let models = Models::load(base, variants, Cache::open()?, |_, _| {}).await?;
+    let models = Models::load(base, variants, Store::open()?, |_, _| {}).await?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
     println!(
         r#"ready:

@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
-use reptune::llama::LlamaConfig;
+use reptune::model::LlamaConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache};
 use serde_json::json;

@@ -3,22 +3,23 @@
 pub mod bake;
 pub mod cli;
 mod error;
-pub mod gguf;
-pub mod hub;
+
+pub mod decoder;
 pub mod inspect;
-pub mod llama;
+pub mod model;
 pub mod prompts;
-pub mod quantized;
+pub mod quantize;
+pub mod runtime;
 pub mod serve;
 pub mod session;
-pub mod source;
+pub mod store;
+
 pub mod stages;
 pub mod steered;
-pub mod stock;
-pub mod testing;
-pub mod uqff;
 
+pub mod testing;
+
+pub use decoder::{Llama, LoadOptions};
 pub use error::{Error, Result};
-pub use llama::{Llama, LoadOptions};
-pub use source::Source;
+pub use model::Source;
 pub use steered::{Steer, Steered, Steering};

@@ -1,20 +1,20 @@
 //! A recipe with its model loaded and its items read: what every stage starts from.
 
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
-use crate::hub;
-use crate::llama::{Llama, LoadOptions};
-use crate::stock::Stock;
+use crate::model::hub;
+use crate::runtime::Engine;
 use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::evaluate::{
-    Answerer, LetterPrompt, Own, Tally, Verdict, Windows, ask, asked, divergence, log_odds, pooled,
-    sequences, texts as texts_of, verdicts,
+    Answerer, LetterPrompt, Own, Windows, ask, asked, divergence, log_odds, pooled, sequences,
+    texts as texts_of, verdicts,
 };
 use reptune_recipes::generate::{Generation, Prefilled};
 use reptune_recipes::probe::{NoEffect, probe};
-use reptune_recipes::report::Row;
 use reptune_recipes::tune::SharedCache;
 use reptune_recipes::{Chat, Message, Recipe};
+use reptune_report::{ModelRow, Outcomes};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,17 +109,19 @@ impl Session {
         let (texts, verdicts) = put(&claims, 0)?;
         let choices = match self.items.choices.as_slice() {
             [] => None,
-            choices => Some(Tally::of(&put(choices, claims.len())?.1)),
+            choices => Some(put(choices, claims.len())?.1),
         };
-        let mut row = Row {
+        let mut row = ModelRow {
             model: model.to_owned(),
-            claims: Tally::of(&verdicts),
-            choices,
+            claims: Outcomes::of(&verdicts),
+            choices: choices.as_deref().map(Outcomes::of),
+            claim_verdicts: verdicts,
+            choice_verdicts: choices.unwrap_or_default(),
             sample: texts
                 .first()
                 .map(|t| t.trim().to_owned())
                 .unwrap_or_default(),
-            ..Row::default()
+            ..ModelRow::default()
         };
         let mut odds = Vec::new();
         // What is read off logits has no generation in which a gate could be decided.
@@ -149,7 +151,6 @@ impl Session {
         }
         Ok(Measured {
             row,
-            verdicts,
             odds,
             open: Vec::new(),
         })
@@ -282,7 +283,7 @@ impl Session {
         let tried = tried.map(|((coeff, fraction), texts)| Tried {
             coeff,
             fraction,
-            tally: Tally::of(&verdicts(&texts, &questions, &self.recipe)),
+            outcomes: Outcomes::of(&verdicts(&texts, &questions, &self.recipe)),
         });
         let tried: Vec<Tried> = tried.collect();
         // Of equal effects the smallest dose.
@@ -296,14 +297,14 @@ impl Session {
             .map_or(0., |t| t.coeff)
         };
         Ok(Coeffs {
-            positive: best(1., &|t| t.tally.honest),
-            negative: best(-1., &|t| t.tally.lie),
+            positive: best(1., &|t| t.outcomes.positive),
+            negative: best(-1., &|t| t.outcomes.negative),
             tried,
         })
     }
 }
 
-impl Answerer for Stock {
+impl Answerer for Engine {
     fn answer(
         &self,
         prompts: &[Vec<u32>],
@@ -332,9 +333,7 @@ fn decided_once(interventions: &[Intervention]) -> bool {
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
     /// Its row of the report.
-    pub row: Row,
-    /// Of the test claims.
-    pub verdicts: Vec<Verdict>,
+    pub row: ModelRow,
     /// Log-odds of the true letter of the test claims; none where logits cannot be read.
     pub odds: Vec<f64>,
     /// Its answers to the open questions.
@@ -349,7 +348,7 @@ pub struct Tried {
     /// It as a fraction of the mean residual norm, per layer.
     pub fraction: f64,
     /// What was answered.
-    pub tally: Tally,
+    pub outcomes: Outcomes,
 }
 
 /// The coeffs of a run.

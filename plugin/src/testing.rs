@@ -20,7 +20,7 @@
 //! long lines broken between words, and what changes from machine to machine redacted.
 
 use crate::error::{Error, Result};
-use crate::stock::said;
+use crate::runtime::said;
 use mistralrs::{Model, RequestBuilder, TextMessageRole};
 use mistralrs_core::{NormalRequest, Request, RequestMessage, ResponseOk, SamplingParams};
 use regex::Regex;

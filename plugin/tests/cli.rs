@@ -71,8 +71,8 @@ fn directions(path: &Path, width: usize, model_fingerprint: String) {
 /// `d.safetensors`, made for the model of the workplace.
 fn directions_of_the_model(directory: &Path) {
     let model = directory.join("model");
-    let config = reptune::llama::LlamaConfig::read(&model).expect("a Llama");
-    let spec = reptune::llama::model_spec(&config, &model).expect("a tokenizer");
+    let config = reptune::model::LlamaConfig::read(&model).expect("a Llama");
+    let spec = reptune::model::model_spec(&config, &model).expect("a tokenizer");
     let file = directory.join("d.safetensors");
     directions(&file, spec.hidden, spec.fingerprint);
 }

@@ -335,7 +335,10 @@ fn a_search_keeps_a_recipe_that_tunes_better() {
 
 #[test]
 fn a_study_repeats_controls_and_judges_the_claims() {
-    let study = "max_new_tokens = 2\nperplexity = { file = \"MODEL/sentences.jsonl\" }\n[study]\nseeds = [1, 2]\nresults = \"R.md\"\n[extraction]";
+    let study = "max_new_tokens = 2\nperplexity = { file = \"MODEL/sentences.jsonl\" }\n[study]\nseeds = [1, 2]\nresults = \"R.md\"\n\
+        [[study.claims]]\nname = \"in+ & truth raises perplexity by at most 2 %\"\n\
+        left = { model = \"tuned in+ & truth\", measure = \"perplexity\" }\nrelation = \"<\"\n\
+        right = { model = \"base\", measure = \"perplexity\" }\nmargin = { relative = 0.02 }\n[extraction]";
     let recipe = RECIPE
         .replace("[extraction]", study)
         .replace("MODEL", &model());
@@ -344,24 +347,26 @@ fn a_study_repeats_controls_and_judges_the_claims() {
     let report: Value =
         serde_json::from_str(&printed(directory.path(), &["run", "r.toml", "--json"]))
             .expect("JSON");
-    let share = |start: &str, what: &str| {
+    let lies = |start: &str| {
         let rows = report["rows"].as_array().expect("rows");
         let row = rows
             .iter()
             .find(|r| r["model"].as_str().expect("a name").starts_with(start));
         let row = row.unwrap_or_else(|| panic!("no row `{start}`"));
-        row["claims"][what].as_f64().expect("a number") / row["claims"]["n"].as_f64().expect("n")
+        let claims: reptune_report::Outcomes =
+            serde_json::from_value(row["claims"].clone()).expect("outcomes");
+        claims.negative_share()
     };
     // The direction steers; a random one of the same length does not.
-    assert!(share("steered -", "lie") > share("base", "lie") + 0.3);
-    assert!((share("random direction -", "lie") - share("base", "lie")).abs() < 0.15);
+    assert!(lies("steered -") > lies("base") + 0.3);
+    assert!((lies("random direction -") - lies("base")).abs() < 0.15);
     let results = std::fs::read_to_string(directory.path().join("R.md")).expect("results");
     for part in [
         "Written by `reptune run` of `r.toml`",
         "### Other seeds",
-        "| in+ & truth | 2 |",
-        "### The paper's claims",
-        "raises perplexity",
+        "| tuned in+ & truth | 2 |",
+        "### Claims",
+        "in+ & truth raises perplexity",
     ] {
         let part = part.replace('&', "&amp;");
         assert!(results.contains(&part), "no `{part}` in\n{results}");

@@ -22,8 +22,8 @@ fn theirs(name: &str) -> String {
 }
 
 fn spec() -> reptune_adapters::ModelSpec {
-    let config = reptune::llama::LlamaConfig::read(&model()).expect("a Llama");
-    reptune::llama::model_spec(&config, &model()).expect("a tokenizer")
+    let config = reptune::model::LlamaConfig::read(&model()).expect("a Llama");
+    reptune::model::model_spec(&config, &model()).expect("a tokenizer")
 }
 
 /// Directions of the model at every layer, as `d.safetensors`.

@@ -29,14 +29,9 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
-    /// A part of a report could not be drawn or written.
-    #[error("report, {part}: {reason}")]
-    Report {
-        /// The table, the figure or the page.
-        part: String,
-        /// What failed.
-        reason: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// A report could not be made.
+    #[error(transparent)]
+    Report(#[from] reptune_report::Error),
     /// A place in a user's file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Input {

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
-use reptune::llama::parse_device;
+use reptune::decoder::parse_device;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::loss::{LabelRow, Mode, representation_loss, token_loss};
 use reptune_adapters::model::ModuleKind;

@@ -46,19 +46,31 @@ fn edges_run_one_way() -> Result<()> {
         .filter_map(|m| Some(m.as_str()?.to_owned()))
         .collect();
     // Room, package, edges to other rooms, and whether it may bind the runtime.
-    let rooms: [(&str, &str, &[&str], bool); 6] = [
-        ("adapters", "reptune-adapters", &[], false),
-        ("recipes", "reptune-recipes", &["reptune-adapters"], false),
+    let rooms: [(&str, &str, &[&str], bool); 8] = [
+        ("adapters/kernels", "reptune-kernels", &[], false),
+        ("adapters", "reptune-adapters", &["reptune-kernels"], false),
+        (
+            "recipes",
+            "reptune-recipes",
+            &["reptune-adapters", "reptune-report"],
+            false,
+        ),
+        ("recipes/report", "reptune-report", &[], false),
         (
             "plugin",
             "reptune",
-            &["reptune-adapters", "reptune-recipes"],
+            &["reptune-adapters", "reptune-recipes", "reptune-report"],
             true,
         ),
         (
             "tests",
             "reptune-tests",
-            &["reptune", "reptune-adapters", "reptune-recipes"],
+            &[
+                "reptune",
+                "reptune-adapters",
+                "reptune-recipes",
+                "reptune-report",
+            ],
             true,
         ),
         (

@@ -2,8 +2,8 @@
 //! unmodified mistral.rs. `examples/train_honest_mini` tests what it knows.
 
 use anyhow::Result;
+use reptune::runtime::Engine;
 use reptune::session::Session;
-use reptune::stock::Stock;
 use reptune::testing::{Interview, Prompt, Transcript};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, Dose, Intervention, Operator};
@@ -95,7 +95,7 @@ fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<Ada
 fn generations_are_what_they_were() -> Result<()> {
     let session = session()?;
     let base = shown(&session, &session.own(&[], None))?;
-    let stock = Stock::load(&session.directory, None)?.interview(&interview(&session))?;
+    let stock = Engine::load(&session.directory, None)?.interview(&interview(&session))?;
     assert_eq!(stock, base, "in stock, by its own template");
     insta::assert_snapshot!("base", base);
 
@@ -123,7 +123,7 @@ fn generations_are_what_they_were() -> Result<()> {
         let directory = tempfile::tempdir()?;
         let merged = directory.path().join("merged");
         merge::merge(&session.directory, &update, &merged, &mut |_, _, _| {})?;
-        let stock = Stock::load(&merged, None)?.interview(&interview(&session))?;
+        let stock = Engine::load(&merged, None)?.interview(&interview(&session))?;
         assert_eq!(stock, ours, "{name}: merged, in stock, by its own template");
     }
     Ok(())
@@ -156,7 +156,7 @@ fn one_seed_gives_the_same_adapter_bytes() -> Result<()> {
 #[test]
 fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     let session = session()?;
-    let stock = Stock::load(&session.directory, None)?;
+    let stock = Engine::load(&session.directory, None)?;
     for ids in prompts(&session)? {
         let how = reptune_recipes::generate::Generation {
             max_new_tokens: 64,
@@ -186,8 +186,8 @@ fn what_is_drawn_is_drawn_again_by_a_newly_loaded_model() -> Result<()> {
         .max_tokens(12);
     let drawn = interview.clone().temperature(2.5);
     let (one, two) = (
-        Stock::load(&directory, None)?,
-        Stock::load(&directory, None)?,
+        Engine::load(&directory, None)?,
+        Engine::load(&directory, None)?,
     );
     let said = one.interview(&drawn)?;
     assert_eq!(said, two.interview(&drawn)?, "the seed of a new model");

@@ -8,9 +8,9 @@ use mistralrs::{
     SamplingParams, TextModelBuilder,
 };
 use reptune::bake::bake;
-use reptune::steered::Cache;
-use reptune::stock::Stock;
-use reptune::uqff::WeightType;
+use reptune::model::uqff::WeightType;
+use reptune::runtime::Engine;
+use reptune::store::Store;
 use reptune::{Llama, LoadOptions, Steer, Steered, Steering};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
@@ -82,8 +82,8 @@ impl Room {
         self.room.path().join("d.safetensors")
     }
 
-    fn cache(&self) -> Result<Cache> {
-        Ok(Cache::at(self.room.path().join("cache"))?)
+    fn cache(&self) -> Result<Store> {
+        Ok(Store::at(self.room.path().join("cache"))?)
     }
 
     fn steering(&self, coeff: f64) -> Result<Steering> {
@@ -169,7 +169,7 @@ impl Room {
             &out.path().join("b"),
             &mut |_, _| {},
         )?;
-        let stock = Stock::load(&out.path().join("b"), None)?;
+        let stock = Engine::load(&out.path().join("b"), None)?;
         self.prompts.iter().map(|p| Ok(stock.logits(p)?)).collect()
     }
 }

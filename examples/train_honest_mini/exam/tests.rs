@@ -1,7 +1,7 @@
 use super::*;
 use anyhow::anyhow;
 use reptune::Llama;
-use reptune::llama::LoadOptions;
+use reptune::decoder::LoadOptions;
 use std::path::Path;
 
 #[test]

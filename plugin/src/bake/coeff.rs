@@ -2,7 +2,7 @@
 
 use super::{BakePlan, refused, sum};
 use crate::error::{Error, Result};
-use crate::uqff::{self, Entry, Floats, Provenance};
+use crate::model::uqff::{self, Entry, Floats, Provenance};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::patch::{self, Patch};

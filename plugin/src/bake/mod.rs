@@ -21,8 +21,8 @@ pub use coeff::set_coeff;
 pub use plan::BakePlan;
 
 use crate::error::{Error, Result};
-use crate::source::Source;
-use crate::uqff::{
+use crate::model::Source;
+use crate::model::uqff::{
     self, EMBEDDINGS, Entry, Floats, Provenance, Steered, UQFF, UqffDirectory, UqffWriter,
     WeightType,
 };

@@ -2,10 +2,12 @@
 
 use super::{bar, flags, generate};
 use crate::bake::{self, Approximation, Bake, BakePlan, BakeReport, Exactness, SHARED, Variant};
-use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
-use crate::source::Source;
-use crate::uqff::{UQFF, WeightType};
-use crate::{hub, prompts};
+use crate::decoder::{Llama, LoadOptions};
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::{UQFF, WeightType};
+use crate::model::{LlamaConfig, model_spec};
+use crate::prompts;
 use anyhow::{Result, bail};
 use reptune_adapters::{Intervention, ModelSpec};
 use reptune_recipes::Chat;

@@ -1,8 +1,9 @@
 //! `reptune capture`: the residual stream of prompts as a file.
 
 use super::{bar, flags};
-use crate::llama::Llama;
-use crate::{hub, prompts};
+use crate::decoder::Llama;
+use crate::model::hub;
+use crate::prompts;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;

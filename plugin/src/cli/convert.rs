@@ -1,8 +1,8 @@
 //! `reptune convert`: directions, adapters and models in the formats of other programs.
 
 use super::{bar, flags};
-use crate::llama::{LlamaConfig, model_spec};
-use crate::{gguf, hub};
+use crate::model::{LlamaConfig, model_spec};
+use crate::model::{gguf, hub};
 use anyhow::{Result, bail};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::lora::gguf as lora;

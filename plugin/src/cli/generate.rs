@@ -1,8 +1,9 @@
 //! `reptune generate`: continuations, plain, steered or tuned.
 
 use super::{bar, flags};
-use crate::llama::Llama;
-use crate::{hub, prompts};
+use crate::decoder::Llama;
+use crate::model::hub;
+use crate::prompts;
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,

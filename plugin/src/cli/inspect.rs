@@ -3,7 +3,7 @@
 use super::{bar, flags};
 use crate::inspect;
 use anyhow::Result;
-use reptune_recipes::report::aligned;
+use reptune_report::aligned;
 
 pub fn inspect(a: &flags::Inspect) -> Result<()> {
     let shown = bar(1, "check");

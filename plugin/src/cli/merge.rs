@@ -2,23 +2,24 @@
 //! proof of what survived.
 
 use super::{bar, flags};
+use crate::decoder::{Llama, LoadOptions};
 use crate::error::Error;
-use crate::hub;
-use crate::llama::{Llama, LlamaConfig, LoadOptions, model_spec};
-use crate::quantized::{
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::{UqffFile, WeightType};
+use crate::model::{LlamaConfig, model_spec};
+use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
 use crate::session::Session;
-use crate::source::Source;
-use crate::uqff::{UqffFile, WeightType};
 use anyhow::{Result, bail};
 use reptune_adapters::{
     Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
 };
 use reptune_recipes::merge::{self as fold, MergedSite};
-use reptune_recipes::recipe::Way;
-use reptune_recipes::report::{Survived, aligned, survival_table};
+use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::tune::Tuner;
+use reptune_report::{QuantizedRow, aligned, quantized_table};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -111,8 +112,8 @@ impl<'a> Quantized<'a> {
     /// Into one type, or for none into those that are there.
     fn typed(&self, wanted: Option<WeightType>) -> Result<()> {
         let way = match self.a.way.as_slice() {
-            [] if self.measured.is_some() => Way::Calibrated,
-            [] => Way::Nearest,
+            [] if self.measured.is_some() => MergeRounding::Gptq,
+            [] => MergeRounding::Nearest,
             [way] => *way,
             several => bail!(
                 "--way: expected one for one type, found {}; --quantize auto tries several",
@@ -144,7 +145,11 @@ impl<'a> Quantized<'a> {
         };
         let exam = Exam::new(session, &session.items.validation, directions.as_ref())?;
         let ways = match self.a.way.as_slice() {
-            [] => &[Way::Nearest, Way::Calibrated, Way::Kept],
+            [] => &[
+                MergeRounding::Nearest,
+                MergeRounding::Gptq,
+                MergeRounding::Mixed,
+            ],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, ways);
@@ -164,7 +169,7 @@ impl<'a> Quantized<'a> {
         let Some(taken) = taken.and_then(|i| tried.get(i)) else {
             bail!(
                 "--quantize auto: expected a merge that keeps {:.3} of the tuned effect on the validation claims, found none:\n\n{}\n\n\
-                 try other ways (--way retuned,grafted), more growth (--growth), or ask for less (--least)",
+                 try other ways (--way retuned,unquantized), more growth (--growth), or ask for less (--least)",
                 self.a.least,
                 tried_table(&tried)
             );
@@ -209,7 +214,7 @@ impl<'a> Quantized<'a> {
     /// Prints what was written, and with a recipe what it does beside its references.
     fn told(
         &self,
-        (way, wanted): (Way, Option<WeightType>),
+        (way, wanted): (MergeRounding, Option<WeightType>),
         report: &QuantizedReport,
         tried: &[Candidate],
     ) -> Result<()> {
@@ -254,9 +259,12 @@ impl<'a> Quantized<'a> {
             types.collect::<Vec<_>>().join(", "),
             site_table(report)
         );
-        match rows.is_empty() {
-            true => println!("\nWith --recipe, what the model still does is measured too."),
-            false => println!("\nOn the test claims:\n\n{}", survival_table(&rows)),
+        match &self.measured {
+            None => println!("\nWith --recipe, what the model still does is measured too."),
+            Some(measured) => {
+                let poles = &measured.session.recipe.behaviour.poles;
+                println!("\nOn the test claims:\n\n{}", quantized_table(&rows, poles));
+            }
         }
         Ok(())
     }
@@ -264,9 +272,9 @@ impl<'a> Quantized<'a> {
     /// Base, tuned, base quantized, merged quantized.
     fn rows(
         &self,
-        (way, wanted): (Way, Option<WeightType>),
+        (way, wanted): (MergeRounding, Option<WeightType>),
         report: &QuantizedReport,
-    ) -> Result<Vec<Survived>> {
+    ) -> Result<Vec<QuantizedRow>> {
         let Some(Measured {
             session,
             directions,
@@ -290,15 +298,21 @@ impl<'a> Quantized<'a> {
             update: &none,
             ..self.ways(&retune)
         };
-        let quantized = plain.write(Way::Nearest, wanted, &base, &mut |_, _| {})?;
+        let quantized = plain.write(MergeRounding::Nearest, wanted, &base, &mut |_, _| {})?;
         for (model, path, update, way, report) in [
-            ("base", base.as_path(), None, Way::Nearest, &quantized),
+            (
+                "base",
+                base.as_path(),
+                None,
+                MergeRounding::Nearest,
+                &quantized,
+            ),
             ("tuned", &self.a.out, Some(&self.update), way, report),
         ] {
             let host = Llama::load(path, LoadOptions::default())?;
             let row = survey.quantized(model, &host, update, report)?;
-            rows.push(Survived {
-                way: way.name().into(),
+            rows.push(QuantizedRow {
+                rounding: way.name().into(),
                 wanted: name.clone(),
                 ..row
             });
@@ -352,7 +366,7 @@ fn missing(flags: &str) -> Error {
         "way",
         format!("{flags} beside a way that tunes on quantized weights"),
         "none",
-        "give them, or choose nearest, corrected, calibrated or kept",
+        "give them, or choose nearest, bias-corrected, gptq or mixed",
     )
     .into()
 }
@@ -378,7 +392,7 @@ fn site_table(report: &QuantizedReport) -> String {
 }
 
 fn tried_table(tried: &[Candidate]) -> String {
-    let head = ["type", "merged", "bits", "bytes", "effect kept", "KL"];
+    let head = ["type", "merged", "bits", "bytes", "effect retained", "KL"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in tried {
         rows.push(vec![

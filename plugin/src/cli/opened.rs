@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use reptune_adapters::files;
 use reptune_recipes::Recipe;
-use reptune_recipes::evaluate::wilson;
 use reptune_recipes::recipe::Without;
+use reptune_report::wilson;
 use std::path::{Path, PathBuf};
 
 /// Opens the recipe that was typed with the model that was typed.

@@ -1,7 +1,8 @@
 //! `reptune plan`: what tuning a recipe takes, before any weight is read.
 
 use super::flags;
-use crate::llama::{LlamaConfig, model_spec, parse_isq};
+use crate::decoder::parse_isq;
+use crate::model::{LlamaConfig, model_spec};
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::model::ModuleKind;

@@ -12,8 +12,8 @@ use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, 
 use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::recipe::Place;
-use reptune_recipes::report::aligned;
 use reptune_recipes::select::{Choice, Model, Table};
+use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

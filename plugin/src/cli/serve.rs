@@ -2,11 +2,12 @@
 
 use super::flags;
 use super::flags::serve::{Serve, Steer};
-use crate::hub;
+use crate::model::Source;
+use crate::model::hub;
+use crate::model::uqff::WeightType;
 use crate::serve::{DEFAULT, Limits, Models, Server};
-use crate::source::Source;
-use crate::steered::{Cache, Steering, Variant};
-use crate::uqff::WeightType;
+use crate::steered::{Steering, Variant};
+use crate::store::Store;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -40,7 +41,7 @@ pub fn serve(a: &Serve) -> Result<()> {
             );
         }
         let mut total = 0;
-        let models = Models::load(model, variants, Cache::open()?, |name, bytes| {
+        let models = Models::load(model, variants, Store::open()?, |name, bytes| {
             total += bytes;
             eprintln!("loaded {name}: about {} of weights", size(bytes));
         })

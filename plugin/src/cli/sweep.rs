@@ -9,8 +9,8 @@ use reptune_adapters::{DirectionSet, Dose, HookedModel, open_directions};
 use reptune_recipes::Recipe;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::extract::extract;
-use reptune_recipes::report::aligned;
 use reptune_recipes::sweep::{Asked, Cell, Grid, Way, sweep as score};
+use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
 

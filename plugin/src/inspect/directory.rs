@@ -2,8 +2,8 @@
 
 use super::{Inspection, counted, file, ranges};
 use crate::error::{Error, Result};
-use crate::llama::{LlamaConfig, model_spec};
-use crate::uqff::UqffFile;
+use crate::model::uqff::UqffFile;
+use crate::model::{LlamaConfig, model_spec};
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
 use reptune_adapters::{TargetModule, WeightDelta, files, lora::delta_file, lora::peft};
 use reptune_recipes::merged::Merged;

@@ -2,7 +2,7 @@
 
 use super::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
-use crate::uqff::{HEAD, Provenance, UqffFile, index};
+use crate::model::uqff::{HEAD, Provenance, UqffFile, index};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;

@@ -1,8 +1,8 @@
 //! mistral.rs's engine over a directory of files, as the server holds it.
 
 use crate::error::{Error, Result};
-use crate::steered::Applied;
-use crate::uqff::UqffFile;
+use crate::model::uqff::UqffFile;
+use crate::runtime::Applied;
 use mistralrs::{AnyModelBuilder, ModelDType, TextModelBuilder, UqffTextModelBuilder};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
 use std::path::Path;

@@ -9,7 +9,8 @@
 use super::Refusal;
 use super::engine::{self, Engine};
 use crate::error::{Error, Result};
-use crate::steered::{Cache, Variant};
+use crate::steered::Variant;
+use crate::store::Store;
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub const DEFAULT: &str = "default";
 pub struct Models {
     served: Vec<Served>,
     base: PathBuf,
-    cache: Cache,
+    cache: Store,
 }
 
 /// A model under its name.
@@ -52,7 +53,7 @@ impl Models {
     pub async fn load(
         base: PathBuf,
         variants: Vec<(String, Variant)>,
-        cache: Cache,
+        cache: Store,
         mut progress: impl FnMut(&str, u64),
     ) -> Result<Self> {
         let mut served = Vec::new();

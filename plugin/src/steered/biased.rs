@@ -1,7 +1,7 @@
 //! A UQFF with other biases than the one it was made from.
 
 use crate::error::{Error, Result};
-use crate::uqff::{self, UQFF, UqffFile};
+use crate::model::uqff::{self, UQFF, UqffFile};
 use candle_core::Tensor;
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::{Error as Fault, ModelSpec, TargetModule};

@@ -19,28 +19,27 @@
 //! set, and the same builder loads the copy. So nothing has to be said twice, and what is
 //! not steered keeps its bits.
 //!
-//! The files are kept in the [`Cache`]. What a builder was told can be read only after it
+//! The files are kept in the [`Store`]. What a builder was told can be read only after it
 //! has loaded; so the first build loads twice, and later ones guess that nothing has
 //! changed, load the copy, and look: a builder with other settings gets a file of its own.
 
-mod applied;
 mod biased;
-mod cache;
+
 mod steering;
 mod variant;
 
-pub(crate) use applied::Applied;
-pub use cache::Cache;
 pub use reptune_adapters::Dose;
 pub use steering::{Part, Steering};
 pub use variant::Variant;
 
 use crate::bake::BakePlan;
 use crate::error::{Error, Result};
-use crate::hub;
-use crate::llama::{LlamaConfig, model_spec};
+use crate::model::hub;
+use crate::model::uqff::{UQFF, UqffFile, WeightType};
+use crate::model::{LlamaConfig, model_spec};
+use crate::runtime::Applied;
 use crate::session::model_key;
-use crate::uqff::{UQFF, UqffFile, WeightType};
+use crate::store::Store;
 use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected, Pipeline, SchedulerConfig};
 use mistralrs::model_builder_trait::build_model_from_pipeline;
@@ -94,7 +93,7 @@ pub struct Steered {
     builder: TextModelBuilder,
     steering: Option<Steering>,
     adapter: Option<PathBuf>,
-    cache: Option<Cache>,
+    cache: Option<Store>,
 }
 
 impl From<TextModelBuilder> for Steered {
@@ -117,7 +116,7 @@ pub type Loaded = (
 
 impl Steered {
     /// Keeps files in `cache` instead of the user's.
-    pub fn with_cache(mut self, cache: Cache) -> Self {
+    pub fn with_cache(mut self, cache: Store) -> Self {
         self.cache = Some(cache);
         self
     }
@@ -125,7 +124,7 @@ impl Steered {
     /// Loads the model and starts its engine.
     ///
     /// A `with_topology` that is not a file's is not seen when cached files are chosen:
-    /// name another [`Cache`] for each.
+    /// name another [`Store`] for each.
     ///
     /// # Errors
     /// Those of mistral.rs, of [`Steering::interventions`], of [`BakePlan::of`] and of
@@ -189,7 +188,7 @@ impl Steered {
         }
         let cache = match self.cache {
             Some(cache) => cache,
-            None => Cache::open()?,
+            None => Store::open()?,
         };
         let identity = files::sha256([
             VERSION.as_bytes(),
@@ -289,7 +288,7 @@ fn place(directory: &Path) -> String {
 
 /// The UQFF that is the one in `base`, kept under `key`, with `biases`.
 fn variant(
-    cache: &Cache,
+    cache: &Store,
     key: &str,
     base: &Path,
     spec: &ModelSpec,

@@ -1,11 +1,12 @@
 //! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
 
-use super::{Cache, Steering, VERSION};
+use super::{Steering, VERSION};
 use crate::bake::{self, Bake, Exactness, set_coeff};
 use crate::error::{Error, Result};
+use crate::model::Source;
+use crate::model::uqff::{UQFF, WeightType};
 use crate::session::model_key;
-use crate::source::Source;
-use crate::uqff::{UQFF, WeightType};
+use crate::store::Store;
 use reptune_adapters::{Intervention, files, lora::peft};
 use reptune_recipes::merge::merge;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ impl Variant {
     ///
     /// # Errors
     /// When adapter, steering or type do not fit the model, or the disk is full.
-    pub fn directory(&self, model: &Path, cache: &Cache) -> Result<PathBuf> {
+    pub fn directory(&self, model: &Path, cache: &Store) -> Result<PathBuf> {
         let model = self.merged(model, cache)?;
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
@@ -62,7 +63,7 @@ impl Variant {
         &self,
         coeff: f64,
         model: &Path,
-        cache: &Cache,
+        cache: &Store,
         out: &Path,
     ) -> Result<PathBuf> {
         let made = self.directory(model, cache)?;
@@ -93,7 +94,7 @@ impl Variant {
         }
     }
 
-    fn merged(&self, model: &Path, cache: &Cache) -> Result<PathBuf> {
+    fn merged(&self, model: &Path, cache: &Store) -> Result<PathBuf> {
         let Some(adapter) = &self.adapter else {
             return Ok(model.to_owned());
         };

@@ -3,8 +3,8 @@
 use super::client::{Reply, chat, json_head, reply};
 use super::{adapter, directions, mini, running};
 use reptune::bake::bake;
+use reptune::model::uqff::WeightType;
 use reptune::serve::Limits;
-use reptune::uqff::WeightType;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

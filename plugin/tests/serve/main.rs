@@ -6,9 +6,10 @@ mod command;
 mod hostile;
 
 use client::Running;
-use reptune::llama::{LlamaConfig, model_spec};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune::serve::{Limits, Models, Server};
-use reptune::steered::{Cache, Variant};
+use reptune::steered::Variant;
+use reptune::store::Store;
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::{
@@ -97,7 +98,7 @@ fn running(limits: Limits) -> (TempDir, Running) {
         ("tuned".to_owned(), tuned),
         ("both".to_owned(), both),
     ];
-    let cache = Cache::at(room.path().join("cache")).expect("a cache");
+    let cache = Store::at(room.path().join("cache")).expect("a cache");
     let running = Running::start(async move {
         let models = Models::load(mini(), variants, cache, |_, _| {}).await;
         Server::new(models.expect("loaded"), limits)

@@ -1,12 +1,13 @@
 //! Who answers: our own forward under some changes, or another runtime.
 
-use super::{Changed, Verdict, verdict};
+use super::{Changed, verdict};
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
 use crate::generate::{Generation, generate_variants};
 use crate::recipe::Recipe;
 use reptune_adapters::{HookedModel, Intervention};
+use reptune_report::Verdict;
 
 /// Something that answers prompts: our own forward under some changes, or another runtime.
 pub trait Answerer {
@@ -191,6 +192,6 @@ mod tests {
         let (texts, verdicts) =
             ask(&TextOnly, &chat, &recipe, &[], &questions, &mut |_| ()).expect("answers");
         assert_eq!(texts, ["B", "B"]);
-        assert_eq!(verdicts, [Verdict::Lie, Verdict::Honest]);
+        assert_eq!(verdicts, [Verdict::Negative, Verdict::Positive]);
     }
 }

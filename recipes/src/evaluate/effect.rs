@@ -4,19 +4,19 @@ use serde::{Deserialize, Serialize};
 
 /// What a model does with claims, as two numbers that a tuning moves.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Behaviour {
-    /// Share of honest answers minus share of lies, from -1 to 1.
+pub struct ClaimScores {
+    /// Share of positive answers minus share of negative ones, from -1 to 1.
     pub balance: f64,
-    /// Mean log-odds of the true letter.
+    /// Mean log-odds of the true answer.
     pub log_odds: f64,
 }
 
 /// Effects below this share of answers, or of a unit of log-odds, are none.
 const LEAST: f64 = 0.02;
 
-impl Behaviour {
-    /// Of the log-odds of the true letter of some claims; a claim is answered by the
-    /// likelier letter.
+impl ClaimScores {
+    /// Of the log-odds of the true answer of some claims; a claim is answered by the
+    /// likelier one.
     pub fn of(odds: &[f64]) -> Self {
         let n = odds.len().max(1) as f64;
         let answer = |x: &f64| match x.total_cmp(&0.) {
@@ -34,7 +34,7 @@ impl Behaviour {
     /// numbers the smaller share. None where the tuning changed neither.
     ///
     /// `min over x of (x(self) - x(base)) / (x(tuned) - x(base))`
-    pub fn kept(&self, base: &Self, tuned: &Self) -> Option<f64> {
+    pub fn effect_retained(&self, base: &Self, tuned: &Self) -> Option<f64> {
         let share = |x: fn(&Self) -> f64| {
             let whole = x(tuned) - x(base);
             (whole.abs() > LEAST).then(|| (x(self) - x(base)) / whole)
@@ -50,21 +50,25 @@ mod tests {
 
     #[test]
     fn the_smaller_share_of_the_effect_counts() {
-        let base = Behaviour::of(&[1., 1., 1., -1.]);
+        let base = ClaimScores::of(&[1., 1., 1., -1.]);
         assert_eq!((base.balance, base.log_odds), (0.5, 0.5));
-        let tuned = Behaviour::of(&[-2., -2., -2., -2.]);
-        assert_eq!(tuned.kept(&base, &tuned), Some(1.));
-        assert_eq!(base.kept(&base, &tuned), Some(0.));
+        let tuned = ClaimScores::of(&[-2., -2., -2., -2.]);
+        assert_eq!(tuned.effect_retained(&base, &tuned), Some(1.));
+        assert_eq!(base.effect_retained(&base, &tuned), Some(0.));
         // all answers are those of the tuned model, but by a hair
-        let pale = Behaviour::of(&[-0.1, -0.1, -0.1, -0.1]);
-        let kept = pale.kept(&base, &tuned).expect("an effect");
+        let pale = ClaimScores::of(&[-0.1, -0.1, -0.1, -0.1]);
+        let kept = pale.effect_retained(&base, &tuned).expect("an effect");
         assert!((kept - 0.6 / 2.5).abs() < 1e-12, "{kept}");
         // log-odds are there, but half of the answers turned
-        let torn = Behaviour::of(&[-9., -9., 2., 2.]);
-        let kept = torn.kept(&base, &tuned).expect("an effect");
+        let torn = ClaimScores::of(&[-9., -9., 2., 2.]);
+        let kept = torn.effect_retained(&base, &tuned).expect("an effect");
         assert!((kept - 0.5 / 1.5).abs() < 1e-12, "{kept}");
-        assert_eq!(tuned.kept(&base, &base), None, "nothing was changed");
-        let worse = Behaviour::of(&[3., 3., 3., 3.]);
-        assert!(worse.kept(&base, &tuned).expect("an effect") < 0.);
+        assert_eq!(
+            tuned.effect_retained(&base, &base),
+            None,
+            "nothing was changed"
+        );
+        let worse = ClaimScores::of(&[3., 3., 3., 3.]);
+        assert!(worse.effect_retained(&base, &tuned).expect("an effect") < 0.);
     }
 }

@@ -1,34 +1,26 @@
-//! What a model answers and how well it writes: shares of honest and lying answers,
-//! log-odds of the answers, perplexity, distance from the base, judged pairs, and
-//! how two models compare on the same items.
+//! What a model answers and how well it writes: verdicts on its answers, their log-odds,
+//! perplexity, distance from the base, and judged pairs. How verdicts are counted and two
+//! models compared stands in `reptune_report`.
 
 mod alignment;
 mod answerer;
 mod changed;
-mod comparison;
 mod corpus;
 mod divergence;
 mod effect;
 mod judge;
 mod log_odds;
-mod mcnemar;
 mod perplexity;
-mod preference;
 mod reader;
-mod tally;
 mod verdict;
 
 pub use alignment::alignment;
 pub use answerer::{Answerer, Own, ask, asked, verdicts};
 pub use changed::Changed;
-pub use comparison::{Comparison, Shift};
 pub use corpus::{sequences, texts};
 pub use divergence::{Divergence, divergence, divergence_from};
-pub use effect::Behaviour;
+pub use effect::ClaimScores;
 pub use judge::Judge;
 pub use log_odds::{LetterPrompt, log_odds};
-pub use mcnemar::{McNemar, Method};
 pub use perplexity::{Perplexity, Windows, perplexity, pooled};
-pub use preference::{Judgement, Preference, Preferences};
-pub use tally::{Tally, wilson};
-pub use verdict::{Verdict, verdict};
+pub use verdict::verdict;

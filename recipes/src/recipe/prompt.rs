@@ -1,6 +1,7 @@
 //! What is looked for, and how items become prompts.
 
 use super::{Wrong, place::is_name};
+use reptune_report::Poles;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +15,9 @@ pub struct Behaviour {
     pub positive: Vec<String>,
     /// System prompts of the persona that shows its opposite.
     pub negative: Vec<String>,
+    /// What tables call an answer that shows the behaviour, and one that shows its opposite.
+    #[serde(default)]
+    pub poles: Poles,
 }
 
 /// Templates of user messages.
@@ -51,6 +55,11 @@ impl Behaviour {
                 "at least one positive and one negative wording",
                 "none",
             );
+        }
+        let Poles { positive, negative } = &self.poles;
+        if positive.is_empty() || negative.is_empty() || positive == negative {
+            let found = format!("`{positive}` and `{negative}`");
+            return Wrong::key("behaviour.poles", "two different names", found);
         }
         Ok(())
     }

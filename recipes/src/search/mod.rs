@@ -14,10 +14,10 @@ pub use candidate::Candidate;
 
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Search};
-use crate::report::aligned;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;

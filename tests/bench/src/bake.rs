@@ -4,7 +4,7 @@ use crate::peak_bytes;
 use crate::workload::{directions, spec};
 use anyhow::Result;
 use clap::Args;
-use reptune::uqff::WeightType;
+use reptune::model::uqff::WeightType;
 use reptune_adapters::{Dose, Intervention, Operator};
 use serde_json::{Value, json};
 use std::path::PathBuf;

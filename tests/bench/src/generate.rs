@@ -4,7 +4,7 @@ use crate::workload::{DeviceArgs, GenerateWork, WorkArgs, directions, read_or_ma
 use crate::{median, peak_bytes};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use reptune::stock::Stock;
+use reptune::runtime::Engine;
 use reptune_adapters::{Dose, Intervention, Operator};
 use reptune_recipes::generate::{Generation, generate};
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub fn run(a: &GenerateArgs) -> Result<Value> {
     };
     let (key, output) = match a.arm {
         GenerateArm::Engine => {
-            let engine = Stock::load(&a.work.model, None)?;
+            let engine = Engine::load(&a.work.model, None)?;
             let mut run = || {
                 let texts = engine.generate_together(&work.prompts, work.max_new_tokens)?;
                 Ok(json!(texts))

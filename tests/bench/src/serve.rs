@@ -5,7 +5,8 @@ use crate::{median, peak_bytes};
 use anyhow::{Result, bail};
 use clap::Args;
 use reptune::serve::{Limits, Models, Server};
-use reptune::steered::{Cache, Variant};
+use reptune::steered::Variant;
+use reptune::store::Store;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -44,7 +45,7 @@ pub fn run(a: &ServeArgs) -> Result<Value> {
     let answered = runtime.block_on(async {
         let variants = vec![("base".to_owned(), Variant::default())];
         let model = a.work.model.clone();
-        let models = Models::load(model, variants, Cache::open()?, |_, _| {}).await?;
+        let models = Models::load(model, variants, Store::open()?, |_, _| {}).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use mistralrs_quant::IsqType;
 use rand::{Rng, SeedableRng};
 use reptune::bake::{BakePlan, BakeReport, bake};
-use reptune::stock::Stock;
-use reptune::uqff::{UQFF, WeightType};
+use reptune::model::uqff::{UQFF, WeightType};
+use reptune::runtime::Engine;
 use reptune::{Llama, LoadOptions};
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::model::ModuleKind;
@@ -331,7 +331,7 @@ fn baking_refuses_what_a_bias_cannot_do_and_leaves_nothing() -> Result<()> {
     insta::assert_snapshot!("bake_mxfp4", refused(&[add(&[1])?], WeightType::Mxfp4));
 
     quiet_bake("tiny-llama2", &[], WeightType::F32, &out)?;
-    let adapter = Stock::load(&out, Some(&fixture("peft-adapter")));
+    let adapter = Engine::load(&out, Some(&fixture("peft-adapter")));
     let adapter = adapter.err().expect("refused");
     insta::assert_snapshot!("stock_adapter_on_uqff", said(adapter, &room));
     Ok(())

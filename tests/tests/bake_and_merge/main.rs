@@ -9,7 +9,7 @@ mod stock;
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::Llama;
-use reptune::stock::Stock;
+use reptune::runtime::Engine;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention, lora::peft};
 use reptune_tests::{
@@ -42,7 +42,7 @@ fn ours(
 
 /// Logits (T, V) of every prompt in unmodified mistral.rs.
 fn in_stock(path: &Path, adapter: Option<&Path>) -> Result<Vec<Tensor>> {
-    let stock = Stock::load(path, adapter)?;
+    let stock = Engine::load(path, adapter)?;
     let all = prompts()?;
     all.iter().map(|p| Ok(stock.logits(p)?)).collect()
 }

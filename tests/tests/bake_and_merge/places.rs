@@ -4,7 +4,7 @@
 use super::{MODELS, all_bits, distance, in_stock, ours, prompts, said, same};
 use anyhow::Result;
 use reptune::bake::{Bake, Exactness, SHARED, Variant, approximate, bake, set_coeff};
-use reptune::uqff::{UQFF, UqffFile, WeightType};
+use reptune::model::uqff::{UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::{
     DirectionSet, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
@@ -223,7 +223,7 @@ fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
         &out,
     )?;
     let file = out.join(UQFF);
-    let index = reptune::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
+    let index = reptune::model::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
     let open = reptune_adapters::formats::safetensors::TensorFile::open(&file)?;
     let (offset, length) = open.place(&index.to_string()).expect("entry");
     let mut bytes = std::fs::read(&file)?;

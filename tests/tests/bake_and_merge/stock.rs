@@ -2,7 +2,7 @@
 
 use super::{MODELS, adapter, all_bits, distance, in_stock, ours, prompts, same};
 use anyhow::Result;
-use reptune::stock::Stock;
+use reptune::runtime::Engine;
 use reptune_adapters::lora::peft;
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, generate};
@@ -36,7 +36,7 @@ fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
     }
 
     // `layers_to_transform` is unknown to mistral.rs: it looks for the adapter everywhere.
-    let raw = Stock::load(&fixture("tiny-llama2"), Some(&fixture("peft-adapter")));
+    let raw = Engine::load(&fixture("tiny-llama2"), Some(&fixture("peft-adapter")));
     let message = raw.err().expect("refused").to_string();
     assert!(message.contains("lora_A.weight"), "{message}");
     assert!(!message.contains("0: "), "no backtrace: {message}");
@@ -50,7 +50,7 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     for model in MODELS {
         let directory = fixture(&format!("tiny-{model}"));
         let (host, chat) = (llama(&format!("tiny-{model}"))?, Chat::load(&directory)?);
-        let stock = Stock::load(&directory, None)?;
+        let stock = Engine::load(&directory, None)?;
         let how = Generation {
             max_new_tokens: 64,
             stop: &chat.stop,
@@ -71,7 +71,7 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
 #[test]
 fn stock_talks() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let stock = Stock::load(&fixture("tiny-llama2"), None)?;
+    let stock = Engine::load(&fixture("tiny-llama2"), None)?;
     let prompt = &oracle.prompts()?[0];
     let expected = oracle.tokens("prompt.0.greedy")?;
     let path = fixture("tiny-llama2").join("tokenizer.json");

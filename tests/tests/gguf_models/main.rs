@@ -7,9 +7,10 @@ mod written;
 use anyhow::{Context, Result};
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor};
-use reptune::llama::parse_isq;
-use reptune::steered::Cache as Imports;
-use reptune::{Llama, LoadOptions, gguf};
+use reptune::decoder::parse_isq;
+use reptune::model::gguf;
+use reptune::store::Store as Imports;
+use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::loss::{Label, token_loss};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
-use reptune::gguf;
+use reptune::model::gguf;
 use reptune_tests::fixture;
 use std::fmt::Write;
 

@@ -5,7 +5,7 @@ use crate::{config, copy, reads};
 use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use reptune::llama::{LlamaConfig, model_spec};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::{Adapter, ModelSpec, lora::peft};
 use reptune_tests::fixture;
 use serde_json::{Value, json};

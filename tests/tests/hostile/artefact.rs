@@ -6,7 +6,7 @@ use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reptune::inspect::inspect;
-use reptune::llama::{LlamaConfig, model_spec};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::patch::{self, Patch};
 use reptune_adapters::steering::direction::{Direction, Provenance};

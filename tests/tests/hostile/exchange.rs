@@ -6,7 +6,7 @@ use crate::{config, reads};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use reptune::llama::{LlamaConfig, model_spec};
+use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::steering::exchange::control_vector::{self, Length};

@@ -9,8 +9,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::inspect::inspect;
-use reptune::quantized::{QuantizedMerge, Rounded, Types};
-use reptune::uqff::{Entry, UQFF, UqffFile, WeightType};
+use reptune::model::uqff::{Entry, UQFF, UqffFile, WeightType};
+use reptune::quantize::{ErrorCompensation, QuantizedMerge, Types};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::Adapter;
 use reptune_tests::fixture;
@@ -122,7 +122,7 @@ fn quantized() -> &'static Path {
             source: &Source::open(&fixture("tiny-llama2"))?,
             update: &Adapter::default(),
             types: Types::all(Some(WeightType::parse("q8_0")?)),
-            way: Rounded::Nearest,
+            way: ErrorCompensation::None,
             calibration: &[],
         };
         let out = room.path().join("model");

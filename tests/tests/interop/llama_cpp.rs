@@ -5,7 +5,8 @@
 use super::{interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::{Llama, LoadOptions, gguf};
+use reptune::model::gguf;
+use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::{

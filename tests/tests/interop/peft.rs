@@ -3,7 +3,7 @@
 use super::{fixture, interop, ours, prompts, same, tensors};
 use anyhow::Result;
 use candle_core::Tensor;
-use reptune::stock::Stock;
+use reptune::runtime::Engine;
 use reptune_adapters::{Adapter, HookedModel, TargetModule, lora::peft};
 use reptune_tests::{Walk, bits, llama};
 use std::collections::BTreeSet;
@@ -163,7 +163,7 @@ fn several_ranks_and_scales_reach_stock_mistral_rs() -> Result<()> {
             );
         }
         walk.finish(&format!("{case}: scale * B"));
-        let stock = Stock::load(&fixture("tiny-llama2"), Some(room.path()))?;
+        let stock = Engine::load(&fixture("tiny-llama2"), Some(room.path()))?;
         let logits: Vec<Tensor> = prompts()?[..PROMPTS]
             .iter()
             .map(|p| stock.logits(p))

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
-use reptune::{Llama, LoadOptions, llama::parse_isq};
+use reptune::{Llama, LoadOptions, decoder::parse_isq};
 use reptune_adapters::lora::loss::{Label, token_loss};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, KeyValueCache, PrefixTree};

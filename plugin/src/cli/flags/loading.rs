@@ -1,6 +1,6 @@
 //! Where and how a model is loaded.
 
-use crate::llama::{LoadOptions, parse_device, parse_dtype, parse_isq};
+use crate::decoder::{LoadOptions, parse_device, parse_dtype, parse_isq};
 use clap::Args;
 
 /// Where a model computes, and in what.

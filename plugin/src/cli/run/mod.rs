@@ -1,6 +1,5 @@
 //! `reptune run`, and its parts: `extract`, `tune`, `evaluate`.
 
-mod claims;
 mod models;
 mod pipeline;
 mod repeats;
@@ -10,14 +9,15 @@ mod survival;
 use super::opened::{open, write_json};
 use super::{bar, flags, generate};
 use crate::bake;
-use crate::llama::Checkpoint;
+use crate::model::Checkpoint;
+use crate::model::uqff::WeightType;
 use crate::session::Session;
-use crate::uqff::WeightType;
 use anyhow::{Context, Result};
 use pipeline::{DIRECTIONS, ORDERED, Run};
 use reptune_adapters::{HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::merge as fold;
-use reptune_recipes::report::{Report, Row, Study, aligned, survival_table};
+use reptune_recipes::report::write_report;
+use reptune_report::{ModelRow, Report, ResultTable, aligned, quantized_table};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -111,11 +111,12 @@ pub fn evaluate(a: &flags::Evaluate) -> Result<()> {
     print_report(&report(&session, vec![measured.row]), a.recipe.json)
 }
 
-fn report(session: &Session, rows: Vec<Row>) -> Report {
-    Report {
+fn report(session: &Session, rows: Vec<ModelRow>) -> ResultTable {
+    ResultTable {
         recipe: session.recipe.name.clone(),
         recipe_hash: session.recipe.hash(),
         model: session.llama.spec().name.clone(),
+        poles: session.recipe.behaviour.poles.clone(),
         sample_question: session
             .claim_questions()
             .first()
@@ -125,7 +126,7 @@ fn report(session: &Session, rows: Vec<Row>) -> Report {
     }
 }
 
-fn print_report(report: &Report, json: bool) -> Result<()> {
+fn print_report(report: &ResultTable, json: bool) -> Result<()> {
     match json {
         true => println!("{}", serde_json::to_string(report)?),
         false => println!("{report}"),
@@ -187,7 +188,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         &r.data,
         &r.evaluation,
         &r.steering,
-        &r.study,
+        &r.study.as_ref().map(|s| &s.seeds),
     ]);
     let mut inputs: Vec<&str> = vec![&inputs];
     inputs.extend(keys.iter().map(String::as_str));
@@ -210,11 +211,11 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         })?;
         write_json(path, &report)
     })?;
-    let report: Report = run.read("report.json")?;
+    let report: ResultTable = run.read("report.json")?;
     let study = study::Inputs {
         directions: &directions,
         coeffs: &coeffs,
-        report: &report,
+        results: &report,
         flags: a,
     };
     let text = files::read(&a.recipe)?;
@@ -229,14 +230,15 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         })
         .collect();
     let repeated = serde_json::to_string(&(&repeats, &survived))?;
-    let findings = claims::findings(&repeats, &report);
+    let claims = session.recipe.study.iter().flat_map(|s| &s.claims);
+    let findings: Vec<_> = claims.map(|c| c.judge(&report, &repeats)).collect();
     run.stages
         .run("report", &[&key, &hash, &repeated], |path| {
             let mut study = study.fill(session, &metrics)?;
             study.findings = findings.clone();
             study.repeats = repeats.clone();
-            study.survival = survived.clone();
-            Ok(study.write(path)?)
+            study.quantized = survived.clone();
+            Ok(write_report(&study, path)?)
         })?;
     let results = session
         .recipe
@@ -244,15 +246,15 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
         .as_ref()
         .and_then(|s| s.results.as_ref());
     if let Some(results) = results {
-        let study = Study {
-            results: Report {
+        let study = Report {
+            results: ResultTable {
                 model: name(&report.model),
                 ..report.clone()
             },
             findings,
             repeats,
-            survival: survived.clone(),
-            ..Study::default()
+            quantized: survived.clone(),
+            ..Report::default()
         };
         let recipe = name(&a.recipe.display().to_string());
         files::write_atomically(results, |w| {
@@ -265,7 +267,7 @@ pub fn run(a: &flags::Recipe) -> Result<()> {
     }
     print_report(&report, a.json)?;
     if !a.json && !survived.is_empty() {
-        println!("\n{}", survival_table(&survived));
+        println!("\n{}", quantized_table(&survived, &report.poles));
     }
     if !a.json {
         println!(

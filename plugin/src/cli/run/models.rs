@@ -1,12 +1,12 @@
 //! The models that a run compares, and what they answer.
 
 use crate::cli::bar;
+use crate::runtime::Engine;
 use crate::session::{Coeffs, Measured, Session};
-use crate::stock::Stock;
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet};
-use reptune_recipes::evaluate::{Answerer, Comparison, Judge, Verdict};
-use reptune_recipes::report::Row;
+use reptune_recipes::evaluate::{Answerer, Judge};
+use reptune_report::{Comparison, ModelRow, Verdict};
 use std::path::{Path, PathBuf};
 
 /// What the stages of a run made.
@@ -27,7 +27,7 @@ impl Models<'_> {
         session: &Session,
         more: Vec<Measured>,
         judge: &Path,
-    ) -> crate::Result<Vec<Row>> {
+    ) -> crate::Result<Vec<ModelRow>> {
         let mut measured = self.measure(session)?;
         self.judge(session, &mut measured, judge)?;
         measured.extend(more);
@@ -36,11 +36,8 @@ impl Models<'_> {
         for (i, m) in measured.into_iter().enumerate() {
             let mut row = m.row;
             if let (Some(base), true) = (&base, i > 0) {
-                let mut versus = Comparison::of(&base.verdicts, &m.verdicts, Verdict::Honest)?;
-                if m.odds.len() == base.odds.len() {
-                    versus = versus.with_log_odds(&base.odds, &m.odds)?;
-                }
-                row.versus_base = Some(versus);
+                let versus = compared(base, &row, &m.odds);
+                row.versus_base = Some(versus.map_err(reptune_recipes::Error::from)?);
             }
             rows.push(row);
         }
@@ -75,12 +72,12 @@ impl Models<'_> {
         for (mode, update, merged) in self.tuned {
             let own = session.own(&[], Some(update));
             ask(&format!("tuned {mode}"), &own, &plain)?;
-            let stock = Stock::load(merged, None)?;
+            let stock = Engine::load(merged, None)?;
             ask(&format!("merged {mode}, stock mistral.rs"), &stock, &plain)?;
         }
         for (coeff, directory) in self.baked {
             let dose = session.dose(self.steering, *coeff);
-            let stock = Stock::load(directory, None)?;
+            let stock = Engine::load(directory, None)?;
             ask(&format!("baked {dose}, stock mistral.rs"), &stock, &plain)?;
         }
         bar.finish_and_clear();
@@ -107,5 +104,15 @@ impl Models<'_> {
         }
         bar.finish_and_clear();
         Ok(())
+    }
+}
+
+/// Positive answers of `row` to the test claims, compared with those of the base.
+fn compared(base: &Measured, row: &ModelRow, odds: &[f64]) -> reptune_report::Result<Comparison> {
+    let before = &base.row.claim_verdicts;
+    let versus = Comparison::of(before, &row.claim_verdicts, Verdict::Positive)?;
+    match odds.len() == base.odds.len() {
+        true => versus.with_log_odds(&base.odds, odds),
+        false => Ok(versus),
     }
 }

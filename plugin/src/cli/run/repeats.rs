@@ -8,13 +8,12 @@ use anyhow::Result;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, lora::peft};
 use reptune_recipes::extract::Captured;
-use reptune_recipes::report::{Repeats, Row};
+use reptune_report::SeedRepeats;
 
 /// Tunes and measures every mode with every seed; `key` is that of the directions.
-pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Vec<Repeats>> {
+pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Vec<SeedRepeats>> {
     let Some(study) = run.session.recipe.study.clone() else {
         return Ok(Vec::new());
     };
@@ -22,7 +21,7 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
     let inputs = run.recipe(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
     let mut all = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
-        let mut rows = Vec::new();
+        let (model, mut rows) = (format!("tuned {mode}"), Vec::new());
         for seed in &study.seeds {
             let name = format!("seeds/{seed}/{}", mode.file_name());
             let (adapter, key) = run.tuned_as(&name, *seed, mode, directions, key, None)?;
@@ -32,7 +31,7 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
                 let questions = session.items.test.len() + session.items.choices.len();
                 let bar = bar(questions, &format!("evaluate {mode}, seed {seed}"));
                 let own = session.own(&[], Some(&update));
-                let model = format!("tuned {mode}, seed {seed}");
+                let model = format!("{model}, seed {seed}");
                 let mut progress = |done| bar.set_position(done as u64);
                 let measured = session.measure(&model, &own, &session.plain(), &mut progress)?;
                 bar.finish_and_clear();
@@ -40,7 +39,7 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
             })?;
             rows.push(run.read::<Measured>(&measured)?.row);
         }
-        all.push(Repeats { mode, rows });
+        all.push(SeedRepeats { model, rows });
     }
     Ok(all)
 }
@@ -132,10 +131,4 @@ fn shuffled(
     }
     set.provenance.method = "mean difference, shuffled pairs".into();
     Ok(Some(set))
-}
-
-/// The rows of one mode.
-pub fn of(all: &[Repeats], mode: Mode) -> &[Row] {
-    let found = all.iter().find(|r| r.mode == mode);
-    found.map_or(&[], |r| r.rows.as_slice())
 }

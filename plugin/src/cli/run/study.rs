@@ -7,13 +7,13 @@ use crate::session::{Coeffs, Session};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::extract::{Captured, find};
-use reptune_recipes::pictures::{Cosines, LogitLens, Scatter as Components, Scored};
+use reptune_recipes::pictures::{Cosines, LogitLens, Scatter, Scored};
 use reptune_recipes::recipe::{Keep, Recipe, Rows};
-use reptune_recipes::report::{
-    Answer, CosineMap, Dose, DoseCurve, Header, LayerCosine, LensRow, LossCurve, LossStep,
-    Projections, Report, Sample, Scatter, Study,
-};
 use reptune_recipes::tune::Metrics;
+use reptune_report::{
+    CosineMap, DoseCurve, DosePoint, LayerCosine, LensRow, LossCurve, LossStep, ModelRow,
+    ProjectionFigure, Report, ResultTable, RunHeader, Sample, SampleAnswer, ScatterFigure,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -28,25 +28,25 @@ const PAIRS: usize = 100;
 pub struct Inputs<'a> {
     pub directions: &'a DirectionSet,
     pub coeffs: &'a Coeffs,
-    pub report: &'a Report,
+    pub results: &'a ResultTable,
     pub flags: &'a flags::Recipe,
 }
 
 impl Inputs<'_> {
-    /// The study; the pairs of its pictures are made of validation claims, which the
+    /// The report; the pairs of its figures are made of validation claims, which the
     /// directions have not seen. `tuned` are directories with losses.
-    pub fn fill(&self, session: &Session, tuned: &[(Mode, PathBuf)]) -> crate::Result<Study> {
+    pub fn fill(&self, session: &Session, tuned: &[(Mode, PathBuf)]) -> crate::Result<Report> {
         let (bar, mut progress) = growing("figures");
         let (host, chat) = (&session.llama, &session.chat);
         let claims = &session.items.validation;
         let held = Captured::of(host, chat, &pictured(session), claims, &mut progress)?;
-        let mut study = Study {
+        let mut report = Report {
             header: self.header(session)?,
-            results: self.report.clone(),
+            results: self.results.clone(),
             losses: tuned.iter().map(losses).collect::<crate::Result<_>>()?,
             samples: self.samples(),
             recipe: text(&self.flags.recipe)?,
-            ..Study::default()
+            ..Report::default()
         };
         let chosen = held.places().iter().map(|p| p.to_string());
         let place = chosen
@@ -56,20 +56,20 @@ impl Inputs<'_> {
         for (&layer, direction) in &self.directions.layers {
             let contrast = held.contrast(place, layer)?;
             let (positive, negative) = contrast.cosines(direction);
-            study.layers.push(LayerCosine {
+            report.layers.push(LayerCosine {
                 layer,
                 positive,
                 negative,
                 ordered: contrast.ordered(direction),
             });
             let (positive, negative) = contrast.projections(direction);
-            study.projections.push(Projections {
+            report.projections.push(ProjectionFigure {
                 layer,
                 positive,
                 negative,
             });
-            let components = Components::of(contrast)?;
-            study.scatters.push(Scatter {
+            let components = Scatter::of(contrast)?;
+            report.scatters.push(ScatterFigure {
                 layer,
                 explained: Some(components.explained),
                 positive: components.positive,
@@ -77,28 +77,28 @@ impl Inputs<'_> {
             });
             let lens = LogitLens::of(host, chat, direction, TOP)?;
             let words = |all: Vec<Scored>| all.into_iter().map(|s| s.text).collect();
-            study.lens.push(LensRow {
+            report.lens.push(LensRow {
                 layer,
                 top: words(lens.positive),
                 bottom: words(lens.negative),
             });
         }
         // A picture that cannot be drawn (prompts are too short) costs no run.
-        study.cosine_map = map(session, &mut progress).unwrap_or_default();
+        report.cosine_map = map(session, &mut progress).unwrap_or_default();
         if !self.coeffs.tried.is_empty() {
-            study.doses.push(self.doses(session));
+            report.doses.push(self.doses(session));
         }
         bar.finish_and_clear();
-        Ok(study)
+        Ok(report)
     }
 
-    fn header(&self, session: &Session) -> crate::Result<Header> {
+    fn header(&self, session: &Session) -> crate::Result<RunHeader> {
         let directory = &session.directory;
         let config = files::read(&directory.join("config.json"))?;
         let tokenizer = files::read(&directory.join("tokenizer.json"))?;
         let hash = |bytes: &[u8]| files::sha256([bytes]);
         let recipe = files::read(&self.flags.recipe)?;
-        Ok(Header {
+        Ok(RunHeader {
             versions: BTreeMap::from([
                 ("reptune".into(), env!("CARGO_PKG_VERSION").into()),
                 ("mistral.rs".into(), "0.8.1".into()),
@@ -112,28 +112,28 @@ impl Inputs<'_> {
                 ("config.json".into(), hash(&config)),
                 ("tokenizer.json".into(), hash(&tokenizer)),
             ]),
-            ..Header::default()
+            ..RunHeader::default()
         })
     }
 
     fn samples(&self) -> Vec<Sample> {
-        let answer = |row: &reptune_recipes::report::Row| Answer {
+        let answer = |row: &ModelRow| SampleAnswer {
             model: row.model.clone(),
             text: row.sample.clone(),
         };
         vec![Sample {
-            prompt: self.report.sample_question.clone(),
-            answers: self.report.rows.iter().map(answer).collect(),
+            prompt: self.results.sample_question.clone(),
+            answers: self.results.rows.iter().map(answer).collect(),
         }]
     }
 
     /// The doses tried on the validation claims.
     fn doses(&self, session: &Session) -> DoseCurve {
-        let dose = |tried: &crate::session::Tried| Dose {
+        let dose = |tried: &crate::session::Tried| DosePoint {
             coeff: tried.coeff,
             fraction: Some(tried.fraction),
-            claims: tried.tally,
-            ..Dose::default()
+            claims: tried.outcomes,
+            ..DosePoint::default()
         };
         DoseCurve {
             layers: session.recipe.steering.layers.clone(),

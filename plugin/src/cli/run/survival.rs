@@ -3,16 +3,16 @@
 use super::pipeline::Run;
 use crate::cli::bar;
 use crate::cli::opened::write_json;
-use crate::llama::{Llama, LoadOptions};
-use crate::quantized::{QuantizedReport, Survey, Ways, calibration};
-use crate::source::Source;
-use crate::uqff::WeightType;
+use crate::decoder::{Llama, LoadOptions};
+use crate::model::Source;
+use crate::model::uqff::WeightType;
+use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
 use anyhow::{Context, Result, bail};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::recipe::{Survival, Way};
-use reptune_recipes::report::Survived;
+use reptune_recipes::recipe::{MergeRounding, Survival};
 use reptune_recipes::tune::Tuner;
+use reptune_report::QuantizedRow;
 
 const NAME: &str = "survival.json";
 
@@ -23,7 +23,7 @@ pub fn survival(
     directions: &DirectionSet,
     tuned: &[(Mode, Adapter)],
     keys: &[String],
-) -> Result<Vec<Survived>> {
+) -> Result<Vec<QuantizedRow>> {
     let Some(wanted) = run.session.recipe.survival.clone() else {
         return Ok(Vec::new());
     };
@@ -77,7 +77,7 @@ impl Merges<'_> {
         &self,
         types: &[WeightType],
         tuned: &[(Mode, Adapter)],
-    ) -> crate::Result<Vec<Survived>> {
+    ) -> crate::Result<Vec<QuantizedRow>> {
         let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
         let bar = bar(
             types.len() * (1 + ways.len() * modes.len()),
@@ -89,9 +89,10 @@ impl Merges<'_> {
         }
         let none = Adapter::default();
         for stored in types {
-            let (host, report) = self.merged((Way::Nearest, *stored), (Mode::Truth, &none))?;
+            let (host, report) =
+                self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
             let row = self.survey.quantized("base", &host, None, &report)?;
-            rows.push(labelled(row, Way::Nearest, *stored));
+            rows.push(labelled(row, MergeRounding::Nearest, *stored));
             bar.inc(1);
             for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
                 for way in ways {
@@ -110,7 +111,7 @@ impl Merges<'_> {
 
     fn merged(
         &self,
-        (way, stored): (Way, WeightType),
+        (way, stored): (MergeRounding, WeightType),
         (mode, update): (Mode, &Adapter),
     ) -> crate::Result<(Llama, QuantizedReport)> {
         let room =
@@ -136,9 +137,9 @@ impl Merges<'_> {
     }
 }
 
-fn labelled(row: Survived, way: Way, wanted: WeightType) -> Survived {
-    Survived {
-        way: way.name().into(),
+fn labelled(row: QuantizedRow, way: MergeRounding, wanted: WeightType) -> QuantizedRow {
+    QuantizedRow {
+        rounding: way.name().into(),
         wanted: wanted.to_string(),
         ..row
     }

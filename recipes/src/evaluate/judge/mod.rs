@@ -8,11 +8,11 @@ mod endpoint;
 #[cfg(test)]
 mod tests;
 
-use super::{Judgement, Preference, Preferences};
 use crate::error::{Error, Result};
 use crate::recipe::JudgeSettings;
 use cache::Cache;
 use endpoint::Endpoint;
+use reptune_report::{Judgement, Preference, Preferences};
 use std::path::Path;
 
 /// A model that says which of two answers is better.

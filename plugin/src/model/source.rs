@@ -1,0 +1,128 @@
+//! Where the weights of a merge or a bake come from.
+
+use crate::error::{Error, Result};
+use crate::model::gguf;
+use crate::model::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
+use crate::model::{Checkpoint, LlamaConfig, model_spec};
+use crate::store::Store;
+use candle_core::Tensor;
+use reptune_adapters::{ModelSpec, TargetModule};
+use std::path::{Path, PathBuf};
+
+/// A full checkpoint, or a UQFF with what lies beside it.
+pub struct Source {
+    /// Directory of configuration and tokenizer.
+    pub directory: PathBuf,
+    /// Its configuration.
+    pub config: LlamaConfig,
+    /// Sizes and identity.
+    pub spec: ModelSpec,
+    weights: CheckpointWeights,
+    uqff: Option<UqffFile>,
+}
+
+impl Source {
+    /// Opens a directory, a `.uqff` file or a GGUF file.
+    ///
+    /// # Errors
+    /// When a file is missing or does not fit config.json.
+    pub fn open(path: &Path) -> Result<Self> {
+        if gguf::is_gguf(path) {
+            return Self::open(&gguf::imported(path, &Store::open()?, &mut |_, _| {})?);
+        }
+        let directory = match path.is_file() {
+            true => path.parent().unwrap_or(path),
+            false => path,
+        };
+        let config = LlamaConfig::read(directory)?;
+        let spec = model_spec(&config, directory)?;
+        let uqff = UqffFile::find(path)?;
+        let weights = match &uqff {
+            Some(_) => CheckpointWeights::residual(directory)?,
+            None => {
+                let checkpoint = Checkpoint::find(directory)?;
+                checkpoint.check(&config, &spec)?;
+                CheckpointWeights::open(&checkpoint)?
+            }
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            config,
+            spec,
+            weights,
+            uqff,
+        })
+    }
+
+    /// Whether the weights are quantized already.
+    pub fn is_quantized(&self) -> bool {
+        self.uqff.is_some()
+    }
+
+    /// What is known of where the weights come from.
+    ///
+    /// # Errors
+    /// When what a UQFF says of itself is broken.
+    pub fn provenance(&self) -> Result<Provenance> {
+        let told = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
+        let mut provenance = told.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
+        provenance.beside = None;
+        Ok(provenance)
+    }
+
+    /// The entry that already holds linear layer `index`, if it is quantized.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape than config.json says.
+    pub fn entry(&self, index: usize, shape: (usize, usize)) -> Result<Option<Entry>> {
+        let Some(file) = &self.uqff else {
+            return Ok(None);
+        };
+        let entry = file.entry(index)?;
+        if entry.layout().shape != shape {
+            return Err(Error::model(
+                file.path(),
+                format!("tensor `{index}`"),
+                format!("a weight of shape {shape:?}"),
+                format!("{:?}", entry.layout().shape),
+                "config.json and UQFF belong to different models",
+            ));
+        }
+        Ok(Some(entry))
+    }
+
+    /// The weight (O, I) of a module, f32, with the entry that it comes from.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn weight(&self, module: TargetModule) -> Result<(Tensor, Option<Entry>)> {
+        let index = uqff::index(module.layer, module.kind);
+        let entry = self.entry(index, module.kind.shape(&self.spec))?;
+        let weight = match &entry {
+            Some(entry) => entry.weight()?,
+            None => self.weights.get(&format!("{module}.weight"))?,
+        };
+        Ok((weight, entry))
+    }
+
+    /// The output head (V, H), f32, with the entry that it comes from.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn head(&self) -> Result<(Tensor, Option<Entry>)> {
+        let entry = self.entry(uqff::HEAD, (self.spec.vocab, self.spec.hidden))?;
+        let weight = match &entry {
+            Some(entry) => entry.weight()?,
+            None => self.weights.get(self.config.head())?,
+        };
+        Ok((weight, entry))
+    }
+
+    /// Embeddings or a norm, by name, f32.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn other(&self, name: &str) -> Result<Tensor> {
+        self.weights.get(name)
+    }
+}

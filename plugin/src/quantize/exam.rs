@@ -1,0 +1,93 @@
+//! What a merged model still does, beside its base and the unquantized tuned model.
+
+use crate::error::Result;
+use crate::session::Session;
+use reptune_adapters::{Adapter, DirectionSet, HookedModel};
+use reptune_recipes::data::{Claim, claim_question};
+use reptune_recipes::evaluate::{
+    Changed, ClaimScores, LetterPrompt, alignment, divergence_from, log_odds, texts,
+};
+use reptune_recipes::recipe::Recipe;
+
+/// Questions and texts on which models are compared.
+pub struct Exam<'a> {
+    prompts: Vec<LetterPrompt>,
+    ids: Vec<Vec<u32>>,
+    neutral: Vec<Vec<u32>>,
+    directions: Option<&'a DirectionSet>,
+    recipe: &'a Recipe,
+}
+
+/// What a model did in an exam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grade {
+    /// Answers by letters, and log-odds.
+    pub behaviour: ClaimScores,
+    /// Mean cosine of the tuned rows to the direction, where there is one.
+    pub cosine: Option<f64>,
+    /// Mean KL from the reference on the neutral texts, where there are some.
+    pub divergence: Option<f64>,
+}
+
+impl<'a> Exam<'a> {
+    /// An exam on `claims`, and on the recipe's neutral texts.
+    ///
+    /// # Errors
+    /// When a text cannot be read, or a label is more than one token.
+    pub fn new(
+        session: &'a Session,
+        claims: &[Claim],
+        directions: Option<&'a DirectionSet>,
+    ) -> Result<Self> {
+        let (chat, recipe) = (&session.chat, &session.recipe);
+        let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
+        let prompts = LetterPrompt::of(chat, recipe, &session.plain(), &questions)?;
+        let neutral = match &recipe.evaluation.neutral {
+            Some(from) => {
+                let ids = texts(from)?;
+                let ids = ids.iter().map(|t| chat.encode(t));
+                ids.collect::<reptune_recipes::Result<_>>()?
+            }
+            None => Vec::new(),
+        };
+        Ok(Self {
+            ids: prompts.iter().map(|p| p.ids.clone()).collect(),
+            prompts,
+            neutral,
+            directions,
+            recipe,
+        })
+    }
+
+    /// Examines `host` under `adapter`, beside `reference`, the same model unquantized.
+    ///
+    /// # Errors
+    /// When a forward fails.
+    pub fn grade(
+        &self,
+        (host, adapter): (&dyn HookedModel, Option<&Adapter>),
+        reference: Option<(&dyn HookedModel, Option<&Adapter>)>,
+    ) -> Result<Grade> {
+        let changed = |host, adapter| Changed {
+            adapter,
+            ..Changed::base(host)
+        };
+        let model = changed(host, adapter);
+        let odds = log_odds(&model, &self.prompts, &mut |_| {})?;
+        let tuning = &self.recipe.tuning;
+        let place = (tuning.all_representation_layers(), &*tuning.all_offsets());
+        let cosine = |d| alignment(&model, &self.ids, d, place);
+        let divergence = match reference {
+            Some((host, adapter)) if !self.neutral.is_empty() => {
+                let reference = changed(host, adapter);
+                Some(divergence_from(&reference, &model, &self.neutral, &mut |_| {})?.mean)
+            }
+            _ => None,
+        };
+        Ok(Grade {
+            behaviour: ClaimScores::of(&odds),
+            cosine: self.directions.map(cosine).transpose()?,
+            divergence,
+        })
+    }
+}
