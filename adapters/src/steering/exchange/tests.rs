@@ -246,7 +246,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     model.write(&path)?;
     let message = open_directions(&path).expect_err("a model").to_string();
     assert!(
-        message.contains("`llama`") && message.contains("else than directions"),
+        message.contains("`llama`") && message.contains("does not hold directions"),
         "{message}"
     );
     theirs(&path, |file| {
