@@ -3,10 +3,9 @@
 use super::{bar, flags, generate};
 use crate::bake::{self, Approximation, Bake, BakePlan, BakeReport, Exactness, SHARED, Variant};
 use crate::decoder::{Llama, LoadOptions};
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
 use crate::model::uqff::{UQFF, WeightType};
-use crate::model::{LlamaConfig, model_spec};
 use crate::prompts;
 use anyhow::{Result, bail};
 use reptune_adapters::{Intervention, ModelSpec};
@@ -17,7 +16,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub fn bake(a: &flags::Bake) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
+    let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
     let mut variants = Vec::new();
@@ -95,20 +94,12 @@ fn approximate(a: &flags::Bake, model: &Path, x: &Intervention) -> Result<Approx
         );
     };
     let llama = Llama::load(model, LoadOptions::default())?;
-    let chat = Chat::load(model_directory(model))?;
+    let chat = Chat::load(model)?;
     let ids = prompts::read(file)?
         .iter()
         .map(|p| p.ids(&chat))
         .collect::<reptune_recipes::Result<Vec<_>>>()?;
     Ok(bake::approximate(&llama, x, &ids)?)
-}
-
-/// Where configuration and tokenizer lie.
-fn model_directory(model: &Path) -> &Path {
-    match model.is_file() {
-        true => model.parent().unwrap_or(model),
-        false => model,
-    }
 }
 
 fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximation>) {
@@ -186,8 +177,7 @@ fn summary(types: &BTreeMap<String, WeightType>) -> String {
 }
 
 pub fn set_coeff(a: &flags::SetCoeff) -> Result<()> {
-    let directory = model_directory(&a.file);
-    let spec = model_spec(&LlamaConfig::read(directory)?, directory)?;
+    let spec = ModelDir::at(&a.file)?.config()?.1;
     let start = Instant::now();
     let before = bake::set_coeff(&a.file, &spec, a.coeff)?;
     let ms = start.elapsed().as_secs_f64() * 1e3;

@@ -2,7 +2,7 @@
 
 use super::{bar, flags};
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::prompts;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
@@ -13,7 +13,7 @@ use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
 
 pub fn capture(a: &flags::Capture) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
     let layers = flags::layers(a.layers.as_deref().unwrap_or("all"), llama.spec().layers)?;

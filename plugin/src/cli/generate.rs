@@ -2,7 +2,7 @@
 
 use super::{bar, flags};
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::prompts;
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
@@ -110,10 +110,10 @@ pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<Adap
 }
 
 pub fn generate(a: &flags::Generate) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let loading = a.loading.options()?;
     let prompts = match (&a.prompt, &a.prompts) {
-        (Some(text), _) => vec![prompts::Prompt::Text(text.clone())],
+        (Some(text), _) => vec![prompts::PromptLine::Text(text.clone())],
         (None, Some(file)) => prompts::read(file)?,
         (None, None) => bail!("--prompt or --prompts: expected one of them, found neither"),
     };

@@ -4,10 +4,9 @@
 use super::{bar, flags};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Error;
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
-use crate::model::uqff::{UqffFile, WeightType};
-use crate::model::{LlamaConfig, model_spec};
+use crate::model::uqff::WeightType;
 use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
@@ -24,8 +23,8 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 pub fn merge(a: &flags::Merge) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
-    let full = UqffFile::files(&model)?.is_empty();
+    let found = ModelDir::resolve(&a.model)?;
+    let (model, full) = (found.path().to_owned(), !found.is_quantized());
     match &a.quantize {
         None if full => whole(a, &model),
         None => Quantized::open(a, &model)?.typed(None),
@@ -46,7 +45,7 @@ fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
             "{flag}: expected --quantize beside it, found a merge into full weights, which loses nothing to be measured"
         );
     }
-    let spec = model_spec(&LlamaConfig::read(model)?, model)?;
+    let spec = ModelDir::at(model)?.config()?.1;
     let update = peft::load(&a.adapter, &spec)?;
     let bar = bar(1, "merge");
     let report = fold::merge(model, &update, &a.out, &mut |_, done, total| {
@@ -330,7 +329,7 @@ impl Measured {
         let model = (!source.is_quantized()).then_some(a.model.as_str());
         let session = Session::open(recipe, model, LoadOptions::default())?;
         let spec = session.llama.spec();
-        if !UqffFile::files(&session.directory)?.is_empty() {
+        if ModelDir::at(&session.directory)?.is_quantized() {
             bail!(
                 "{}: key `model`: expected an unquantized model, to which a quantized one is compared, found the UQFF {}; name the full checkpoint there",
                 recipe.display(),
