@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec};
+use reptune_recipes::activation_cache::CacheStorage;
 use reptune_recipes::data::Items;
 use reptune_recipes::plan::TuningPlan;
-use reptune_recipes::trunk::Keep;
 use reptune_recipes::tune::memory::TuningSize;
 use reptune_recipes::tune::{Objective, TuningPrompt};
 use reptune_recipes::{Chat, Recipe};
@@ -69,7 +69,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         let all = plans.iter().map(|(mode, plan, within, _)| {
             json!({
                 "mode": mode, "plan": plan, "seconds": seconds(plan.work.total()),
-                "cache_on_disk": within.trunk == Keep::Disk,
+                "cache_on_disk": within.trunk == CacheStorage::Disk,
                 "recompute": within.activations == GradientCheckpointing::On,
             })
         });
@@ -96,10 +96,12 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         let step = plan.work.steps / plan.steps.max(1) as f64;
         let cache = match (plan.cache_layer, within.trunk) {
             (None, _) => "none: block 0 is trained or read".to_owned(),
-            (Some(l), Keep::Memory) => {
+            (Some(l), CacheStorage::Memory) => {
                 format!("{}, layer {l}, {} positions", bytes(m.cache), plan.distinct)
             }
-            (Some(l), Keep::Disk) => format!("on disk, layer {l}, {} positions", plan.distinct),
+            (Some(l), CacheStorage::Disk) => {
+                format!("on disk, layer {l}, {} positions", plan.distinct)
+            }
         };
         let again = match within.activations {
             GradientCheckpointing::Off => "",

@@ -9,21 +9,22 @@ use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
 use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
-use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
-use reptune_recipes::select::{Choice, Model, Table};
+use reptune_recipes::score::{Choice, ModelVariant, log_odds};
+use reptune_recipes::select::{Selected, SelectionInputs, SelectionTable, select as choose};
 use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 const RESULT: &str = "selection.json";
+const CELLS: &str = "selection.jsonl";
 const DIRECTIONS: &str = "selection.safetensors";
 
 /// What `selection.json` holds.
 #[derive(Serialize, Deserialize)]
-struct Selected {
+struct SelectionFile {
     /// Layer, place and dose.
-    choice: Choice,
+    choice: Selected,
     /// Largest KL that was allowed.
     kl: f64,
     /// Training pairs whose rows made the directions, and those that were captured.
@@ -31,7 +32,7 @@ struct Selected {
     /// Validation pairs, likewise.
     held_out: [usize; 2],
     /// All that was measured.
-    table: Table,
+    table: SelectionTable,
     /// What the choice does to the answers to test claims.
     test: Vec<Tested>,
 }
@@ -58,13 +59,14 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
         // Neither is of use without the other.
         std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
     }
+    let cells = stages.path(CELLS);
     let measured = stages.run(RESULT, &[&inputs], |path| {
-        let selected = measure(&session, &directions)?;
+        let selected = measure(&session, &directions, &cells)?;
         write_json(path, &selected)
     });
     measured.with_context(|| a.recipe.display().to_string())?;
     let text = files::read(&file)?;
-    let selected: Selected = serde_json::from_slice(&text).context(RESULT)?;
+    let selected: SelectionFile = serde_json::from_slice(&text).context(RESULT)?;
     if a.json {
         println!("{}", serde_json::to_string(&selected)?);
         return Ok(());
@@ -81,8 +83,9 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
     Ok(())
 }
 
-/// Measures, chooses, writes the chosen directions to `file` and tests the choice.
-fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
+/// Measures, chooses, writes the chosen directions to `file` and tests the choice. Doses are
+/// kept in `cells` as they are measured.
+fn measure(session: &Session, file: &Path, cells: &Path) -> crate::Result<SelectionFile> {
     let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
     let (bar, mut progress) = growing("extract at every position");
     let claims = &session.items.train;
@@ -92,14 +95,16 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let claims = &session.items.validation;
     let held_out = CapturedPairs::of(llama, chat, recipe, claims, &mut progress)?;
     bar.finish_and_clear();
-    let model = Model {
-        host: llama,
+    let inputs = SelectionInputs {
+        model: llama,
         chat,
         recipe,
+        found: &found,
+        held_out: &held_out,
+        claims: &session.items.validation,
     };
     let (bar, mut progress) = growing("measure doses");
-    let claims = &session.items.validation;
-    let table = Table::measure(model, &found, &held_out, claims, &mut progress)?;
+    let table = choose(inputs, cells, &mut progress)?;
     bar.finish_and_clear();
     let kl = recipe.selection.clone().unwrap_or_default().kl;
     let choice = table.choose(kl).inspect_err(|_| {
@@ -109,7 +114,7 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let set = choice.directions(&found)?;
     let test = test(session, set, &choice)?;
     set.save(file)?;
-    Ok(Selected {
+    Ok(SelectionFile {
         kl,
         pairs,
         held_out: [held_out.pairs(), held_out.asked()],
@@ -120,21 +125,21 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
 }
 
 /// Asks the test claims without the choice, with it, and with its negative.
-fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result<Vec<Tested>> {
+fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> crate::Result<Vec<Tested>> {
     let questions = session.claim_questions();
     let plain = session.plain();
-    let prompts = LetterPrompt::of(&session.chat, &session.recipe, &plain, &questions)?;
-    let bar = bar(3 * prompts.len(), "test the choice");
+    let choices = Choice::of_questions(&session.chat, &session.recipe, &plain, &questions)?;
+    let bar = bar(3 * choices.len(), "test the choice");
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
         let steering = Intervention::new(set, &[choice.layer], Dose::Total(coeff), Operator::Add)?;
         let steering = [steering.on(session.recipe.steering.positions.clone())];
-        let model = Changed {
+        let variant = ModelVariant {
             interventions: if coeff == 0. { &[] } else { &steering },
-            ..Changed::base(&session.llama)
+            ..ModelVariant::base(&session.llama)
         };
-        let from = tested.len() * prompts.len();
-        let odds = log_odds(&model, &prompts, &mut |n| {
+        let from = tested.len() * choices.len();
+        let odds = log_odds(&variant, &choices, &mut |n| {
             bar.set_position((from + n) as u64)
         })?;
         tested.push(Tested {
@@ -148,7 +153,7 @@ fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result
     Ok(tested)
 }
 
-fn head(selected: &Selected) -> String {
+fn head(selected: &SelectionFile) -> String {
     let [[kept, all], [held_out, of]] = [selected.pairs, selected.held_out];
     format!(
         "Directions of {kept} of {all} training pairs, measured on {held_out} of {of} held-out pairs\n\
@@ -158,7 +163,7 @@ fn head(selected: &Selected) -> String {
 }
 
 /// A row for each dose; what is of the layer and place stands on the first of them.
-fn table(table: &Table, places: &[Positions], choice: Option<&Choice>) -> String {
+fn table(table: &SelectionTable, places: &[Positions], choice: Option<&Selected>) -> String {
     let header = [
         "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
         "KL +", "KL -",
@@ -183,7 +188,7 @@ fn table(table: &Table, places: &[Positions], choice: Option<&Choice>) -> String
             row.extend([up.shift, down.shift].map(signed));
             row.extend([up.kl, down.kl].map(|x| format!("{x:.3}")));
             let this =
-                |t: &&Choice| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
+                |t: &&Selected| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
             row.extend(choice.filter(this).map(|_| "<- chosen".to_owned()));
             rows.push(row);
         }
@@ -196,7 +201,7 @@ fn table(table: &Table, places: &[Positions], choice: Option<&Choice>) -> String
     aligned(&rows)
 }
 
-fn chosen(selected: &Selected, places: &[Positions]) -> String {
+fn chosen(selected: &SelectionFile, places: &[Positions]) -> String {
     let c = &selected.choice;
     format!(
         "Chosen: layer {}, {}, coeff {:.2}, which is {} times the mean residual norm: of all\n\
@@ -212,7 +217,7 @@ fn chosen(selected: &Selected, places: &[Positions]) -> String {
     )
 }
 
-fn tested(selected: &Selected) -> String {
+fn tested(selected: &SelectionFile) -> String {
     let header = [
         "on test claims",
         "n",

@@ -2,8 +2,8 @@
 
 use super::order::batches;
 use super::prompt::TuningPrompt;
+use crate::activation_cache::CacheStorage;
 use crate::recipe::{Tuning, UpdateKind};
-use crate::trunk::Keep;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec, PrefixTree};
 use serde::Serialize;
@@ -53,7 +53,7 @@ impl TuningMemory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemorySettings {
     /// Where the activation cache is.
-    pub trunk: Keep,
+    pub trunk: CacheStorage,
     /// What blocks keep for the backward.
     pub activations: GradientCheckpointing,
 }
@@ -97,7 +97,7 @@ impl TuningSize<'_> {
         let needed = self.memory(settings);
         let mut left = budget.saturating_sub(needed.optimizer);
         match needed.cache > left / 2 {
-            true => settings.trunk = Keep::Disk,
+            true => settings.trunk = CacheStorage::Disk,
             false => left -= needed.cache,
         }
         if needed.activations + needed.backward > left {
@@ -113,8 +113,8 @@ impl TuningSize<'_> {
         let distinct = || self.distinct().rows * self.spec.hidden as u64 * F32;
         TuningMemory {
             cache: match settings.trunk {
-                Keep::Memory => cache_layer.map_or(0, |_| distinct()),
-                Keep::Disk => 0,
+                CacheStorage::Memory => cache_layer.map_or(0, |_| distinct()),
+                CacheStorage::Disk => 0,
             },
             activations: self.activations(&largest, cache_layer, settings.activations),
             backward: self.widest(&largest),

@@ -5,6 +5,7 @@
 //! instead of full weights with two. Full deltas, and parameter groups with learning rates
 //! and weights of their own, are the paper's own setting.
 
+mod cached_activations;
 mod checkpoint;
 mod early_stop;
 mod gradients;
@@ -18,13 +19,12 @@ mod run;
 mod share;
 #[cfg(test)]
 mod tests;
-mod trunks;
 
 pub use metrics::Metrics;
 pub use objective::{Objective, Term};
 pub use prompt::TuningPrompt;
-pub use trunks::SharedCache;
 
+use crate::activation_cache::SharedActivations;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
@@ -54,7 +54,7 @@ pub struct Tuner<'a> {
     train: Vec<TuningPrompt>,
     validation: Vec<TuningPrompt>,
     seed: u64,
-    trunks: Arc<SharedCache>,
+    shared: Arc<SharedActivations>,
     within: MemorySettings,
 }
 
@@ -122,14 +122,14 @@ impl<'a> Tuner<'a> {
             train,
             validation,
             seed,
-            trunks: Arc::default(),
+            shared: Arc::default(),
         })
     }
 
-    /// The same, with the activation cache of other tunings of the same model.
-    pub fn sharing(self, trunks: &Arc<SharedCache>) -> Self {
-        let trunks = trunks.clone();
-        Self { trunks, ..self }
+    /// The same, with the activations of other tunings of the same model.
+    pub fn sharing(self, shared: &Arc<SharedActivations>) -> Self {
+        let shared = shared.clone();
+        Self { shared, ..self }
     }
 
     /// Steps of a whole run.
