@@ -217,11 +217,12 @@ pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resul
 }
 
 fn provenance_facts(told: Inspection, p: &Provenance) -> Inspection {
-    let steering = p.steering.iter().map(|s| {
-        let layers = || ranges(s.directions.keys().copied());
-        match (s.operator, s.point) {
-            (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
-            (operator, point) => format!("{operator} {}, {point} of layers {}", s.coeff, layers()),
+    let steering = p.steering.iter().map(|s| match (s.operator, s.point) {
+        (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
+        (operator, point) => {
+            let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
+            let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
+            format!("{operator} at {point}: coeff {}", coeffs.join(", "))
         }
     });
     told.fact("made by", &p.made_by)

@@ -64,9 +64,9 @@ impl Source {
     /// # Errors
     /// When what a UQFF says of itself is broken.
     pub fn provenance(&self) -> Result<Provenance> {
-        let told = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
-        let mut provenance = told.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
-        provenance.beside = None;
+        let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
+        let mut provenance = read.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
+        provenance.shared = None;
         Ok(provenance)
     }
 

@@ -1,5 +1,4 @@
-//! Where a quantizer puts the values of a block: what rounding with feedback has to
-//! know of it.
+//! The grids of ggml's and afq's quantizers, which GPTQ rounds to.
 
 use super::weight_type::WeightType;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -8,7 +7,7 @@ use half::f16;
 use reptune_adapters::Result;
 use reptune_adapters::rounding::{BlockGrid, BlockQuantizer};
 
-/// A type on rows of a given length, as a rounding of blocks of columns.
+/// A weight type as a quantizer of blocks, on rows of some length.
 #[derive(Debug, Clone, Copy)]
 pub struct Blocks {
     stored: WeightType,
@@ -16,8 +15,8 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The blocks of `stored` on rows of `row` numbers; none for a type whose numbers
-    /// all depend on each other.
+    /// The quantizer of `stored` on rows of `row` numbers; none for a type that has no
+    /// independent blocks.
     pub fn of(stored: WeightType, row: usize) -> Option<Self> {
         let block = stored.block(row)?;
         Some(Self { stored, block })
@@ -45,7 +44,7 @@ impl BlockQuantizer for Blocks {
     fn round(&self, columns: &Tensor) -> Result<Tensor> {
         let columns = columns.contiguous()?;
         Ok(match self.stored {
-            // mistral.rs's own dequantization goes through f16
+            // mistral.rs dequantizes by way of f16
             WeightType::Ggml(t) => QTensor::quantize(&columns, t)?.dequantize(columns.device())?,
             stored => {
                 let stored = stored.quantize(&columns)?;
@@ -55,13 +54,13 @@ impl BlockQuantizer for Blocks {
     }
 }
 
-/// Scales are kept as f16.
-fn kept(x: f32) -> f32 {
+/// Scales are stored as f16.
+fn as_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
 }
 
-/// The largest value, sign and all, is code `extreme` of those around 0; the other end
-/// is `+-other`.
+/// A grid around 0: the value of largest magnitude has the code `extreme`, and codes at the
+/// other end go to `other`.
 fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
     let mut at = 0;
     for (i, x) in block.iter().enumerate() {
@@ -74,7 +73,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
         true => block[at].abs(),
         false => block[at],
     };
-    let step = kept(largest / extreme);
+    let step = as_f16(largest / extreme);
     BlockGrid {
         step,
         zero: -(extreme.abs()) * step,
@@ -83,7 +82,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
     }
 }
 
-/// The least value is code 0, the largest code `top`.
+/// A grid from the least value, code 0, to the largest, code `top`.
 fn affine(block: &[f32], top: f32) -> BlockGrid {
     let mut at = [0, 0];
     for (i, x) in block.iter().enumerate() {
@@ -94,9 +93,9 @@ fn affine(block: &[f32], top: f32) -> BlockGrid {
             at[1] = i;
         }
     }
-    let (least, most) = (kept(block[at[0]]), kept(block[at[1]]));
+    let (least, most) = (as_f16(block[at[0]]), as_f16(block[at[1]]));
     BlockGrid {
-        step: kept((most - least) / top),
+        step: as_f16((most - least) / top),
         zero: least,
         top,
         pinned: at,
@@ -104,81 +103,4 @@ fn affine(block: &[f32], top: f32) -> BlockGrid {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::Device;
-    use reptune_adapters::rounding::{LayerInputs, gptq};
-
-    fn noise(rows: usize, columns: usize) -> Tensor {
-        let values = (0..rows * columns).map(|i| ((i * 7919 % 1009) as f32 / 500. - 1.).powi(3));
-        Tensor::from_iter(values, &Device::Cpu)
-            .and_then(|t| t.reshape((rows, columns)))
-            .expect("a table")
-    }
-
-    /// The quantizer finds the very grid that the feedback rounded on, and stores what it chose.
-    #[test]
-    fn what_is_put_on_the_grid_is_what_the_quantizer_stores() {
-        let (w, x) = (noise(6, 128), noise(300, 128));
-        let inputs = LayerInputs::of(&x).expect("inputs");
-        let mut known = 0;
-        for (name, stored) in WeightType::ALL {
-            let Some(blocks) = Blocks::of(stored, 128) else {
-                continue;
-            };
-            if !stored.fitted((6, 128)).eq(&stored) {
-                continue;
-            }
-            let target = gptq(&w, &inputs, &blocks).expect("a target");
-            let got = blocks.round(&target).expect("rounded");
-            let lost = |q: &Tensor| {
-                let e = (&w - q).expect("an error");
-                inputs.output_norm(&e, None).expect("a norm")
-            };
-            let (fed, nearest) = (lost(&got), lost(&blocks.round(&w).expect("rounded")));
-            println!("{name}: {fed:.4} with feedback, {nearest:.4} without");
-            if stored != WeightType::F32 {
-                assert!(fed < nearest, "{name}: {fed} {nearest}");
-            }
-            if blocks.grid(&[0.5, -1.]).is_none() {
-                continue;
-            }
-            known += 1;
-            let step = |row: &[f32]| blocks.grid(row).expect("a grid").step.abs();
-            let (target, got) = (rows(&target), rows(&got));
-            for (t, g) in target.iter().zip(&got) {
-                for (t, g) in t.chunks(blocks.block()).zip(g.chunks(blocks.block())) {
-                    for (a, b) in t.iter().zip(g) {
-                        // far from the middle between two codes, so the code is the same
-                        assert!((a - b).abs() < 0.26 * step(t), "{name}: {a} {b}");
-                    }
-                }
-            }
-        }
-        assert_eq!(known, 10, "five of ggml and five of afq");
-    }
-
-    fn rows(t: &Tensor) -> Vec<Vec<f32>> {
-        t.to_vec2().expect("a table")
-    }
-
-    /// What `BlockQuantizer::block` promises: blocks are rounded without regard to others.
-    #[test]
-    fn blocks_are_rounded_alone() {
-        let w = noise(5, 512);
-        for (name, stored) in WeightType::ALL {
-            let Some(blocks) = Blocks::of(stored, 512) else {
-                continue;
-            };
-            let whole = rows(&blocks.round(&w).expect("rounded"));
-            let b = blocks.block().max(32);
-            for start in (0..512).step_by(b) {
-                let part = w.narrow(1, start, b).expect("columns");
-                let part = rows(&blocks.round(&part).expect("rounded"));
-                for (whole, part) in whole.iter().zip(&part) {
-                    assert_eq!(&whole[start..start + b], part, "{name} at {start}");
-                }
-            }
-        }
-    }
-}
+mod tests;
