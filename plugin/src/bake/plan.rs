@@ -204,7 +204,7 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     if intervention.operator() != Operator::Add && !everywhere {
         return Err(refused(
             format!(
-                "operator {} at the {} of layers {layers:?}",
+                "operator {} at {} of layers {layers:?}",
                 intervention.operator(),
                 intervention.point()
             ),

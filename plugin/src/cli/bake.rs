@@ -3,8 +3,8 @@
 use super::{bar, flags, generate};
 use crate::bake::{self, Approximation, BakePlan, BakeReport, Baker, DoseFile, Exactness, SHARED};
 use crate::decoder::{Llama, LoadOptions};
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
 use crate::model::uqff::{UQFF, WeightType};
 use crate::prompts;
 use anyhow::{Result, bail};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub fn bake(a: &flags::Bake) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
+    let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
     let mut doses = Vec::new();
@@ -95,20 +95,12 @@ fn approximate(a: &flags::Bake, model: &Path, x: &Intervention) -> Result<Approx
         );
     };
     let llama = Llama::load(model, LoadOptions::default())?;
-    let chat = Chat::load(model_directory(model))?;
+    let chat = Chat::load(model)?;
     let ids = prompts::read(file)?
         .iter()
         .map(|p| p.ids(&chat))
         .collect::<reptune_recipes::Result<Vec<_>>>()?;
     Ok(bake::approximate(&llama, x, &ids)?)
-}
-
-/// Where configuration and tokenizer lie.
-fn model_directory(model: &Path) -> &Path {
-    match model.is_file() {
-        true => model.parent().unwrap_or(model),
-        false => model,
-    }
 }
 
 fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximation>) {

@@ -2,18 +2,18 @@
 
 use super::{bar, flags};
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::prompts;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
-use reptune_adapters::{HookedModel, files, formats::tables};
+use reptune_adapters::{HookedModel, files, formats::safetensors::sort_metadata};
 use reptune_recipes::Chat;
 use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
 
 pub fn capture(a: &flags::Capture) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
     let layers = flags::layers(a.layers.as_deref().unwrap_or("all"), llama.spec().layers)?;
@@ -50,7 +50,7 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         ),
     ]);
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
-    tables::sort_metadata(&mut file);
+    sort_metadata(&mut file);
     files::write_atomically(&a.out, |w| w.write_all(&file))?;
     println!(
         "{}: {} prompts, {} layers",

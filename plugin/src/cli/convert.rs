@@ -1,8 +1,7 @@
 //! `reptune convert`: directions, adapters and models in the formats of other programs.
 
 use super::{bar, flags};
-use crate::model::{LlamaConfig, model_spec};
-use crate::model::{gguf, hub};
+use crate::model::{ModelDir, gguf};
 use anyhow::{Result, bail};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::lora::gguf as lora;
@@ -158,8 +157,7 @@ fn spec(a: &flags::Convert) -> Result<ModelSpec> {
     let Some(model) = &a.model else {
         bail!("--model: expected the model of the adapter, whose heads order the rows, found none");
     };
-    let directory = hub::resolve(model)?;
-    Ok(model_spec(&LlamaConfig::read(&directory)?, &directory)?)
+    Ok(ModelDir::resolve(model)?.config()?.1)
 }
 
 fn adapter(a: &flags::Convert) -> Result<Told> {

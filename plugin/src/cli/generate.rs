@@ -2,12 +2,12 @@
 
 use super::{bar, flags};
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::prompts;
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
-    Positions, lora::peft,
+    Positions, lora::peft, open_directions_for,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -26,7 +26,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
         flags::Operator::Turn => Operator::AddNormPreserving,
         flags::Operator::Clamp => Operator::Clamp,
     };
-    let set = DirectionSet::open_for(file, operator)?;
+    let set = open_directions_for(file, operator)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
     if a.strength.is_some() && operator != Operator::Add {
@@ -110,10 +110,10 @@ pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<Adap
 }
 
 pub fn generate(a: &flags::Generate) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let loading = a.loading.options()?;
     let prompts = match (&a.prompt, &a.prompts) {
-        (Some(text), _) => vec![prompts::Prompt::Text(text.clone())],
+        (Some(text), _) => vec![prompts::PromptLine::Text(text.clone())],
         (None, Some(file)) => prompts::read(file)?,
         (None, None) => bail!("--prompt or --prompts: expected one of them, found neither"),
     };

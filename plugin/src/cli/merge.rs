@@ -4,17 +4,18 @@
 use super::{bar, flags};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Error;
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
-use crate::model::uqff::{UqffFile, WeightType};
-use crate::model::{LlamaConfig, model_spec};
+use crate::model::uqff::WeightType;
 use crate::quantize::{
     MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
     calibration, candidates,
 };
 use crate::session::Session;
 use anyhow::{Result, bail};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
+use reptune_adapters::{
+    Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
+};
 use reptune_recipes::merge::{self as fold, MergedSite};
 use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::tune::Tuner;
@@ -23,8 +24,8 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 pub fn merge(a: &flags::Merge) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
-    let full = UqffFile::files(&model)?.is_empty();
+    let found = ModelDir::resolve(&a.model)?;
+    let (model, full) = (found.path().to_owned(), !found.is_quantized());
     match &a.quantize {
         None if full => whole(a, &model),
         None => Quantized::open(a, &model)?.typed(None),
@@ -45,7 +46,7 @@ fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
             "{flag}: expected --quantize beside it, found a merge into full weights, which loses nothing to be measured"
         );
     }
-    let spec = model_spec(&LlamaConfig::read(model)?, model)?;
+    let spec = ModelDir::at(model)?.config()?.1;
     let update = peft::load(&a.adapter, &spec)?;
     let bar = bar(1, "merge");
     let report = fold::merge(model, &update, &a.out, &mut |_, done, total| {
@@ -330,7 +331,7 @@ impl Measured {
         let model = (!source.is_quantized()).then_some(a.model.as_str());
         let session = Session::open(recipe, model, LoadOptions::default())?;
         let spec = session.llama.spec();
-        if !UqffFile::files(&session.directory)?.is_empty() {
+        if ModelDir::at(&session.directory)?.is_quantized() {
             bail!(
                 "{}: key `model`: expected an unquantized model, to which a quantized one is compared, found the UQFF {}; name the full checkpoint there",
                 recipe.display(),
@@ -347,7 +348,7 @@ impl Measured {
         }
         let directions = match &a.directions {
             Some(file) => {
-                let set = DirectionSet::open(file)?;
+                let set = open_directions(file)?;
                 set.check_model(file, spec)?;
                 Some(set)
             }

@@ -1,7 +1,8 @@
 //! What a command on a recipe starts from: the recipe with its model, and its directory.
 
 use super::{bar, flags};
-use crate::session::{Session, model_key};
+use crate::model::ModelDir;
+use crate::session::Session;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use reptune_adapters::files;
@@ -41,7 +42,7 @@ pub fn inputs(a: &flags::Recipe, session: &Session) -> Result<String> {
         _ => Vec::new(),
     };
     let parts = [
-        model_key(&session.directory)?,
+        ModelDir::at(&session.directory)?.key()?,
         format!("{:?}", a.loading),
         recipe.hash(),
         format!("{:?}", session.items),

@@ -2,8 +2,8 @@
 
 use super::flags;
 use super::flags::serve::{Serve, Steer};
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
 use crate::model::uqff::WeightType;
 use crate::serve::{DEFAULT, Limits, Models, Server};
 use crate::steered::{Steering, Variant};
@@ -19,7 +19,7 @@ use std::time::Duration;
 const BASE: &str = "base";
 
 pub fn serve(a: &Serve) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
+    let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let variants = variants(a, &model)?;
     let limits = Limits {
         drain: Duration::from_secs(a.drain),

@@ -18,7 +18,6 @@
 
 mod answers;
 mod body;
-mod engine;
 mod models;
 mod refusal;
 mod request;

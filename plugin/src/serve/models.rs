@@ -7,8 +7,8 @@
 //! no memory to speak of.
 
 use super::Refusal;
-use super::engine::{self, Engine};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::runtime::{SharedEngine, on_own_thread};
 use crate::steered::Variant;
 use crate::store::Store;
 use axum::http::StatusCode;
@@ -40,7 +40,7 @@ pub struct Served {
 #[derive(Clone)]
 struct Now {
     variant: Variant,
-    engine: Engine,
+    engine: SharedEngine,
 }
 
 impl Models {
@@ -59,9 +59,12 @@ impl Models {
         let mut served = Vec::new();
         for (name, variant) in variants {
             let (wanted, base, cache) = (variant.clone(), base.clone(), cache.clone());
-            let (engine, bytes) = apart(move || {
+            let (engine, bytes) = on_own_thread("loading", move || {
                 let directory = wanted.directory(&base, &cache)?;
-                Ok((engine::load(&directory)?, engine::bytes(&directory)?))
+                Ok((
+                    SharedEngine::load(&directory)?,
+                    SharedEngine::bytes(&directory)?,
+                ))
             })
             .await?;
             progress(&name, bytes);
@@ -131,18 +134,18 @@ impl Models {
             ));
         };
         let steering = steering
-            .with_coeffs(&[coeff])
+            .with_amounts(&[coeff])
             .map_err(|e| Refusal::field("coeff", e.to_string()))?;
         let variant = Variant {
             steering: Some(steering),
             ..served.given.clone()
         };
         let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
-        let made = apart(move || {
+        let made = on_own_thread("loading", move || {
             // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
-            let room = cache.room()?;
+            let room = cache.temporary()?;
             let out = room.path().join("model");
-            engine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
+            SharedEngine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
         });
         let engine = made.await.map_err(|e| {
             let text = format!("`{}` stays as it was: {e}", served.name);
@@ -166,7 +169,7 @@ impl Served {
     }
 
     /// The engine that answers at the moment. To be kept until the answer is complete.
-    pub fn engine(&self) -> Engine {
+    pub fn engine(&self) -> SharedEngine {
         self.now().engine
     }
 
@@ -174,13 +177,4 @@ impl Served {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
         now.clone()
     }
-}
-
-/// Runs what blocks on a thread of its own.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let failed = |e: tokio::task::JoinError| Error::Runtime {
-        place: "loading".into(),
-        reason: e.to_string(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

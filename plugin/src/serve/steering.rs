@@ -4,6 +4,7 @@ use super::models::Served;
 use super::{App, Refusal, body};
 use axum::Json;
 use axum::extract::{Request, State};
+use reptune_adapters::Dose;
 use serde_json::{Value, json};
 
 /// `GET /v1/steering`.
@@ -48,7 +49,7 @@ fn described(served: &Served) -> Option<Value> {
         "model": served.name(),
         "file": part.file().file_name().unwrap_or_default().to_string_lossy(),
         "layers": part.layers(),
-        "coeff": part.coeff().ok(),
+        "coeff": part.dose().ok().map(Dose::amount),
         "point": part.point(),
     }))
 }

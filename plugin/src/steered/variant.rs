@@ -1,14 +1,14 @@
-//! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
+//! A model made into another: merged, steered, quantized; as files that mistral.rs itself loads.
 
-use super::{Steering, VERSION};
+use super::steering::Steering;
 use crate::bake::{BakePlan, Baker, DoseFile, Exactness};
 use crate::error::{Error, Result};
-use crate::model::Source;
 use crate::model::uqff::WeightType;
-use crate::session::model_key;
-use crate::store::Store;
-use reptune_adapters::{Intervention, files, lora::peft};
+use crate::model::{ModelDir, Source};
+use crate::store::{Store, StoreKey};
+use reptune_adapters::{Intervention, lora::peft};
 use reptune_recipes::merge::merge;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Steering that biases alone do is baked into a file of its own, next to a file with all
@@ -39,23 +39,17 @@ impl Variant {
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
-        let mut parts = vec!["baked in two files".to_owned(), model_key(&model)?];
-        parts.push(
-            model
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into(),
-        );
+        let mut parts = vec![
+            "baked in two files".to_owned(),
+            ModelDir::at(&model)?.key()?,
+        ];
         parts.extend(self.quantize.map(|q| q.to_string()));
         for part in self.steering.iter().flat_map(Steering::parts) {
-            let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
-            parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
-            if part.is_as_stored() {
-                parts.push("as stored".to_owned());
-            }
+            let (layers, dose, point) = (part.layers(), part.dose()?, part.point());
+            parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash()));
         }
-        let made = cache.entry(&key(&parts), |out| self.bake(&model, &interventions, out))?;
+        let key = StoreKey::new(format!("{}, {self}", model.display()), parts);
+        let made = cache.entry(&key, |out| self.bake(&model, &interventions, out))?;
         Ok(loadable(made))
     }
 
@@ -74,7 +68,7 @@ impl Variant {
     ) -> Result<PathBuf> {
         let steering = self.steering.clone();
         let changed = Self {
-            steering: steering.map(|s| s.with_coeffs(&[coeff])).transpose()?,
+            steering: steering.map(|s| s.with_amounts(&[coeff])).transpose()?,
             ..self.clone()
         };
         let made = self.directory(model, cache)?;
@@ -110,8 +104,13 @@ impl Variant {
             return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
         }
         let update = peft::load(adapter, &source.spec)?;
-        let parts = ["merged".to_owned(), model_key(model)?, files_key(adapter)?];
-        cache.entry(&key(&parts), |out| {
+        let parts = [
+            "merged".to_owned(),
+            ModelDir::at(model)?.key()?,
+            update.content_hash()?,
+        ];
+        let made_from = format!("{}, merged with {}", model.display(), adapter.display());
+        cache.entry(&StoreKey::new(made_from, parts), |out| {
             merge(model, &update, out, &mut |_, _, _| {})?;
             Ok(())
         })
@@ -180,24 +179,17 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     Ok(attempt().map_err(|e| reptune_adapters::Error::write(to, e))?)
 }
 
-/// The key of what is made from `parts`.
-fn key(parts: &[String]) -> String {
-    let parts = parts.iter().map(|p| format!("{}:{p}", p.len()));
-    let all: Vec<String> = parts.collect();
-    files::sha256([VERSION, &all.join("")].map(str::as_bytes))
-}
-
-/// A hash of the names and contents of the files in `directory`.
-fn files_key(directory: &Path) -> Result<String> {
-    let io = |e| reptune_adapters::Error::read(directory, e);
-    let mut parts = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.is_file() {
-            let hash = files::sha256([files::read(&path)?.as_slice()]);
-            parts.push(format!("{:?} {hash}", path.file_name()));
-        }
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = |path: &Path| path.display().to_string();
+        let merged = self
+            .adapter
+            .iter()
+            .map(|a| format!("merged with {}", file(a)));
+        let parts = self.steering.iter().flat_map(Steering::parts);
+        let steered = parts.map(|part| format!("steered by {}", file(part.file())));
+        let stored = self.quantize.iter().map(|q| format!("as {q}"));
+        let all: Vec<String> = merged.chain(steered).chain(stored).collect();
+        f.write_str(&all.join(", "))
     }
-    parts.sort();
-    Ok(parts.join("\n"))
 }

@@ -7,7 +7,7 @@ use reptune::bake::{Baker, DoseFile, Exactness, SHARED, approximate, bake};
 use reptune::model::uqff::{UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::{
-    DirectionSet, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
+    DirectionSet, Dose, ForwardOptions, HookPoint, Intervention, Operator, Positions,
 };
 use reptune_tests::{Oracle, fixture, flat, llama, logits, marked, whole};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Files of our own, which carry a hash: damaged they are refused, or are what they were.
 
-use crate::change::{changed, changes};
-use crate::{config, reads};
+use super::change::{changed, changes};
+use super::{config, reads};
 use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::{
-    Adapter, DirectionSet, Error, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
+    Adapter, DirectionSet, LoraInit, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
 };
 use reptune_tests::{bits, fixture};
 use std::path::Path;
@@ -39,11 +39,13 @@ fn directions() -> Result<DirectionSet> {
 fn update(spec: &ModelSpec) -> Result<Adapter> {
     let mut update = Adapter::init(
         spec,
-        &[1],
-        &[ModuleKind::VProj, ModuleKind::OProj],
-        2,
-        3.,
-        5,
+        &LoraInit {
+            layers: &[1],
+            kinds: &[ModuleKind::VProj, ModuleKind::OProj],
+            rank: 2,
+            alpha: 3.,
+            seed: 5,
+        },
     )?;
     let module = TargetModule {
         layer: 2,
@@ -63,7 +65,7 @@ fn content(update: &Adapter) -> Vec<(String, u64, Vec<u32>)> {
 /// Whether `path` changed as `changes` say is refused, or reads as before.
 fn noticed<T: PartialEq>(
     path: &Path,
-    (near, changes): (bool, &[crate::change::Change]),
+    (near, changes): (bool, &[super::change::Change]),
     read: impl Fn() -> reptune_adapters::Result<T>,
 ) {
     let wanted = read().expect("good");

@@ -2,7 +2,8 @@
 
 use crate::cli::opened::{directory, growing, open, write_json};
 use crate::cli::{bar, flags};
-use crate::session::{Coeffs, Session, model_key};
+use crate::model::ModelDir;
+use crate::session::{Coeffs, Session};
 use crate::stages::Stages;
 use anyhow::{Context, Result};
 use reptune_adapters::lora::loss::Mode;
@@ -32,7 +33,7 @@ impl Run {
     pub fn open(a: &flags::Recipe) -> Result<Self> {
         let session = open(a)?;
         let out = directory(a, &session);
-        let model = model_key(&session.directory)?;
+        let model = ModelDir::at(&session.directory)?.key()?;
         let stages = Stages::open(&out)?;
         Ok(Self {
             session,
@@ -209,11 +210,7 @@ impl Run {
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
             bar.finish_and_clear();
-            Ok(delta_file::save_adapter(
-                path,
-                &update,
-                session.llama.spec(),
-            )?)
+            Ok(peft::save_adapter(path, &update, session.llama.spec())?)
         })?;
         Ok((self.stages.path(name), key))
     }
