@@ -58,7 +58,7 @@ pub fn replace<T, E: From<Error>>(
     Ok(written)
 }
 
-/// Temporary files are private to their owner; what they become is an ordinary file.
+/// Temporary files are private to their owner; the final file is an ordinary one.
 fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -93,12 +93,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A directory that is being written, under a temporary name beside its last one.
+/// A directory that is being written, under a temporary name next to its final one.
 ///
 /// Dropped without [`Staging::commit`] it leaves nothing behind.
 #[derive(Debug)]
 pub struct Staging {
-    /// As the user wrote it.
+    /// As the user gave it.
     given: PathBuf,
     out: PathBuf,
     directory: tempfile::TempDir,
@@ -127,7 +127,7 @@ impl Staging {
                 "output directory",
                 "a new name or an empty directory",
                 found,
-                "name another, or remove this one first",
+                "choose another name, or remove this one first",
             ));
         }
         let parent = out_path.parent().unwrap_or(Path::new("/"));
@@ -148,7 +148,7 @@ impl Staging {
         self.directory.path()
     }
 
-    /// The name that a file written here will have: the one to tell the user.
+    /// The name that a file written here will have, for messages.
     pub fn shown(&self, file: &Path) -> PathBuf {
         self.given.join(file.file_name().unwrap_or_default())
     }
@@ -170,7 +170,7 @@ impl Staging {
     /// Syncs what was written and gives the directory its name.
     ///
     /// # Errors
-    /// When `out` came to hold files meanwhile, or the disk fails; nothing is left behind then.
+    /// When `out` holds files by now, or the disk fails; nothing is left behind.
     pub fn commit(self) -> Result<()> {
         let (out, directory) = (&self.out, self.directory.path());
         let attempt = || -> std::io::Result<()> {
@@ -193,7 +193,7 @@ impl Staging {
     }
 }
 
-/// Temporary directories are private to their owner; what they become is an ordinary one.
+/// Temporary directories are private to their owner; the final one is ordinary.
 fn open_to_all(directory: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {

@@ -101,7 +101,7 @@ impl LayerInputs {
                 "calibration inputs",
                 "finite numbers",
                 format!("a Gram matrix ({i}, {i}) without a Cholesky factor"),
-                "look at the calibration prompts and at the model's activations",
+                "check the calibration prompts and the model's activations",
             )
         })
     }

@@ -14,9 +14,9 @@ use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
-use reptune_recipes::evaluate::Changed;
 use reptune_recipes::extract::extract;
 use reptune_recipes::recipe::MergeRounding;
+use reptune_recipes::score::ModelVariant;
 use reptune_recipes::tune::Tuner;
 use reptune_tests::{flat, logits, pick, random_update, whole};
 use std::path::{Path, PathBuf};
@@ -302,7 +302,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
             .all(|c| c.wanted == last || c.effect_retained < 0.95)
     );
     let host = Llama::load(&room.path().join("taken"), LoadOptions::default())?;
-    let again = check.scores(&Changed::base(&host), None)?;
+    let again = check.scores(&ModelVariant::base(&host), None)?;
     assert_eq!(
         again.behaviour, taken.scores.behaviour,
         "the file is the one that was measured"

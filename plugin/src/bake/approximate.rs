@@ -12,7 +12,7 @@ use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
-use reptune_recipes::evaluate::{Changed, divergence_from};
+use reptune_recipes::score::{ModelVariant, divergence_from};
 
 /// Additions that replace an intervention, and how much they differ from it.
 #[derive(Debug, Clone)]
@@ -57,12 +57,12 @@ pub fn approximate(
         let addition = Intervention::new(&set, &[layer], Dose::Coeff(norm), Operator::Add)?;
         additions.push(addition.at(intervention.point()));
     }
-    let under = |interventions| Changed {
+    let under = |interventions| ModelVariant {
         interventions,
-        ..Changed::base(model)
+        ..ModelVariant::base(model)
     };
     let online = under(std::slice::from_ref(intervention));
-    let kl = |other: &Changed| -> Result<f64> {
+    let kl = |other: &ModelVariant| -> Result<f64> {
         Ok(divergence_from(&online, other, prompts, &mut |_| {})?.mean)
     };
     Ok(Approximation {

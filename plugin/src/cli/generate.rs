@@ -10,8 +10,8 @@ use reptune_adapters::{
     Positions, lora::peft, open_directions_for,
 };
 use reptune_recipes::Chat;
+use reptune_recipes::effect_check::{NoEffect, check_effect as check};
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
-use reptune_recipes::probe::{NoEffect, probe};
 use serde_json::json;
 use std::path::Path;
 
@@ -97,7 +97,7 @@ pub fn check_effect(
     };
     let few = &prompts[..prompts.len().min(PROBED)];
     for intervention in interventions {
-        probe(host, intervention, few, adapter, 2)?
+        check(host, intervention, few, adapter, 2)?
             .require(wanted)
             .map_err(|e| anyhow!("{e}; --allow-no-effect goes on all the same"))?;
     }
@@ -135,7 +135,7 @@ pub fn generate(a: &flags::Generate) -> Result<()> {
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
         sampling,
-        prefilled: None,
+        cache: None,
     };
     let ids = prompts
         .iter()

@@ -67,7 +67,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         let all = plans.iter().map(|(mode, plan, within, _)| {
             json!({
                 "mode": mode, "plan": plan, "seconds": seconds(plan.work.total()),
-                "trunk_on_disk": within.trunk == reptune_recipes::trunk::Keep::Disk,
+                "trunk_on_disk": within.trunk == reptune_recipes::activation_cache::CacheStorage::Disk,
                 "recompute": within.activations == GradientCheckpointing::On,
             })
         });
@@ -91,7 +91,7 @@ pub fn plan(a: &flags::Plan) -> Result<()> {
         let step = plan.work.steps / plan.steps.max(1) as f64;
         let trunk = match (plan.trunk_layer, within.trunk) {
             (None, _) => "none: block 0 is trained or read".to_owned(),
-            (Some(l), reptune_recipes::trunk::Keep::Memory) => {
+            (Some(l), reptune_recipes::activation_cache::CacheStorage::Memory) => {
                 format!("{}, layer {l}, {} rows", bytes(m.trunk), plan.distinct)
             }
             (Some(l), _) => format!("on disk, layer {l}, {} rows", plan.distinct),

@@ -7,7 +7,7 @@ use crate::stages::Stages;
 use anyhow::{Context, Result, bail};
 use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::extract::extract;
-use reptune_recipes::search::{Candidate, End, rungs, search as halve};
+use reptune_recipes::search::{SearchCandidate, SearchEnd, rungs, search as halve};
 use reptune_recipes::tune::Tuner;
 use reptune_recipes::{Error, Recipe};
 use serde_json::json;
@@ -40,7 +40,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
         session.recipe.model = model.clone();
     }
     let (recipe, spec) = (&session.recipe, session.llama.spec());
-    let grid = Candidate::grid(recipe)?;
+    let grid = SearchCandidate::grid(recipe)?;
     let layers = grid.iter().try_for_each(|c| spec.check_layers(&c.layers));
     layers.with_context(place)?;
     let stages = Stages::open(&directory(a, &session))?;
@@ -94,7 +94,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
         session.items.validation.len(),
         modes.join(", ")
     );
-    if found.end == End::OutOfTime {
+    if found.end == SearchEnd::OutOfTime {
         println!("The minutes of [search] ran out before every rung was climbed.\n");
     }
     println!(
@@ -109,7 +109,7 @@ pub fn search(a: &flags::Recipe) -> Result<()> {
 }
 
 /// The directions of every offset, so that a wrong one is told before the first trial.
-fn directions(session: &Session, grid: &[Candidate]) -> Result<Directions> {
+fn directions(session: &Session, grid: &[SearchCandidate]) -> Result<Directions> {
     let mut directions = Directions::new();
     for candidate in grid {
         if directions.contains_key(&candidate.offset) {

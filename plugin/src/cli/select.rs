@@ -9,22 +9,23 @@ use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
 use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator, files};
-use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{Captured, find};
 use reptune_recipes::recipe::Place;
-use reptune_recipes::select::{Choice, Model, Table};
+use reptune_recipes::score::{Choice, ModelVariant, log_odds};
+use reptune_recipes::select::{Selected, SelectionInputs, SelectionTable, select as choose};
 use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 const RESULT: &str = "selection.json";
+const CELLS: &str = "selection.jsonl";
 const DIRECTIONS: &str = "selection.safetensors";
 
 /// What `selection.json` holds.
 #[derive(Serialize, Deserialize)]
-struct Selected {
+struct SelectionFile {
     /// Layer, place and dose.
-    choice: Choice,
+    choice: Selected,
     /// Largest KL that was allowed.
     kl: f64,
     /// Training pairs whose rows made the directions, and those that were captured.
@@ -32,7 +33,7 @@ struct Selected {
     /// Validation pairs, likewise.
     held_out: [usize; 2],
     /// All that was measured.
-    table: Table,
+    table: SelectionTable,
     /// What the choice does to the answers to test claims.
     test: Vec<Tested>,
 }
@@ -59,13 +60,14 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
         // Neither is of use without the other.
         std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
     }
+    let cells = stages.path(CELLS);
     let measured = stages.run(RESULT, &[&inputs], |path| {
-        let selected = measure(&session, &directions)?;
+        let selected = measure(&session, &directions, &cells)?;
         write_json(path, &selected)
     });
     measured.with_context(|| a.recipe.display().to_string())?;
     let text = files::read(&file)?;
-    let selected: Selected = serde_json::from_slice(&text).context(RESULT)?;
+    let selected: SelectionFile = serde_json::from_slice(&text).context(RESULT)?;
     if a.json {
         println!("{}", serde_json::to_string(&selected)?);
         return Ok(());
@@ -82,8 +84,9 @@ pub fn select(a: &flags::Recipe) -> Result<()> {
     Ok(())
 }
 
-/// Measures, chooses, writes the chosen directions to `file` and tests the choice.
-fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
+/// Measures, chooses, writes the chosen directions to `file` and tests the choice. Doses are
+/// kept in `cells` as they are measured.
+fn measure(session: &Session, file: &Path, cells: &Path) -> crate::Result<SelectionFile> {
     let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
     let capture = |claims, what| {
         let (bar, mut progress) = growing(what);
@@ -94,14 +97,16 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let train = capture(&session.items.train, "capture training pairs")?;
     let held_out = capture(&session.items.validation, "capture held-out pairs")?;
     let found = find(llama.spec(), recipe, &train)?;
-    let model = Model {
-        host: llama,
+    let inputs = SelectionInputs {
+        model: llama,
         chat,
         recipe,
+        found: &found,
+        held_out: &held_out,
+        claims: &session.items.validation,
     };
     let (bar, mut progress) = growing("measure doses");
-    let claims = &session.items.validation;
-    let table = Table::measure(model, &found, &held_out, claims, &mut progress)?;
+    let table = choose(inputs, cells, &mut progress)?;
     bar.finish_and_clear();
     let kl = recipe.selection.clone().unwrap_or_default().kl;
     let choice = table.choose(kl).inspect_err(|_| {
@@ -111,7 +116,7 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
     let set = choice.directions(&found)?;
     let test = test(session, set, &choice)?;
     set.save(file)?;
-    Ok(Selected {
+    Ok(SelectionFile {
         kl,
         pairs: [train.pairs(), train.asked()],
         held_out: [held_out.pairs(), held_out.asked()],
@@ -122,21 +127,21 @@ fn measure(session: &Session, file: &Path) -> crate::Result<Selected> {
 }
 
 /// Asks the test claims without the choice, with it, and with its negative.
-fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result<Vec<Tested>> {
+fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> crate::Result<Vec<Tested>> {
     let questions = session.claim_questions();
     let plain = session.plain();
-    let prompts = LetterPrompt::of(&session.chat, &session.recipe, &plain, &questions)?;
-    let bar = bar(3 * prompts.len(), "test the choice");
+    let choices = Choice::of_questions(&session.chat, &session.recipe, &plain, &questions)?;
+    let bar = bar(3 * choices.len(), "test the choice");
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
         let steering = Intervention::new(set, &[choice.layer], Dose::Total(coeff), Operator::Add)?;
         let steering = [steering.on(session.recipe.steering.rows.clone())];
-        let model = Changed {
+        let variant = ModelVariant {
             interventions: if coeff == 0. { &[] } else { &steering },
-            ..Changed::base(&session.llama)
+            ..ModelVariant::base(&session.llama)
         };
-        let from = tested.len() * prompts.len();
-        let odds = log_odds(&model, &prompts, &mut |n| {
+        let from = tested.len() * choices.len();
+        let odds = log_odds(&variant, &choices, &mut |n| {
             bar.set_position((from + n) as u64)
         })?;
         tested.push(Tested {
@@ -150,7 +155,7 @@ fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> crate::Result
     Ok(tested)
 }
 
-fn head(selected: &Selected) -> String {
+fn head(selected: &SelectionFile) -> String {
     let [[kept, all], [held_out, of]] = [selected.pairs, selected.held_out];
     format!(
         "Directions of {kept} of {all} training pairs, measured on {held_out} of {of} held-out pairs\n\
@@ -169,7 +174,7 @@ fn short(place: &Place) -> String {
 }
 
 /// A row for each dose; what is of the layer and place stands on the first of them.
-fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
+fn table(table: &SelectionTable, places: &[Place], choice: Option<&Selected>) -> String {
     let header = [
         "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
         "KL +", "KL -",
@@ -194,7 +199,7 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
             row.extend([up.shift, down.shift].map(signed));
             row.extend([up.kl, down.kl].map(|x| format!("{x:.3}")));
             let this =
-                |t: &&Choice| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
+                |t: &&Selected| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
             row.extend(choice.filter(this).map(|_| "<- chosen".to_owned()));
             rows.push(row);
         }
@@ -207,7 +212,7 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
     aligned(&rows)
 }
 
-fn chosen(selected: &Selected, places: &[Place]) -> String {
+fn chosen(selected: &SelectionFile, places: &[Place]) -> String {
     let c = &selected.choice;
     format!(
         "Chosen: layer {}, {}, coeff {:.2}, which is {} times the mean residual norm: of all\n\
@@ -223,7 +228,7 @@ fn chosen(selected: &Selected, places: &[Place]) -> String {
     )
 }
 
-fn tested(selected: &Selected) -> String {
+fn tested(selected: &SelectionFile) -> String {
     let header = [
         "on test claims",
         "n",

@@ -1,4 +1,4 @@
-//! `reptune sweep`: sets of layers x doses x {+, -, ablate}, scored by the letters.
+//! `reptune sweep`: sets of layers x doses x {+, -, ablate}, scored by the log-odds of the answers.
 
 use super::opened::{directory, growing, inputs, one_place, open, share, signed};
 use super::{bar, flags};
@@ -9,10 +9,15 @@ use reptune_adapters::{DirectionSet, Dose, HookedModel, open_directions};
 use reptune_recipes::Recipe;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::extract::extract;
-use reptune_recipes::sweep::{Asked, Cell, Grid, Way, sweep as score};
+use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
+use reptune_recipes::score::Choice;
+use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep as score};
 use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
+
+/// A cell of the sweep with its scores.
+type Cell = MeasuredCell<ChoiceScores>;
 
 const CELLS: &str = "sweep.jsonl";
 const DIRECTIONS: &str = "sweep.safetensors";
@@ -43,25 +48,26 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
         flags::Claims::Test => &session.items.test,
     };
     let recipe = &session.recipe;
-    let asked = claims.iter().map(|claim| {
-        let question = claim_question(recipe, claim);
-        Asked::new(&session.chat, recipe, &recipe.prompt.system, &question)
-    });
-    let asked = asked.collect::<reptune_recipes::Result<Vec<_>>>()?;
+    let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
+    let choices = Choice::of_questions(&session.chat, recipe, &session.plain(), &questions)?;
     let coeffs = a.coeffs.iter().copied().map(Dose::Total);
     let fractions = a.fractions.iter().copied().map(Dose::Fraction);
     let doses: Vec<Dose> = coeffs.chain(fractions).collect();
-    let grid = Grid {
-        directions: &set,
+    let grid = SteeringGrid {
+        directions: &[&set],
         layers: &sets,
         doses: &doses,
-        ways: &[Way::Plus, Way::Minus, Way::Ablate],
-        rows: &recipe.steering.rows,
-        adapter: None,
+        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        positions: &recipe.steering.rows,
     };
     let file = stages.path(CELLS);
     let bar = bar(1, "sweep");
-    let cells = score(&session.llama, &grid, &asked, &file, &mut |done, all| {
+    let inputs = SweepInputs {
+        model: &session.llama,
+        adapter: None,
+        choices: &choices,
+    };
+    let cells = score(inputs, &grid, &file, &mut |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     });
@@ -76,24 +82,24 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
         println!(
             "{}",
             json!({
-                "on": on, "n": asked.len(), "directions": source, "file": file,
-                "best": {"plus": best(Way::Plus), "minus": best(Way::Minus)}, "cells": cells,
+                "on": on, "n": choices.len(), "directions": source, "file": file,
+                "best": {"plus": best(SteeringWay::Plus), "minus": best(SteeringWay::Minus)}, "cells": cells,
             })
         );
         return Ok(());
     }
     println!(
         "{} {on} claims, directions of {}\n",
-        asked.len(),
+        choices.len(),
         source.display()
     );
     println!("{}\n", table(&cells));
-    for way in [Way::Plus, Way::Minus] {
+    for way in [SteeringWay::Plus, SteeringWay::Minus] {
         println!("{}", named(&cells, way));
     }
     let broken: usize = cells
         .iter()
-        .map(|c| c.log_odds.iter().filter(|x| x.is_none()).count())
+        .map(|c| c.scores.log_odds.iter().filter(|x| x.is_none()).count())
         .sum();
     if broken > 0 {
         println!("{broken} scores are no numbers, and count as neither answer: lower the doses.");
@@ -122,12 +128,18 @@ fn extracted(
 }
 
 /// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
-fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let moved = |c: &Cell| if way == Way::Minus { c.lie } else { c.honest };
-    let of_way = cells.iter().filter(|c| c.way == Some(way));
+fn best(cells: &[Cell], way: SteeringWay) -> Option<&Cell> {
+    let moved = |c: &Cell| {
+        if way == SteeringWay::Minus {
+            c.scores.outcomes.negative
+        } else {
+            c.scores.outcomes.positive
+        }
+    };
+    let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
     of_way.min_by(|a, b| {
         let most = moved(b).cmp(&moved(a));
-        most.then(a.coeff.abs().total_cmp(&b.coeff.abs()))
+        most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
 }
 
@@ -158,32 +170,33 @@ fn table(cells: &[Cell]) -> String {
         "shift",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let base = cells.first().map_or(0., |c| c.mean);
+    let base = cells.first().map_or(0., |c| c.scores.mean);
     for c in cells {
-        let steered = matches!(c.way, Some(Way::Plus | Way::Minus));
+        let steered = matches!(c.cell.way, Some(SteeringWay::Plus | SteeringWay::Minus));
         let only = |text: String| if steered { text } else { "-".to_owned() };
         rows.push(vec![
-            if c.layers.is_empty() {
+            if c.cell.layers.is_empty() {
                 "-".to_owned()
             } else {
-                ranges(&c.layers)
+                ranges(&c.cell.layers)
             },
-            match c.way {
+            match c.cell.way {
                 None => "unsteered",
-                Some(Way::Plus) => "+",
-                Some(Way::Minus) => "-",
-                Some(Way::Ablate) => "ablate",
+                Some(SteeringWay::Plus) => "+",
+                Some(SteeringWay::Minus) => "-",
+                Some(SteeringWay::Ablate) => "ablate",
             }
             .to_owned(),
-            only(signed(c.coeff)),
+            only(signed(c.cell.coeff)),
             only(
-                c.fraction
+                c.cell
+                    .fraction
                     .map_or_else(|| "?".into(), |f| format!("{f:+.3}")),
             ),
-            share(c.honest, c.log_odds.len()),
-            signed(c.mean),
-            match c.way {
-                Some(_) => signed(c.mean - base),
+            share(c.scores.outcomes.positive, c.scores.log_odds.len()),
+            signed(c.scores.mean),
+            match c.cell.way {
+                Some(_) => signed(c.scores.mean - base),
                 None => String::new(),
             },
         ]);
@@ -192,23 +205,25 @@ fn table(cells: &[Cell]) -> String {
 }
 
 /// The best cell of a sign in a sentence.
-fn named(cells: &[Cell], way: Way) -> String {
+fn named(cells: &[Cell], way: SteeringWay) -> String {
     let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
         return String::new();
     };
+    let (with, without) = (best.scores.outcomes, base.scores.outcomes);
     let (what, with, without) = match way {
-        Way::Minus => ("most lies", best.lie, base.lie),
-        _ => ("most honest", best.honest, base.honest),
+        SteeringWay::Minus => ("most lies", with.negative, without.negative),
+        _ => ("most honest", with.positive, without.positive),
     };
-    let n = best.log_odds.len();
-    let several = if best.layers.len() > 1 { "s" } else { "" };
+    let n = best.scores.log_odds.len();
+    let several = if best.cell.layers.len() > 1 { "s" } else { "" };
     let fraction = best
+        .cell
         .fraction
         .map_or_else(String::new, |f| format!(" ({f:+.3})"));
     format!(
         "{what}: layer{several} {}, coeff {}{fraction}: {}, unsteered {}{}",
-        ranges(&best.layers),
-        signed(best.coeff),
+        ranges(&best.cell.layers),
+        signed(best.cell.coeff),
         share(with, n),
         share(without, n),
         if with > without {

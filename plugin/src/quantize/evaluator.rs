@@ -6,8 +6,9 @@ use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::evaluate::{Changed, ClaimScores, Own};
+use reptune_recipes::evaluate::{ClaimScores, OwnForward};
 use reptune_recipes::generate::Generation;
+use reptune_recipes::score::ModelVariant;
 use reptune_report::QuantizedRow;
 
 /// Measures the recipe's model, tuned and quantized, on the recipe's test items.
@@ -25,7 +26,7 @@ impl<'a> MergeEvaluator<'a> {
     pub fn new(session: &'a Session, directions: Option<&'a DirectionSet>) -> Result<Self> {
         let check = RetentionCheck::new(session, &session.items.test, directions)?;
         let base = check
-            .scores(&Changed::base(&session.llama), None)?
+            .scores(&ModelVariant::base(&session.llama), None)?
             .behaviour;
         Ok(Self {
             session,
@@ -63,7 +64,7 @@ impl<'a> MergeEvaluator<'a> {
     ) -> Result<QuantizedRow> {
         let reference = self.unmerged(tuned);
         let whole = tuned.map(|_| &reference);
-        let row = self.row(name, &Changed::base(merged), &reference, whole)?;
+        let row = self.row(name, &ModelVariant::base(merged), &reference, whole)?;
         let mean = |f: &dyn Fn(&RoundedModule) -> Option<f64>| -> Option<f64> {
             let values: Vec<f64> = report.modules.values().map(f).collect::<Option<_>>()?;
             let n = values.len();
@@ -82,10 +83,10 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// The recipe's model under `adapter`.
-    fn unmerged<'b>(&'b self, adapter: Option<&'b Adapter>) -> Changed<'b> {
-        Changed {
+    fn unmerged<'b>(&'b self, adapter: Option<&'b Adapter>) -> ModelVariant<'b> {
+        ModelVariant {
             adapter,
-            ..Changed::base(&self.session.llama)
+            ..ModelVariant::base(&self.session.llama)
         }
     }
 
@@ -93,13 +94,13 @@ impl<'a> MergeEvaluator<'a> {
     fn row(
         &self,
         name: &str,
-        model: &Changed,
-        reference: &Changed,
-        whole: Option<&Changed>,
+        model: &ModelVariant,
+        reference: &ModelVariant,
+        whole: Option<&ModelVariant>,
     ) -> Result<QuantizedRow> {
         let session = self.session;
-        let own = Own {
-            host: model.host,
+        let own = OwnForward {
+            model: model.model,
             chat: &session.chat,
             how: Generation {
                 adapter: model.adapter,

@@ -5,14 +5,13 @@ use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::DirectionSet;
 use reptune_recipes::data::{Claim, claim_question};
-use reptune_recipes::evaluate::{
-    Changed, ClaimScores, LetterPrompt, alignment, divergence_from, log_odds, texts,
-};
+use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
 use reptune_recipes::recipe::Recipe;
+use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
 
 /// Questions and texts on which models are compared.
 pub struct RetentionCheck<'a> {
-    prompts: Vec<LetterPrompt>,
+    choices: Vec<Choice>,
     ids: Vec<Vec<u32>>,
     neutral: Vec<Vec<u32>>,
     directions: Option<&'a DirectionSet>,
@@ -42,7 +41,7 @@ impl<'a> RetentionCheck<'a> {
     ) -> Result<Self> {
         let (chat, recipe) = (&session.chat, &session.recipe);
         let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
-        let prompts = LetterPrompt::of(chat, recipe, &session.plain(), &questions)?;
+        let choices = Choice::of_questions(chat, recipe, &session.plain(), &questions)?;
         let neutral = match &recipe.evaluation.neutral {
             Some(from) => {
                 let ids = texts(from)?;
@@ -52,8 +51,8 @@ impl<'a> RetentionCheck<'a> {
             None => Vec::new(),
         };
         Ok(Self {
-            ids: prompts.iter().map(|p| p.ids.clone()).collect(),
-            prompts,
+            ids: choices.iter().map(|c| c.prompt.clone()).collect(),
+            choices,
             neutral,
             directions,
             recipe,
@@ -64,8 +63,12 @@ impl<'a> RetentionCheck<'a> {
     ///
     /// # Errors
     /// When a forward fails.
-    pub fn scores(&self, model: &Changed, reference: Option<&Changed>) -> Result<RetentionScores> {
-        let odds = log_odds(model, &self.prompts, &mut |_| {})?;
+    pub fn scores(
+        &self,
+        model: &ModelVariant,
+        reference: Option<&ModelVariant>,
+    ) -> Result<RetentionScores> {
+        let odds = log_odds(model, &self.choices, &mut |_| {})?;
         let tuning = &self.recipe.tuning;
         let place = (tuning.all_representation_layers(), &*tuning.all_offsets());
         let cosine = |d| alignment(model, &self.ids, d, place);

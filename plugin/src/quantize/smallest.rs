@@ -9,8 +9,8 @@ use crate::model::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::files::Staging;
 use reptune_adapters::{Error, HookedModel};
-use reptune_recipes::evaluate::Changed;
 use reptune_recipes::recipe::MergeRounding;
+use reptune_recipes::score::ModelVariant;
 use std::path::Path;
 
 /// A merge that was tried.
@@ -83,8 +83,8 @@ impl SmallestMerge<'_> {
         progress: &mut dyn FnMut(usize, &str),
     ) -> Result<(Vec<TriedMerge>, Option<usize>)> {
         let staging = Staging::new(out)?;
-        let base = Changed::base(self.model);
-        let tuned = Changed {
+        let base = ModelVariant::base(self.model);
+        let tuned = ModelVariant {
             adapter: Some(self.merger.update),
             ..base
         };
@@ -111,7 +111,9 @@ impl SmallestMerge<'_> {
             let merger = self.merger;
             let report = merger.write(*rounding, Some(*wanted), &place(i), &mut |_, _| {})?;
             let merged = Llama::load(&place(i), LoadOptions::default())?;
-            let scores = self.check.scores(&Changed::base(&merged), Some(&tuned))?;
+            let scores = self
+                .check
+                .scores(&ModelVariant::base(&merged), Some(&tuned))?;
             let effect_retained = scores.behaviour.effect_retained(&before, &whole);
             tried.push(TriedMerge {
                 wanted: *wanted,

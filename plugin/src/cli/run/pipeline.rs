@@ -19,6 +19,7 @@ pub const DIRECTIONS: &str = "directions.safetensors";
 pub const ORDERED: &str = "ordered.json";
 /// File of the losses, in the directory of a tuned adapter.
 pub const METRICS: &str = "metrics.jsonl";
+const CELLS: &str = "selection.jsonl";
 const CHOICE: &str = "select.json";
 
 /// A run in its directory.
@@ -73,6 +74,7 @@ impl Run {
             &r.selection.as_ref().map(|_| &r.steering.rows),
         ]);
         let session = &self.session;
+        let cells = self.stages.path(CELLS);
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
             let (bar, mut progress) = growing("extract");
             let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
@@ -89,10 +91,16 @@ impl Run {
                     let mut found = find::find(host.spec(), recipe, &captured)?;
                     let claims = &session.items.validation;
                     let held = find::Captured::of(host, chat, recipe, claims, &mut progress)?;
-                    let model = select::Model { host, chat, recipe };
+                    let inputs = select::SelectionInputs {
+                        model: host,
+                        chat,
+                        recipe,
+                        found: &found,
+                        held_out: &held,
+                        claims,
+                    };
                     bar.set_message("select");
-                    let table =
-                        select::Table::measure(model, &found, &held, claims, &mut progress)?;
+                    let table = select::select(inputs, &cells, &mut progress)?;
                     let choice = table.choose(selection.kl)?;
                     write_json(&path.with_file_name(CHOICE), &choice)?;
                     found.swap_remove(choice.place)
@@ -104,7 +112,7 @@ impl Run {
         })?;
         let set = DirectionSet::load(&self.stages.path(DIRECTIONS))?;
         if self.session.recipe.selection.is_some() {
-            let choice: select::Choice = self.read(CHOICE)?;
+            let choice: select::Selected = self.read(CHOICE)?;
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);

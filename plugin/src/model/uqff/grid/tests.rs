@@ -1,3 +1,5 @@
+//! A grid is what the quantizer stores.
+
 use super::*;
 use candle_core::Device;
 use reptune_adapters::rounding::{LayerInputs, gptq};
