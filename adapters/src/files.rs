@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes a temporary file next to `path`, syncs and renames it, so that a reader sees the
-/// old file or the new one, never a part.
+/// Writes `path` with `fill`, so that a reader sees the old file or the new one, never a
+/// part.
 ///
 /// # Errors
 /// When the directory cannot be written to or is full; nothing is left behind.
@@ -17,25 +17,45 @@ pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<()> {
+    replace(path, |temporary| {
+        let attempt = || {
+            let mut buffered = std::io::BufWriter::new(File::create(temporary)?);
+            fill(&mut buffered)?;
+            buffered.flush()
+        };
+        attempt().map_err(|e| Error::write(path, e))
+    })
+}
+
+/// Replaces `path` by the file that `write` makes: it is given the path of an empty
+/// temporary file in the same directory, which is then synced and renamed.
+///
+/// # Errors
+/// Those of `write`, and when the directory cannot be written to or is full; nothing is
+/// left behind.
+pub fn replace<T, E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     let directory = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    let attempt = || -> std::io::Result<()> {
+    let create = || {
         std::fs::create_dir_all(directory)?;
-        let mut temporary = tempfile::Builder::new()
+        tempfile::Builder::new()
             .prefix(".reptune-")
             .suffix(".tmp")
-            .tempfile_in(directory)?;
-        let mut buffered = std::io::BufWriter::new(temporary.as_file_mut());
-        fill(&mut buffered)?;
-        buffered.flush()?;
-        drop(buffered);
-        temporary.as_file().sync_all()?;
-        let file = temporary.persist(path).map_err(|e| e.error)?;
-        readable_by_all(&file)
+            .tempfile_in(directory)
     };
-    attempt().map_err(|e| Error::write(path, e))
+    let temporary = create().map_err(|e| Error::write(path, e))?;
+    let written = write(temporary.path())?;
+    let rename = || {
+        temporary.as_file().sync_all()?;
+        readable_by_all(&temporary.persist(path).map_err(|e| e.error)?)
+    };
+    rename().map_err(|e| Error::write(path, e))?;
+    Ok(written)
 }
 
 /// Temporary files are private to their owner; the final file is an ordinary one.

@@ -19,7 +19,6 @@ pub mod hooked;
 pub mod lora;
 pub mod model;
 pub mod ops;
-pub mod patch;
 pub mod rounding;
 pub mod steering;
 

@@ -1,29 +1,29 @@
-//! Rounding a weight with error feedback: later columns compensate the rounding error of
-//! earlier ones, on the inputs that the layer really sees.
+//! GPTQ: rounding a weight with error feedback, so that later columns compensate for the
+//! rounding errors of earlier ones at the outputs of the layer
+//! (Frantar et al., [arXiv 2210.17323](https://arxiv.org/abs/2210.17323)).
 //!
-//! The loss is that of the outputs, `|(W - Q) X|^2 = tr((W - Q) G (W - Q)^T)` with
-//! `G = X X^T` over calibration rows. With some columns rounded and their error
-//! `E = W_B - Q_B` fixed, the best change of the columns R not yet rounded is
+//! The loss is that of the outputs, `|(W - Q) X|^2 = tr((W - Q) G (W - Q)^T)`, with
+//! `G = X X^T` over calibration inputs. Where the columns B are rounded and their error
+//! `E = W_B - Q_B` is fixed, the best change of the columns R that are left is
 //! `W_R += E G_BR G_RR^-1`. With `G^-1 = U^T U`, U upper triangular, that is
-//! `W_R -= E U_BB^-1 U_BR`, so one factorisation serves all columns (Frantar et al.,
-//! GPTQ, arXiv 2210.17323).
+//! `W_R -= E U_BB^-1 U_BR`, so one factorization serves all columns.
 //!
-//! It differs from GPTQ in that nothing is packed here. The result is a weight which
-//! the runtime's own quantizer then rounds to the codes that were chosen: where the
-//! quantizer's grid is known ([`BlockGrid`]) columns are rounded one by one and put on the
-//! grid, with the values that span it left alone, so that it is found again; where it
-//! is not, whole blocks are rounded by the quantizer itself.
+//! Unlike the paper's code, [`gptq`] packs nothing. It returns a weight that the quantizer of
+//! the runtime then rounds to the chosen codes. Where the grid of the quantizer is known
+//! ([`BlockGrid`]), columns are rounded one by one to values of the grid, and the values
+//! that determine the grid are not changed, so that the quantizer finds the same grid. Where
+//! it is not known, the quantizer rounds whole blocks ([`BlockQuantizer`]).
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-/// Added to the diagonal of G, as a fraction of its mean, so that inputs that were never
-/// seen still count.
+/// Added to the diagonal of G, as a share of its mean: an input that calibration never
+/// shows must not count as free of cost.
 const DAMPING: f64 = 0.01;
 
-/// Sums over the inputs of a linear layer.
+/// Sums over the inputs of a linear layer, from which [`gptq`] and mean errors are computed.
 #[derive(Debug, Clone)]
 pub struct LayerInputs {
     /// `X^T X` (I, I), f32.
@@ -34,10 +34,10 @@ pub struct LayerInputs {
 }
 
 impl LayerInputs {
-    /// Of the rows `x` (N, I).
+    /// The sums over the rows of `x` (N, I).
     ///
     /// # Errors
-    /// When `x` is not a table.
+    /// When `x` has not two dimensions.
     pub fn of(x: &Tensor) -> Result<Self> {
         let x = x.detach().to_dtype(DType::F32)?;
         let (rows, _) = x.dims2()?;
@@ -48,7 +48,7 @@ impl LayerInputs {
         })
     }
 
-    /// With the rows of `other` too.
+    /// The sums over the rows of both.
     ///
     /// # Errors
     /// When the widths differ.
@@ -60,16 +60,16 @@ impl LayerInputs {
         })
     }
 
-    /// Mean row (I,).
+    /// The mean row (I,).
     ///
     /// # Errors
-    /// When memory cannot be allocated.
+    /// When the tensor library fails.
     pub fn mean(&self) -> Result<Tensor> {
         Ok((&self.sum / self.rows.max(1) as f64)?)
     }
 
-    /// `|D X|`, the norm of what a change D (O, I) of the weight adds to the outputs, if
-    /// `bias` (O,) is added to them too: `sqrt(tr(D G D^T) + 2 b D s + n |b|^2)`.
+    /// The norm of what a change D (O, I) of the weight and a bias b (O,) add to the outputs:
+    /// `|D X + b| = sqrt(tr(D G D^T) + 2 b D s + n |b|^2)`, s the sum of the n rows.
     ///
     /// # Errors
     /// When the shapes differ.
@@ -107,23 +107,23 @@ impl LayerInputs {
     }
 }
 
-/// Sum of all elements, in their order, in f64.
+/// The sum of all elements, in their order, in f64.
 fn total(t: &Tensor) -> Result<f64> {
     let values: Vec<f32> = t.flatten_all()?.to_vec1()?;
     Ok(values.into_iter().map(f64::from).sum())
 }
 
-/// The values that one row's block can take: `zero + step * 0..=top`.
+/// The values that a block of a row can take: `zero + step * code`, code from 0 to `top`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockGrid {
-    /// Distance of neighbours; may be negative.
+    /// Difference of consecutive values; may be negative.
     pub step: f32,
     /// Value of code 0.
     pub zero: f32,
     /// Largest code.
     pub top: f32,
-    /// Elements of the block that span the grid. They are stored as they are, and must
-    /// not change, or the quantizer would find another grid.
+    /// Elements of the block that determine the grid. They must not change, or the quantizer
+    /// would find another grid.
     pub pinned: [usize; 2],
 }
 
@@ -137,23 +137,23 @@ impl BlockGrid {
     }
 }
 
-/// A quantizer of blocks of columns.
+/// A quantizer that rounds blocks of columns independently.
 pub trait BlockQuantizer: Sync {
-    /// Columns of a row that are quantized together.
+    /// The number of consecutive columns that are quantized together.
     fn block(&self) -> usize;
 
-    /// The grid of a row's block, where it is even and known.
+    /// The grid of a block of a row, where it has equal steps and is known.
     fn grid(&self, block: &[f32]) -> Option<BlockGrid>;
 
-    /// What `columns` (O, B) are worth once stored.
+    /// The values of `columns` (O, B) after rounding.
     ///
     /// # Errors
     /// When the quantizer fails.
     fn round(&self, columns: &Tensor) -> Result<Tensor>;
 }
 
-/// The weight to hand to the quantizer in place of `weight`, so that what it stores
-/// loses least at the outputs for `inputs`.
+/// The weight to quantize instead of `weight`, so that the error at the outputs for `inputs`
+/// is small.
 ///
 /// Shapes: `weight` (O, I), result (O, I), both f32.
 ///
@@ -162,12 +162,12 @@ pub trait BlockQuantizer: Sync {
 pub fn gptq(
     weight: &Tensor,
     inputs: &LayerInputs,
-    rounding: &dyn BlockQuantizer,
+    quantizer: &dyn BlockQuantizer,
 ) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     let upper = inputs.factor()?;
     let mut w: Vec<f32> = weight.flatten_all()?.to_vec1()?;
-    let block = rounding.block().clamp(1, i);
+    let block = quantizer.block().clamp(1, i);
     for start in (0..i).step_by(block) {
         let end = (start + block).min(i);
         let b = end - start;
@@ -177,16 +177,16 @@ pub fn gptq(
             .collect();
         let known = w
             .chunks(i)
-            .all(|row| rounding.grid(&row[start..end]).is_some());
+            .all(|row| quantizer.grid(&row[start..end]).is_some());
         // `E U_BB^-1` (O, B), and the columns as they are to be
         let scaled: Vec<f32> = if known {
             w.par_chunks_mut(i)
-                .flat_map_iter(|row| one_by_one(&mut row[start..end], &square, rounding))
+                .flat_map_iter(|row| one_by_one(&mut row[start..end], &square, quantizer))
                 .collect()
         } else {
             let columns: Vec<f32> = w.chunks(i).flat_map(|r| r[start..end].to_vec()).collect();
             let columns = Tensor::from_vec(columns, (o, b), &Device::Cpu)?;
-            let rounded = rounding.round(&columns)?;
+            let rounded = quantizer.round(&columns)?;
             let mut errors: Vec<f32> = (columns - rounded)?.flatten_all()?.to_vec1()?;
             errors.par_chunks_mut(b).for_each(|e| solve(e, &square));
             errors
@@ -209,11 +209,11 @@ pub fn gptq(
     Ok(Tensor::from_vec(w, (o, i), &Device::Cpu)?)
 }
 
-/// Rounds a row's block to its grid column by column, with error feedback; returns
-/// `E U_BB^-1`.
-fn one_by_one(row: &mut [f32], upper: &[f32], rounding: &dyn BlockQuantizer) -> Vec<f32> {
+/// Rounds a block of a row to its grid column by column, each compensating for those before;
+/// returns `E U_BB^-1`.
+fn one_by_one(row: &mut [f32], upper: &[f32], quantizer: &dyn BlockQuantizer) -> Vec<f32> {
     let b = row.len();
-    let Some(grid) = rounding.grid(row) else {
+    let Some(grid) = quantizer.grid(row) else {
         return vec![0.; b];
     };
     let before = row.to_vec();

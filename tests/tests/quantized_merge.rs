@@ -5,8 +5,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune::model::uqff::{self, UqffFile, WeightType};
 use reptune::quantize::{
-    ErrorCompensation, Exam, QuantizedMerge, QuantizedReport, Types, Ways, auto, calibration,
-    candidates,
+    ErrorCompensation, Merger, QuantizedMerge, QuantizedReport, RetentionCheck, RoundedModule,
+    SmallestMerge, WeightTypes, calibration, candidates,
 };
 use reptune::runtime::Engine;
 use reptune::session::Session;
@@ -16,6 +16,7 @@ use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
 use reptune_recipes::extract::extract;
 use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::recipe::Mode;
+use reptune_recipes::score::ModelVariant;
 use reptune_recipes::tune::Tuner;
 use reptune_tests::{flat, logits, pick, random_update, whole};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ fn prompts() -> Vec<Vec<u32>> {
 fn write(
     from: &Path,
     update: &Adapter,
-    (types, way): (Types, ErrorCompensation),
+    (types, compensation): (WeightTypes, ErrorCompensation),
     out: &Path,
 ) -> Result<QuantizedReport> {
     let (source, calibration) = (Source::open(from)?, prompts());
@@ -45,7 +46,7 @@ fn write(
         source: &source,
         update,
         types,
-        way,
+        compensation,
         calibration: &calibration,
     };
     Ok(merge.write(out, &mut |_, _| ())?)
@@ -109,7 +110,7 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
         let report = write(
             &mini(),
             &update,
-            (Types::all(Some(wanted)), ErrorCompensation::None),
+            (WeightTypes::all(Some(wanted)), ErrorCompensation::None),
             &out,
         )?;
         let (merged, served) = (ours(&out, None)?, stock(&out)?);
@@ -150,9 +151,9 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
             ErrorCompensation::Feedback,
         ] {
             let out = room.path().join(format!("{name}-{way:?}"));
-            let report = write(&mini(), &update, (Types::all(Some(type_)), way), &out)?;
+            let report = write(&mini(), &update, (WeightTypes::all(Some(type_)), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
-            let noise = |s: &reptune::quantize::Survival| s.noise.unwrap_or(f64::NAN);
+            let noise = |s: &RoundedModule| s.noise.unwrap_or(f64::NAN);
             noises.push(report.modules.values().map(noise).sum::<f64>() / 6.);
             let between = off(&ours(&out, None)?, &stock(&out)?);
             let allowed = between_runtimes(type_, errors[0]);
@@ -177,13 +178,13 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
     write(
         &mini(),
         &none,
-        (Types::all(q8_0), ErrorCompensation::None),
+        (WeightTypes::all(q8_0), ErrorCompensation::None),
         &base,
     )?;
     let report = write(
         &base,
         &update,
-        (Types::all(None), ErrorCompensation::None),
+        (WeightTypes::all(None), ErrorCompensation::None),
         &out,
     )?;
     assert!(report.modules.values().all(|s| Some(s.stored) == q8_0));
@@ -213,12 +214,12 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
     let plain = write(
         &mini(),
         &update,
-        (Types::all(all), ErrorCompensation::None),
+        (WeightTypes::all(all), ErrorCompensation::None),
         &room.path().join("a"),
     )?;
     let spec = Source::open(&mini())?.spec;
     for growth in [0., 0.05, 0.2] {
-        let types = Types::keep(all, &plain.modules, &spec, (plain.bytes, growth));
+        let types = WeightTypes::mixed(all, &plain.modules, &spec, (plain.bytes, growth));
         assert!(types.modules.keys().all(|s| update.modules.contains_key(s)));
         assert_eq!(types.modules.is_empty(), growth == 0.);
         let out = room.path().join(format!("{growth}"));
@@ -261,24 +262,28 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
         &mut |_| {},
     )?;
     let calibration = calibration(&session)?;
-    let exam = Exam::new(&session, &session.items.validation, Some(&directions))?;
+    let check = RetentionCheck::new(&session, &session.items.validation, Some(&directions))?;
     let take = |update: &Adapter, merges: &[(WeightType, MergeRounding)], out: &str| {
-        let ways = Ways {
+        let merger = Merger {
             source: &source,
             update,
             calibration: &calibration,
             growth: 0.05,
             retuner: None,
         };
-        let (tried, taken) = auto(
-            (&ways, merges),
-            (&session.llama, &exam),
-            0.95,
-            &room.path().join(out),
-            &mut |_, _| {},
-        )?;
+        let search = SmallestMerge {
+            merger: &merger,
+            candidates: merges,
+            model: &session.llama,
+            check: &check,
+            least: 0.95,
+        };
+        let (tried, taken) = search.write(&room.path().join(out), &mut |_, _| {})?;
         for c in &tried {
-            println!("{out}: {} {}: {:.3}", c.wanted, c.way, c.kept);
+            println!(
+                "{out}: {} {}: {:.3}",
+                c.wanted, c.rounding, c.effect_retained
+            );
         }
         Ok::<_, reptune::Error>((tried, taken))
     };
@@ -288,20 +293,28 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
     );
     let (tried, taken) = take(&update, &all, "taken")?;
     let taken = &tried[taken.expect("eight bits keep all")];
-    assert!(taken.kept >= 0.95);
+    assert!(taken.effect_retained >= 0.95);
     let last = tried.last().expect("one").wanted;
     assert_eq!(taken.wanted, last, "it stops at the first type that does");
-    assert!(tried.iter().all(|c| c.wanted == last || c.kept < 0.95));
+    assert!(
+        tried
+            .iter()
+            .all(|c| c.wanted == last || c.effect_retained < 0.95)
+    );
     let host = Llama::load(&room.path().join("taken"), LoadOptions::default())?;
-    let again = exam.grade((&host, None), None)?;
+    let again = check.scores(&ModelVariant::base(&host), None)?;
     assert_eq!(
-        again.behaviour, taken.grade.behaviour,
-        "the file is the one that was examined"
+        again.behaviour, taken.scores.behaviour,
+        "the file is the one that was measured"
     );
 
     let coarse = [(WeightType::Afq(2), MergeRounding::Gptq)];
     let (tried, taken) = take(&update, &coarse, "coarse")?;
-    assert!(taken.is_none() && tried[0].kept < 0.95, "{}", tried[0].kept);
+    assert!(
+        taken.is_none() && tried[0].effect_retained < 0.95,
+        "{}",
+        tried[0].effect_retained
+    );
     assert!(!room.path().join("coarse").exists());
 
     let none = Adapter::default();
@@ -324,8 +337,8 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
     let merge = QuantizedMerge {
         source: &source,
         update: &update,
-        types: Types::all(None),
-        way: ErrorCompensation::Feedback,
+        types: WeightTypes::all(None),
+        compensation: ErrorCompensation::Feedback,
         calibration: &[],
     };
     let message = merge
@@ -341,7 +354,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
     let message = write(
         &mini(),
         &foreign,
-        (Types::all(None), ErrorCompensation::None),
+        (WeightTypes::all(None), ErrorCompensation::None),
         &out,
     );
     let message = message.expect_err("refused").to_string();

@@ -133,29 +133,6 @@ impl TensorFile {
         metadata.into_iter().collect()
     }
 
-    /// The first bytes of the file, with `metadata` instead of what it has: as many as
-    /// there are, so that they can be written over them.
-    ///
-    /// # Errors
-    /// When the header has no room for it.
-    pub fn header_with(&self, metadata: BTreeMap<String, String>) -> Result<Vec<u8>> {
-        let room = self.data as usize - 8;
-        let tensors = self.header.tensors();
-        let tensors = self.names().into_iter().filter_map(|n| {
-            let info = tensors.get(&n).map(|i| (*i).clone());
-            info.map(|i| (n, i))
-        });
-        header(metadata, tensors.collect(), room).map_err(|found| {
-            Error::content(
-                &self.path,
-                "header",
-                format!("room for its metadata in {room} bytes"),
-                found,
-                "write the file again",
-            )
-        })
-    }
-
     /// Shape and dtype.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.header.info(name)
@@ -175,28 +152,12 @@ impl TensorFile {
         let (offset, length) = self
             .place(name)
             .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
-        self.read_at(offset, length)
-    }
-
-    fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|e| Error::read(&self.path, e))?;
         Ok(bytes)
-    }
-
-    /// The last `length` bytes of a tensor, or all if it has fewer.
-    ///
-    /// # Errors
-    /// When it is missing, or the disk fails.
-    pub fn tail(&self, name: &str, length: usize) -> Result<Vec<u8>> {
-        let (offset, whole) = self
-            .place(name)
-            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
-        let length = length.min(whole);
-        self.read_at(offset + (whole - length) as u64, length)
     }
 
     /// A tensor in its own dtype.
@@ -300,8 +261,19 @@ impl TensorFileWriter {
         Self::create_shown(path, path.to_owned(), names, 0)
     }
 
-    /// [`TensorFileWriter::create`] of the file `name` in `staging`, with room for
-    /// `metadata` bytes of metadata.
+    /// [`TensorFileWriter::create`] with room for `metadata` bytes of metadata.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn create_with_metadata<'a>(
+        path: &Path,
+        names: impl IntoIterator<Item = &'a str>,
+        metadata: usize,
+    ) -> Result<Self> {
+        Self::create_shown(path, path.to_owned(), names, metadata)
+    }
+
+    /// [`TensorFileWriter::create_with_metadata`] of the file `name` in `staging`.
     ///
     /// # Errors
     /// When the file cannot be created.

@@ -1,5 +1,9 @@
-//! What is no constant, replaced by the constant that comes nearest: its mean over the rows
-//! of some prompts, with the error that this makes.
+//! Approximate bakes: the change that an intervention makes, which weights cannot express
+//! where it differs between tokens, replaced by its mean over the tokens of some prompts,
+//! with the error of that.
+//!
+//! `b_l = mean over tokens t of change_l(h_t)`, and
+//! `spread = sqrt(sum_lt |change_l(h_t) - b_l|^2 / sum_lt |change_l(h_t)|^2)`.
 
 use crate::error::Result;
 use candle_core::{D, Tensor};
@@ -10,31 +14,28 @@ use reptune_adapters::{
 };
 use reptune_recipes::score::{ModelVariant, divergence_from};
 
-/// Additions in place of an intervention, and how far they are from it.
+/// Additions that replace an intervention, and how much they differ from it.
 #[derive(Debug, Clone)]
 pub struct Approximation {
-    /// One addition to every row, for every layer.
+    /// For every layer the addition of the mean change to every token.
     pub additions: Vec<Intervention>,
-    /// Root mean square of what is left of the changes once their mean is taken from them, as
-    /// a share of the changes themselves: 0 where all rows change alike.
+    /// Norm of the changes without their mean, as a share of the norm of the changes: 0 where
+    /// all tokens change alike.
     pub spread: f64,
-    /// Mean KL of the next token, in nats, from the model under the intervention to the model
-    /// under the additions.
+    /// Mean KL divergence of the next token, in nats, from the model under the intervention
+    /// to the model under the additions.
     pub divergence: f64,
-    /// The same from the model under the intervention to the model alone: what there
-    /// is to be kept.
+    /// The same from the model under the intervention to the model without it.
     pub effect: f64,
 }
 
-/// The means of what `intervention` changes in the rows of `prompts` that it acts on, layer
-/// after layer from below, each with the means below it in place.
-///
-/// `b_l = mean over rows r of change(h_r)`, `spread = |change - b| / |change|`
+/// Replaces `intervention` by its mean changes over the tokens of `prompts` that it acts on:
+/// layer by layer from the first, each with the means of the layers before in place.
 ///
 /// # Errors
-/// When it acts on no row of the prompts or changes nothing there, or the model fails.
+/// When it acts on no token of the prompts or changes nothing there, or the model fails.
 pub fn approximate(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     intervention: &Intervention,
     prompts: &[Vec<u32>],
 ) -> Result<Approximation> {
@@ -42,7 +43,7 @@ pub fn approximate(
     let (mut around, mut whole) = (0., 0.);
     let layers: Vec<usize> = intervention.layers().collect();
     for layer in layers {
-        let changes = changes(host, intervention, layer, &additions, prompts)?; // (M, H)
+        let changes = changes(model, intervention, layer, &additions, prompts)?; // (M, H)
         let mean = changes.mean(0)?;
         around += squares(&changes.broadcast_sub(&mean)?)?;
         whole += squares(&changes)?;
@@ -53,44 +54,45 @@ pub fn approximate(
             layers: [(layer, direction)].into(),
             provenance: Default::default(),
         };
-        let addition = Intervention::new(&set, &[layer], Dose::Total(norm), Operator::Add)?;
+        let addition = Intervention::new(&set, &[layer], Dose::Coeff(norm), Operator::Add)?;
         additions.push(addition.at(intervention.point()));
     }
-    let model = |interventions| ModelVariant {
+    let under = |interventions| ModelVariant {
         interventions,
-        ..ModelVariant::base(host)
+        ..ModelVariant::base(model)
     };
-    let online = model(std::slice::from_ref(intervention));
+    let online = under(std::slice::from_ref(intervention));
     let kl = |other: &ModelVariant| -> Result<f64> {
         Ok(divergence_from(&online, other, prompts, &mut |_| {})?.mean)
     };
     Ok(Approximation {
-        divergence: kl(&model(&additions))?,
-        effect: kl(&model(&[]))?,
+        divergence: kl(&under(&additions))?,
+        effect: kl(&under(&[]))?,
         additions,
         spread: (around / f64::max(whole, f64::MIN_POSITIVE)).sqrt(),
     })
 }
 
-/// What `intervention` adds to the rows it acts on at `layer`, under `below`.
+/// The changes (M, H) that `intervention` makes at `layer` to the tokens it acts on, while
+/// `below` act before it.
 fn changes(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     intervention: &Intervention,
     layer: usize,
     below: &[Intervention],
     prompts: &[Vec<u32>],
 ) -> Result<Tensor> {
-    // The stream before the change is what an addition of nothing leaves.
-    let still = Intervention::new(
-        &zero(intervention, layer)?,
+    // An addition of zero leaves the stream as it is before the change, on the same tokens.
+    let zero = Intervention::new(
+        &direction_of(intervention, layer)?,
         &[layer],
-        Dose::Total(0.),
+        Dose::Coeff(0.),
         Operator::Add,
     )?
     .at(intervention.point())
     .on(intervention.rows().clone());
     let mut all = below.to_vec();
-    all.push(still);
+    all.push(zero);
     let mut forest = PrefixTree::new();
     for ids in prompts {
         forest.insert(None, ids, |p| token_mask(&all, p, ids.len()));
@@ -100,34 +102,32 @@ fn changes(
         _ => Some(layer),
     };
     let refused = |found: &str| {
-        let hint = "steer elsewhere, or without baking";
-        let what = format!(
-            "a mean change at the {} of layer {layer}",
-            intervention.point()
-        );
-        reptune_adapters::Error::value(what, "a place whose rows can be read", found, hint)
+        let what = format!("a mean change at {} of layer {layer}", intervention.point());
+        let expected = "resid_pre of layers from 1 on or resid_post, and prompts that are steered";
+        let hint = "steer at another hook point, or without baking";
+        reptune_adapters::Error::value(what, expected, found, hint)
     };
     let (Some(capture), false) = (capture, intervention.point() == HookPoint::ResidMid) else {
-        return Err(refused("one that cannot").into());
+        return Err(refused("another hook point").into());
     };
     let request = ForwardOptions {
         interventions: &all,
         capture: &[capture],
         ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
+    let pass = model.forward(&forest, &mut KeyValueCache::none(), &request)?;
     let rows = forest.masked(below.len(), 0..forest.len());
     if rows.is_empty() {
-        return Err(refused("no row of the prompts that it acts on").into());
+        return Err(refused("no token of the prompts that it acts on").into());
     }
-    let index = Tensor::new(rows.as_slice(), host.device())?;
+    let index = Tensor::new(rows.as_slice(), model.device())?;
     let h = pass.residuals[&capture].index_select(&index, 0)?; // (M, H)
     let all: Vec<u32> = (0..rows.len() as u32).collect();
     Ok((intervention.apply(&h, layer, &all)? - &h)?)
 }
 
-/// A direction set with that of `layer`.
-fn zero(intervention: &Intervention, layer: usize) -> Result<DirectionSet> {
+/// A direction set with the direction of `layer`.
+fn direction_of(intervention: &Intervention, layer: usize) -> Result<DirectionSet> {
     let unit = match intervention.direction(layer) {
         Some(d) => d.to_vec1()?,
         None => Vec::new(),

@@ -1,5 +1,11 @@
-//! What interventions come to as weights: biases, a shift of the embeddings, and
-//! directions that nothing writes any more.
+//! Interventions as weights: biases, a shift of the embeddings, and directions that no
+//! weight writes any more.
+//!
+//! `h_0 = E[token] + s`, and block l adds `o_proj(..) + b_l^o` and `down_proj(..) + b_l^d`.
+//! Additions at one place add up: `b = sum_i coeff_i d_i`. The ablation of d everywhere is
+//! `W <- W - d (d^T W)` for every W that writes to the stream, and the same for the rows of E;
+//! what is added before the ablation at the same place loses its part along d:
+//! `b <- b - d (d . b)`.
 
 use super::refused;
 use crate::error::Result;
@@ -8,23 +14,22 @@ use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{HookPoint, Intervention, ModelSpec, Operator, Positions, TargetModule};
 use std::collections::BTreeMap;
 
-/// Directions count as at right angles below this cosine.
+/// Directions with a cosine below this count as orthogonal.
 const RIGHT_ANGLE: f32 = 1e-5;
 
-/// The constants that do what some interventions do.
+/// The changes of weights that do what some interventions do.
 #[derive(Debug, Clone, Default)]
 pub struct BakePlan {
-    /// Biases (H,) of the layers that write to the residual stream: `o_proj` for its middle,
-    /// `down_proj` for its output.
+    /// Biases (H,): of `o_proj` for additions at `resid_mid`, of `down_proj` at `resid_post`.
     pub biases: BTreeMap<TargetModule, Tensor>,
-    /// What is added to every row of the embedding table (H,).
+    /// The vector (H,) that is added to every row of the embedding table.
     pub embeddings: Option<Tensor>,
-    /// Unit directions (H,), at right angles to each other, that embeddings, `o_proj` and
-    /// `down_proj` are made to write nothing of: `W - d d^T W`.
+    /// Orthogonal unit directions (H,) that are taken out of embeddings, `o_proj` and
+    /// `down_proj`.
     pub erased: Vec<Tensor>,
 }
 
-/// A place between two layers where the residual stream can be changed.
+/// A place where a constant can be added to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Embeddings,
@@ -32,7 +37,7 @@ enum Place {
 }
 
 impl Place {
-    /// All, in the order of the stream.
+    /// All places, in the order of the stream.
     fn all(spec: &ModelSpec) -> impl Iterator<Item = Self> {
         let modules = (0..spec.layers).flat_map(|layer| {
             [ModuleKind::OProj, ModuleKind::DownProj].map(|kind| TargetModule { layer, kind })
@@ -42,7 +47,7 @@ impl Place {
             .chain(modules.map(Self::TargetModule))
     }
 
-    /// The points that fall here, in the order in which they act.
+    /// The hook points at this place, in the order in which they act.
     fn points(self) -> Vec<(HookPoint, usize)> {
         match self {
             Self::Embeddings => vec![(HookPoint::ResidPre, 0)],
@@ -58,18 +63,14 @@ impl Place {
 }
 
 impl BakePlan {
-    /// The constants for `interventions`, which act in their order.
-    ///
-    /// An addition at the input of a block is one at the output of the block below, or of
-    /// the embeddings; several add up. The ablation of a direction
-    /// [everywhere](Intervention::ablation_everywhere) takes it out of every weight that
-    /// writes to the residual stream.
+    /// The plan for `interventions`, which act in their order.
     ///
     /// # Errors
-    /// [`Error::Bake`](crate::Error::Bake) for what no constant can do: other operators and
-    /// ablations of some modules only, rules about rows, gates, directions of another width, and
-    /// ablations that the order of things does not let stand. A value error when
-    /// the model has no such layer.
+    /// [`Error::Bake`](crate::Error::Bake) for what weights cannot express: operators other
+    /// than addition, except an ablation [everywhere](Intervention::ablation_everywhere);
+    /// positions other than all tokens; gates; directions of another width; the ablation of
+    /// two directions that are not orthogonal; an addition along a direction that was
+    /// ablated before. A value error when the model has no such layer.
     pub fn of(spec: &ModelSpec, interventions: &[Intervention]) -> Result<Self> {
         for intervention in interventions {
             check(spec, intervention)?;
@@ -90,7 +91,7 @@ impl BakePlan {
             let Some(sum) = at(place, interventions)? else {
                 continue;
             };
-            // Behind the last block nothing ablates any more what was added after the ablation.
+            // No ablation acts after the last block, so an addition there stays.
             if place != last {
                 plan.stays(&sum, place)?;
             }
@@ -104,7 +105,13 @@ impl BakePlan {
         Ok(plan)
     }
 
-    /// `W - sum of d (d^T W)` for a weight (H, I) that writes to the residual stream.
+    /// Whether the plan changes biases and no weight.
+    pub fn is_biases_only(&self) -> bool {
+        self.embeddings.is_none() && self.erased.is_empty()
+    }
+
+    /// `W - sum_d d (d^T W)` over the ablated directions, for a weight (H, I) that writes to
+    /// the residual stream.
     ///
     /// # Errors
     /// When its shape is another.
@@ -118,7 +125,7 @@ impl BakePlan {
         Ok(weight)
     }
 
-    /// The embedding table (V, H) that goes with the plan.
+    /// The embedding table (V, H) under this plan.
     ///
     /// # Errors
     /// When its shape is another.
@@ -136,7 +143,7 @@ impl BakePlan {
         }
     }
 
-    /// Squared norm of what `weight` (H, I) writes along the erased directions.
+    /// `sum_d |d^T W|^2` over the ablated directions, for a weight (H, I).
     ///
     /// # Errors
     /// When its shape is another.
@@ -156,7 +163,7 @@ impl BakePlan {
             if cosine > RIGHT_ANGLE {
                 return Err(refused(
                     format!("the ablation of two directions with cosine {cosine:.4}"),
-                    "one after the other brings the first one back; make them orthogonal first",
+                    "the second ablation would write the first direction again; make them orthogonal first",
                 ));
             }
         }
@@ -164,7 +171,7 @@ impl BakePlan {
         Ok(())
     }
 
-    /// What is added must not be ablated at the next place.
+    /// Refuses an addition that the ablation at the next place would take away.
     fn stays(&self, sum: &Tensor, place: Place) -> Result<()> {
         let norm = dot(sum, sum)?.sqrt();
         for d in &self.erased {
@@ -175,7 +182,7 @@ impl BakePlan {
                 };
                 return Err(refused(
                     format!("an addition at {place} along a direction that is ablated before it"),
-                    "the next ablation takes it away again, and a weight cannot; name the ablation last",
+                    "the next ablation would take it away, which weights cannot do; name the ablation last",
                 ));
             }
         }
@@ -183,6 +190,12 @@ impl BakePlan {
     }
 }
 
+/// Whether the outputs of these modules are added to the residual stream.
+pub(super) fn writes_to_stream(kind: ModuleKind) -> bool {
+    matches!(kind, ModuleKind::OProj | ModuleKind::DownProj)
+}
+
+/// Refuses an intervention that weights cannot express.
 fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     let layers: Vec<usize> = intervention.layers().collect();
     spec.check_layers(&layers)?;
@@ -191,25 +204,25 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     if intervention.operator() != Operator::Add && !everywhere {
         return Err(refused(
             format!(
-                "operator {} at the {} of layers {layers:?}",
+                "operator {} at {} of layers {layers:?}",
                 intervention.operator(),
                 intervention.point()
             ),
-            "what it changes depends on the row, and a bias is the same for all; use an \
-             addition, ablate everywhere (--module everywhere), take the mean change \
+            "its change differs between tokens, and a bias is the same for all; use an \
+             addition, ablate everywhere (--module everywhere), bake the mean change \
              (--approximate), or tune the weights and merge",
         ));
     }
     if intervention.gate().is_some() {
         return Err(refused(
             "an intervention with a gate",
-            "a bias acts always; steer without baking",
+            "a bias acts on every token; steer without baking",
         ));
     }
     if *intervention.rows() != Positions::All {
         return Err(refused(
-            format!("an addition on rows `{}`", intervention.rows()),
-            "a bias acts on every token; use rows `all`, act on every row all the same \
+            format!("an addition at positions `{}`", intervention.rows()),
+            "a bias acts on every token; use positions `all`, bake the mean change \
              (--approximate), or steer without baking",
         ));
     }
@@ -228,14 +241,14 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     Ok(())
 }
 
-/// What `interventions` make of nothing at `place`; none where none adds.
+/// The sum of what `interventions` add at `place`, after their ablations; none where none adds.
 fn at(place: Place, interventions: &[Intervention]) -> Result<Option<Tensor>> {
     let mut sum: Option<Tensor> = None;
     for (point, layer) in place.points() {
         for x in interventions {
             if x.point() == HookPoint::Everywhere {
-                let behind = point == HookPoint::ResidPre && layer > 0;
-                if let (Some(s), Some(d), false) = (&sum, x.direction(0), behind) {
+                let at_block_input = point == HookPoint::ResidPre && layer > 0;
+                if let (Some(s), Some(d), false) = (&sum, x.direction(0), at_block_input) {
                     sum = Some((s - (d * f64::from(dot(s, d)?))?)?);
                 }
             } else if x.point() == point

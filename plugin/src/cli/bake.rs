@@ -1,7 +1,7 @@
-//! `reptune bake`: steering written into a UQFF; `reptune set-coeff`: another dose of it.
+//! `reptune bake`: steering written into a UQFF.
 
 use super::{bar, flags, generate};
-use crate::bake::{self, Approximation, Bake, BakePlan, BakeReport, Exactness, SHARED, Variant};
+use crate::bake::{self, Approximation, BakePlan, BakeReport, Baker, DoseFile, Exactness, SHARED};
 use crate::decoder::{Llama, LoadOptions};
 use crate::model::ModelDir;
 use crate::model::Source;
@@ -13,13 +13,12 @@ use reptune_recipes::Chat;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
 pub fn bake(a: &flags::Bake) -> Result<()> {
     let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
-    let mut variants = Vec::new();
+    let mut doses = Vec::new();
     let mut approximations = BTreeMap::new();
     for (name, intervention) in typed(a, &source.spec)? {
         let exact = BakePlan::of(&source.spec, std::slice::from_ref(&intervention));
@@ -33,12 +32,12 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
             }
             (Err(e), false) => return Err(e.into()),
         };
-        variants.push(Variant {
+        doses.push(DoseFile {
             name,
             interventions,
         });
     }
-    let bake = Bake {
+    let baker = Baker {
         source: &source,
         quantize,
         exactness: match a.approximate {
@@ -47,9 +46,11 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
         },
     };
     let bar = bar(source.spec.layers, "bake");
-    let report = bake.write(&variants, &a.out, &mut |done, _| {
-        bar.set_position(done as u64)
-    })?;
+    let progress = &mut |done, _| bar.set_position(done as u64);
+    let report = match (a.coeffs.is_empty(), doses.as_slice()) {
+        (true, [one]) => baker.write(&one.interventions, &a.out, progress)?,
+        _ => baker.write_doses(&doses, &a.out, progress)?,
+    };
     bar.finish_and_clear();
     match a.json {
         true => println!("{}", as_json(a, &report, &approximations)),
@@ -174,23 +175,4 @@ fn summary(types: &BTreeMap<String, WeightType>) -> String {
     }
     let parts = counts.iter().map(|(t, n)| format!("{n} in {t}"));
     parts.collect::<Vec<_>>().join(", ")
-}
-
-pub fn set_coeff(a: &flags::SetCoeff) -> Result<()> {
-    let spec = ModelDir::at(&a.file)?.config()?.1;
-    let start = Instant::now();
-    let before = bake::set_coeff(&a.file, &spec, a.coeff)?;
-    let ms = start.elapsed().as_secs_f64() * 1e3;
-    match a.json {
-        true => println!(
-            "{}",
-            json!({"file": a.file, "before": before, "coeff": a.coeff, "ms": ms})
-        ),
-        false => println!(
-            "{}: coeff {before} is now {}, in {ms:.1} ms",
-            a.file.display(),
-            a.coeff
-        ),
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ mod inspect;
 mod loading;
 pub mod serve;
 
-pub use bake::{Bake, SetCoeff};
+pub use bake::Bake;
 pub use convert::Convert;
 pub use inspect::Inspect;
 pub use loading::Loading;
@@ -83,9 +83,6 @@ pub enum Command {
     /// Write steering into a UQFF that unmodified mistral.rs serves
     #[command(after_help = bake::EXAMPLES)]
     Bake(Bake),
-    /// Change the coeff of a baked .uqff in place
-    #[command(after_help = bake::SET_COEFF_EXAMPLES)]
-    SetCoeff(SetCoeff),
     /// Directions, adapters and models in the formats of other programs
     #[command(after_help = convert::EXAMPLES)]
     Convert(Convert),

@@ -8,7 +8,8 @@ use crate::model::ModelDir;
 use crate::model::Source;
 use crate::model::uqff::WeightType;
 use crate::quantize::{
-    Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
+    MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
+    calibration, candidates,
 };
 use crate::session::Session;
 use anyhow::{Result, bail};
@@ -122,7 +123,7 @@ impl<'a> Quantized<'a> {
         let retune = |host: &dyn HookedModel| self.tune(host);
         let shown = bar(self.source.spec.layers, "merge");
         let report = self
-            .ways(&retune)
+            .merger(&retune)
             .write(way, wanted, &self.a.out, &mut |done, _| {
                 shown.set_position(done as u64);
             })?;
@@ -142,8 +143,8 @@ impl<'a> Quantized<'a> {
                 "--quantize auto: expected --recipe RECIPE beside it, found none; its validation claims tell what is kept"
             );
         };
-        let exam = Exam::new(session, &session.items.validation, directions.as_ref())?;
-        let ways = match self.a.way.as_slice() {
+        let check = RetentionCheck::new(session, &session.items.validation, directions.as_ref())?;
+        let roundings = match self.a.way.as_slice() {
             [] => &[
                 MergeRounding::Nearest,
                 MergeRounding::Gptq,
@@ -151,19 +152,20 @@ impl<'a> Quantized<'a> {
             ],
             named => named,
         };
-        let all = candidates(self.source.spec.hidden, ways);
+        let all = candidates(self.source.spec.hidden, roundings);
         let shown = bar(all.len(), "try");
         let retune = |host: &dyn HookedModel| self.tune(host);
-        let (tried, taken) = auto(
-            (&self.ways(&retune), &all),
-            (&session.llama, &exam),
-            self.a.least,
-            &self.a.out,
-            &mut |done, next| {
-                shown.set_position(done as u64);
-                shown.set_message(next.to_owned());
-            },
-        )?;
+        let search = SmallestMerge {
+            merger: &self.merger(&retune),
+            candidates: &all,
+            model: &session.llama,
+            check: &check,
+            least: self.a.least,
+        };
+        let (tried, taken) = search.write(&self.a.out, &mut |done, next| {
+            shown.set_position(done as u64);
+            shown.set_message(next.to_owned());
+        })?;
         shown.finish_and_clear();
         let Some(taken) = taken.and_then(|i| tried.get(i)) else {
             bail!(
@@ -173,12 +175,12 @@ impl<'a> Quantized<'a> {
                 tried_table(&tried)
             );
         };
-        self.told((taken.way, Some(taken.wanted)), &taken.report, &tried)
+        self.told((taken.rounding, Some(taken.wanted)), &taken.report, &tried)
     }
 
-    fn ways<'b>(&'b self, retune: Retuner<'b>) -> Ways<'b> {
+    fn merger<'b>(&'b self, retune: Retuner<'b>) -> Merger<'b> {
         let calibration = self.measured.as_ref().map(|m| m.calibration.as_slice());
-        Ways {
+        Merger {
             source: &self.source,
             update: &self.update,
             calibration: calibration.unwrap_or_default(),
@@ -215,7 +217,7 @@ impl<'a> Quantized<'a> {
         &self,
         (way, wanted): (MergeRounding, Option<WeightType>),
         report: &QuantizedReport,
-        tried: &[Candidate],
+        tried: &[TriedMerge],
     ) -> Result<()> {
         let rows = self.rows((way, wanted), report)?;
         if self.a.json {
@@ -234,8 +236,8 @@ impl<'a> Quantized<'a> {
                 .iter()
                 .map(|c| {
                     json!({
-                        "type": c.wanted.to_string(), "way": c.way.name(), "bytes": c.report.bytes,
-                        "bits": c.report.bits, "kept": c.kept, "divergence": c.grade.divergence,
+                        "type": c.wanted.to_string(), "way": c.rounding.name(), "bytes": c.report.bytes,
+                        "bits": c.report.bits, "kept": c.effect_retained, "divergence": c.scores.divergence,
                     })
                 })
                 .collect();
@@ -283,19 +285,19 @@ impl<'a> Quantized<'a> {
             return Ok(Vec::new());
         };
         let shown = bar(4, "measure");
-        let survey = Survey::new(session, directions.as_ref())?;
-        let mut rows = vec![survey.unquantized("base", None)?];
+        let evaluator = MergeEvaluator::new(session, directions.as_ref())?;
+        let mut rows = vec![evaluator.unquantized("base", None)?];
         shown.inc(1);
-        rows.push(survey.unquantized("tuned", Some(&self.update))?);
+        rows.push(evaluator.unquantized("tuned", Some(&self.update))?);
         shown.inc(1);
         let name = wanted.map_or("as it was".to_owned(), |t| t.to_string());
         let room = tempfile::tempdir()?;
         let base = room.path().join("base");
         let none = Adapter::default();
         let retune = |host: &dyn HookedModel| self.tune(host);
-        let plain = Ways {
+        let plain = Merger {
             update: &none,
-            ..self.ways(&retune)
+            ..self.merger(&retune)
         };
         let quantized = plain.write(MergeRounding::Nearest, wanted, &base, &mut |_, _| {})?;
         for (model, path, update, way, report) in [
@@ -309,7 +311,7 @@ impl<'a> Quantized<'a> {
             ("tuned", &self.a.out, Some(&self.update), way, report),
         ] {
             let host = Llama::load(path, LoadOptions::default())?;
-            let row = survey.quantized(model, &host, update, report)?;
+            let row = evaluator.quantized(model, &host, update, report)?;
             rows.push(QuantizedRow {
                 rounding: way.name().into(),
                 wanted: name.clone(),
@@ -390,17 +392,19 @@ fn site_table(report: &QuantizedReport) -> String {
     aligned(&rows)
 }
 
-fn tried_table(tried: &[Candidate]) -> String {
+fn tried_table(tried: &[TriedMerge]) -> String {
     let head = ["type", "merged", "bits", "bytes", "effect retained", "KL"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in tried {
         rows.push(vec![
             c.wanted.to_string(),
-            c.way.to_string(),
+            c.rounding.to_string(),
             format!("{:.2}", c.report.bits),
             c.report.bytes.to_string(),
-            format!("{:.3}", c.kept),
-            c.grade.divergence.map_or("-".into(), |x| format!("{x:.4}")),
+            format!("{:.3}", c.effect_retained),
+            c.scores
+                .divergence
+                .map_or("-".into(), |x| format!("{x:.4}")),
         ]);
     }
     aligned(&rows)

@@ -35,7 +35,6 @@ pub fn main() -> ExitCode {
         Command::Generate(a) => generate::generate(&a),
         Command::Merge(a) => merge::merge(&a),
         Command::Bake(a) => bake::bake(&a),
-        Command::SetCoeff(a) => bake::set_coeff(&a),
         Command::Convert(a) => convert::convert(&a),
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Serve(a) => serve::serve(&a),

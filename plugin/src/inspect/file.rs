@@ -207,11 +207,12 @@ pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
 }
 
 fn provenance_facts(report: Inspection, p: &Provenance) -> Inspection {
-    let steering = p.steering.iter().map(|s| {
-        let layers = || ranges(s.directions.keys().copied());
-        match (s.operator, s.point) {
-            (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
-            (operator, point) => format!("{operator} {}, {point} of layers {}", s.coeff, layers()),
+    let steering = p.steering.iter().map(|s| match (s.operator, s.point) {
+        (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
+        (operator, point) => {
+            let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
+            let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
+            format!("{operator} at {point}: coeff {}", coeffs.join(", "))
         }
     });
     report

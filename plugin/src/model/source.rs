@@ -60,7 +60,7 @@ impl Source {
     pub fn provenance(&self) -> Result<Provenance> {
         let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
         let mut provenance = read.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
-        provenance.beside = None;
+        provenance.shared = None;
         Ok(provenance)
     }
 

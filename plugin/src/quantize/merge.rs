@@ -1,54 +1,54 @@
-//! The merge itself, block by block.
+//! One merge of an update into quantized weights, block by block.
 
-use super::survival::{QuantizedReport, Stored, Survival};
-use super::types::Types;
+use super::delta::{BeforeAndAfter, QuantizedReport, RoundedModule};
+use super::types::WeightTypes;
 use crate::decoder::{Layer, Stream, shared_input};
 use crate::error::{Error, Result};
 use crate::model::Source;
-use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
-use candle_core::Tensor;
+use crate::model::uqff::{self, Blocks, EMBEDDINGS, Entry, UqffDirectory, UqffWriter, WeightType};
+use candle_core::{DType, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{LayerInputs, gptq};
 use reptune_adapters::{Adapter, TargetModule};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// How weights are rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What compensates for the errors of rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCompensation {
-    /// Every number to the nearest.
+    /// Nothing: every weight is rounded to the nearest value.
     None,
-    /// The same, and the mean error of every layer's outputs is taken back by a bias.
+    /// A bias, which adds back the mean error of every layer's outputs.
     Bias,
-    /// With feedback from column to column, and the bias.
+    /// The bias, and GPTQ's feedback from column to column.
     Feedback,
 }
 
 /// A merge of `update` into `source`, quantized.
 pub struct QuantizedMerge<'a> {
-    /// Where the weights come from.
+    /// The model.
     pub source: &'a Source,
-    /// What is added to them.
+    /// What is added to its weights.
     pub update: &'a Adapter,
-    /// What they become.
-    pub types: Types,
-    /// How they are rounded.
-    pub way: ErrorCompensation,
-    /// Prompts that show what the layers read. [`ErrorCompensation::None`] needs none, and measures
-    /// [`Survival::noise`] where there are some.
+    /// The types that the sums are rounded to.
+    pub types: WeightTypes,
+    /// What compensates for the errors of rounding.
+    pub compensation: ErrorCompensation,
+    /// Prompts on which the inputs of the layers are measured. [`ErrorCompensation::None`]
+    /// needs none, and measures [`RoundedModule::noise`] if there are some.
     pub calibration: &'a [Vec<u32>],
 }
 
-/// What was done so far.
-struct Done {
+/// The file and the report so far.
+struct Written {
     file: UqffWriter,
-    modules: BTreeMap<TargetModule, Survival>,
+    modules: BTreeMap<TargetModule, RoundedModule>,
     types: BTreeMap<String, usize>,
     bytes: usize,
     weights: usize,
 }
 
-impl Done {
+impl Written {
     fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
         let layout = entry.layout();
         *self.types.entry(layout.stored.to_string()).or_default() += 1;
@@ -58,17 +58,28 @@ impl Done {
     }
 }
 
+/// A module before it is rounded.
+struct Unrounded {
+    module: TargetModule,
+    weight: Tensor,
+    /// The entry that the weight comes from, if it was quantized.
+    entry: Option<Entry>,
+    delta: Option<Tensor>,
+    /// `weight + delta`
+    sum: Tensor,
+}
+
 impl QuantizedMerge<'_> {
-    /// Writes the UQFF directory `out`. `progress` hears how many blocks are done, and
-    /// of how many.
+    /// Writes the UQFF directory `out`. `progress` is called after each block with the
+    /// number of blocks that are done, and of all.
     ///
-    /// What a quantized model already has in the right type, and the update does not
-    /// change, keeps its bytes.
+    /// Entries of a quantized model that have the right type already, and are not changed by
+    /// the update, are copied.
     ///
     /// # Errors
-    /// When `out` holds files, a module has another shape, the way needs calibration prompts
-    /// and there are none, a type takes no bias, or a sum is not finite. Nothing is left
-    /// at `out` then.
+    /// When `out` holds files, a module has another shape, calibration prompts are needed and
+    /// there are none, a type takes no bias, or a sum is not finite. Nothing is left at `out`
+    /// then.
     pub fn write(
         &self,
         out: &Path,
@@ -82,7 +93,7 @@ impl QuantizedMerge<'_> {
             provenance.updates.push(self.update.content_hash()?);
         }
         let entries = 0..1 + 7 * spec.layers;
-        let mut done = Done {
+        let mut written = Written {
             file: directory.file(uqff::UQFF, entries, provenance)?,
             modules: BTreeMap::new(),
             types: BTreeMap::new(),
@@ -92,65 +103,31 @@ impl QuantizedMerge<'_> {
         let mut stream = match self.calibration {
             [] => None,
             prompts => {
-                let embeddings = source.other("model.embed_tokens.weight")?;
+                let embeddings = source.other(EMBEDDINGS)?;
                 Some(Stream::start(&source.config, &embeddings, prompts)?)
             }
         };
         for layer in 0..spec.layers {
-            self.block(layer, stream.as_mut(), &mut done)?;
+            self.block(layer, stream.as_mut(), &mut written)?;
             progress(layer + 1, spec.layers);
         }
-        done.push(uqff::HEAD, &self.head(stream.as_ref())?)?;
-        let bytes = done.file.finish()?;
+        written.push(uqff::HEAD, &self.head(stream.as_ref())?)?;
+        let bytes = written.file.finish()?;
         directory.commit(spec, &source.directory, |name| source.other(name))?;
         Ok(QuantizedReport {
-            modules: done.modules,
-            types: done.types,
-            bits: 8. * done.bytes as f64 / done.weights.max(1) as f64,
+            modules: written.modules,
+            types: written.types,
+            bits: 8. * written.bytes as f64 / written.weights.max(1) as f64,
             bytes,
         })
     }
 
-    /// mistral.rs adds no bias to the head, so its mean error stays.
-    fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
-        let (weight, entry) = self.source.head()?;
-        let current = entry.as_ref().map(|e| e.layout().stored);
-        let wanted = self.types.other(current).fitted(weight.dims2()?);
-        if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
-            return Ok(entry);
-        }
-        let inputs = match stream {
-            Some(stream) => Some(stream.head_inputs(&self.source.other("model.norm.weight")?)?),
-            None => None,
-        };
-        let target = self.target(&weight, inputs.as_ref(), wanted)?;
-        Entry::quantize(&target, None, wanted)
-    }
-
-    /// The numbers that are handed to the quantizer for `wanted`.
-    fn target(
-        &self,
-        wanted: &Tensor,
-        inputs: Option<&LayerInputs>,
-        stored: WeightType,
-    ) -> Result<Tensor> {
-        let row = wanted.dims2()?.1;
-        match (self.way, inputs, Blocks::of(stored, row)) {
-            (ErrorCompensation::Feedback, Some(inputs), Some(blocks))
-                if stored != WeightType::F32 =>
-            {
-                Ok(gptq(wanted, inputs, &blocks)?)
-            }
-            _ => Ok(wanted.clone()),
-        }
-    }
-
     fn check(&self) -> Result<()> {
         let spec = &self.source.spec;
-        if self.way != ErrorCompensation::None && self.calibration.is_empty() {
+        if self.compensation != ErrorCompensation::None && self.calibration.is_empty() {
             return Err(reptune_adapters::Error::value(
                 "calibration prompts",
-                "at least one for this way of rounding",
+                "at least one for this rounding",
                 "none",
                 "name the recipe with --recipe: its training claims are the prompts",
             )
@@ -175,50 +152,38 @@ impl QuantizedMerge<'_> {
         Ok(())
     }
 
-    fn block(&self, layer: usize, stream: Option<&mut Stream>, done: &mut Done) -> Result<()> {
+    fn block(
+        &self,
+        layer: usize,
+        stream: Option<&mut Stream>,
+        written: &mut Written,
+    ) -> Result<()> {
         let source = self.source;
-        let mut modules = Vec::new();
-        for kind in ModuleKind::ALL {
-            let module = TargetModule { layer, kind };
-            let (weight, entry) = source.weight(module)?;
-            let delta = match self.update.modules.get(&module) {
-                Some(update) => Some(update.delta()?.to_dtype(candle_core::DType::F32)?),
-                None => None,
-            };
-            let wanted = match &delta {
-                Some(delta) => (&weight + delta)?,
-                None => weight.clone(),
-            };
-            finite(&wanted, module, &source.directory)?;
-            modules.push(Before {
-                module,
-                weight,
-                entry,
-                delta,
-                wanted,
-            });
-        }
-        let name = |norm: &str| format!("model.layers.{layer}.{norm}.weight");
+        let module = |kind| self.unrounded(TargetModule { layer, kind });
+        let modules: Vec<Unrounded> = ModuleKind::ALL
+            .map(module)
+            .into_iter()
+            .collect::<Result<_>>()?;
+        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
         let norms = Layer {
             layer,
-            norms: [
-                source.other(&name("input_layernorm"))?,
-                source.other(&name("post_attention_layernorm"))?,
-            ],
+            norms: [norm("input_layernorm")?, norm("post_attention_layernorm")?],
         };
-        let wanted: Vec<Tensor> = modules.iter().map(|s| s.wanted.clone()).collect();
         let inputs = match &stream {
-            Some(stream) => stream.inputs(&norms, &wanted)?,
+            Some(stream) => {
+                let sums: Vec<Tensor> = modules.iter().map(|m| m.sum.clone()).collect();
+                stream.inputs(&norms, &sums)?
+            }
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();
-        for before in &modules {
-            let inputs = inputs.get(&shared_input(before.module.kind));
-            let (entry, survival) = self.module(before, inputs)?;
-            if let Some(survival) = survival {
-                done.modules.insert(before.module, survival);
+        for unrounded in &modules {
+            let kind = unrounded.module.kind;
+            let (entry, measured) = self.round(unrounded, inputs.get(&shared_input(kind)))?;
+            if let Some(measured) = measured {
+                written.modules.insert(unrounded.module, measured);
             }
-            done.push(uqff::index(layer, before.module.kind), &entry)?;
+            written.push(uqff::index(layer, kind), &entry)?;
             entries.push(entry);
         }
         if let Some(stream) = stream {
@@ -227,80 +192,114 @@ impl QuantizedMerge<'_> {
         Ok(())
     }
 
-    /// The entry of a module, and what survived if it was tuned.
-    fn module(
+    fn unrounded(&self, module: TargetModule) -> Result<Unrounded> {
+        let (weight, entry) = self.source.weight(module)?;
+        let delta = match self.update.modules.get(&module) {
+            Some(update) => Some(update.delta()?.to_dtype(DType::F32)?),
+            None => None,
+        };
+        let sum = match &delta {
+            Some(delta) => (&weight + delta)?,
+            None => weight.clone(),
+        };
+        let total: f32 = sum.abs()?.sum_all()?.to_scalar()?;
+        if !total.is_finite() {
+            return Err(Error::model(
+                &self.source.directory,
+                format!("weight `{module}`"),
+                "a finite sum of weight and update",
+                "numbers that are not finite",
+                "the update is broken or far too large",
+            ));
+        }
+        Ok(Unrounded {
+            module,
+            weight,
+            entry,
+            delta,
+            sum,
+        })
+    }
+
+    /// The entry of a module, and what is left of its delta if it has one.
+    fn round(
         &self,
-        before: &Before,
+        unrounded: &Unrounded,
         inputs: Option<&LayerInputs>,
-    ) -> Result<(Entry, Option<Survival>)> {
-        let shape = before.wanted.dims2()?;
-        let current = before.entry.as_ref().map(|e| e.layout().stored);
-        let type_ = self.types.of(before.module, current).fitted(shape);
-        if let (Some(entry), None) = (&before.entry, &before.delta)
-            && current == Some(type_)
+    ) -> Result<(Entry, Option<RoundedModule>)> {
+        let Unrounded { weight, sum, .. } = unrounded;
+        let earlier = unrounded.entry.as_ref();
+        let current = earlier.map(|e| e.layout().stored);
+        let wanted = self.types.of(unrounded.module, current);
+        let wanted = wanted.fitted(sum.dims2()?);
+        if let (Some(entry), None) = (earlier, &unrounded.delta)
+            && current == Some(wanted)
         {
             return Ok((entry.clone(), None));
         }
-        let earlier = before
-            .entry
-            .as_ref()
-            .map(Entry::bias)
-            .transpose()?
-            .flatten();
-        let target = self.target(&before.wanted, inputs, type_)?;
-        let entry = Entry::quantize(&target, None, type_)?;
-        let correction = match (self.way, inputs) {
+        let entry = self.quantize(sum, inputs, wanted)?;
+        let correction = match (self.compensation, inputs) {
             (ErrorCompensation::Bias | ErrorCompensation::Feedback, Some(inputs))
-                if type_.takes_bias() && type_ != WeightType::F32 =>
+                if wanted.takes_bias() && wanted != WeightType::F32 =>
             {
-                let error = (&before.wanted - entry.weight()?)?; // (O, I)
+                let error = (sum - entry.weight()?)?; // (O, I)
                 Some(error.matmul(&inputs.mean()?.unsqueeze(1)?)?.squeeze(1)?) // (O,)
             }
             _ => None,
         };
-        let bias = match (earlier, &correction) {
-            (Some(earlier), Some(correction)) => Some((earlier + correction)?),
-            (earlier, correction) => earlier.or(correction.clone()),
+        let bias = match (earlier.map(Entry::bias).transpose()?.flatten(), &correction) {
+            (Some(bias), Some(correction)) => Some((bias + correction)?),
+            (bias, correction) => bias.or(correction.clone()),
         };
         let entry = entry.with_bias(bias.as_ref())?;
-        let Some(delta) = &before.delta else {
+        let Some(delta) = &unrounded.delta else {
             return Ok((entry, None));
         };
-        let base = match &before.entry {
-            Some(_) => before.weight.clone(),
-            None => Entry::quantize(&before.weight, None, type_)?.weight()?,
+        let base = match earlier {
+            Some(_) => weight.clone(),
+            None => Entry::quantize(weight, None, wanted)?.weight()?,
         };
-        let stored = Stored {
-            before: &before.weight,
+        let module = BeforeAndAfter {
+            weight,
             delta,
             base: &base,
             entry: &entry,
-            bias: correction.as_ref(),
+            correction: correction.as_ref(),
         };
-        let survival = stored.survival(inputs)?;
-        Ok((entry, Some(survival)))
+        let measured = module.measure(inputs)?;
+        Ok((entry, Some(measured)))
     }
-}
 
-/// A module before it is rounded.
-struct Before {
-    module: TargetModule,
-    weight: Tensor,
-    entry: Option<Entry>,
-    delta: Option<Tensor>,
-    wanted: Tensor,
-}
+    /// The output head. mistral.rs adds no bias to it, so its mean error is not corrected.
+    fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
+        let (weight, entry) = self.source.head()?;
+        let current = entry.as_ref().map(|e| e.layout().stored);
+        let wanted = self.types.unnamed(current).fitted(weight.dims2()?);
+        if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
+            return Ok(entry);
+        }
+        let inputs = match stream {
+            Some(stream) => Some(stream.head_inputs(&self.source.other("model.norm.weight")?)?),
+            None => None,
+        };
+        self.quantize(&weight, inputs.as_ref(), wanted)
+    }
 
-fn finite(weight: &Tensor, module: TargetModule, directory: &Path) -> Result<()> {
-    let sum: f32 = weight.abs()?.sum_all()?.to_scalar()?;
-    match sum.is_finite() {
-        true => Ok(()),
-        false => Err(Error::model(
-            directory,
-            format!("weight `{module}`"),
-            "a finite sum of weight and update",
-            "numbers that are not finite",
-            "the update is broken or far too large",
-        )),
+    /// `weight` in the type `stored`, without a bias.
+    fn quantize(
+        &self,
+        weight: &Tensor,
+        inputs: Option<&LayerInputs>,
+        stored: WeightType,
+    ) -> Result<Entry> {
+        let blocks = Blocks::of(stored, weight.dims2()?.1);
+        match (self.compensation, inputs, blocks) {
+            (ErrorCompensation::Feedback, Some(inputs), Some(blocks))
+                if stored != WeightType::F32 =>
+            {
+                Entry::quantize(&gptq(weight, inputs, &blocks)?, None, stored)
+            }
+            _ => Entry::quantize(weight, None, stored),
+        }
     }
 }

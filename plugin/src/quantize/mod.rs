@@ -1,28 +1,34 @@
-//! Merging into quantized weights, and what survives of the delta.
+//! Merging a LoRA update into quantized weights, and how much of its effect is retained.
 //!
-//! A low-rank delta is often smaller than a quantization step. BlockQuantizer it away is
-//! what this module measures ([`Survival`]), and what it works against: by rounding
-//! with feedback on calibration prompts, by folding the mean error of every layer into
-//! its bias, which mistral.rs adds at no cost, by keeping the few modules that carry the
-//! delta in a finer type ([`Types::keep`]), and by tuning on weights that are quantized
-//! already.
+//! The delta of a tuning is often smaller than a quantization step, so rounding to the
+//! nearest value can remove it. [`RoundedModule`] measures this, and [`Merger`] has these
+//! remedies, named by [`MergeRounding`](reptune_recipes::recipe::MergeRounding):
+//!
+//! | rounding | what it does |
+//! |---|---|
+//! | nearest | rounds every weight to the nearest value |
+//! | bias-corrected | adds the mean error of the outputs back as a bias, which costs nothing per token |
+//! | gptq | rounds with error feedback on calibration prompts, and corrects the bias |
+//! | mixed | gptq, with finer types for the modules that lose most of their delta |
+//! | retuned | quantizes the base, tunes on the quantized weights, and merges into them |
+//! | unquantized | retuned, with the tuned modules left as f32 |
 //!
 //! Weights come from a full checkpoint, where the delta is added before anything is
 //! rounded, or from a UQFF, whose entries are dequantized, changed and quantized again.
-//! One block is in memory at a time, with the residual rows of the calibration prompts.
+//! One block is in memory at a time, with the residual stream of the calibration prompts.
 
-mod auto;
-mod exam;
+mod delta;
+mod evaluator;
 mod merge;
-mod survey;
-mod survival;
+mod merger;
+mod retention;
+mod smallest;
 mod types;
-mod ways;
 
-pub use auto::{Candidate, auto, candidates};
-pub use exam::{Exam, Grade};
+pub use delta::{QuantizedReport, RoundedModule};
+pub use evaluator::MergeEvaluator;
 pub use merge::{ErrorCompensation, QuantizedMerge};
-pub use survey::{Subject, Survey};
-pub use survival::{QuantizedReport, Survival};
-pub use types::Types;
-pub use ways::{Retuner, Ways, calibration};
+pub use merger::{Merger, Retuner, calibration};
+pub use retention::{RetentionCheck, RetentionScores};
+pub use smallest::{SmallestMerge, TriedMerge, candidates};
+pub use types::WeightTypes;

@@ -1,23 +1,23 @@
-//! Which type every weight gets.
+//! The quantized type of every weight of a merge.
 
-use super::survival::Survival;
+use super::delta::RoundedModule;
 use crate::model::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::collections::BTreeMap;
 
-/// One type for all, and others for some modules.
+/// One type for all weights, and others for some modules.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Types {
-    /// Of the output head and of every module not named below; what they have already, if
-    /// none is named.
+pub struct WeightTypes {
+    /// Type of the output head and of the modules that are not named below. If none, they
+    /// keep the type that they have.
     pub all: Option<WeightType>,
-    /// Of single modules.
+    /// Types of single modules.
     pub modules: BTreeMap<TargetModule, WeightType>,
 }
 
-/// Steps of a finer type, with bits per weight.
-const LADDER: [(WeightType, f64); 6] = [
+/// Types from coarse to fine, with their bits per weight.
+const FINER: [(WeightType, f64); 6] = [
     (WeightType::Afq(3), 3.5),
     (WeightType::Ggml(GgmlDType::Q4_0), 4.5),
     (WeightType::Ggml(GgmlDType::Q5_0), 5.5),
@@ -26,8 +26,8 @@ const LADDER: [(WeightType, f64); 6] = [
     (WeightType::F32, 32.),
 ];
 
-impl Types {
-    /// The same type everywhere, or for none what is there already.
+impl WeightTypes {
+    /// The same type everywhere; if none, the types that are there.
     pub fn all(all: Option<WeightType>) -> Self {
         Self {
             all,
@@ -35,59 +35,52 @@ impl Types {
         }
     }
 
-    /// The type of a module that is of type `current` now, if it is quantized.
+    /// The type that `module` gets; `current` is the one that it has, if it is quantized.
     pub fn of(&self, module: TargetModule, current: Option<WeightType>) -> WeightType {
         let named = self.modules.get(&module).copied();
-        named.unwrap_or_else(|| self.other(current))
+        named.unwrap_or_else(|| self.unnamed(current))
     }
 
-    /// The type of a layer that is not named.
-    pub(super) fn other(&self, current: Option<WeightType>) -> WeightType {
+    /// The type of a weight that is not named.
+    pub(super) fn unnamed(&self, current: Option<WeightType>) -> WeightType {
         self.all.or(current).unwrap_or(WeightType::F32)
     }
 
-    /// Gives the modules of `survival` finer types, step by step, always the one that loses
-    /// most of its delta first, as long as the file grows by at most `growth`, a share of
-    /// `bytes`, its size with one type for all.
+    /// Finer types for some of `modules`, which were measured with the type `all`: the module
+    /// with the largest rounding error relative to its delta gets the next finer type, again
+    /// and again, as long as the file of `bytes` grows by at most the share `growth`.
     ///
-    /// What a module loses at a step is not measured anew: rounding errors are taken to
-    /// halve with every bit.
-    pub fn keep(
+    /// Errors at finer types are not measured but estimated: every bit halves them.
+    pub fn mixed(
         all: Option<WeightType>,
-        survival: &BTreeMap<TargetModule, Survival>,
+        modules: &BTreeMap<TargetModule, RoundedModule>,
         spec: &ModelSpec,
         (bytes, growth): (u64, f64),
     ) -> Self {
         let mut types = Self::all(all);
-        let mut room = bytes as f64 * growth;
-        let mut modules: BTreeMap<TargetModule, (f64, f64)> = survival
-            .iter()
-            .map(|(module, s)| {
-                (
-                    *module,
-                    (s.step_norm / s.delta_norm.max(f64::MIN_POSITIVE), s.bits),
-                )
-            })
-            .collect();
-        while let Some((&module, &(lost, bits))) =
-            modules.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
+        let mut budget = bytes as f64 * growth;
+        // Relative error and bits per weight.
+        let error = |m: &RoundedModule| m.step_norm / m.delta_norm.max(f64::MIN_POSITIVE);
+        let measured = modules.iter().map(|(k, m)| (*k, (error(m), m.bits)));
+        let mut open: BTreeMap<TargetModule, (f64, f64)> = measured.collect();
+        while let Some((&module, &(error, bits))) =
+            open.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
         {
             let (o, i) = module.kind.shape(spec);
-            let next = LADDER
+            let next = FINER
                 .iter()
                 .find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
-            let Some((finer, finer_bits)) = next else {
-                modules.remove(&module);
-                continue;
-            };
-            let price = (finer_bits - bits) * (o * i) as f64 / 8.;
-            if price > room {
-                modules.remove(&module);
-                continue;
+            let price = |finer: f64| (finer - bits) * (o * i) as f64 / 8.;
+            match next {
+                Some((finer, finer_bits)) if price(*finer_bits) <= budget => {
+                    budget -= price(*finer_bits);
+                    types.modules.insert(module, *finer);
+                    open.insert(module, (error / (finer_bits - bits).exp2(), *finer_bits));
+                }
+                _ => {
+                    open.remove(&module);
+                }
             }
-            room -= price;
-            types.modules.insert(module, *finer);
-            modules.insert(module, (lost / (finer_bits - bits).exp2(), *finer_bits));
         }
         types
     }

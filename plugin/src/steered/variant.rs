@@ -1,15 +1,20 @@
 //! A model made into another: merged, steered, quantized; as files that mistral.rs itself loads.
 
 use super::steering::Steering;
-use crate::bake::{self, Bake, Exactness, set_coeff};
+use crate::bake::{BakePlan, Baker, DoseFile, Exactness};
 use crate::error::{Error, Result};
-use crate::model::uqff::{UQFF, WeightType};
+use crate::model::uqff::WeightType;
 use crate::model::{ModelDir, Source};
 use crate::store::{Store, StoreKey};
 use reptune_adapters::{Intervention, lora::peft};
 use reptune_recipes::merge::merge;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+/// Steering that biases alone do is baked into a file of its own, next to a file with all
+/// weights that do not depend on the dose.
+const DOSE: &str = "dose";
+const DOSE_FILE: &str = "dose.uqff";
 
 /// What becomes of a model before it is loaded. Adapter first, then steering: the
 /// directions are added to the residual stream of the tuned model.
@@ -34,19 +39,23 @@ impl Variant {
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
-        let mut parts = vec!["baked".to_owned(), ModelDir::at(&model)?.key()?];
+        let mut parts = vec![
+            "baked in two files".to_owned(),
+            ModelDir::at(&model)?.key()?,
+        ];
         parts.extend(self.quantize.map(|q| q.to_string()));
         for part in self.steering.iter().flat_map(Steering::parts) {
             let (layers, dose, point) = (part.layers(), part.dose()?, part.point());
             parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash()));
         }
         let key = StoreKey::new(format!("{}, {self}", model.display()), parts);
-        cache.entry(&key, |out| self.bake(&model, &interventions, out))
+        let made = cache.entry(&key, |out| self.bake(&model, &interventions, out))?;
+        Ok(loadable(made))
     }
 
-    /// This variant where it is steered by `coeff` instead: itself, and where its files
-    /// are. They are not kept in `cache` but written to `out`, from those of this variant
-    /// if possible: then only biases are new.
+    /// A directory or file that holds this variant steered by `coeff` instead. It is not kept
+    /// in `cache` but written to `out`. Where biases alone do the steering, only the file of
+    /// the dose is new; the other files are links to those of this variant.
     ///
     /// # Errors
     /// As [`Variant::directory`]; when the variant is not steered by one file.
@@ -57,30 +66,30 @@ impl Variant {
         cache: &Store,
         out: &Path,
     ) -> Result<PathBuf> {
-        let made = self.directory(model, cache)?;
-        if made.join(UQFF).is_file() && made.starts_with(cache.root()) {
-            copy(&made, out)?;
-            match set_coeff(&out.join(UQFF), &Source::open(out)?.spec, coeff) {
-                Ok(_) => return Ok(out.to_owned()),
-                // What does not stand in biases alone is baked anew.
-                Err(Error::Bake { .. }) => {
-                    std::fs::remove_dir_all(out)
-                        .map_err(|e| reptune_adapters::Error::write(out, e))?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
         let steering = self.steering.clone();
         let changed = Self {
             steering: steering.map(|s| s.with_amounts(&[coeff])).transpose()?,
             ..self.clone()
         };
-        let model = changed.merged(model, cache)?;
+        let made = self.directory(model, cache)?;
+        let model = self.merged(model, cache)?;
+        let is_dose = made.ends_with(DOSE_FILE) && made.starts_with(cache.root());
+        if let (true, Some(directory), Some(steering)) = (is_dose, made.parent(), &changed.steering)
+        {
+            let source = Source::open(&model)?;
+            let dose = DoseFile {
+                name: DOSE.to_owned(),
+                interventions: steering.interventions(&source.spec)?,
+            };
+            link(directory, out)?;
+            self.baker(&source).write_dose(&dose, out)?;
+            return Ok(loadable(out.to_owned()));
+        }
         match changed.baked(&model)? {
             None => Ok(model),
             Some(interventions) => {
                 changed.bake(&model, &interventions, out)?;
-                Ok(out.to_owned())
+                Ok(loadable(out.to_owned()))
             }
         }
     }
@@ -119,27 +128,51 @@ impl Variant {
     }
 
     fn bake(&self, model: &Path, interventions: &[Intervention], out: &Path) -> Result<()> {
-        let bake = Bake {
-            source: &Source::open(model)?,
+        let source = Source::open(model)?;
+        let plan = BakePlan::of(&source.spec, interventions)?;
+        let baker = self.baker(&source);
+        match plan.is_biases_only() && !plan.biases.is_empty() {
+            true => {
+                let dose = DoseFile {
+                    name: DOSE.to_owned(),
+                    interventions: interventions.to_vec(),
+                };
+                baker.write_doses(&[dose], out, &mut |_, _| {})?
+            }
+            false => baker.write(interventions, out, &mut |_, _| {})?,
+        };
+        Ok(())
+    }
+
+    fn baker<'a>(&self, source: &'a Source) -> Baker<'a> {
+        Baker {
+            source,
             quantize: self.quantize,
             exactness: Exactness::Exact,
-        };
-        let variant = bake::Variant {
-            name: UQFF.trim_end_matches(".uqff").to_owned(),
-            interventions: interventions.to_vec(),
-        };
-        bake.write(&[variant], out, &mut |_, _| {})?;
-        Ok(())
+        }
     }
 }
 
-/// Copies the files of the directory `from` to the new directory `to`.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// What mistral.rs loads of the baked directory `made`: the dose with the file that it
+/// shares, or the directory if there is no dose.
+fn loadable(made: PathBuf) -> PathBuf {
+    let dose = made.join(DOSE_FILE);
+    match dose.is_file() {
+        true => dose,
+        false => made,
+    }
+}
+
+/// Makes the directory `to` with links to the files of `from`, or copies where the file
+/// system has no links.
+fn link(from: &Path, to: &Path) -> Result<()> {
     let attempt = || {
         std::fs::create_dir(to)?;
         for file in std::fs::read_dir(from)? {
             let file = file?;
-            std::fs::copy(file.path(), to.join(file.file_name()))?;
+            let link = to.join(file.file_name());
+            std::fs::hard_link(file.path(), &link)
+                .or_else(|_| std::fs::copy(file.path(), &link).map(|_| ()))?;
         }
         Ok(())
     };

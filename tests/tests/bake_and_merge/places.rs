@@ -1,13 +1,13 @@
 //! Everything that weights can say: additions at every place, the ablation of a direction,
-//! several doses beside shared weights, and another dose in place.
+//! and several doses beside shared weights.
 
 use super::{MODELS, all_bits, distance, in_stock, ours, prompts, said, same};
 use anyhow::Result;
-use reptune::bake::{Bake, Exactness, SHARED, Variant, approximate, bake, set_coeff};
+use reptune::bake::{Baker, DoseFile, Exactness, SHARED, approximate, bake};
 use reptune::model::uqff::{UQFF, UqffFile, WeightType};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::{
-    DirectionSet, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, Operator, Positions,
+    DirectionSet, Dose, ForwardOptions, HookPoint, Intervention, Operator, Positions,
 };
 use reptune_tests::{Oracle, fixture, flat, llama, logits, marked, whole};
 use std::path::Path;
@@ -119,9 +119,9 @@ fn nothing_of_an_ablated_direction_is_left_anywhere() -> Result<()> {
     Ok(())
 }
 
-fn doses(coeffs: &[f64]) -> Result<Vec<Variant>> {
+fn doses(coeffs: &[f64]) -> Result<Vec<DoseFile>> {
     let each = coeffs.iter().map(|c| {
-        Ok(Variant {
+        Ok(DoseFile {
             name: format!("dose_{c}").replace('-', "minus_"),
             interventions: vec![add(&[1, 2], *c, HookPoint::ResidPost)?],
         })
@@ -134,14 +134,14 @@ fn doses_share_what_they_have_in_common() -> Result<()> {
     for wanted in ["f32", "q8_0"] {
         let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
         let out = room.path().join("doses");
-        let bakes = Bake {
+        let baker = Baker {
             source: &source,
             quantize: Some(WeightType::parse(wanted)?),
             exactness: Exactness::Exact,
         };
         let coeffs = [0., 6., -4.5];
         let variants = doses(&coeffs)?;
-        let report = bakes.write(&variants, &out, &mut |_, _| ())?;
+        let report = baker.write_doses(&variants, &out, &mut |_, _| ())?;
         let shared = report.bytes[SHARED];
         for (variant, coeff) in variants.iter().zip(coeffs) {
             let alone = room.path().join(format!("{coeff}"));
@@ -168,69 +168,87 @@ fn doses_share_what_they_have_in_common() -> Result<()> {
 }
 
 #[test]
-fn another_dose_in_place_is_a_bake_with_that_dose() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+fn a_dose_written_later_is_the_one_that_was_written_with_the_others() -> Result<()> {
     for wanted in ["f32", "q8_0"] {
-        let room = tempfile::tempdir()?;
-        let steering = |c| Ok::<_, anyhow::Error>([add(&[1, 2], c, HookPoint::ResidPost)?]);
+        let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
+        let baker = Baker {
+            source: &source,
+            quantize: Some(WeightType::parse(wanted)?),
+            exactness: Exactness::Exact,
+        };
         let [one, two] = ["one", "two"].map(|n| room.path().join(n));
-        baked("tiny-llama2", &steering(6.)?, wanted, &one)?;
-        let other = -0.1 - 0.2; // 20 characters
-        baked("tiny-llama2", &steering(other)?, wanted, &two)?;
-        let [file, goal] = [&one, &two].map(|d| d.join(UQFF));
-        let before = std::fs::read(&file)?;
-        assert_ne!(before, std::fs::read(&goal)?);
-        assert_eq!(set_coeff(&file, host.spec(), other)?, 6.);
+        let (first, later) = (doses(&[6.])?, doses(&[-0.1 - 0.2])?);
+        baker.write_doses(&first, &one, &mut |_, _| ())?;
+        baker.write_doses(&later, &two, &mut |_, _| ())?;
+        let shared = std::fs::read(one.join(SHARED))?;
+        let name = format!("{}.uqff", later[0].name);
+        let goal = std::fs::read(two.join(&name))?;
+        baker.write_dose(&later[0], &one)?;
+        assert!(std::fs::read(one.join(&name))? == goal, "{wanted}: bytes");
         assert!(
-            std::fs::read(&file)? == std::fs::read(&goal)?,
-            "{wanted}: the same bytes"
+            std::fs::read(one.join(SHARED))? == shared,
+            "it is untouched"
         );
-        UqffFile::find(&one)?
-            .expect("a uqff")
-            .verify(&mut |_, _| ())?;
-        assert_eq!(set_coeff(&file, host.spec(), 6.)?, other);
-        assert!(std::fs::read(&file)? == before, "{wanted}: and back");
+        // one that is there is replaced
+        let renamed = DoseFile {
+            name: first[0].name.clone(),
+            ..later[0].clone()
+        };
+        baker.write_dose(&renamed, &one)?;
+        let replaced = one.join(format!("{}.uqff", renamed.name));
+        assert!(std::fs::read(&replaced)? == goal, "{wanted}: replaced");
+        let files = UqffFile::find(&replaced)?.expect("a uqff");
+        files.verify(&mut |_, _| ())?;
         let left: Vec<_> = std::fs::read_dir(&one)?.collect();
-        assert!(left.len() == std::fs::read_dir(&two)?.count(), "{left:?}");
+        assert!(
+            left.len() == std::fs::read_dir(&two)?.count() + 1,
+            "{left:?}"
+        );
     }
     Ok(())
 }
 
 #[test]
-fn a_dose_that_cannot_be_changed_in_place_is_refused() -> Result<()> {
-    let room = tempfile::tempdir()?;
-    let spec = llama("tiny-llama2")?.spec().clone();
-    let refused = |name: &str, interventions: &[Intervention]| -> Result<String> {
-        let out = room.path().join(name);
-        baked("tiny-llama2", interventions, "f32", &out)?;
-        let before = std::fs::read(out.join(UQFF))?;
-        let error = set_coeff(&out.join(UQFF), &spec, 3.).expect_err("refused");
-        assert!(before == std::fs::read(out.join(UQFF))?, "it is untouched");
-        Ok(said(error, &room))
+fn a_dose_that_does_not_fit_the_others_is_refused() -> Result<()> {
+    let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
+    let out = room.path().join("doses");
+    let baker = Baker {
+        source: &source,
+        quantize: None,
+        exactness: Exactness::Exact,
     };
-    let output = add(&[1], 6., HookPoint::ResidPost)?;
-    insta::assert_snapshot!("dose_of_two", refused("two", &[output.clone(), output])?);
-    insta::assert_snapshot!("dose_of_ablation", refused("ablation", &[everywhere(1)?])?);
-    let embeddings = add(&[0], 6., HookPoint::ResidPre)?;
-    insta::assert_snapshot!("dose_of_embeddings", refused("embeddings", &[embeddings])?);
+    baker.write_doses(&doses(&[6.])?, &out, &mut |_, _| ())?;
+    let files = || Ok::<_, anyhow::Error>(std::fs::read_dir(&out)?.count());
+    let before = files()?;
+    let refused = |interventions: Vec<Intervention>| {
+        let name = "another".to_owned();
+        let dose = DoseFile {
+            name,
+            interventions,
+        };
+        said(baker.write_dose(&dose, &out).expect_err("refused"), &room)
+    };
+    let output = add(&[3], 6., HookPoint::ResidPost)?;
+    insta::assert_snapshot!("dose_at_another_layer", refused(vec![output]));
+    insta::assert_snapshot!("dose_of_ablation", refused(vec![everywhere(1)?]));
+    let other = Source::open(&fixture("tiny-llama32"))?;
+    let other = Baker {
+        source: &other,
+        ..baker
+    };
+    let error = other.write_dose(&doses(&[3.])?[0], &out);
+    let message = said(error.expect_err("another model"), &room);
+    assert!(message.contains("model fingerprint"), "{message}");
+    assert_eq!(files()?, before, "nothing is left");
 
     // A bias that was changed by another program: the file no longer is what it says.
-    let out = room.path().join("changed");
-    baked(
-        "tiny-llama2",
-        &[add(&[1], 6., HookPoint::ResidPost)?],
-        "f32",
-        &out,
-    )?;
-    let file = out.join(UQFF);
+    let file = out.join(format!("{}.uqff", doses(&[6.])?[0].name));
     let index = reptune::model::uqff::index(1, reptune_adapters::model::ModuleKind::DownProj);
     let open = reptune_adapters::formats::safetensors::TensorFile::open(&file)?;
     let (offset, length) = open.place(&index.to_string()).expect("entry");
     let mut bytes = std::fs::read(&file)?;
     bytes[offset as usize + length - 2] ^= 1;
     std::fs::write(&file, &bytes)?;
-    let error = set_coeff(&file, &spec, 3.).expect_err("changed");
-    insta::assert_snapshot!("dose_of_changed", said(error, &room));
     let uqff = UqffFile::find(&file)?.expect("a uqff");
     let message = said(uqff.verify(&mut |_, _| ()).expect_err("changed"), &room);
     assert!(
@@ -247,24 +265,20 @@ fn a_uqff_is_baked_into_as_it_is() -> Result<()> {
     let steering = [add(&[1, 2], 6., HookPoint::ResidPost)?];
     baked("tiny-llama2", &[], "q8_0", &at("plain"))?;
     baked("tiny-llama2", &steering, "q8_0", &at("at once"))?;
-    let bakes = Bake {
+    let baker = Baker {
         source: &Source::open(&at("plain"))?,
         quantize: None,
         exactness: Exactness::Exact,
     };
-    let variant = |interventions: &[Intervention]| Variant {
-        name: "model".into(),
-        interventions: interventions.to_vec(),
-    };
-    bakes.write(&[variant(&steering)], &at("after"), &mut |_, _| ())?;
+    baker.write(&steering, &at("after"), &mut |_, _| ())?;
     let read = |n: &str| std::fs::read(at(n).join(UQFF));
     assert!(read("after")? == read("at once")?, "the same bytes");
 
-    let twice = Bake {
+    let twice = Baker {
         source: &Source::open(&at("after"))?,
-        ..bakes
+        ..baker
     };
-    let twice = twice.write(&[variant(&steering)], &at("twice"), &mut |_, _| ());
+    let twice = twice.write(&steering, &at("twice"), &mut |_, _| ());
     insta::assert_snapshot!(
         "bake_twice",
         said(twice.expect_err("steered already"), &room)
@@ -332,17 +346,13 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
 
     // Quantized weights cannot forget a direction exactly; how much is left is told.
     let (room, source) = (tempfile::tempdir()?, Source::open(&fixture("tiny-llama2"))?);
-    let bakes = Bake {
+    let baker = Baker {
         source: &source,
         quantize: Some(WeightType::parse("q8_0")?),
         exactness: Exactness::Approximate,
     };
-    let variant = Variant {
-        name: "model".into(),
-        interventions: vec![everywhere(1)?],
-    };
     let out = room.path().join("out");
-    let left = bakes.write(&[variant], &out, &mut |_, _| ())?.left;
+    let left = baker.write(&[everywhere(1)?], &out, &mut |_, _| ())?.left;
     let left = left.expect("an ablation");
     println!("left in q8_0: {left:.4}");
     assert!(left > 1e-5 && left < 0.05, "{left}");

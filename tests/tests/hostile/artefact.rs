@@ -8,10 +8,9 @@ use proptest::prelude::*;
 use reptune::inspect::inspect;
 use reptune::model::{LlamaConfig, model_spec};
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::patch::{self, Patch};
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::{
-    Adapter, DirectionSet, Error, LoraInit, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
+    Adapter, DirectionSet, LoraInit, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
 };
 use reptune_tests::{bits, fixture};
 use std::path::Path;
@@ -109,48 +108,4 @@ proptest! {
         let told = reads(room.path(), || inspect(&path, &mut |_, _| ()));
         prop_assert!(told.is_err(), "{told:?}");
     }
-
-    #[test]
-    fn a_redo_file_that_is_not_ours_changes_nothing(rest in vec(any::<u8>(), 0..90), begun: bool) {
-        let room = tempfile::tempdir().expect("room");
-        let path = room.path().join("m.uqff");
-        std::fs::write(&path, b"as it was").expect("write");
-        let start: &[u8] = if begun { b"reptune redo 1\n" } else { b"" };
-        std::fs::write(room.path().join(".m.uqff.redo"), [start, &rest].concat()).expect("write");
-        let message = reads(room.path(), || patch::recover(&path)).expect_err("refused");
-        prop_assert!(message.contains("m.uqff.redo: file: expected patches with their hash"), "{message}");
-        prop_assert_eq!(std::fs::read(&path).expect("bytes"), b"as it was");
-    }
-}
-
-#[test]
-fn a_redo_file_reaches_no_further_than_its_file() -> Result<()> {
-    let room = tempfile::tempdir()?;
-    let (path, redo) = (room.path().join("m"), room.path().join(".m.redo"));
-    std::fs::write(&path, b"as it was")?;
-    for (offset, length) in [(5, 5u64), (u64::MAX, 1), (0, u64::MAX), (1 << 40, 0)] {
-        let mut body = [offset, length].map(u64::to_le_bytes).concat();
-        body.resize(body.len() + length.min(5) as usize, b'!');
-        let hash = reptune_adapters::files::sha256([body.as_slice()]);
-        let bytes = [b"reptune redo 1\n", hash.as_bytes(), &body].concat();
-        std::fs::write(&redo, bytes)?;
-        let message = reads(room.path(), || patch::recover(&path)).expect_err("refused");
-        assert!(
-            message.contains("a file of 9 bytes") || message.contains("patches with their hash"),
-            "{offset}, {length}: {message}"
-        );
-        assert_eq!(std::fs::read(&path)?, b"as it was");
-        std::fs::remove_file(&redo)?;
-    }
-    let beyond = Patch {
-        offset: 8,
-        bytes: b"!!".to_vec(),
-    };
-    let refused = patch::apply::<Error>(&path, || Ok(vec![beyond])).expect_err("beyond the end");
-    assert!(
-        refused.to_string().contains("a file of 9 bytes"),
-        "{refused}"
-    );
-    assert_eq!(std::fs::read(&path)?, b"as it was");
-    Ok(())
 }

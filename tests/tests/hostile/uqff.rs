@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::inspect::inspect;
 use reptune::model::uqff::{Entry, UQFF, UqffFile, WeightType};
-use reptune::quantize::{ErrorCompensation, QuantizedMerge, Types};
+use reptune::quantize::{ErrorCompensation, QuantizedMerge, WeightTypes};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::Adapter;
 use reptune_tests::fixture;
@@ -121,8 +121,8 @@ fn quantized() -> &'static Path {
         let merge = QuantizedMerge {
             source: &Source::open(&fixture("tiny-llama2"))?,
             update: &Adapter::default(),
-            types: Types::all(Some(WeightType::parse("q8_0")?)),
-            way: ErrorCompensation::None,
+            types: WeightTypes::all(Some(WeightType::parse("q8_0")?)),
+            compensation: ErrorCompensation::None,
             calibration: &[],
         };
         let out = room.path().join("model");
@@ -192,11 +192,11 @@ fn names_and_metadata_of_a_uqff_lead_nowhere_else() -> Result<()> {
         ),
         (
             json!({"0": line, "__metadata__": told("../secret.uqff")}),
-            "`beside`, the name of a file, found `../secret.uqff`",
+            "`shared`, the name of a file, found `../secret.uqff`",
         ),
         (
             json!({"0": line, "__metadata__": told("/etc/passwd")}),
-            "`beside`, the name of a file, found `/etc/passwd`",
+            "`shared`, the name of a file, found `/etc/passwd`",
         ),
         (
             json!({"0": line, "__metadata__": told("gone.uqff")}),

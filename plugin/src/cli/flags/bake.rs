@@ -1,4 +1,4 @@
-//! `reptune bake` and `reptune set-coeff` as they are typed.
+//! `reptune bake` as it is typed.
 
 use super::Steering;
 use clap::Args;
@@ -17,12 +17,6 @@ Exact: additions at output, middle or input of blocks, and the ablation of one d
 everywhere. With --coeffs every dose is a small file beside shared.uqff. What is not exact
 (other operators, rows, an ablation in quantized weights) is refused, or taken with
 --approximate, which tells the error.";
-
-pub const SET_COEFF_EXAMPLES: &str = "Example:
-  reptune set-coeff baked/model.uqff --coeff 12
-
-Writes over the biases of the file and nothing else, in milliseconds, all or nothing. The
-file becomes what bake with that coeff writes, byte for byte.";
 
 #[derive(Args)]
 pub struct Bake {
@@ -50,18 +44,6 @@ pub struct Bake {
     /// Directory to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args)]
-pub struct SetCoeff {
-    /// A .uqff that reptune bake wrote
-    pub file: PathBuf,
-    /// The coeff that it is to have
-    #[arg(long, allow_negative_numbers = true)]
-    pub coeff: f64,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -6,7 +6,7 @@ use crate::cli::opened::write_json;
 use crate::decoder::{Llama, LoadOptions};
 use crate::model::Source;
 use crate::model::uqff::WeightType;
-use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
+use crate::quantize::{MergeEvaluator, Merger, QuantizedReport, calibration};
 use anyhow::{Context, Result, bail};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::recipe::Mode;
@@ -39,7 +39,7 @@ pub fn survival(
             wanted: &wanted,
             source: Source::open(&session.directory)?,
             calibration: calibration(session)?,
-            survey: Survey::new(session, Some(directions))?,
+            evaluator: MergeEvaluator::new(session, Some(directions))?,
             session,
             directions,
         };
@@ -67,7 +67,7 @@ struct Merges<'a> {
     wanted: &'a Retention,
     source: Source,
     calibration: Vec<Vec<u32>>,
-    survey: Survey<'a>,
+    evaluator: MergeEvaluator<'a>,
     session: &'a crate::session::Session,
     directions: &'a DirectionSet,
 }
@@ -83,15 +83,15 @@ impl Merges<'_> {
             types.len() * (1 + ways.len() * modes.len()),
             "quantized merges",
         );
-        let mut rows = vec![self.survey.unquantized("base", None)?];
+        let mut rows = vec![self.evaluator.unquantized("base", None)?];
         for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
-            rows.push(self.survey.unquantized(mode.name(), Some(update))?);
+            rows.push(self.evaluator.unquantized(mode.name(), Some(update))?);
         }
         let none = Adapter::default();
         for stored in types {
             let (host, report) =
                 self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
-            let row = self.survey.quantized("base", &host, None, &report)?;
+            let row = self.evaluator.quantized("base", &host, None, &report)?;
             rows.push(labelled(row, MergeRounding::Nearest, *stored));
             bar.inc(1);
             for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
@@ -99,7 +99,9 @@ impl Merges<'_> {
                     bar.set_message(format!("{mode}, {stored}, {way}"));
                     let (host, report) = self.merged((*way, *stored), (*mode, update))?;
                     let name = mode.name();
-                    let row = self.survey.quantized(name, &host, Some(update), &report)?;
+                    let row = self
+                        .evaluator
+                        .quantized(name, &host, Some(update), &report)?;
                     rows.push(labelled(row, *way, *stored));
                     bar.inc(1);
                 }
@@ -124,7 +126,7 @@ impl Merges<'_> {
             let tuner = Tuner::new(host, chat, recipe, mode, d, train, validation)?;
             Ok(tuner.tune(tuner.fresh()?, &metrics, &mut |_| {})?)
         };
-        let ways = Ways {
+        let merger = Merger {
             source: &self.source,
             update,
             calibration: &self.calibration,
@@ -132,7 +134,7 @@ impl Merges<'_> {
             retuner: Some(&retune),
         };
         let out = room.path().join("merged");
-        let report = ways.write(way, Some(stored), &out, &mut |_, _| {})?;
+        let report = merger.write(way, Some(stored), &out, &mut |_, _| {})?;
         Ok((Llama::load(&out, LoadOptions::default())?, report))
     }
 }

@@ -40,15 +40,11 @@ impl UqffDirectory {
         indices: impl IntoIterator<Item = usize>,
         provenance: Provenance,
     ) -> Result<UqffWriter> {
-        let names: Vec<String> = indices.into_iter().map(|i| i.to_string()).collect();
+        let names = entry_names(indices);
         let shown = names.iter().map(String::as_str);
+        let metadata = provenance.metadata_bytes(names.len());
         Ok(UqffWriter {
-            file: TensorFileWriter::stage(
-                &self.staging,
-                name,
-                shown,
-                provenance.room(names.len()),
-            )?,
+            file: TensorFileWriter::stage(&self.staging, name, shown, metadata)?,
             provenance,
             digests: Digests::default(),
         })
@@ -94,6 +90,25 @@ pub struct UqffWriter {
 }
 
 impl UqffWriter {
+    /// Creates the file `path`, with the entries of `indices`.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(
+        path: &Path,
+        indices: impl IntoIterator<Item = usize>,
+        provenance: Provenance,
+    ) -> Result<Self> {
+        let names = entry_names(indices);
+        let shown = names.iter().map(String::as_str);
+        let metadata = provenance.metadata_bytes(names.len());
+        Ok(Self {
+            file: TensorFileWriter::create_with_metadata(path, shown, metadata)?,
+            provenance,
+            digests: Digests::default(),
+        })
+    }
+
     /// Writes the entry of `index`.
     ///
     /// # Errors
@@ -114,6 +129,10 @@ impl UqffWriter {
         let metadata = self.provenance.metadata(&self.digests);
         Ok(self.file.finish_with(metadata)?)
     }
+}
+
+fn entry_names(indices: impl IntoIterator<Item = usize>) -> Vec<String> {
+    indices.into_iter().map(|i| i.to_string()).collect()
 }
 
 /// The tensors of a full checkpoint, or of the `residual.safetensors` beside a UQFF,

@@ -125,7 +125,7 @@ impl Entry {
     ///
     /// # Errors
     /// When it is no vector.
-    pub fn bias_bytes(bias: &Tensor, dtype: DType) -> Result<Vec<u8>> {
+    fn bias_bytes(bias: &Tensor, dtype: DType) -> Result<Vec<u8>> {
         let code = match dtype {
             DType::F16 => 4,
             DType::BF16 => 5,

@@ -4,7 +4,6 @@ use super::entry::Entry;
 use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
 use reptune_adapters::formats::safetensors::TensorFile;
-use reptune_adapters::patch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -29,7 +28,6 @@ impl UqffFile {
         let mut shards = Vec::new();
         let mut entries = BTreeMap::new();
         for file in files {
-            patch::recover(&file)?;
             let open = TensorFile::open(&file)?;
             for name in open.names() {
                 let wrong = |expected: &str| {
@@ -46,7 +44,7 @@ impl UqffFile {
         Ok(Some(Self { shards, entries }))
     }
 
-    /// The `.uqff` at `path` with what it says lies beside it, or those of the only model
+    /// The `.uqff` at `path` with the shared file that it names, or those of the only model
     /// in the directory `path`.
     ///
     /// # Errors
@@ -56,9 +54,9 @@ impl UqffFile {
             return match path.extension().is_some_and(|e| e == "uqff") {
                 true => {
                     let metadata = TensorFile::open(path)?.metadata();
-                    let beside = Provenance::read(path, &metadata)?.and_then(|p| p.beside);
-                    let beside = beside.map(|name| path.with_file_name(name));
-                    Ok([path.to_owned()].into_iter().chain(beside).collect())
+                    let shared = Provenance::read(path, &metadata)?.and_then(|p| p.shared);
+                    let shared = shared.map(|name| path.with_file_name(name));
+                    Ok([path.to_owned()].into_iter().chain(shared).collect())
                 }
                 false => Ok(Vec::new()),
             };
@@ -108,10 +106,10 @@ impl UqffFile {
         Ok(())
     }
 
-    /// What the first file says of itself, if it is ours.
+    /// The provenance of the first file, if this program wrote it.
     ///
     /// # Errors
-    /// When that is broken.
+    /// When its metadata is malformed.
     pub fn provenance(&self) -> Result<Option<Provenance>> {
         match self.shards.first() {
             Some((path, file)) => Provenance::read(path, &file.metadata()),

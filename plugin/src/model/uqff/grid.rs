@@ -1,5 +1,4 @@
-//! Where a quantizer puts the values of a block: what rounding with feedback has to
-//! know of it.
+//! The grids of ggml's and afq's quantizers, which GPTQ rounds to.
 
 use super::weight_type::WeightType;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -8,7 +7,7 @@ use half::f16;
 use reptune_adapters::Result;
 use reptune_adapters::rounding::{BlockGrid, BlockQuantizer};
 
-/// A type on rows of a given length, as a rounding of blocks of columns.
+/// A weight type as a quantizer of blocks, on rows of some length.
 #[derive(Debug, Clone, Copy)]
 pub struct Blocks {
     stored: WeightType,
@@ -16,8 +15,8 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The blocks of `stored` on rows of `row` numbers; none for a type whose numbers
-    /// all depend on each other.
+    /// The quantizer of `stored` on rows of `row` numbers; none for a type that has no
+    /// independent blocks.
     pub fn of(stored: WeightType, row: usize) -> Option<Self> {
         let block = stored.block(row)?;
         Some(Self { stored, block })
@@ -45,7 +44,7 @@ impl BlockQuantizer for Blocks {
     fn round(&self, columns: &Tensor) -> Result<Tensor> {
         let columns = columns.contiguous()?;
         Ok(match self.stored {
-            // mistral.rs's own dequantization goes through f16
+            // mistral.rs dequantizes by way of f16
             WeightType::Ggml(t) => QTensor::quantize(&columns, t)?.dequantize(columns.device())?,
             stored => {
                 let stored = stored.quantize(&columns)?;
@@ -55,13 +54,13 @@ impl BlockQuantizer for Blocks {
     }
 }
 
-/// Scales are kept as f16.
-fn kept(x: f32) -> f32 {
+/// Scales are stored as f16.
+fn as_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
 }
 
-/// The largest value, sign and all, is code `extreme` of those around 0; the other end
-/// is `+-other`.
+/// A grid around 0: the value of largest magnitude has the code `extreme`, and codes at the
+/// other end go to `other`.
 fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
     let mut at = 0;
     for (i, x) in block.iter().enumerate() {
@@ -74,7 +73,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
         true => block[at].abs(),
         false => block[at],
     };
-    let step = kept(largest / extreme);
+    let step = as_f16(largest / extreme);
     BlockGrid {
         step,
         zero: -(extreme.abs()) * step,
@@ -83,7 +82,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
     }
 }
 
-/// The least value is code 0, the largest code `top`.
+/// A grid from the least value, code 0, to the largest, code `top`.
 fn affine(block: &[f32], top: f32) -> BlockGrid {
     let mut at = [0, 0];
     for (i, x) in block.iter().enumerate() {
@@ -94,9 +93,9 @@ fn affine(block: &[f32], top: f32) -> BlockGrid {
             at[1] = i;
         }
     }
-    let (least, most) = (kept(block[at[0]]), kept(block[at[1]]));
+    let (least, most) = (as_f16(block[at[0]]), as_f16(block[at[1]]));
     BlockGrid {
-        step: kept((most - least) / top),
+        step: as_f16((most - least) / top),
         zero: least,
         top,
         pinned: at,

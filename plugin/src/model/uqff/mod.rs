@@ -20,7 +20,7 @@ pub use entry::Entry;
 pub use file::UqffFile;
 pub use grid::Blocks;
 pub use layout::Layout;
-pub use provenance::{Digests, Floats, Provenance, Steered};
+pub use provenance::{BakedSteering, Digests, Provenance};
 pub use weight_type::WeightType;
 
 use reptune_adapters::model::ModuleKind;

@@ -1,15 +1,16 @@
-//! What a merged model still does, beside its base and the unquantized tuned model.
+//! How much of a tuning's effect a model shows: its answers, compared with the base and the
+//! unquantized tuned model.
 
 use crate::error::Result;
 use crate::session::Session;
-use reptune_adapters::{Adapter, DirectionSet, HookedModel};
+use reptune_adapters::DirectionSet;
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
 use reptune_recipes::recipe::Recipe;
 use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
 
 /// Questions and texts on which models are compared.
-pub struct Exam<'a> {
+pub struct RetentionCheck<'a> {
     choices: Vec<Choice>,
     ids: Vec<Vec<u32>>,
     neutral: Vec<Vec<u32>>,
@@ -17,19 +18,19 @@ pub struct Exam<'a> {
     recipe: &'a Recipe,
 }
 
-/// What a model did in an exam.
+/// What a model did in a [`RetentionCheck`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Grade {
-    /// Answers by letters, and log-odds.
+pub struct RetentionScores {
+    /// Answers and log-odds.
     pub behaviour: ClaimScores,
-    /// Mean cosine of the tuned rows to the direction, where there is one.
+    /// Mean cosine of the tuned positions to the direction, if there is one.
     pub cosine: Option<f64>,
-    /// Mean KL from the reference on the neutral texts, where there are some.
+    /// Mean KL divergence from the reference on the neutral texts, if there are some.
     pub divergence: Option<f64>,
 }
 
-impl<'a> Exam<'a> {
-    /// An exam on `claims`, and on the recipe's neutral texts.
+impl<'a> RetentionCheck<'a> {
+    /// A check on `claims`, and on the recipe's neutral texts.
     ///
     /// # Errors
     /// When a text cannot be read, or a label is more than one token.
@@ -58,32 +59,26 @@ impl<'a> Exam<'a> {
         })
     }
 
-    /// Examines `host` under `adapter`, beside `reference`, the same model unquantized.
+    /// Scores `model`; `reference` is the model from which the KL divergence is measured.
     ///
     /// # Errors
     /// When a forward fails.
-    pub fn grade(
+    pub fn scores(
         &self,
-        (host, adapter): (&dyn HookedModel, Option<&Adapter>),
-        reference: Option<(&dyn HookedModel, Option<&Adapter>)>,
-    ) -> Result<Grade> {
-        let variant = |host, adapter| ModelVariant {
-            adapter,
-            ..ModelVariant::base(host)
-        };
-        let model = variant(host, adapter);
-        let odds = log_odds(&model, &self.choices, &mut |_| {})?;
+        model: &ModelVariant,
+        reference: Option<&ModelVariant>,
+    ) -> Result<RetentionScores> {
+        let odds = log_odds(model, &self.choices, &mut |_| {})?;
         let tuning = &self.recipe.tuning;
         let place = (tuning.all_representation_layers(), &*tuning.offsets());
-        let cosine = |d| alignment(&model, &self.ids, d, place);
+        let cosine = |d| alignment(model, &self.ids, d, place);
         let divergence = match reference {
-            Some((host, adapter)) if !self.neutral.is_empty() => {
-                let reference = variant(host, adapter);
-                Some(divergence_from(&reference, &model, &self.neutral, &mut |_| {})?.mean)
+            Some(reference) if !self.neutral.is_empty() => {
+                Some(divergence_from(reference, model, &self.neutral, &mut |_| {})?.mean)
             }
             _ => None,
         };
-        Ok(Grade {
+        Ok(RetentionScores {
             behaviour: ClaimScores::of(&odds),
             cosine: self.directions.map(cosine).transpose()?,
             divergence,

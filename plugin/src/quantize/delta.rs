@@ -1,4 +1,4 @@
-//! What of a delta is left once the weight is quantized.
+//! How much of a delta is left after its weight was rounded.
 
 use crate::error::Result;
 use crate::model::uqff::{Entry, WeightType};
@@ -7,34 +7,35 @@ use reptune_adapters::TargetModule;
 use reptune_adapters::rounding::LayerInputs;
 use std::collections::BTreeMap;
 
-/// One tuned module. W is the weight before, D its delta, Q(..) what is stored, as numbers.
+/// A tuned module after rounding. W is its weight before, D the delta, Q(..) the stored
+/// numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Survival {
-    /// How it is stored.
+pub struct RoundedModule {
+    /// Type in which it is stored.
     pub stored: WeightType,
-    /// Bits per weight, scales and all.
+    /// Bits per weight, including scales.
     pub bits: f64,
     /// `|D|`
     pub delta_norm: f64,
-    /// `|Q(W + D) - (W + D)|`: what the steps of the type take or add.
+    /// The rounding error, `|Q(W + D) - (W + D)|`.
     pub step_norm: f64,
-    /// Cosine of `Q(W + D) - Q(W)` and D: 1 where the delta survives whole. Q(W) is
-    /// rounded to the nearest, whichever way Q(W + D) is; where W was quantized before, it is W.
+    /// Cosine of `Q(W + D) - Q(W)` and D: 1 where the whole delta is left. Q(W) is rounded to
+    /// the nearest however W + D was rounded; where W was quantized before, it is W.
     pub cosine: f64,
     /// `|Q(W + D) - Q(W)| / |D|`
     pub share: f64,
-    /// BlockQuantizer error at the outputs as a share of what the delta adds to them,
-    /// `|(Q(W + D) - (W + D)) X + b| / |D X|` over the calibration rows X; b is the
-    /// bias that was added against it.
+    /// The rounding error at the outputs as a share of what the delta adds to them,
+    /// `|(Q(W + D) - (W + D)) X + b| / |D X|` over the calibration inputs X; b is the bias
+    /// that corrects the mean error. None without calibration.
     pub noise: Option<f64>,
 }
 
-/// What a merge into quantized weights did.
+/// What a merge into quantized weights wrote.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedReport {
     /// Every tuned module.
-    pub modules: BTreeMap<TargetModule, Survival>,
-    /// How many linear layers have which type, by name.
+    pub modules: BTreeMap<TargetModule, RoundedModule>,
+    /// Number of linear layers of every type, by its name.
     pub types: BTreeMap<String, usize>,
     /// Bits per weight over all linear layers and the output head.
     pub bits: f64,
@@ -42,29 +43,29 @@ pub struct QuantizedReport {
     pub bytes: u64,
 }
 
-/// A module before and after.
-pub(super) struct Stored<'a> {
-    pub before: &'a Tensor,
+/// A module before and after rounding.
+pub(super) struct BeforeAndAfter<'a> {
+    pub weight: &'a Tensor,
     pub delta: &'a Tensor,
     /// Q(W), rounded to the nearest.
     pub base: &'a Tensor,
     pub entry: &'a Entry,
-    pub bias: Option<&'a Tensor>,
+    /// What was added to the bias to correct the mean error.
+    pub correction: Option<&'a Tensor>,
 }
 
-impl Stored<'_> {
-    pub(super) fn survival(&self, inputs: Option<&LayerInputs>) -> Result<Survival> {
+impl BeforeAndAfter<'_> {
+    pub(super) fn measure(&self, inputs: Option<&LayerInputs>) -> Result<RoundedModule> {
         let stored = self.entry.weight()?;
-        let wanted = (self.before + self.delta)?;
         let left = (&stored - self.base)?;
-        let error = (&stored - &wanted)?;
+        let error = (&stored - (self.weight + self.delta)?)?;
         let (delta_norm, left_norm) = (norm(self.delta)?, norm(&left)?);
         let dot = sum(&(&left * self.delta)?)?;
         let noise = |inputs: &LayerInputs| -> Result<f64> {
             let signal = inputs.output_norm(self.delta, None)?;
-            Ok(inputs.output_norm(&error, self.bias)? / signal.max(f64::MIN_POSITIVE))
+            Ok(inputs.output_norm(&error, self.correction)? / signal.max(f64::MIN_POSITIVE))
         };
-        Ok(Survival {
+        Ok(RoundedModule {
             stored: self.entry.layout().stored,
             bits: self.entry.bits_per_weight(),
             delta_norm,
