@@ -7,7 +7,7 @@ use crate::prompts;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
-use reptune_adapters::{HookedModel, files, formats::tables};
+use reptune_adapters::{HookedModel, files, formats::safetensors::sort_metadata};
 use reptune_recipes::Chat;
 use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
@@ -50,7 +50,7 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         ),
     ]);
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
-    tables::sort_metadata(&mut file);
+    sort_metadata(&mut file);
     files::write_atomically(&a.out, |w| w.write_all(&file))?;
     println!(
         "{}: {} prompts, {} layers",

@@ -15,7 +15,7 @@ use crate::model::uqff::WeightType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reptune_adapters::Positions;
 use reptune_adapters::lora::loss::Mode;
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::MergeRounding;
 use std::path::PathBuf;
 
 /// Find the direction of a behaviour in a Llama, steer with it, tune it into the
@@ -331,7 +331,7 @@ pub struct Merge {
     /// to try. Not given: calibrated with --recipe, else nearest; auto tries nearest,
     /// calibrated and kept
     #[arg(long, value_delimiter = ',', value_parser = way)]
-    pub way: Vec<Way>,
+    pub way: Vec<MergeRounding>,
     /// Share by which `kept` may make the file larger
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     pub growth: f64,
@@ -391,9 +391,11 @@ fn quantize(text: &str) -> Result<Quantize, String> {
     }
 }
 
-fn way(text: &str) -> Result<Way, String> {
-    let names: Vec<&str> = Way::ALL.iter().map(|w| w.name()).collect();
-    let found = Way::ALL.into_iter().find(|w| w.name() == text.trim());
+fn way(text: &str) -> Result<MergeRounding, String> {
+    let names: Vec<&str> = MergeRounding::ALL.iter().map(|w| w.name()).collect();
+    let found = MergeRounding::ALL
+        .into_iter()
+        .find(|w| w.name() == text.trim());
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 

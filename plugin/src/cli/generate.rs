@@ -7,7 +7,7 @@ use crate::prompts;
 use anyhow::{Result, anyhow, bail};
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
-    Positions, lora::peft,
+    Positions, lora::peft, open_directions_for,
 };
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
@@ -26,7 +26,7 @@ pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Interven
         flags::Operator::Turn => Operator::AddNormPreserving,
         flags::Operator::Clamp => Operator::Clamp,
     };
-    let set = DirectionSet::open_for(file, operator)?;
+    let set = open_directions_for(file, operator)?;
     set.check_model(file, spec)?;
     let layers = flags::layers(layers, spec.layers)?;
     if a.strength.is_some() && operator != Operator::Add {

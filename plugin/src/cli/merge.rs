@@ -13,9 +13,11 @@ use crate::quantize::{
 };
 use crate::session::Session;
 use anyhow::{Result, bail};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, lora::peft};
+use reptune_adapters::{
+    Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
+};
 use reptune_recipes::merge::{self as fold, MergedSite};
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::tune::Tuner;
 use reptune_report::{QuantizedRow, aligned, quantized_table};
 use serde_json::{Value, json};
@@ -110,8 +112,8 @@ impl<'a> Quantized<'a> {
     /// Into one type, or for none into those that are there.
     fn typed(&self, wanted: Option<WeightType>) -> Result<()> {
         let way = match self.a.way.as_slice() {
-            [] if self.measured.is_some() => Way::Calibrated,
-            [] => Way::Nearest,
+            [] if self.measured.is_some() => MergeRounding::Gptq,
+            [] => MergeRounding::Nearest,
             [way] => *way,
             several => bail!(
                 "--way: expected one for one type, found {}; --quantize auto tries several",
@@ -143,7 +145,11 @@ impl<'a> Quantized<'a> {
         };
         let exam = Exam::new(session, &session.items.validation, directions.as_ref())?;
         let ways = match self.a.way.as_slice() {
-            [] => &[Way::Nearest, Way::Calibrated, Way::Kept],
+            [] => &[
+                MergeRounding::Nearest,
+                MergeRounding::Gptq,
+                MergeRounding::Mixed,
+            ],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, ways);
@@ -163,7 +169,7 @@ impl<'a> Quantized<'a> {
         let Some(taken) = taken.and_then(|i| tried.get(i)) else {
             bail!(
                 "--quantize auto: expected a merge that keeps {:.3} of the tuned effect on the validation claims, found none:\n\n{}\n\n\
-                 try other ways (--way retuned,grafted), more growth (--growth), or ask for less (--least)",
+                 try other ways (--way retuned,unquantized), more growth (--growth), or ask for less (--least)",
                 self.a.least,
                 tried_table(&tried)
             );
@@ -208,7 +214,7 @@ impl<'a> Quantized<'a> {
     /// Prints what was written, and with a recipe what it does beside its references.
     fn told(
         &self,
-        (way, wanted): (Way, Option<WeightType>),
+        (way, wanted): (MergeRounding, Option<WeightType>),
         report: &QuantizedReport,
         tried: &[Candidate],
     ) -> Result<()> {
@@ -266,7 +272,7 @@ impl<'a> Quantized<'a> {
     /// Base, tuned, base quantized, merged quantized.
     fn rows(
         &self,
-        (way, wanted): (Way, Option<WeightType>),
+        (way, wanted): (MergeRounding, Option<WeightType>),
         report: &QuantizedReport,
     ) -> Result<Vec<QuantizedRow>> {
         let Some(Measured {
@@ -292,9 +298,15 @@ impl<'a> Quantized<'a> {
             update: &none,
             ..self.ways(&retune)
         };
-        let quantized = plain.write(Way::Nearest, wanted, &base, &mut |_, _| {})?;
+        let quantized = plain.write(MergeRounding::Nearest, wanted, &base, &mut |_, _| {})?;
         for (model, path, update, way, report) in [
-            ("base", base.as_path(), None, Way::Nearest, &quantized),
+            (
+                "base",
+                base.as_path(),
+                None,
+                MergeRounding::Nearest,
+                &quantized,
+            ),
             ("tuned", &self.a.out, Some(&self.update), way, report),
         ] {
             let host = Llama::load(path, LoadOptions::default())?;
@@ -335,7 +347,7 @@ impl Measured {
         }
         let directions = match &a.directions {
             Some(file) => {
-                let set = DirectionSet::open(file)?;
+                let set = open_directions(file)?;
                 set.check_model(file, spec)?;
                 Some(set)
             }
@@ -354,7 +366,7 @@ fn missing(flags: &str) -> Error {
         "way",
         format!("{flags} beside a way that tunes on quantized weights"),
         "none",
-        "give them, or choose nearest, corrected, calibrated or kept",
+        "give them, or choose nearest, bias-corrected, gptq or mixed",
     )
     .into()
 }

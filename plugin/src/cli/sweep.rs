@@ -5,7 +5,7 @@ use super::{bar, flags};
 use crate::session::Session;
 use crate::stages::Stages;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Dose, HookedModel};
+use reptune_adapters::{DirectionSet, Dose, HookedModel, open_directions};
 use reptune_recipes::Recipe;
 use reptune_recipes::data::claim_question;
 use reptune_recipes::extract::extract;
@@ -28,7 +28,7 @@ pub fn sweep(a: &flags::Sweep) -> Result<()> {
     let spec = session.llama.spec();
     let sets = flags::layer_sets(&a.layers, spec.layers)?;
     let loaded = a.directions.as_ref().map(|file| {
-        let set = DirectionSet::open(file)?;
+        let set = open_directions(file)?;
         set.check_model(file, spec)?;
         reptune_adapters::Result::Ok((set, file.clone()))
     });

@@ -209,11 +209,7 @@ impl Run {
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
             bar.finish_and_clear();
-            Ok(delta_file::save_adapter(
-                path,
-                &update,
-                session.llama.spec(),
-            )?)
+            Ok(peft::save_adapter(path, &update, session.llama.spec())?)
         })?;
         Ok((self.stages.path(name), key))
     }

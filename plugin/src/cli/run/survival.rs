@@ -10,7 +10,7 @@ use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
 use anyhow::{Context, Result, bail};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::recipe::{Survival, Way};
+use reptune_recipes::recipe::{MergeRounding, Survival};
 use reptune_recipes::tune::Tuner;
 use reptune_report::QuantizedRow;
 
@@ -89,9 +89,10 @@ impl Merges<'_> {
         }
         let none = Adapter::default();
         for stored in types {
-            let (host, report) = self.merged((Way::Nearest, *stored), (Mode::Truth, &none))?;
+            let (host, report) =
+                self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
             let row = self.survey.quantized("base", &host, None, &report)?;
-            rows.push(labelled(row, Way::Nearest, *stored));
+            rows.push(labelled(row, MergeRounding::Nearest, *stored));
             bar.inc(1);
             for (mode, update) in tuned.iter().filter(|(m, _)| modes.contains(m)) {
                 for way in ways {
@@ -110,7 +111,7 @@ impl Merges<'_> {
 
     fn merged(
         &self,
-        (way, stored): (Way, WeightType),
+        (way, stored): (MergeRounding, WeightType),
         (mode, update): (Mode, &Adapter),
     ) -> crate::Result<(Llama, QuantizedReport)> {
         let room =
@@ -136,7 +137,7 @@ impl Merges<'_> {
     }
 }
 
-fn labelled(row: QuantizedRow, way: Way, wanted: WeightType) -> QuantizedRow {
+fn labelled(row: QuantizedRow, way: MergeRounding, wanted: WeightType) -> QuantizedRow {
     QuantizedRow {
         rounding: way.name().into(),
         wanted: wanted.to_string(),
