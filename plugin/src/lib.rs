@@ -2,11 +2,14 @@
 
 pub mod bake;
 pub mod cli;
+pub mod convert;
 mod error;
 
 pub mod decoder;
 pub mod inspect;
 pub mod model;
+pub mod pipeline;
+pub mod progress;
 pub mod prompts;
 pub mod quantize;
 pub mod runtime;

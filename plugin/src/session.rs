@@ -3,6 +3,7 @@
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
 use crate::model::hub;
+use crate::progress;
 use crate::runtime::Engine;
 use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
 use reptune_recipes::data::{Items, Question, claim_question};
@@ -12,6 +13,7 @@ use reptune_recipes::evaluate::{
 };
 use reptune_recipes::generate::{Generation, Prefilled};
 use reptune_recipes::probe::{NoEffect, probe};
+use reptune_recipes::recipe::Without;
 use reptune_recipes::tune::SharedCache;
 use reptune_recipes::{Chat, Message, Recipe};
 use reptune_report::{ModelRow, Outcomes};
@@ -25,6 +27,8 @@ const PROBED: usize = 4;
 pub struct Session {
     /// The recipe.
     pub recipe: Recipe,
+    /// Its file.
+    pub file: PathBuf,
     /// Directory of the model.
     pub directory: PathBuf,
     /// The model.
@@ -35,6 +39,8 @@ pub struct Session {
     pub items: Items,
     /// What its tunings share.
     pub trunks: Arc<SharedCache>,
+    /// The weights and how they were loaded.
+    weights: String,
 }
 
 impl Session {
@@ -46,7 +52,12 @@ impl Session {
         let recipe = Recipe::read(path)?;
         let items = Items::read(&recipe)?;
         let directory = hub::resolve(model.unwrap_or(&recipe.model))?;
+        progress::note(format_args!("loading {}", directory.display()));
+        let (isq, device) = (options.isq, options.device.location());
+        let loaded = format!("{isq:?} {device:?} {:?}", options.dtype);
         Ok(Self {
+            weights: format!("{} {loaded}", model_key(&directory)?),
+            file: path.to_owned(),
             llama: Llama::load(&directory, options)?,
             chat: Chat::load(&directory)?,
             recipe,
@@ -54,6 +65,18 @@ impl Session {
             items,
             trunks: Arc::default(),
         })
+    }
+
+    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files
+    /// that it names.
+    pub fn inputs(&self, parts: &[&dyn Part]) -> String {
+        let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
+        let files: Vec<String> = user_files(&self.recipe)
+            .into_iter()
+            .filter_map(|file| files::read(file).ok())
+            .map(|bytes| files::sha256([bytes.as_slice()]))
+            .collect();
+        format!("{} {} {files:?}", self.weights, parts.join(" "))
     }
 
     /// Test claims as questions.
@@ -318,6 +341,36 @@ impl Answerer for Engine {
             progress(answers.len());
         }
         Ok(answers)
+    }
+}
+
+/// The user's files that `recipe` reads.
+fn user_files(recipe: &Recipe) -> Vec<&Path> {
+    let data = &recipe.data;
+    let choices = data.choices.iter().map(|c| &c.file);
+    let evaluation = &recipe.evaluation;
+    let texts = evaluation.perplexity.iter().chain(&evaluation.neutral);
+    let texts = texts.map(|t| &t.file);
+    let open = evaluation.open_ended.iter().map(|o| &o.file);
+    let nuisance = match &recipe.extraction.without {
+        Some(Without::File(path)) => Some(path),
+        _ => None,
+    };
+    let files = std::iter::once(&data.claims.file).chain(choices);
+    let files = files.chain(texts).chain(open).chain(nuisance);
+    let files = files.map(PathBuf::as_path);
+    files.chain(recipe.steering.files()).collect()
+}
+
+/// A part of a recipe, of any type.
+pub trait Part {
+    /// As JSON.
+    fn json(&self) -> String;
+}
+
+impl<T: serde::Serialize> Part for T {
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 

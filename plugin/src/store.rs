@@ -147,6 +147,68 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The entries, the last used first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn entries(&self) -> Result<Vec<StoreEntry>> {
+        let io = |e| Error::read(&self.root, e);
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&self.root).map_err(io)? {
+            let directory = entry.map_err(io)?.path();
+            if !directory.join(LIST).is_file() {
+                continue;
+            }
+            let sizes = listing(&directory).map_err(io)?.into_iter();
+            let sizes = sizes.map(|f| std::fs::metadata(f).map_or(0, |m| m.len()));
+            let changed = std::fs::metadata(directory.join(LIST)).and_then(|m| m.modified());
+            entries.push(StoreEntry {
+                bytes: sizes.sum(),
+                made_from: directory.file_name().unwrap_or_default().to_string_lossy().into(),
+                used: changed.map_err(io)?,
+                directory,
+            });
+        }
+        entries.sort_by(|a, b| (b.used, &a.directory).cmp(&(a.used, &b.directory)));
+        Ok(entries)
+    }
+
+    /// Removes the entries that have not been used for `unused`, and returns them.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn gc(&self, unused: std::time::Duration) -> Result<Vec<StoreEntry>> {
+        let mut removed = self.entries()?;
+        removed.retain(|entry| entry.age() >= unused);
+        for entry in &removed {
+            let io = |e| Error::write(&entry.directory, e);
+            std::fs::remove_dir_all(&entry.directory).map_err(io)?;
+        }
+        Ok(removed)
+    }
+}
+
+/// An entry of a [`Store`].
+#[derive(Debug, Clone)]
+pub struct StoreEntry {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it was made from.
+    pub made_from: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it was last used.
+    pub used: std::time::SystemTime,
+}
+
+impl StoreEntry {
+    /// How long it has not been used.
+    pub fn age(&self) -> std::time::Duration {
+        self.used.elapsed().unwrap_or_default()
+    }
+}
+
 /// The files of a directory, without the list, in order.
 fn listing(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();

@@ -88,6 +88,19 @@ impl TryFrom<String> for Floats {
     }
 }
 
+/// The dose as a total over the layers; under [`Operator::Clamp`] what each of them gets,
+/// and for vectors as they were stored their multiple.
+fn total(intervention: &Intervention) -> f64 {
+    let layers: Vec<usize> = intervention.layers().collect();
+    let each = layers.first().and_then(|l| intervention.coeff(*l));
+    match (intervention.dose(), intervention.operator()) {
+        (Dose::Total(x) | Dose::Strength(x), _) | (Dose::Coeff(x), Operator::Clamp) => x,
+        (Dose::Coeff(x), _) => x * layers.len() as f64,
+        (Dose::Fraction(_), Operator::Clamp) => each.unwrap_or(0.),
+        (Dose::Fraction(_), _) => each.unwrap_or(0.) * layers.len() as f64,
+    }
+}
+
 impl Steered {
     /// `intervention`, to be written down.
     ///
@@ -103,7 +116,7 @@ impl Steered {
         Ok(Self {
             operator: intervention.operator(),
             point: intervention.point(),
-            coeff: intervention.dose().amount(),
+            coeff: total(intervention),
             directions: intervention
                 .layers()
                 .filter_map(|l| floats(l).transpose())

@@ -1,8 +1,7 @@
 //! The figures of a run: what its report shows beside the table.
 
-use super::pipeline::METRICS;
-use crate::cli::flags;
-use crate::cli::opened::growing;
+use super::METRICS;
+use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{DirectionSet, HookedModel, files};
@@ -29,14 +28,14 @@ pub struct Inputs<'a> {
     pub directions: &'a DirectionSet,
     pub coeffs: &'a Coeffs,
     pub results: &'a ResultTable,
-    pub flags: &'a flags::Recipe,
 }
 
 impl Inputs<'_> {
     /// The report; the pairs of its figures are made of validation claims, which the
     /// directions have not seen. `tuned` are directories with losses.
     pub fn fill(&self, session: &Session, tuned: &[(Mode, PathBuf)]) -> crate::Result<Report> {
-        let (bar, mut progress) = growing("figures");
+        let shown = Progress::unknown("figures");
+        let mut progress = |done, all| shown.set_of(done, all);
         let (host, chat) = (&session.llama, &session.chat);
         let claims = &session.items.validation;
         let held = Captured::of(host, chat, &pictured(session), claims, &mut progress)?;
@@ -45,7 +44,7 @@ impl Inputs<'_> {
             results: self.results.clone(),
             losses: tuned.iter().map(losses).collect::<crate::Result<_>>()?,
             samples: self.samples(),
-            recipe: text(&self.flags.recipe)?,
+            recipe: text(&session.file)?,
             ..Report::default()
         };
         let chosen = held.places().iter().map(|p| p.to_string());
@@ -88,7 +87,6 @@ impl Inputs<'_> {
         if !self.coeffs.tried.is_empty() {
             report.doses.push(self.doses(session));
         }
-        bar.finish_and_clear();
         Ok(report)
     }
 
@@ -97,7 +95,7 @@ impl Inputs<'_> {
         let config = files::read(&directory.join("config.json"))?;
         let tokenizer = files::read(&directory.join("tokenizer.json"))?;
         let hash = |bytes: &[u8]| files::sha256([bytes]);
-        let recipe = files::read(&self.flags.recipe)?;
+        let recipe = files::read(&session.file)?;
         Ok(RunHeader {
             versions: BTreeMap::from([
                 ("reptune".into(), env!("CARGO_PKG_VERSION").into()),

@@ -1,10 +1,10 @@
 //! The models that a run compares, and what they answer.
 
-use crate::cli::bar;
+use super::whole::Tuned;
+use crate::progress::Progress;
 use crate::runtime::Engine;
 use crate::session::{Coeffs, Measured, Session};
-use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{Adapter, DirectionSet};
+use reptune_adapters::DirectionSet;
 use reptune_recipes::evaluate::{Answerer, Judge};
 use reptune_report::{Comparison, ModelRow, Verdict};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct Models<'a> {
     pub steering: &'a DirectionSet,
     pub coeffs: &'a Coeffs,
     /// With the directory of the merged model.
-    pub tuned: &'a [(Mode, Adapter, PathBuf)],
+    pub tuned: &'a [Tuned],
     /// With the coeff.
     pub baked: &'a [(f64, PathBuf)],
 }
@@ -48,12 +48,12 @@ impl Models<'_> {
         let behaviour = &session.recipe.behaviour;
         let questions = session.items.test.len() + session.items.choices.len();
         let models = 5 + 2 * self.tuned.len() + self.baked.len();
-        let bar = bar(questions * models, "evaluate");
+        let shown = Progress::new("evaluate", questions * models);
         let mut all: Vec<Measured> = Vec::new();
         let mut ask = |name: &str, answerer: &dyn Answerer, systems: &[String]| {
-            let from = (all.len() * questions) as u64;
-            bar.set_message(format!("evaluate {name}"));
-            let mut progress = |done| bar.set_position(from + done as u64);
+            let from = all.len() * questions;
+            shown.message(format!("evaluate {name}"));
+            let mut progress = |done| shown.set(from + done);
             let mut measured = session.measure(name, answerer, systems, &mut progress)?;
             measured.open = session.open_answers(answerer, systems)?;
             all.push(measured);
@@ -80,7 +80,6 @@ impl Models<'_> {
             let stock = Engine::load(directory, None)?;
             ask(&format!("baked {dose}, stock mistral.rs"), &stock, &plain)?;
         }
-        bar.finish_and_clear();
         Ok(all)
     }
 
@@ -95,14 +94,13 @@ impl Models<'_> {
         let Some((base, others)) = all.split_first_mut() else {
             return Ok(());
         };
-        let bar = bar(questions.len() * others.len(), "judge");
+        let shown = Progress::new("judge", questions.len() * others.len());
         for (i, other) in others.iter_mut().enumerate() {
             let from = i * questions.len();
-            let mut progress = |done| bar.set_position((from + done) as u64);
+            let mut progress = |done| shown.set(from + done);
             let said = judge.compare_all(&questions, &base.open, &other.open, &mut progress)?;
             other.row.judged = Some(said);
         }
-        bar.finish_and_clear();
         Ok(())
     }
 }

@@ -1,15 +1,34 @@
-//! The stages of a run in its directory: directions, doses, tuned weights.
+//! What a recipe does, stage by stage, in the directory of its run.
+//!
+//! Every stage is skipped while its inputs are the same; see [`Stages`].
 
-use crate::cli::opened::{directory, growing, open, write_json};
-use crate::cli::{bar, flags};
-use crate::session::{Coeffs, Session, model_key};
+mod controls;
+mod figures;
+mod merge;
+mod results;
+mod retention;
+mod search;
+mod select;
+mod sweep;
+mod tuning_plan;
+mod whole;
+
+pub use merge::{MergeSettings, Merged, QuantizedMerging};
+pub use search::{SearchResult, check_search, search};
+pub use select::{RESULT as CHOICE_FILE, SELECTION, Selected, Tested, select};
+pub use sweep::{CELLS as SWEEP_CELLS, Sweep};
+pub use tuning_plan::{ModePlan, Planned, Rate, plan};
+pub use whole::{Finished, run, table};
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::session::{Coeffs, Session};
 use crate::stages::Stages;
-use anyhow::{Context, Result};
 use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{DirectionSet, HookedModel, files, lora::delta_file, lora::peft};
-use reptune_recipes::recipe::{Recipe, Without};
+use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, files, lora::delta_file, lora::peft};
+use reptune_recipes::Recipe;
 use reptune_recipes::tune::{Metrics, Tuner};
-use reptune_recipes::{extract as find, select};
+use reptune_recipes::{extract as find, select as choose};
 use std::path::{Path, PathBuf};
 
 /// File of the directions.
@@ -22,47 +41,31 @@ const CHOICE: &str = "select.json";
 
 /// A run in its directory.
 pub struct Run {
+    /// The recipe with its model.
     pub session: Session,
+    /// What is done already.
     pub stages: Stages,
-    model: String,
-    loading: String,
 }
 
 impl Run {
-    pub fn open(a: &flags::Recipe) -> Result<Self> {
-        let session = open(a)?;
-        let out = directory(a, &session);
-        let model = model_key(&session.directory)?;
-        let stages = Stages::open(&out)?;
-        Ok(Self {
-            session,
-            stages,
-            model,
-            loading: format!("{:?}", a.loading),
-        })
-    }
-
-    /// Parts of the recipe as inputs of a stage.
-    pub fn recipe(&self, parts: &[&dyn erased::Json]) -> String {
-        let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
-        let files: Vec<String> = files(&self.session.recipe)
-            .into_iter()
-            .filter_map(|f| files::read(f).ok())
-            .map(|b| files::sha256([b.as_slice()]))
-            .collect();
-        format!(
-            "{} {} {} {files:?}",
-            self.model,
-            self.loading,
-            parts.join(" ")
-        )
+    /// Opens the run in `out`, or in `runs/NAME` with the recipe's name.
+    ///
+    /// # Errors
+    /// When the directory holds something else.
+    pub fn open(session: Session, out: Option<&Path>) -> Result<Self> {
+        let own = Path::new("runs").join(&session.recipe.name);
+        let stages = Stages::open(out.unwrap_or(&own))?;
+        Ok(Self { session, stages })
     }
 
     /// The directions of the recipe: extracted, and where there is something to choose,
     /// chosen on the validation claims. The choice then steers.
+    ///
+    /// # Errors
+    /// When the model fails, or nothing can be chosen.
     pub fn directions(&mut self) -> Result<(DirectionSet, String)> {
         let r = &self.session.recipe;
-        let inputs = self.recipe(&[
+        let inputs = self.session.inputs(&[
             &r.seed,
             &r.behaviour,
             &r.prompt,
@@ -73,7 +76,8 @@ impl Run {
         ]);
         let session = &self.session;
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            let (bar, mut progress) = growing("extract");
+            let shown = Progress::unknown("extract");
+            let mut progress = |done, all| shown.set_of(done, all);
             let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
             let found = match &recipe.selection {
                 None => find::extract(host, chat, recipe, &session.items.train, &mut progress)?,
@@ -88,22 +92,21 @@ impl Run {
                     let mut found = find::find(host.spec(), recipe, &captured)?;
                     let claims = &session.items.validation;
                     let held = find::Captured::of(host, chat, recipe, claims, &mut progress)?;
-                    let model = select::Model { host, chat, recipe };
-                    bar.set_message("select");
+                    let model = choose::Model { host, chat, recipe };
+                    shown.message("select");
                     let table =
-                        select::Table::measure(model, &found, &held, claims, &mut progress)?;
+                        choose::Table::measure(model, &found, &held, claims, &mut progress)?;
                     let choice = table.choose(selection.kl)?;
                     write_json(&path.with_file_name(CHOICE), &choice)?;
                     found.swap_remove(choice.place)
                 }
             };
-            bar.finish_and_clear();
             found.directions.save(path)?;
             write_json(&path.with_file_name(ORDERED), &found.ordered)
         })?;
         let set = DirectionSet::load(&self.stages.path(DIRECTIONS))?;
         if self.session.recipe.selection.is_some() {
-            let choice: select::Choice = self.read(CHOICE)?;
+            let choice: choose::Choice = self.read(CHOICE)?;
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);
@@ -113,25 +116,40 @@ impl Run {
     }
 
     /// Reads a JSON file of the run.
+    ///
+    /// # Errors
+    /// When it is not there, or holds something else.
     pub fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let bytes = files::read(&self.stages.path(name))?;
-        serde_json::from_slice(&bytes).with_context(|| name.to_owned())
+        let path = self.stages.path(name);
+        let bytes = files::read(&path)?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            let hint = "remove it, and run the recipe again";
+            Error::model(&path, "file", "what this version writes", e.to_string(), hint)
+        })
     }
 
+    /// The doses of the run, chosen where the recipe leaves them open; `key` is that of the
+    /// directions.
+    ///
+    /// # Errors
+    /// When the model fails.
     pub fn coeffs(&mut self, directions: &DirectionSet, key: &str) -> Result<(Coeffs, String)> {
         let r = &self.session.recipe;
-        let inputs = self.recipe(&[&r.steering, &r.evaluation.max_new_tokens]);
+        let inputs = self.session.inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
         let session = &self.session;
         let name = "steering.json";
         let key = self.stages.run(name, &[key, &inputs], |path| {
-            let bar = bar(2 * session.recipe.steering.fractions.len(), "choose coeff");
-            let coeffs = session.coeffs(directions, &mut |done| bar.set_position(done as u64))?;
-            bar.finish_and_clear();
-            write_json(path, &coeffs)
+            let doses = 2 * session.recipe.steering.fractions.len();
+            let shown = Progress::new("choose a dose", doses);
+            write_json(path, &session.coeffs(directions, &mut |done| shown.set(done))?)
         })?;
         Ok((self.read(name)?, key))
     }
 
+    /// The adapter of a mode, tuned from zero or `from` another adapter, and its key.
+    ///
+    /// # Errors
+    /// When the model fails.
     pub fn tuned(
         &mut self,
         mode: Mode,
@@ -139,13 +157,13 @@ impl Run {
         key: &str,
         from: Option<&Path>,
     ) -> Result<(PathBuf, String)> {
-        let name = format!("tuned/{}", mode.file_name());
+        let name = whole::tuned_name(mode);
         let seed = self.session.recipe.seed;
         self.tuned_as(&name, seed, mode, directions, key, from)
     }
 
     /// Tunes with another seed, under another name.
-    pub fn tuned_as(
+    fn tuned_as(
         &mut self,
         name: &str,
         seed: u64,
@@ -169,7 +187,7 @@ impl Run {
             .unwrap_or_default();
         let mut tuning = r.tuning.clone();
         tuning.modes.clear(); // of which this is one
-        let inputs = self.recipe(&[&r.prompt, &r.data, &tuning]);
+        let inputs = self.session.inputs(&[&r.prompt, &r.data, &tuning]);
         let session = &self.session;
         let mut recipe = session.recipe.clone();
         recipe.seed = seed;
@@ -188,13 +206,13 @@ impl Run {
                 &items.validation,
             )?
             .sharing(&session.trunks);
-            let bar = bar(tuner.steps(), &format!("tune {mode}"));
+            let shown = Progress::new(format!("tune {mode}"), tuner.steps());
             let mut progress = |m: &Metrics| {
-                bar.set_position(m.step as u64);
+                shown.set(m.step);
                 let representation = m
                     .representation_loss
                     .map_or_else(String::new, |r| format!(" rep {r:.3}"));
-                bar.set_message(format!(
+                shown.message(format!(
                     "tune {mode}: tok {:.3}{representation}",
                     m.token_loss
                 ));
@@ -208,7 +226,6 @@ impl Run {
                 }
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
-            bar.finish_and_clear();
             Ok(delta_file::save_adapter(
                 path,
                 &update,
@@ -219,33 +236,29 @@ impl Run {
     }
 }
 
-/// The user's files that `recipe` reads.
-fn files(recipe: &Recipe) -> Vec<&Path> {
-    let data = &recipe.data;
-    let choices = data.choices.iter().map(|c| &c.file);
-    let evaluation = &recipe.evaluation;
-    let texts = evaluation.perplexity.iter().chain(&evaluation.neutral);
-    let texts = texts.map(|t| &t.file);
-    let open = evaluation.open_ended.iter().map(|o| &o.file);
-    let nuisance = match &recipe.extraction.without {
-        Some(Without::File(path)) => Some(path),
-        _ => None,
-    };
-    let owned = std::iter::once(&data.claims.file)
-        .chain(choices)
-        .chain(texts);
-    let owned = owned.chain(open).chain(nuisance).map(PathBuf::as_path);
-    owned.chain(recipe.steering.files()).collect()
+/// Writes `value` to `path`, whole or not at all.
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
-/// Parts of a recipe of different types in one list.
-mod erased {
-    pub trait Json {
-        fn json(&self) -> String;
-    }
-    impl<T: serde::Serialize> Json for T {
-        fn json(&self) -> String {
-            serde_json::to_string(self).unwrap_or_default()
+/// Refuses a recipe that would extract directions at several places.
+pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
+    match recipe.extraction.places().len() {
+        1 => Ok(()),
+        several => {
+            let found = several.to_string();
+            Err(Error::model(file, "`extraction`", "one place", found, hint))
         }
     }
+}
+
+/// Reads the direction file `file`, made for the model of `spec`.
+///
+/// # Errors
+/// When it was made for another.
+pub fn direction_set(file: &Path, spec: &ModelSpec) -> Result<DirectionSet> {
+    let set = DirectionSet::open(file)?;
+    set.check_model(file, spec)?;
+    Ok(set)
 }

@@ -1,10 +1,9 @@
 //! What a study adds to a run: other seeds, and directions that should do nothing.
 
-use super::pipeline::Run;
-use crate::cli::bar;
-use crate::cli::opened::{growing, write_json};
+use super::{Run, write_json};
+use crate::error::Result;
+use crate::progress::Progress;
 use crate::session::{Coeffs, Measured, Session};
-use anyhow::Result;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,12 +28,11 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
             run.stages.run(&measured, &[&key, &inputs], |path| {
                 let update = peft::load(&adapter, session.llama.spec())?;
                 let questions = session.items.test.len() + session.items.choices.len();
-                let bar = bar(questions, &format!("evaluate {mode}, seed {seed}"));
+                let shown = Progress::new(format!("evaluate {mode}, seed {seed}"), questions);
                 let own = session.own(&[], Some(&update));
                 let model = format!("{model}, seed {seed}");
-                let mut progress = |done| bar.set_position(done as u64);
+                let mut progress = |done| shown.set(done);
                 let measured = session.measure(&model, &own, &session.plain(), &mut progress)?;
-                bar.finish_and_clear();
                 write_json(path, &measured)
             })?;
             rows.push(run.read::<Measured>(&measured)?.row);
@@ -50,32 +48,31 @@ pub fn controls(
     session: &Session,
     directions: &DirectionSet,
     coeffs: &Coeffs,
-) -> crate::Result<Vec<Measured>> {
+) -> Result<Vec<Measured>> {
     let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
     let mut sets = vec![("random", random(directions, &mut rng)?)];
     if let Some(set) = shuffled(session, directions, &mut rng)? {
         sets.push(("shuffled", set));
     }
     let questions = session.items.test.len() + session.items.choices.len();
-    let bar = bar(questions * 2 * sets.len(), "controls");
+    let shown = Progress::new("controls", questions * 2 * sets.len());
     let mut rows = Vec::new();
     for (name, set) in &sets {
         for coeff in [coeffs.positive, coeffs.negative] {
             let steering = [session.steering(set, coeff)?];
             let model = format!("{name} direction {}", session.dose(set, coeff));
-            let from = (rows.len() * questions) as u64;
-            let mut progress = |done| bar.set_position(from + done as u64);
+            let from = rows.len() * questions;
+            let mut progress = |done| shown.set(from + done);
             let own = session.own(&steering, None);
             let plain = session.plain();
             rows.push(session.measure(&model, &own, &plain, &mut progress)?);
         }
     }
-    bar.finish_and_clear();
     Ok(rows)
 }
 
 /// Directions of the same layers, each with normally distributed entries.
-fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> crate::Result<DirectionSet> {
+fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> Result<DirectionSet> {
     let mut set = like.clone();
     for direction in set.layers.values_mut() {
         let mut normal = || {
@@ -95,12 +92,12 @@ fn shuffled(
     session: &Session,
     like: &DirectionSet,
     rng: &mut ChaCha8Rng,
-) -> crate::Result<Option<DirectionSet>> {
+) -> Result<Option<DirectionSet>> {
     let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
-    let (bar, mut progress) = growing("shuffle pairs");
+    let shown = Progress::unknown("shuffle pairs");
+    let mut progress = |done, all| shown.set_of(done, all);
     let train = &session.items.train;
     let captured = Captured::of(host, chat, recipe, train, &mut progress)?;
-    bar.finish_and_clear();
     if captured.pairs() < 2 {
         return Ok(None);
     }

@@ -1,0 +1,131 @@
+//! The choice of layer, place and dose of a recipe's direction.
+//!
+//! The choice sees training and validation claims. Its effect is then measured on the test
+//! claims, which had no part in it.
+
+use super::{Run, write_json};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::session::Session;
+use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator};
+use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
+use reptune_recipes::extract::{Captured, find};
+use reptune_recipes::select::{Choice, Model, Table};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The file of the choice in a run.
+pub const RESULT: &str = "selection.json";
+/// The file of the chosen directions in a run.
+pub const SELECTION: &str = "selection.safetensors";
+
+/// What was measured, and what was chosen.
+#[derive(Serialize, Deserialize)]
+pub struct Selected {
+    /// Layer, place and dose.
+    pub choice: Choice,
+    /// Largest KL that was allowed.
+    pub kl: f64,
+    /// Training pairs that made the directions, and those that were captured.
+    pub pairs: [usize; 2],
+    /// Validation pairs, likewise.
+    pub held_out: [usize; 2],
+    /// All that was measured.
+    pub table: Table,
+    /// What the choice does to the answers to test claims.
+    pub test: Vec<Tested>,
+}
+
+/// The model on test claims with one dose of the choice.
+#[derive(Serialize, Deserialize)]
+pub struct Tested {
+    /// Signed coefficient; 0: the model as it is.
+    pub coeff: f64,
+    /// Claims that were asked.
+    pub n: usize,
+    /// Mean of log p(right) - log p(wrong).
+    pub log_odds: f64,
+    /// Claims whose right answer is likelier.
+    pub honest: usize,
+}
+
+/// Chooses, unless that is done, and reads the choice. `unfit` gets what was measured where
+/// no dose can be chosen.
+///
+/// # Errors
+/// When nothing can be chosen, or the model fails.
+pub fn select(run: &mut Run, unfit: &mut dyn FnMut(&Table)) -> Result<Selected> {
+    let session = &run.session;
+    let inputs = session.inputs(&[&session.recipe.hash()]);
+    let (file, directions) = (run.stages.path(RESULT), run.stages.path(SELECTION));
+    if !directions.exists() && file.exists() {
+        // Neither is of use without the other.
+        std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
+    }
+    run.stages.run(RESULT, &[&inputs], |path| {
+        write_json(path, &measure(session, &directions, unfit)?)
+    })?;
+    run.read(RESULT)
+}
+
+/// Measures, chooses, writes the chosen directions to `file` and tests the choice.
+fn measure(session: &Session, file: &Path, unfit: &mut dyn FnMut(&Table)) -> Result<Selected> {
+    let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
+    let capture = |claims, what: &str| -> Result<Captured> {
+        let shown = Progress::unknown(what);
+        let mut progress = |done, all| shown.set_of(done, all);
+        Ok(Captured::of(llama, chat, recipe, claims, &mut progress)?)
+    };
+    let train = capture(&session.items.train, "capture training pairs")?;
+    let held_out = capture(&session.items.validation, "capture held-out pairs")?;
+    let found = find(llama.spec(), recipe, &train)?;
+    let model = Model {
+        host: llama,
+        chat,
+        recipe,
+    };
+    let claims = &session.items.validation;
+    let shown = Progress::unknown("measure doses");
+    let mut progress = |done, all| shown.set_of(done, all);
+    let table = Table::measure(model, &found, &held_out, claims, &mut progress)?;
+    drop(shown);
+    let kl = recipe.selection.clone().unwrap_or_default().kl;
+    let choice = table.choose(kl).inspect_err(|_| unfit(&table))?;
+    let set = choice.directions(&found)?;
+    let test = test(session, set, &choice)?;
+    set.save(file)?;
+    Ok(Selected {
+        kl,
+        pairs: [train.pairs(), train.asked()],
+        held_out: [held_out.pairs(), held_out.asked()],
+        choice,
+        table,
+        test,
+    })
+}
+
+/// Asks the test claims without the choice, with it, and with its negative.
+fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> Result<Vec<Tested>> {
+    let questions = session.claim_questions();
+    let plain = session.plain();
+    let prompts = LetterPrompt::of(&session.chat, &session.recipe, &plain, &questions)?;
+    let shown = Progress::new("test the choice", 3 * prompts.len());
+    let mut tested = Vec::new();
+    for coeff in [0., choice.coeff, -choice.coeff] {
+        let steering = Intervention::new(set, &[choice.layer], Dose::Coeff(coeff), Operator::Add)?;
+        let steering = [steering.on(session.recipe.steering.rows.clone())];
+        let model = Changed {
+            interventions: if coeff == 0. { &[] } else { &steering },
+            ..Changed::base(&session.llama)
+        };
+        let from = tested.len() * prompts.len();
+        let odds = log_odds(&model, &prompts, &mut |n| shown.set(from + n))?;
+        tested.push(Tested {
+            coeff,
+            n: odds.len(),
+            log_odds: odds.iter().sum::<f64>() / odds.len() as f64,
+            honest: odds.iter().filter(|o| **o > 0.).count(),
+        });
+    }
+    Ok(tested)
+}
