@@ -25,11 +25,12 @@ pub mod steering;
 
 pub use error::{Error, Result};
 pub use hooked::{CaptureTokens, ForwardOptions, ForwardOutput, HookedModel, Resume};
-pub use lora::{Adapter, WeightDelta};
+pub use lora::{Adapter, LoraInit, WeightDelta};
 pub use model::{
     GradientCheckpointing, KeyValueCache, ModelSpec, ModuleKind, PrefixTree, TargetModule,
     TokenMask,
 };
 pub use steering::{
-    Decide, Direction, DirectionSet, Dose, Gate, HookPoint, Intervention, Operator, Positions, Side,
+    Decide, Direction, DirectionSet, Dose, Gate, HookPoint, Intervention, Operator, Positions,
+    Side, open_directions, open_directions_for,
 };

@@ -1,4 +1,4 @@
-//! Rounding a weight with error feedback: what one column loses, the columns after it
+//! BlockQuantizer a weight with error feedback: what one column loses, the columns after it
 //! make up for, as far as the inputs that the layer really sees allow it.
 //!
 //! The loss is that of the outputs, `|(W - Q) X|^2 = tr((W - Q) G (W - Q)^T)` with
@@ -10,7 +10,7 @@
 //!
 //! It differs from GPTQ in that nothing is packed here. The result is a weight which
 //! the runtime's own quantizer then rounds to the codes that were chosen: where the
-//! quantizer's grid is known ([`Grid`]) columns are rounded one by one and put on the
+//! quantizer's grid is known ([`BlockGrid`]) columns are rounded one by one and put on the
 //! grid, with the values that span it left alone, so that it is found again; where it
 //! is not, whole blocks are rounded by the quantizer itself.
 
@@ -23,9 +23,9 @@ use rayon::prelude::*;
 /// must not be thought free.
 const DAMPING: f64 = 0.01;
 
-/// Inputs of a linear layer, summed up.
+/// LayerInputs of a linear layer, summed up.
 #[derive(Debug, Clone)]
-pub struct Inputs {
+pub struct LayerInputs {
     /// `X^T X` (I, I), f32.
     gram: Tensor,
     /// Sum of the rows (I,), f32.
@@ -33,7 +33,7 @@ pub struct Inputs {
     rows: usize,
 }
 
-impl Inputs {
+impl LayerInputs {
     /// Of the rows `x` (N, I).
     ///
     /// # Errors
@@ -115,7 +115,7 @@ fn total(t: &Tensor) -> Result<f64> {
 
 /// The values that one row's block can take: `zero + step * 0..=top`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Grid {
+pub struct BlockGrid {
     /// Distance of neighbours; may be negative.
     pub step: f32,
     /// Value of code 0.
@@ -127,7 +127,7 @@ pub struct Grid {
     pub pinned: [usize; 2],
 }
 
-impl Grid {
+impl BlockGrid {
     fn nearest(&self, x: f32) -> f32 {
         if self.step == 0. || !self.step.is_finite() {
             return self.zero;
@@ -138,12 +138,12 @@ impl Grid {
 }
 
 /// A quantizer of blocks of columns.
-pub trait Rounding: Sync {
+pub trait BlockQuantizer: Sync {
     /// Columns of a row that are quantized together.
     fn block(&self) -> usize;
 
     /// The grid of a row's block, where it is even and known.
-    fn grid(&self, block: &[f32]) -> Option<Grid>;
+    fn grid(&self, block: &[f32]) -> Option<BlockGrid>;
 
     /// What `columns` (O, B) are worth once stored.
     ///
@@ -159,7 +159,11 @@ pub trait Rounding: Sync {
 ///
 /// # Errors
 /// When the shapes differ, or `inputs` are not finite.
-pub fn with_feedback(weight: &Tensor, inputs: &Inputs, rounding: &dyn Rounding) -> Result<Tensor> {
+pub fn gptq(
+    weight: &Tensor,
+    inputs: &LayerInputs,
+    rounding: &dyn BlockQuantizer,
+) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     let upper = inputs.factor()?;
     let mut w: Vec<f32> = weight.flatten_all()?.to_vec1()?;
@@ -207,7 +211,7 @@ pub fn with_feedback(weight: &Tensor, inputs: &Inputs, rounding: &dyn Rounding) 
 
 /// Puts a row's block on its grid column by column, each making up for those before;
 /// returns `E U_BB^-1`.
-fn one_by_one(row: &mut [f32], upper: &[f32], rounding: &dyn Rounding) -> Vec<f32> {
+fn one_by_one(row: &mut [f32], upper: &[f32], rounding: &dyn BlockQuantizer) -> Vec<f32> {
     let b = row.len();
     let Some(grid) = rounding.grid(row) else {
         return vec![0.; b];

@@ -165,7 +165,11 @@ impl Store {
             let changed = std::fs::metadata(directory.join(LIST)).and_then(|m| m.modified());
             entries.push(StoreEntry {
                 bytes: sizes.sum(),
-                made_from: directory.file_name().unwrap_or_default().to_string_lossy().into(),
+                made_from: directory
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into(),
                 used: changed.map_err(io)?,
                 directory,
             });

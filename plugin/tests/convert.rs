@@ -3,6 +3,7 @@
 mod typed;
 
 use reptune_adapters::lora::peft;
+use reptune_adapters::open_directions;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
 use typed::{json, printed, refusal, root};
@@ -94,7 +95,7 @@ fn a_dose_is_told_and_an_offset_is_on_record() {
         told.contains("strength 1 in llama.cpp is --coeff 6 here"),
         "{told}"
     );
-    let dosed = DirectionSet::open(&room.path().join("x.gguf")).expect("a control vector");
+    let dosed = open_directions(&room.path().join("x.gguf")).expect("a control vector");
     let norms: Vec<(usize, f64)> = dosed.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
     assert_eq!(norms.len(), 2);
     for (layer, norm) in norms {

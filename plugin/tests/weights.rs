@@ -72,7 +72,7 @@ fn a_merge_into_quantized_weights_tells_what_survives() {
     let recipe = recipe();
     let measured = ["--recipe", &recipe, "--out", "measured"];
     let told = json(room.path(), &[&plain[..], &measured].concat());
-    assert_eq!(told["way"], "calibrated");
+    assert_eq!(told["way"], "gptq");
     let rows = told["models"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().filter_map(|r| r["model"].as_str()).collect();
     assert_eq!(names, ["base", "tuned", "base", "tuned"]);

@@ -106,7 +106,7 @@ pub fn probe(
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
     let read: Vec<u32> = read.into_iter().collect();
-    let rows = forest.marked(0, 0..forest.len());
+    let rows = forest.masked(0, 0..forest.len());
     let layers: Vec<usize> = intervention.layers().collect();
     let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
     let capture: Vec<usize> = capture.into_iter().collect();

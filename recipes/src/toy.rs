@@ -95,7 +95,7 @@ impl HookedModel for Toy {
         let range = cache.rows()..forest.len();
         let first = range.start as u32;
         let rows = |i: usize| -> Vec<u32> {
-            let marked = forest.marked(i, range.clone());
+            let marked = forest.masked(i, range.clone());
             marked.into_iter().map(|r| r - first).collect()
         };
         let change =

@@ -9,10 +9,10 @@ use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::loss::{LabelRow, Mode, representation_loss, token_loss};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
-    ModelSpec, PrefixTree,
+    LoraInit, ModelSpec, PrefixTree,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -196,7 +196,7 @@ pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (PrefixTr
     let mut forest = PrefixTree::new();
     let rows = prompts
         .iter()
-        .map(|p| forest.insert(None, p, |i| marks(interventions, i, p.len())))
+        .map(|p| forest.insert(None, p, |i| token_mask(interventions, i, p.len())))
         .collect();
     (forest, rows)
 }
@@ -208,7 +208,16 @@ pub fn random_update(
     projections: &[ModuleKind],
     seed: u64,
 ) -> Result<Adapter> {
-    let mut update = Adapter::init(spec, layers, projections, 4, 8., seed)?;
+    let mut update = Adapter::init(
+        spec,
+        &LoraInit {
+            layers,
+            kinds: projections,
+            rank: 4,
+            alpha: 8.,
+            seed,
+        },
+    )?;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed + 1);
     for adapter in update.modules.values_mut() {
         let dims = adapter.b.dims2()?;

@@ -46,7 +46,7 @@ fn edges_run_one_way() -> Result<()> {
         .filter_map(|m| Some(m.as_str()?.to_owned()))
         .collect();
     // Room, package, edges to other rooms, and whether it may bind the runtime.
-    let rooms: [(&str, &str, &[&str], bool); 6] = [
+    let rooms: [(&str, &str, &[&str], bool); 7] = [
         ("adapters", "reptune-adapters", &[], false),
         (
             "recipes",

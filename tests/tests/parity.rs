@@ -16,7 +16,8 @@ use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{
-    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, lora::peft,
+    Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, LoraInit, Operator,
+    lora::peft,
 };
 use reptune_recipes::extract::{self, Extracted};
 use reptune_recipes::tune::{Metrics, Tuner};
@@ -110,7 +111,16 @@ fn write_inputs() -> Result<()> {
     let t = &session.recipe.tuning;
     let spec = session.llama.spec();
     let seed = session.recipe.seed;
-    let update = Adapter::init(spec, &t.layers, &t.projections, t.rank, t.alpha, seed)?;
+    let update = Adapter::init(
+        spec,
+        &LoraInit {
+            layers: &t.layers,
+            kinds: &t.projections,
+            rank: t.rank,
+            alpha: t.alpha,
+            seed,
+        },
+    )?;
     peft::save(&directory().join("adapter"), &update, "honest-mini")?;
     Ok(())
 }

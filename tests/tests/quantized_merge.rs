@@ -5,7 +5,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune::model::uqff::{self, UqffFile, WeightType};
 use reptune::quantize::{
-    Exam, QuantizedMerge, QuantizedReport, Rounded, Types, Ways, auto, calibration, candidates,
+    ErrorCompensation, Exam, QuantizedMerge, QuantizedReport, Types, Ways, auto, calibration,
+    candidates,
 };
 use reptune::runtime::Engine;
 use reptune::session::Session;
@@ -14,7 +15,7 @@ use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
 use reptune_recipes::extract::extract;
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::MergeRounding;
 use reptune_recipes::tune::Tuner;
 use reptune_tests::{flat, logits, pick, random_update, whole};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ fn prompts() -> Vec<Vec<u32>> {
 fn write(
     from: &Path,
     update: &Adapter,
-    (types, way): (Types, Rounded),
+    (types, way): (Types, ErrorCompensation),
     out: &Path,
 ) -> Result<QuantizedReport> {
     let (source, calibration) = (Source::open(from)?, prompts());
@@ -108,7 +109,7 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
         let report = write(
             &mini(),
             &update,
-            (Types::all(Some(wanted)), Rounded::Nearest),
+            (Types::all(Some(wanted)), ErrorCompensation::None),
             &out,
         )?;
         let (merged, served) = (ours(&out, None)?, stock(&out)?);
@@ -143,7 +144,11 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
         let type_ = WeightType::parse(name)?;
         let mut errors = Vec::new();
         let mut noises = Vec::new();
-        for way in [Rounded::Nearest, Rounded::Corrected, Rounded::Calibrated] {
+        for way in [
+            ErrorCompensation::None,
+            ErrorCompensation::Bias,
+            ErrorCompensation::Feedback,
+        ] {
             let out = room.path().join(format!("{name}-{way:?}"));
             let report = write(&mini(), &update, (Types::all(Some(type_)), way), &out)?;
             errors.push(off(&ours(&out, None)?, &tuned));
@@ -169,8 +174,18 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
     let (base, out) = (room.path().join("base"), room.path().join("out"));
     let q8_0 = Some(WeightType::parse("q8_0")?);
     let none = Adapter::default();
-    write(&mini(), &none, (Types::all(q8_0), Rounded::Nearest), &base)?;
-    let report = write(&base, &update, (Types::all(None), Rounded::Nearest), &out)?;
+    write(
+        &mini(),
+        &none,
+        (Types::all(q8_0), ErrorCompensation::None),
+        &base,
+    )?;
+    let report = write(
+        &base,
+        &update,
+        (Types::all(None), ErrorCompensation::None),
+        &out,
+    )?;
     assert!(report.modules.values().all(|s| Some(s.stored) == q8_0));
     let open = |path: &Path| -> Result<UqffFile> { Ok(UqffFile::find(path)?.expect("a uqff")) };
     let (before, after) = (open(&base)?, open(&out)?);
@@ -198,7 +213,7 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
     let plain = write(
         &mini(),
         &update,
-        (Types::all(all), Rounded::Nearest),
+        (Types::all(all), ErrorCompensation::None),
         &room.path().join("a"),
     )?;
     let spec = Source::open(&mini())?.spec;
@@ -207,7 +222,7 @@ fn finer_types_go_to_the_sites_that_carry_the_delta_within_the_budget() -> Resul
         assert!(types.modules.keys().all(|s| update.modules.contains_key(s)));
         assert_eq!(types.modules.is_empty(), growth == 0.);
         let out = room.path().join(format!("{growth}"));
-        let report = write(&mini(), &update, (types, Rounded::Nearest), &out)?;
+        let report = write(&mini(), &update, (types, ErrorCompensation::None), &out)?;
         let grown = report.bytes as f64 / plain.bytes as f64 - 1.;
         println!("{growth}: grown by {grown:.4}, {:?}", report.types);
         assert!(grown <= growth + 0.005, "{grown}");
@@ -247,7 +262,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
     )?;
     let calibration = calibration(&session)?;
     let exam = Exam::new(&session, &session.items.validation, Some(&directions))?;
-    let take = |update: &Adapter, merges: &[(WeightType, Way)], out: &str| {
+    let take = |update: &Adapter, merges: &[(WeightType, MergeRounding)], out: &str| {
         let ways = Ways {
             source: &source,
             update,
@@ -267,7 +282,10 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
         }
         Ok::<_, reptune::Error>((tried, taken))
     };
-    let all = candidates(source.spec.hidden, &[Way::Nearest, Way::Calibrated]);
+    let all = candidates(
+        source.spec.hidden,
+        &[MergeRounding::Nearest, MergeRounding::Gptq],
+    );
     let (tried, taken) = take(&update, &all, "taken")?;
     let taken = &tried[taken.expect("eight bits keep all")];
     assert!(taken.kept >= 0.95);
@@ -281,7 +299,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
         "the file is the one that was examined"
     );
 
-    let coarse = [(WeightType::Afq(2), Way::Calibrated)];
+    let coarse = [(WeightType::Afq(2), MergeRounding::Gptq)];
     let (tried, taken) = take(&update, &coarse, "coarse")?;
     assert!(taken.is_none() && tried[0].kept < 0.95, "{}", tried[0].kept);
     assert!(!room.path().join("coarse").exists());
@@ -307,7 +325,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
         source: &source,
         update: &update,
         types: Types::all(None),
-        way: Rounded::Calibrated,
+        way: ErrorCompensation::Feedback,
         calibration: &[],
     };
     let message = merge
@@ -323,7 +341,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() -> Result<()> {
     let message = write(
         &mini(),
         &foreign,
-        (Types::all(None), Rounded::Nearest),
+        (Types::all(None), ErrorCompensation::None),
         &out,
     );
     let message = message.expect_err("refused").to_string();

@@ -1,6 +1,6 @@
 //! f32 tensors and metadata as one safetensors file, for what is small enough to be in memory.
 
-use super::safetensors::TensorFile;
+use super::safetensors::{TensorFile, sort_metadata};
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomically};
 use safetensors::{Dtype, tensor::TensorView};
@@ -20,23 +20,39 @@ pub struct Table {
 /// Metadata key of the [`content_hash`] of a file.
 pub const CONTENT_HASH: &str = "content_sha256";
 
-/// SHA-256 of all tensors and of all metadata but [`CONTENT_HASH`] itself.
+/// SHA-256 of the names, shapes and data of all tensors, and of all metadata but
+/// [`CONTENT_HASH`] itself.
 pub fn content_hash(
     tables: &BTreeMap<String, Table>,
     metadata: &HashMap<String, String>,
 ) -> String {
+    hash(tables, metadata, |name, table| {
+        format!("{name} {:?}\n", table.shape)
+    })
+}
+
+/// [`content_hash`] without shapes, as direction files have it: their tensors are vectors.
+pub(crate) fn content_hash_of_vectors(
+    tables: &BTreeMap<String, Table>,
+    metadata: &HashMap<String, String>,
+) -> String {
+    hash(tables, metadata, |name, _| name.to_owned())
+}
+
+fn hash(
+    tables: &BTreeMap<String, Table>,
+    metadata: &HashMap<String, String>,
+    head: impl Fn(&str, &Table) -> String,
+) -> String {
     let mut hash = Sha256::new();
     for (name, table) in tables {
-        hash.update(format!("{name} {:?}\n", table.shape));
+        hash.update(head(name, table));
         for x in &table.data {
             hash.update(x.to_le_bytes());
         }
     }
-    let sorted: BTreeMap<_, _> = metadata
-        .iter()
-        .filter(|(k, _)| *k != CONTENT_HASH)
-        .collect();
-    for (key, value) in sorted {
+    let others = metadata.iter().filter(|(k, _)| *k != CONTENT_HASH);
+    for (key, value) in others.collect::<BTreeMap<_, _>>() {
         hash.update(format!("{key}={value}\n"));
     }
     hex(&hash.finalize())
@@ -51,27 +67,19 @@ pub fn write_tables(
     tables: &BTreeMap<String, Table>,
     metadata: HashMap<String, String>,
 ) -> Result<()> {
-    let bytes: Vec<(&String, &Table, Vec<u8>)> = tables
-        .iter()
-        .map(|(name, t)| {
-            (
-                name,
-                t,
-                t.data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            )
-        })
-        .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, t, b)| {
-            Ok((
-                name.as_str(),
-                TensorView::new(Dtype::F32, t.shape.clone(), b)?,
-            ))
-        })
-        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-        .map_err(|e| broken(path, &e))?;
-    let mut file = safetensors::serialize(views, Some(metadata)).map_err(|e| broken(path, &e))?;
+    let bytes = |t: &Table| t.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let bytes: Vec<Vec<u8>> = tables.values().map(bytes).collect();
+    let views = tables.iter().zip(&bytes).map(|((name, t), bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes);
+        view.map(|view| (name, view))
+    });
+    let file = views
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .and_then(|views| safetensors::serialize(views, Some(metadata)));
+    let mut file = file.map_err(|e| {
+        let (expected, hint) = ("shapes that fit their data", "this is a bug in the writer");
+        Error::content(path, "header", expected, e.to_string(), hint)
+    })?;
     sort_metadata(&mut file);
     write_atomically(path, |w| w.write_all(&file))
 }
@@ -102,35 +110,4 @@ pub fn read_tables(path: &Path) -> Result<(BTreeMap<String, Table>, HashMap<Stri
         tables.insert(name, Table { shape, data });
     }
     Ok((tables, file.metadata().into_iter().collect()))
-}
-
-/// A safetensors file that cannot be parsed, as an [`Error::Content`].
-pub fn broken(path: &Path, source: &safetensors::SafeTensorError) -> Error {
-    Error::content(
-        path,
-        "header",
-        "a complete safetensors file",
-        source.to_string(),
-        "the file may be truncated; fetch or write it again",
-    )
-}
-
-/// safetensors writes metadata in the order of a hash map; sorting the keys in
-/// place makes the bytes the same from run to run.
-pub fn sort_metadata(file: &mut [u8]) {
-    let Some((length, rest)) = file.split_first_chunk_mut::<8>() else {
-        return;
-    };
-    let header = &mut rest[..u64::from_le_bytes(*length) as usize];
-    let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(header) else {
-        return;
-    };
-    if let Some(metadata) = json.get_mut("__metadata__").and_then(|m| m.as_object_mut()) {
-        metadata.sort_keys();
-    }
-    let mut sorted = json.to_string().into_bytes();
-    if sorted.len() <= header.len() {
-        sorted.resize(header.len(), b' ');
-        header.copy_from_slice(&sorted);
-    }
 }

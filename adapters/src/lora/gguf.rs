@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
-use crate::lora::{Adapter, WeightDelta};
+use crate::lora::adapter::{Adapter, WeightDelta};
 use crate::model::ModelSpec;
 use crate::model::llama_cpp as llama;
 use candle_core::{DType, Device, Tensor};
@@ -176,3 +176,6 @@ fn numbers(file: &Gguf, name: &str) -> Result<Vec<f32>> {
         None => Ok(data),
     }
 }
+
+#[cfg(test)]
+mod tests;

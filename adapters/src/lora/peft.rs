@@ -16,16 +16,37 @@ mod write;
 
 pub use write::save;
 
+use self::config::{CONFIG, WEIGHTS};
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
+use crate::lora::adapter::Adapter;
 use crate::lora::delta_file;
 use crate::model::ModelSpec;
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const PICKLE: &str = "adapter_model.bin";
-const PREFIX: &str = "base_model.model.";
+/// Writes `adapter` into `directory`: as PEFT where PEFT has a form for it, else as
+/// [`delta_file::FILE`]. What an earlier adapter left there in the other form is removed.
+///
+/// # Errors
+/// Those of [`save`] and [`delta_file::save`].
+pub fn save_adapter(directory: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
+    let other: &[&str] = if adapter.modules.values().any(|d| d.full.is_some()) {
+        delta_file::save(directory, adapter, model)?;
+        &[CONFIG, WEIGHTS]
+    } else {
+        save(directory, adapter, &model.name)?;
+        &[delta_file::FILE]
+    };
+    for name in other {
+        let path = directory.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::write(path, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// Reads a PEFT directory for `model`, or one that [`delta_file`] wrote.
 ///

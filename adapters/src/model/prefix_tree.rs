@@ -6,11 +6,9 @@
 //! attention). Rows of different prompts do not mix, because attention sees
 //! ancestors only.
 
+use reptune_kernels::{Ancestors, Span};
 use std::collections::HashMap;
 use std::ops::Range;
-
-/// A half-open run of consecutive rows.
-pub type Span = (u32, u32);
 
 /// What is done to a token: tokens with equal contexts but different marks are
 /// different rows. Bit `i` stands for intervention `i`.
@@ -133,7 +131,7 @@ impl PrefixTree {
     }
 
     /// Rows among `range` that carry mark bit `bit`.
-    pub fn marked(&self, bit: usize, range: Range<usize>) -> Vec<u32> {
+    pub fn masked(&self, bit: usize, range: Range<usize>) -> Vec<u32> {
         range
             .filter(|&r| self.marks[r] >> bit & 1 == 1)
             .map(|r| r as u32)
@@ -142,80 +140,27 @@ impl PrefixTree {
 
     /// Ancestors of `rows`, themselves included.
     pub fn ancestry_of(&self, rows: &[u32]) -> Ancestors {
-        let mut all = Ancestors {
-            spans: Vec::new(),
-            offsets: vec![0],
-        };
+        let (mut spans, mut offsets) = (Vec::new(), vec![0]);
         for &row in rows {
             let row = row as usize;
             let own = self.offsets[row] as usize..self.offsets[row + 1] as usize;
-            all.spans.extend_from_slice(&self.spans[own]);
-            all.offsets.push(all.spans.len() as u32);
+            spans.extend_from_slice(&self.spans[own]);
+            offsets.push(spans.len() as u32);
         }
-        all
+        Ancestors::new(spans, offsets)
     }
 
     /// Ancestors of the rows of `range`, themselves included.
     pub fn ancestry(&self, range: Range<usize>) -> Ancestors {
         let base = self.offsets[range.start];
         let (from, to) = (base as usize, self.offsets[range.end] as usize);
-        Ancestors {
-            spans: self.spans[from..to].to_vec(),
-            offsets: self.offsets[range.start..=range.end]
-                .iter()
-                .map(|o| o - base)
-                .collect(),
-        }
-    }
-}
-
-/// The ancestors of some rows, as runs of row numbers: what attention may see.
-#[derive(Debug, Clone)]
-pub struct Ancestors {
-    spans: Vec<Span>,
-    offsets: Vec<u32>,
-}
-
-impl Ancestors {
-    /// Number of querying rows.
-    pub fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    /// True without rows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Runs of the i-th querying row, in ascending order of position.
-    pub fn spans(&self, i: usize) -> &[Span] {
-        &self.spans[self.offsets[i] as usize..self.offsets[i + 1] as usize]
+        let offsets = &self.offsets[range.start..=range.end];
+        Ancestors::new(
+            self.spans[from..to].to_vec(),
+            offsets.iter().map(|o| o - base).collect(),
+        )
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_are_shared_and_branches_are_not() {
-        let (forest, rows) = PrefixTree::pack(&[vec![1, 2, 3], vec![1, 2, 4, 5], vec![2, 2]]);
-        assert_eq!(rows, [vec![0, 1, 2], vec![0, 1, 3, 4], vec![5, 6]]);
-        assert_eq!(forest.positions(), [0, 1, 2, 2, 3, 0, 1]);
-        let seen = forest.ancestry(0..7);
-        assert_eq!(seen.spans(2), [(0, 3)]);
-        assert_eq!(seen.spans(4), [(0, 2), (3, 5)]);
-        assert_eq!(seen.spans(6), [(5, 7)]);
-        assert_eq!(forest.ancestry(4..6).spans(0), [(0, 2), (3, 5)]);
-    }
-
-    #[test]
-    fn tokens_that_are_treated_differently_are_different_rows() {
-        let mut forest = PrefixTree::new();
-        let a = forest.insert(None, &[1, 2], |i| u64::from(i == 1));
-        let b = forest.insert(None, &[1, 2, 3], |i| u64::from(i == 2));
-        assert_eq!(a, [0, 1]);
-        assert_eq!(b, [0, 2, 3]);
-        assert_eq!(forest.marked(0, 0..4), [1, 3]);
-    }
-}
+mod tests;

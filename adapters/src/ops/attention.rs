@@ -1,22 +1,15 @@
-//! Attention over a forest: every row looks at its ancestors, and at nothing else.
+//! Attention over a prefix tree: every token looks at its ancestors and at nothing else.
 
-use super::fused;
-use super::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
-use super::neighbours::Neighbours;
-use super::slice::{contiguous, dot, exp, fma, max, sum, with_data, zeros};
-use crate::model::prefix_tree::Ancestors;
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
-use ndarray::{ArrayViewMut2, Axis, s};
-use rayon::prelude::*;
-use std::ops::Range;
+use candle_core::{DType, Result, Tensor};
+use reptune_kernels::{self as kernels, Ancestors, takes};
 use std::sync::Arc;
 
 /// Softmax attention with grouped queries.
 ///
-/// `y[m] = sum_j softmax_j(q[m] . k[j] / sqrt(D)) v[j]`, j over the ancestors of row m
+/// `y[m] = sum_j softmax_j(q[m] . k[j] / sqrt(D)) v[j]`, j over the ancestors of token m
 ///
-/// Shapes: `q` (M, heads * D), `k` and `v` (N, kv_heads * D), `ancestry` of the M
-/// querying rows with row numbers below N; result (M, heads * D).
+/// Shapes: `q` (M, heads * D), `k` and `v` (N, kv_heads * D), `ancestors` of the M
+/// querying tokens with numbers below N; result (M, heads * D).
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -24,24 +17,22 @@ pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Arc<Ancestors>,
+    ancestors: &Arc<Ancestors>,
     head_dim: usize,
 ) -> Result<Tensor> {
-    if !fused(q) {
-        return attention_composed(q, k, v, ancestry, head_dim);
+    match takes(q) {
+        true => kernels::attention(q, k, v, ancestors, head_dim),
+        false => attention_composed(q, k, v, ancestors, head_dim),
     }
-    let op = Attention::new(q, k, ancestry.clone(), head_dim)?;
-    q.contiguous()?
-        .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-/// Rows of queries whose scores [`attention_composed`] holds at a time.
+/// Querying tokens whose scores [`attention_composed`] holds at a time.
 const PIECE: usize = 256;
 
-/// [`attention`] from candle ops, with dense masks of 256 rows of queries at a time.
+/// [`attention`] composed of candle operations, with dense masks for 256 querying tokens at
+/// a time.
 ///
-/// Without a backward to come, no more than one such piece of scores (heads, 256, N) lies
-/// in memory.
+/// When no backward follows, at most one such piece of scores (heads, 256, N) is in memory.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -49,26 +40,25 @@ pub fn attention_composed(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Ancestors,
+    ancestors: &Ancestors,
     head_dim: usize,
 ) -> Result<Tensor> {
-    in_pieces(q, k, v, ancestry, head_dim, PIECE)
+    in_pieces(q, k, v, (ancestors, PIECE), head_dim)
 }
 
 pub(super) fn in_pieces(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Ancestors,
+    (ancestors, piece): (&Ancestors, usize),
     head_dim: usize,
-    piece: usize,
 ) -> Result<Tensor> {
     let ((m, width), (n, kv_width)) = (q.dims2()?, k.dims2()?);
     let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
-    let split = |t: &Tensor, rows: usize, heads: usize| {
-        t.reshape((rows, heads, head_dim))?
+    let split = |t: &Tensor, tokens: usize, heads: usize| {
+        t.reshape((tokens, heads, head_dim))?
             .transpose(0, 1)?
-            .contiguous() // (heads, rows, D)
+            .contiguous() // (heads, tokens, D)
     };
     let repeat = |t: Tensor| {
         t.unsqueeze(1)?
@@ -82,289 +72,18 @@ pub(super) fn in_pieces(
     );
     let scale = 1. / (head_dim as f64).sqrt();
     let mut pieces = Vec::new();
-    for from in (0..m).step_by(piece) {
-        let rows = piece.min(m - from);
-        let spans = |row: usize| ancestry.spans(from + row);
-        let seen = (0..rows).flat_map(spans).map(|&(_, to)| to as usize);
-        let n = seen.max().unwrap_or(0);
-        let mut mask = vec![f32::NEG_INFINITY; rows * n];
-        for row in 0..rows {
-            for &(from, to) in spans(row) {
-                mask[row * n + from as usize..row * n + to as usize].fill(0.);
-            }
-        }
-        let mask = Tensor::from_vec(mask, (1, rows, n), q.device())?;
+    for (i, mask) in ancestors.masks(piece, q.device())?.iter().enumerate() {
+        let (_, tokens, n) = mask.dims3()?;
         let (q, k, v) = (
-            q.narrow(1, from, rows)?,
+            q.narrow(1, i * piece, tokens)?,
             k.narrow(1, 0, n)?,
             v.narrow(1, 0, n)?,
         );
         let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
-        let scores = scores.broadcast_add(&mask)?; // (heads, rows, n)
+        let scores = scores.broadcast_add(mask)?; // (heads, tokens, n)
         let weights = candle_nn::ops::softmax(&scores, 2)?;
         pieces.push(weights.to_dtype(v.dtype())?.matmul(&v)?);
     }
     let y = Tensor::cat(&pieces, 1)?; // (heads, M, D)
     y.transpose(0, 1)?.reshape((m, width))
-}
-
-/// Which heads there are, and which rows each row sees.
-pub(super) struct Attention {
-    pub ancestry: Arc<Ancestors>,
-    pub head_dim: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-}
-
-/// Data of q, k and v, or of their gradients.
-pub(super) struct Heads<T> {
-    pub q: T,
-    pub k: T,
-    pub v: T,
-}
-
-impl Attention {
-    fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
-        let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
-        let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
-        if ancestry.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {
-            bail!(
-                "attention: {m} queries of width {width} with {} ancestries, head_dim {head_dim}, kv width {kv_width}",
-                ancestry.len()
-            )
-        }
-        Ok(Self {
-            ancestry,
-            head_dim,
-            heads,
-            kv_heads,
-        })
-    }
-
-    fn scale(&self) -> f32 {
-        1. / (self.head_dim as f32).sqrt()
-    }
-
-    /// The columns of one head, of all rows of a table.
-    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> Table<'a> {
-        let d = self.head_dim;
-        let rows = data.len() / (heads * d);
-        table(data, rows).slice_move(s![.., head * d..(head + 1) * d])
-    }
-
-    /// Softmax weights of some rows over what they see; 0 where a row sees less than the others.
-    fn weights(&self, q: Table, k: Table, n: &Neighbours) -> Vec<f32> {
-        let mut weights = multiplied((q, k.reversed_axes()), self.scale());
-        let rows = weights.chunks_exact_mut(n.width()).enumerate();
-        rows.for_each(|(i, row)| softmax(row, n.seen(i)));
-        weights
-    }
-
-    /// Result (M, heads * D).
-    pub(super) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
-        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let groups = Neighbours::all(&self.ancestry);
-        // rows that stand alone are parts of the work, and those of few rows some of its heads
-        let parts = rayon::current_num_threads().div_ceil(self.ancestry.len().max(1));
-        let at_a_time = self.heads.div_ceil(parts).max(1);
-        let mut all = zeros(q.len());
-        let mut below = all.as_mut_slice();
-        let (mut tasks, mut alone) = (Vec::new(), Vec::new());
-        for n in &groups {
-            let (these, rest) = below.split_at_mut(n.rows.len() * self.heads * d);
-            below = rest;
-            if n.apart() {
-                for (m, y) in n.rows.clone().zip(these.chunks_exact_mut(self.heads * d)) {
-                    let parts = y.chunks_mut(at_a_time * d).enumerate();
-                    alone.extend(parts.map(|(part, y)| (m, part * at_a_time, y)));
-                }
-                continue;
-            }
-            let mut heads = table_mut(these, n.rows.len());
-            for h in 0..self.heads {
-                let (y, others) = heads.split_at(Axis(1), d);
-                tasks.push((n, h, y));
-                heads = others;
-            }
-        }
-        tasks.into_par_iter().for_each(|(n, h, y)| {
-            let q = (self.head(q, self.heads, h)).slice_move(s![n.rows.clone(), ..]);
-            let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, h / group)));
-            let p = self.weights(q, k.view(), n);
-            multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
-        });
-        let heads = Heads { q, k, v };
-        let alone = alone.into_par_iter();
-        alone.for_each(|(m, from, y)| self.alone(m, from, &heads, y));
-        all
-    }
-
-    /// Result of row `m` and as many heads from `from` on as `y` has room for, which is 0 before.
-    /// What the row sees is read where it lies, a whole row at a time.
-    fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
-        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
-        let q = &q[(m * self.heads + from) * d..][..y.len()];
-        let spans = self.ancestry.spans(m);
-        let rows = || spans.iter().flat_map(|&(a, b)| a as usize..b as usize);
-        let of = |head: usize, j: usize| (j * self.kv_heads + (from + head) / group) * d;
-        let width = rows().count();
-        let mut weights = vec![0.; y.len() / d * width];
-        for (column, j) in rows().enumerate() {
-            for (head, q) in q.chunks_exact(d).enumerate() {
-                let k = &k[of(head, j)..][..d];
-                weights[head * width + column] = scale * dot(q, k);
-            }
-        }
-        let all = 0..width;
-        for weights in weights.chunks_exact_mut(width) {
-            softmax(weights, std::slice::from_ref(&all));
-        }
-        for (column, j) in rows().enumerate() {
-            for (head, y) in y.chunks_exact_mut(d).enumerate() {
-                let (p, v) = (weights[head * width + column], &v[of(head, j)..][..d]);
-                y.iter_mut().zip(v).for_each(|(y, v)| *y = fma(p, *v, *y));
-            }
-        }
-    }
-
-    /// Gradients of q, k and v, given the result `y` and its gradient `g`; those of q and k are 0
-    /// if none goes `through_scores`.
-    ///
-    /// With P the weights of some rows and G the gradient of what they gave: `gV += P^T G`,
-    /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
-    pub(super) fn backward(
-        &self,
-        Heads { q, k, v }: Heads<&[f32]>,
-        y: &[f32],
-        g: &[f32],
-        through_scores: bool,
-    ) -> Heads<Vec<f32>> {
-        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
-        let groups = Neighbours::all(&self.ancestry);
-        let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
-        let (rows, seen) = (self.ancestry.len(), k.len() / (self.kv_heads * d));
-        let mut tables = [(&mut gq, rows), (&mut gk, seen), (&mut gv, seen)]
-            .map(|(data, rows)| table_mut(data, rows));
-        let [queries, keys, values] = &mut tables;
-        let tasks = queries
-            .axis_chunks_iter_mut(Axis(1), group * d)
-            .zip(keys.axis_chunks_iter_mut(Axis(1), d))
-            .zip(values.axis_chunks_iter_mut(Axis(1), d));
-        // One task a kv head: its columns are written by nobody else, and summed in the order
-        // of rows.
-        let part = |(kv, ((mut gq, mut gk), mut gv)): (usize, ((Gradient, Gradient), Gradient))| {
-            for n in &groups {
-                let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, kv)));
-                for i in 0..group {
-                    let of = |t| {
-                        let head = self.head(t, self.heads, kv * group + i);
-                        head.slice_move(s![n.rows.clone(), ..])
-                    };
-                    let (q, y, g) = (of(q), of(y), of(g));
-                    let p = self.weights(q, k.view(), n);
-                    let weights = table(&p, n.rows.len());
-                    for (run, columns) in n.runs() {
-                        let p = weights.slice(s![.., columns]).reversed_axes();
-                        multiply_add(gv.slice_mut(s![run, ..]), (p, g), 1.);
-                    }
-                    if !through_scores {
-                        continue;
-                    }
-                    let mut s = multiplied((g, v.t()), 1.);
-                    let rows = s.chunks_exact_mut(n.width()).zip(p.chunks_exact(n.width()));
-                    for ((s, p), (g, y)) in rows.zip(g.rows().into_iter().zip(y.rows())) {
-                        let gy = dot(row(g), row(y));
-                        for (s, p) in s.iter_mut().zip(p) {
-                            *s = p * (*s - gy) * scale;
-                        }
-                    }
-                    let scores = table(&s, n.rows.len());
-                    let to = gq.slice_mut(s![n.rows.clone(), i * d..(i + 1) * d]);
-                    multiply(to, (scores, k.view()), 1.);
-                    for (run, columns) in n.runs() {
-                        let s = scores.slice(s![.., columns]).reversed_axes();
-                        multiply_add(gk.slice_mut(s![run, ..]), (s, q), 1.);
-                    }
-                }
-            }
-        };
-        tasks
-            .enumerate()
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .for_each(part);
-        Heads {
-            q: gq,
-            k: gk,
-            v: gv,
-        }
-    }
-}
-
-/// Some columns of a table of gradients.
-type Gradient<'a> = ArrayViewMut2<'a, f32>;
-
-/// Makes scores weights, in what is seen; the rest becomes 0.
-fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {
-    let max = seen.iter().map(|columns| max(&scores[columns.clone()]));
-    let max = max.fold(f32::NEG_INFINITY, f32::max);
-    let (mut total, mut at) = (0., 0);
-    for columns in seen {
-        scores[at..columns.start].fill(0.);
-        let scores = &mut scores[columns.clone()];
-        scores.iter_mut().for_each(|p| *p = exp(*p - max));
-        total += sum(scores);
-        at = columns.end;
-    }
-    scores[at..].fill(0.);
-    let one = 1. / total;
-    scores.iter_mut().for_each(|p| *p *= one);
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(Heads {
-            q: contiguous("attention", s1, l1)?,
-            k: contiguous("attention", s2, l2)?,
-            v: contiguous("attention", s3, l3)?,
-        });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients = with_data(q, |q| {
-            with_data(k, |k| {
-                with_data(v, |v| {
-                    with_data(res, |y| {
-                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g, true)))
-                    })
-                })
-            })
-        })?;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-        Ok((
-            Some(tensor(gradients.q, q)?),
-            Some(tensor(gradients.k, k)?),
-            Some(tensor(gradients.v, v)?),
-        ))
-    }
 }

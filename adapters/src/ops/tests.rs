@@ -125,18 +125,11 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         vec![1, 2, 3, 7],
     ];
     let long: Vec<u32> = (0..57).collect(); // two rows more than a group has room for
-    // of every group of rows, whether it is computed row by row
-    for (prompts, apart) in [
-        (&short[..], &[true][..]),
-        (&[long[..12].to_vec()], &[false]),
-        (&[long], &[false, true]),
-    ] {
+    // computed row by row, as tables, and both
+    for prompts in [&short[..], &[long[..12].to_vec()], &[long]] {
         let (forest, _) = PrefixTree::pack(prompts);
         let n = forest.len();
         let ancestry = Arc::new(forest.ancestry(0..n));
-        let groups = super::neighbours::Neighbours::all(&ancestry);
-        let found: Vec<bool> = groups.iter().map(|g| g.apart()).collect();
-        assert_eq!(found, apart);
         let inputs = [
             random(7, &[n, 4 * 8]),
             random(8, &[n, 2 * 8]),
@@ -149,7 +142,7 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         )?;
         check(
             &inputs,
-            &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], &ancestry, 8, 3),
+            &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], (&ancestry, 3), 8),
             &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
         )?;
     }
@@ -193,73 +186,7 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
     )
 }
 
-/// A product is candle's own, whatever the rows.
-#[test]
-fn products_with_a_weight_are_those_of_candle() -> Result<()> {
-    for (rows, outputs, inputs) in [
-        (1, 33, 20),
-        (2, 33, 20),
-        (17, 150, 20),
-        (72, 20, 500),
-        (73, 500, 20),
-        (131, 33, 150),
-        (65, 130, 20),
-        (161, 300, 150),
-        (300, 20, 33),
-    ] {
-        let weight = random(17, &[outputs, inputs]);
-        let (x, g) = (random(18, &[rows, inputs]), random(19, &[rows, outputs]));
-        let ours = super::product::product(&x, &weight)?;
-        assert!(largest_difference(&ours, &x.matmul(&weight.t()?)?) < 2e-5);
-        let ours = super::product::product_back(&g, &weight)?;
-        assert!(largest_difference(&ours, &g.matmul(&weight)?) < 2e-5);
-    }
-    Ok(())
-}
-
-#[test]
-fn products_of_other_shapes_are_refused() {
-    let (x, weight) = (random(17, &[5, 8]), random(18, &[9, 7]));
-    let told = super::product::product(&x, &weight).expect_err("7 is not 8");
-    assert!(told.to_string().contains("weight (9, 7) reads rows (5, 8)"));
-    let told = super::product::product_back(&x, &weight).expect_err("9 is not 8");
-    assert!(
-        told.to_string()
-            .contains("weight (9, 7) has a gradient of (5, 8)")
-    );
-}
-
-/// A product is the same bytes, however many threads share it.
-#[test]
-fn products_do_not_depend_on_the_number_of_threads() -> Result<()> {
-    for (rows, outputs, inputs) in [
-        (6, 700, 600),
-        (60, 320, 600),
-        (161, 700, 600),
-        (400, 16, 600),
-    ] {
-        let weight = random(31, &[outputs, inputs]);
-        let (x, g) = (random(32, &[rows, inputs]), random(33, &[rows, outputs]));
-        let by = |threads: usize| -> Result<[Vec<f32>; 2]> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            pool.expect("a pool").install(|| {
-                let y = super::product::product(&x, &weight)?;
-                Ok([flat(&y), flat(&super::product::product_back(&g, &weight)?)])
-            })
-        };
-        let alone = by(1)?;
-        for threads in [2, 3, 16] {
-            assert!(by(threads)? == alone, "{threads} threads, {rows} rows");
-        }
-    }
-    Ok(())
-}
-
-fn forest_of_four() -> (
-    PrefixTree,
-    Arc<crate::model::prefix_tree::Ancestors>,
-    Rotation,
-) {
+fn forest_of_four() -> (PrefixTree, Arc<crate::model::Ancestors>, Rotation) {
     let (forest, _) = PrefixTree::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
     let n = forest.len();
     let ancestry = Arc::new(forest.ancestry(0..n));

@@ -6,13 +6,13 @@ struct Whole {
     tells: bool,
 }
 
-impl Rounding for Whole {
+impl BlockQuantizer for Whole {
     fn block(&self) -> usize {
         4
     }
 
-    fn grid(&self, _: &[f32]) -> Option<Grid> {
-        let grid = Grid {
+    fn grid(&self, _: &[f32]) -> Option<BlockGrid> {
+        let grid = BlockGrid {
             step: 1.,
             zero: -100.,
             top: 200.,
@@ -35,10 +35,10 @@ fn random(rows: usize, columns: usize, seed: u64) -> Tensor {
 }
 
 /// Rows of which a few make up all others, as activations are.
-fn inputs(columns: usize) -> Inputs {
+fn inputs(columns: usize) -> LayerInputs {
     let x = random(64, 5, 1).matmul(&random(5, columns, 2)).expect("x");
     let noise = (random(64, columns, 3) * 0.05).expect("noise");
-    Inputs::of(&(x + noise).expect("x")).expect("inputs")
+    LayerInputs::of(&(x + noise).expect("x")).expect("inputs")
 }
 
 #[test]
@@ -46,8 +46,8 @@ fn feedback_loses_less_at_the_outputs_one_by_one_and_in_blocks() -> Result<()> {
     let (w, x) = (random(7, 12, 4), inputs(12));
     let lost = |stored: &Tensor| x.output_norm(&(&w - stored)?, None);
     let nearest = lost(&w.round()?)?;
-    let blocks = with_feedback(&w, &x, &Whole { tells: false })?;
-    let columns = with_feedback(&w, &x, &Whole { tells: true })?;
+    let blocks = gptq(&w, &x, &Whole { tells: false })?;
+    let columns = gptq(&w, &x, &Whole { tells: true })?;
     // what is on the grid stays there
     let rounded: Vec<f32> = columns.round()?.flatten_all()?.to_vec1()?;
     assert_eq!(columns.flatten_all()?.to_vec1::<f32>()?, rounded);
@@ -62,7 +62,7 @@ fn feedback_loses_less_at_the_outputs_one_by_one_and_in_blocks() -> Result<()> {
 #[test]
 fn the_change_is_that_of_least_squares() -> Result<()> {
     let (w, x) = (random(3, 8, 5), inputs(8));
-    let got = with_feedback(&w, &x, &Whole { tells: false })?;
+    let got = gptq(&w, &x, &Whole { tells: false })?;
     let values: Vec<f32> = x.gram.flatten_all()?.to_vec1()?;
     let mut gram = DMatrix::from_iterator(8, 8, values.iter().map(|v| f64::from(*v)));
     let mean = gram.diagonal().mean();
@@ -91,7 +91,7 @@ fn output_norms_are_those_of_the_outputs() -> Result<()> {
     let bias = random(1, 4, 8).squeeze(0)?;
     let out = x.matmul(&d.t()?)?.broadcast_add(&bias)?; // (N, O)
     let expected = total(&out.sqr()?)?.sqrt();
-    let half = |from| Inputs::of(&x.narrow(0, from, 10)?);
+    let half = |from| LayerInputs::of(&x.narrow(0, from, 10)?);
     let got = half(0)?.and(&half(10)?)?.output_norm(&d, Some(&bias))?;
     assert!((got - expected).abs() < 1e-3, "{got} {expected}");
     let mean = half(0)?.and(&half(10)?)?.mean()?.to_vec1::<f32>()?;
@@ -103,8 +103,8 @@ fn output_norms_are_those_of_the_outputs() -> Result<()> {
 #[test]
 fn inputs_that_are_not_finite_are_refused() {
     let x = Tensor::new(&[[f32::NAN, 1.]], &Device::Cpu).expect("x");
-    let x = Inputs::of(&x).expect("inputs");
-    let refused = with_feedback(&random(2, 2, 9), &x, &Whole { tells: false });
+    let x = LayerInputs::of(&x).expect("inputs");
+    let refused = gptq(&random(2, 2, 9), &x, &Whole { tells: false });
     let message = refused.expect_err("not finite").to_string();
     assert!(message.contains("calibration inputs"), "{message}");
 }

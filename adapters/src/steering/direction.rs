@@ -1,9 +1,7 @@
 //! Directions in the residual stream, and the file that holds a set of them.
 
 use crate::error::{Error, Result};
-use crate::files;
-use crate::formats::tables::CONTENT_HASH as HASH;
-use crate::formats::tables::{self, Table};
+use crate::formats::tables::{self, CONTENT_HASH, Table, content_hash_of_vectors};
 use crate::model::ModelSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -127,7 +125,8 @@ impl DirectionSet {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let (tables, mut metadata) = (self.tables(), self.metadata());
-        metadata.insert(HASH.to_owned(), content_hash(&tables, &metadata));
+        let hash = content_hash_of_vectors(&tables, &metadata);
+        metadata.insert(CONTENT_HASH.to_owned(), hash);
         tables::write_tables(path, &tables, metadata)
     }
 
@@ -213,7 +212,7 @@ impl DirectionSet {
         };
         expect("layer_convention", LAYER_CONVENTION)?;
         expect("format", FORMAT)?;
-        expect(HASH, &content_hash(&tables, metadata))?;
+        expect(CONTENT_HASH, &content_hash_of_vectors(&tables, metadata))?;
         let map = |key: &str| -> Result<BTreeMap<usize, f64>> {
             let wrong = |found: String| {
                 Error::content(
@@ -355,21 +354,4 @@ impl DirectionSet {
 
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
-}
-
-/// Of all tensors and of all metadata but the hash itself.
-pub(crate) fn content_hash(
-    tables: &BTreeMap<String, Table>,
-    metadata: &HashMap<String, String>,
-) -> String {
-    let tensors = tables.iter().map(|(name, t)| {
-        let data = t.data.iter().flat_map(|x| x.to_le_bytes());
-        name.bytes().chain(data).collect::<Vec<u8>>()
-    });
-    let sorted: BTreeMap<_, _> = metadata.iter().filter(|(k, _)| *k != HASH).collect();
-    let text = sorted
-        .into_iter()
-        .map(|(k, v)| format!("{k}={v}\n").into_bytes());
-    let parts: Vec<Vec<u8>> = tensors.chain(text).collect();
-    files::sha256(parts.iter().map(Vec::as_slice))
 }

@@ -323,7 +323,7 @@ pub fn apply_all(
 /// The marks of the token at `position` of a sequence with `prompt` prompt
 /// tokens: bit i is set where intervention i acts. Gates that decide once per
 /// prompt count as closed; [`token_mask_gated`] takes what they decided.
-pub fn marks(interventions: &[Intervention], position: usize, prompt: usize) -> TokenMask {
+pub fn token_mask(interventions: &[Intervention], position: usize, prompt: usize) -> TokenMask {
     token_mask_gated(interventions, 0, position, prompt)
 }
 

@@ -11,6 +11,7 @@ pub mod positions;
 
 pub use direction::{Direction, DirectionSet};
 pub use dose::Dose;
+pub use exchange::{open_directions, open_directions_for};
 pub use gate::{Decide, Gate, Side};
 pub use intervention::{HookPoint, Intervention};
 pub use operator::Operator;

@@ -94,7 +94,12 @@ impl FromStr for Operator {
         let found = Self::ALL.into_iter().find(|o| o.name() == text);
         found.ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::value("operator", names, format!("`{text}`"), "choose one of these")
+            Error::value(
+                "operator",
+                names,
+                format!("`{text}`"),
+                "choose one of these",
+            )
         })
     }
 }

@@ -4,7 +4,7 @@
 use crate::error::Result;
 use candle_core::{D, Tensor};
 use reptune_adapters::steering::direction::{Direction, DirectionSet};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
@@ -93,7 +93,7 @@ fn changes(
     all.push(still);
     let mut forest = PrefixTree::new();
     for ids in prompts {
-        forest.insert(None, ids, |p| marks(&all, p, ids.len()));
+        forest.insert(None, ids, |p| token_mask(&all, p, ids.len()));
     }
     let capture = match intervention.point() {
         HookPoint::ResidPre => layer.checked_sub(1),
@@ -116,7 +116,7 @@ fn changes(
         ..ForwardOptions::default()
     };
     let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
-    let rows = forest.marked(below.len(), 0..forest.len());
+    let rows = forest.masked(below.len(), 0..forest.len());
     if rows.is_empty() {
         return Err(refused("no row of the prompts that it acts on").into());
     }

@@ -60,8 +60,15 @@ pub struct BakeArgs {
     pub steering: SteeringArgs,
     /// Several coefficients: one small file for each (plus_12.uqff, minus_19.uqff, ..), and
     /// shared.uqff
-    #[arg(long, value_name = "C,..", value_delimiter = ',', allow_negative_numbers = true,
-        requires = "directions", conflicts_with = "dose", help_heading = "Steering")]
+    #[arg(
+        long,
+        value_name = "C,..",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        requires = "directions",
+        conflicts_with = "dose",
+        help_heading = "Steering"
+    )]
     pub coeffs: Vec<f64>,
 }
 

@@ -66,7 +66,11 @@ pub fn cache(a: &CacheArgs) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    let mut rows = vec![["size", "last used", "made from"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["size", "last used", "made from"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for e in &entries {
         let ago = format!("{} ago", age(e.age().as_secs()));
         rows.push(vec![bytes(e.bytes), ago, e.made_from.clone()]);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use clap::Args;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
-use reptune_adapters::{HookedModel, files, formats::tables};
+use reptune_adapters::{HookedModel, files, formats::safetensors::sort_metadata};
 use reptune_recipes::Chat;
 use reptune_recipes::capture::{Logits, Wanted, capture as captured};
 use std::collections::{BTreeMap, HashMap};
@@ -90,7 +90,7 @@ pub fn capture(a: &CaptureArgs) -> Result<()> {
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
-    tables::sort_metadata(&mut file);
+    sort_metadata(&mut file);
     files::write_atomically(&a.out, |w| w.write_all(&file))?;
     let (n, l) = (prompts.len(), layers.len());
     print(format_args!("{}: {n} prompts, {l} layers", a.out.display()))

@@ -38,7 +38,12 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub dose: DoseArgs,
     /// Layer i of the file is layer i + N here, for files that count otherwise
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 0
+    )]
     pub layer_offset: i64,
     /// Model of an adapter
     #[arg(short, long)]
@@ -68,5 +73,7 @@ pub fn convert(a: &ConvertArgs) -> Result<()> {
         );
     }
     print(format_args!("{}: {}", a.out.display(), done.what))?;
-    done.notes.iter().try_for_each(|note| print(format_args!("  {note}")))
+    done.notes
+        .iter()
+        .try_for_each(|note| print(format_args!("  {note}")))
 }

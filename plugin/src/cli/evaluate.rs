@@ -38,7 +38,8 @@ pub fn evaluate(a: &EvaluateArgs) -> Result<()> {
     let adapter = a.adapter.as_ref().map(|dir| peft::load(dir, spec));
     let adapter = adapter.transpose()?;
     let claims = session.probed()?;
-    a.steering.check_effect(llama, &interventions, &claims, adapter.as_ref())?;
+    a.steering
+        .check_effect(llama, &interventions, &claims, adapter.as_ref())?;
     let systems = match &a.system {
         Some(system) => vec![system.clone()],
         None => session.plain(),

@@ -42,6 +42,9 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
         ]);
     }
     let (kept, all) = (p.pairs, p.pairs_captured);
-    print(format_args!("{}: {kept} of {all} pairs kept", file.display()))?;
+    print(format_args!(
+        "{}: {kept} of {all} pairs kept",
+        file.display()
+    ))?;
     print(format_args!("\n{}", aligned(&rows)))
 }

@@ -26,7 +26,12 @@ chat template. With --json every prompt gives one line with prompt, text and tok
 #[derive(Args)]
 pub struct GenerateArgs {
     /// Raw text to continue
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompts", required_unless_present = "prompts")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "prompts",
+        required_unless_present = "prompts"
+    )]
     pub prompt: Option<String>,
     /// File of prompts, one JSON object on each line
     #[arg(long, value_name = "FILE.jsonl")]
@@ -91,7 +96,8 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
     };
     let ids = prompts.iter().map(|p| p.ids(&chat));
     let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-    a.steering.check_effect(&llama, &interventions, &ids, adapter.as_ref())?;
+    a.steering
+        .check_effect(&llama, &interventions, &ids, adapter.as_ref())?;
     let shown = Progress::new("generate", ids.len());
     let tokens = continue_prompts(&llama, &ids, &how, &mut |done| shown.set(done))?;
     drop(shown);

@@ -30,7 +30,12 @@ use std::process::ExitCode;
 ///
 /// Layers are counted from 0: layer i is the output of decoder block i.
 #[derive(Parser)]
-#[command(name = "reptune", version, max_term_width = 90, arg_required_else_help = true)]
+#[command(
+    name = "reptune",
+    version,
+    max_term_width = 90,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Start with `reptune run recipes/honesty-mini.toml`. \
     `reptune COMMAND --help` shows the flags of a command and examples.\n\n\
     Exit codes: 0 success, 1 failure, 2 wrong usage.")]

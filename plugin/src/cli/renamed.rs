@@ -6,14 +6,20 @@ const COMMANDS: [(&str, &str); 5] = [
     ("select", "reptune sweep RECIPE.toml --select"),
     ("search", "reptune tune RECIPE.toml --search"),
     ("plan", "reptune tune RECIPE.toml --plan"),
-    ("set-coeff", "reptune bake --coeffs C,.. (one small file for each dose)"),
+    (
+        "set-coeff",
+        "reptune bake --coeffs C,.. (one small file for each dose)",
+    ),
     ("bench", "cargo run -p reptune-bench"),
 ];
 
 const FLAGS: [(&str, &str); 6] = [
     ("--isq", "--quantize"),
     ("--site", "--hook resid_pre|resid_mid|resid_post|everywhere"),
-    ("--module", "--hook resid_pre|resid_mid|resid_post|everywhere"),
+    (
+        "--module",
+        "--hook resid_pre|resid_mid|resid_post|everywhere",
+    ),
     ("--rows", "--positions"),
     ("--way", "--rounding"),
     ("--gflops", "--measure"),

@@ -24,7 +24,10 @@ pub fn run(a: &RecipeArgs) -> Result<()> {
     print(&finished.results)?;
     if !finished.quantized.is_empty() {
         let poles = &finished.results.poles;
-        print(format_args!("\n{}", quantized_table(&finished.quantized, poles)))?;
+        print(format_args!(
+            "\n{}",
+            quantized_table(&finished.quantized, poles)
+        ))?;
     }
     print(format_args!("\nreport: {}", finished.page.display()))
 }

@@ -163,8 +163,8 @@ fn named_variants(a: &ServeArgs, model: &Path) -> Result<Vec<(String, Variant)>>
 
 fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
     let spec = Source::open(model)?.spec;
-    let layers = layers(&steer.layers, spec.layers)
-        .with_context(|| format!("--steer {}", steer.name))?;
+    let layers =
+        layers(&steer.layers, spec.layers).with_context(|| format!("--steer {}", steer.name))?;
     let steering = Steering::from_file(&steer.file)?
         .layers(layers)
         .at(steer.hook);

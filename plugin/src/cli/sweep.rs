@@ -214,13 +214,19 @@ fn sentence(cells: &[Cell], way: Way) -> String {
     };
     let n = best.log_odds.len();
     let several = if best.layers.len() > 1 { "s" } else { "" };
-    let fraction = best.fraction.map_or(String::new(), |f| format!(" ({f:+.3})"));
+    let fraction = best
+        .fraction
+        .map_or(String::new(), |f| format!(" ({f:+.3})"));
     format!(
         "{what}: layer{several} {}, total {}{fraction}: {}, unsteered {}{}",
         ranges(&best.layers),
         signed(best.coeff),
         share(with, n),
         share(without, n),
-        if with > without { "" } else { "; no dose does better" }
+        if with > without {
+            ""
+        } else {
+            "; no dose does better"
+        }
     )
 }

@@ -3,8 +3,8 @@
 use super::rows::Read;
 use super::weight::Weight;
 use candle_core::Tensor;
+use reptune_adapters::model::Ancestors;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::model::prefix_tree::Ancestors;
 use reptune_adapters::ops::{
     Factors, FrozenAttention, FrozenMlp, Rotation, attention, attention_half, lora_linear,
     mlp_half, rms_norm, rotary, swiglu,

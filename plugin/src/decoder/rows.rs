@@ -2,7 +2,7 @@
 //! that are read.
 
 use candle_core::{Device, Tensor};
-use reptune_adapters::model::prefix_tree::Ancestors;
+use reptune_adapters::model::Ancestors;
 use reptune_adapters::ops::Rotation;
 use reptune_adapters::steering::intervention::apply_all;
 use reptune_adapters::{HookPoint, Intervention, PrefixTree, Result};
@@ -35,7 +35,7 @@ impl Rows {
     pub(super) fn all(forest: &PrefixTree, new: Range<usize>, interventions: usize) -> Self {
         let first = new.start as u32;
         let acted = |i| {
-            let marked = forest.marked(i, new.clone()).into_iter();
+            let marked = forest.masked(i, new.clone()).into_iter();
             marked.map(|r| r - first).collect()
         };
         Self {

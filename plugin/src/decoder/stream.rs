@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::model::LlamaConfig;
 use crate::model::uqff::Entry;
 use candle_core::{Device, Tensor};
+use reptune_adapters::model::Ancestors;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::model::prefix_tree::Ancestors;
 use reptune_adapters::ops::{Rotation, rms_norm};
-use reptune_adapters::rounding::Inputs;
+use reptune_adapters::rounding::LayerInputs;
 use reptune_adapters::{GradientCheckpointing, KeyValueCache, PrefixTree};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -64,12 +64,12 @@ impl Stream {
         &self,
         layer: &Layer,
         weights: &[Tensor],
-    ) -> Result<BTreeMap<ModuleKind, Inputs>> {
+    ) -> Result<BTreeMap<ModuleKind, LayerInputs>> {
         let weights = weights.iter().cloned().map(Weight::Trained).collect();
         let heard = RefCell::new(BTreeMap::new());
         let listen = |p: ModuleKind, x: &Tensor| {
             if shared_input(p) == p {
-                heard.borrow_mut().insert(p, Inputs::of(x)?);
+                heard.borrow_mut().insert(p, LayerInputs::of(x)?);
             }
             Ok(())
         };
@@ -94,8 +94,8 @@ impl Stream {
     ///
     /// # Errors
     /// When the width differs.
-    pub fn head_inputs(&self, norm: &Tensor) -> Result<Inputs> {
-        Ok(Inputs::of(&rms_norm(&self.x, norm, self.eps)?)?)
+    pub fn head_inputs(&self, norm: &Tensor) -> Result<LayerInputs> {
+        Ok(LayerInputs::of(&rms_norm(&self.x, norm, self.eps)?)?)
     }
 
     fn run(

@@ -25,7 +25,9 @@ use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
 use crate::stages::Stages;
 use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{DirectionSet, HookedModel, ModelSpec, files, lora::delta_file, lora::peft};
+use reptune_adapters::{
+    DirectionSet, HookedModel, ModelSpec, files, lora::delta_file, lora::peft, open_directions,
+};
 use reptune_recipes::Recipe;
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{extract as find, select as choose};
@@ -124,7 +126,13 @@ impl Run {
         let bytes = files::read(&path)?;
         serde_json::from_slice(&bytes).map_err(|e| {
             let hint = "remove it, and run the recipe again";
-            Error::model(&path, "file", "what this version writes", e.to_string(), hint)
+            Error::model(
+                &path,
+                "file",
+                "what this version writes",
+                e.to_string(),
+                hint,
+            )
         })
     }
 
@@ -135,13 +143,18 @@ impl Run {
     /// When the model fails.
     pub fn coeffs(&mut self, directions: &DirectionSet, key: &str) -> Result<(Coeffs, String)> {
         let r = &self.session.recipe;
-        let inputs = self.session.inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
+        let inputs = self
+            .session
+            .inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
         let session = &self.session;
         let name = "steering.json";
         let key = self.stages.run(name, &[key, &inputs], |path| {
             let doses = 2 * session.recipe.steering.fractions.len();
             let shown = Progress::new("choose a dose", doses);
-            write_json(path, &session.coeffs(directions, &mut |done| shown.set(done))?)
+            write_json(
+                path,
+                &session.coeffs(directions, &mut |done| shown.set(done))?,
+            )
         })?;
         Ok((self.read(name)?, key))
     }
@@ -226,11 +239,7 @@ impl Run {
                 }
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
-            Ok(delta_file::save_adapter(
-                path,
-                &update,
-                session.llama.spec(),
-            )?)
+            Ok(peft::save_adapter(path, &update, session.llama.spec())?)
         })?;
         Ok((self.stages.path(name), key))
     }
@@ -258,7 +267,7 @@ pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
 /// # Errors
 /// When it was made for another.
 pub fn direction_set(file: &Path, spec: &ModelSpec) -> Result<DirectionSet> {
-    let set = DirectionSet::open(file)?;
+    let set = open_directions(file)?;
     set.check_model(file, spec)?;
     Ok(set)
 }

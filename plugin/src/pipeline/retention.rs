@@ -30,7 +30,9 @@ pub fn retention(
     let types = wanted.types.iter().map(|t| WeightType::parse(t));
     let types: Vec<WeightType> = types.collect::<Result<_>>()?;
     let r = &run.session.recipe;
-    let inputs = run.session.inputs(&[&r.survival, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
+    let inputs = run
+        .session
+        .inputs(&[&r.survival, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
     let mut inputs: Vec<&str> = vec![&inputs];
     inputs.extend(keys.iter().map(String::as_str));
     let session = &run.session;
@@ -56,14 +58,26 @@ pub fn check(run: &Run) -> Result<()> {
     let file = &run.session.file;
     for name in &survival.types {
         WeightType::parse(name).map_err(|e| {
-            Error::model(file, "key `survival.types`", "types of mistral.rs", format!("`{name}`"), e.to_string())
+            Error::model(
+                file,
+                "key `survival.types`",
+                "types of mistral.rs",
+                format!("`{name}`"),
+                e.to_string(),
+            )
         })?;
     }
     let modes = &run.session.recipe.tuning.modes;
     if let Some(mode) = survival.modes.iter().find(|m| !modes.contains(m)) {
         let hint = "add it to `tuning.modes`";
         let found = format!("`{mode}`");
-        return Err(Error::model(file, "key `survival.modes`", "modes of `tuning.modes`", found, hint));
+        return Err(Error::model(
+            file,
+            "key `survival.modes`",
+            "modes of `tuning.modes`",
+            found,
+            hint,
+        ));
     }
     Ok(())
 }
@@ -78,11 +92,7 @@ struct Merges<'a> {
 }
 
 impl Merges<'_> {
-    fn rows(
-        &self,
-        types: &[WeightType],
-        tuned: &[Tuned],
-    ) -> Result<Vec<QuantizedRow>> {
+    fn rows(&self, types: &[WeightType], tuned: &[Tuned]) -> Result<Vec<QuantizedRow>> {
         let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
         let merges = types.len() * (1 + ways.len() * modes.len());
         let shown = Progress::new("quantized merges", merges);
@@ -92,7 +102,8 @@ impl Merges<'_> {
         }
         let none = Adapter::default();
         for stored in types {
-            let (host, report) = self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
+            let (host, report) =
+                self.merged((MergeRounding::Nearest, *stored), (Mode::Truth, &none))?;
             let row = self.survey.quantized("base", &host, None, &report)?;
             rows.push(labelled(row, MergeRounding::Nearest, *stored));
             shown.step();

@@ -98,9 +98,18 @@ pub fn plan(
     }
     if modes.is_empty() {
         let names: Vec<&str> = recipe.tuning.modes.iter().map(|m| m.name()).collect();
-        let (expected, hint) = (format!("one of {}", names.join(", ")), "add it to the recipe");
+        let (expected, hint) = (
+            format!("one of {}", names.join(", ")),
+            "add it to the recipe",
+        );
         let found = only.map_or("none".to_owned(), |mode| format!("`{mode}`"));
-        return Err(Error::model(file, "key `tuning.modes`", expected, found, hint));
+        return Err(Error::model(
+            file,
+            "key `tuning.modes`",
+            expected,
+            found,
+            hint,
+        ));
     }
     Ok(Planned {
         spec,

@@ -187,7 +187,10 @@ pub fn table(session: &Session, rows: Vec<ModelRow>) -> ResultTable {
         recipe_hash: session.recipe.hash(),
         model: session.llama.spec().name.clone(),
         poles: session.recipe.behaviour.poles.clone(),
-        sample_question: questions.first().map(|q| q.text.clone()).unwrap_or_default(),
+        sample_question: questions
+            .first()
+            .map(|q| q.text.clone())
+            .unwrap_or_default(),
         rows,
     }
 }
@@ -195,7 +198,10 @@ pub fn table(session: &Session, rows: Vec<ModelRow>) -> ResultTable {
 fn write_results(file: &Path, recipe: &Path, report: &Report) -> Result<()> {
     let (recipe, text) = (file_name(recipe), report.markdown());
     Ok(files::write_atomically(file, |w| {
-        write!(w, "# Results\n\nWritten by `reptune run` of `{recipe}`.\n\n{text}")
+        write!(
+            w,
+            "# Results\n\nWritten by `reptune run` of `{recipe}`.\n\n{text}"
+        )
     })?)
 }
 

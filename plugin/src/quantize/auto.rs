@@ -9,7 +9,7 @@ use crate::model::uqff::WeightType;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::files::Staging;
 use reptune_adapters::{Adapter, HookedModel};
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::MergeRounding;
 use std::path::Path;
 
 /// A merge that was tried.
@@ -18,7 +18,7 @@ pub struct Candidate {
     /// The type asked for.
     pub wanted: WeightType,
     /// How it was merged.
-    pub way: Way,
+    pub way: MergeRounding,
     /// What was written.
     pub report: QuantizedReport,
     /// What it does.
@@ -47,7 +47,7 @@ fn types(row: usize) -> [WeightType; 6] {
 
 /// Every merge that [`auto`] may try, in the order in which it does: types by size, each in
 /// all of `ways`.
-pub fn candidates(row: usize, ways: &[Way]) -> Vec<(WeightType, Way)> {
+pub fn candidates(row: usize, ways: &[MergeRounding]) -> Vec<(WeightType, MergeRounding)> {
     let each = types(row).into_iter();
     each.flat_map(|t| ways.iter().map(move |w| (t, *w)))
         .collect()
@@ -63,7 +63,7 @@ pub fn candidates(row: usize, ways: &[Way]) -> Vec<(WeightType, Way)> {
 /// # Errors
 /// When a merge fails, or the update changes nothing that the exam asks. Nothing is at `out` where none was good enough.
 pub fn auto(
-    (ways, merges): (&Ways, &[(WeightType, Way)]),
+    (ways, merges): (&Ways, &[(WeightType, MergeRounding)]),
     (host, exam): (&dyn HookedModel, &Exam),
     least: f64,
     out: &Path,

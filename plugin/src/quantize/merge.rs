@@ -8,20 +8,20 @@ use crate::model::Source;
 use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
 use candle_core::Tensor;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::rounding::{Inputs, with_feedback};
+use reptune_adapters::rounding::{LayerInputs, gptq};
 use reptune_adapters::{Adapter, TargetModule};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How weights are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rounded {
+pub enum ErrorCompensation {
     /// Every number to the nearest.
-    Nearest,
+    None,
     /// The same, and the mean error of every layer's outputs is taken back by a bias.
-    Corrected,
+    Bias,
     /// With feedback from column to column, and the bias.
-    Calibrated,
+    Feedback,
 }
 
 /// A merge of `update` into `source`, quantized.
@@ -33,8 +33,8 @@ pub struct QuantizedMerge<'a> {
     /// What they become.
     pub types: Types,
     /// How they are rounded.
-    pub way: Rounded,
-    /// Prompts that show what the layers read. [`Rounded::Nearest`] needs none, and measures
+    pub way: ErrorCompensation,
+    /// Prompts that show what the layers read. [`ErrorCompensation::None`] needs none, and measures
     /// [`Survival::noise`] where there are some.
     pub calibration: &'a [Vec<u32>],
 }
@@ -131,13 +131,15 @@ impl QuantizedMerge<'_> {
     fn target(
         &self,
         wanted: &Tensor,
-        inputs: Option<&Inputs>,
+        inputs: Option<&LayerInputs>,
         stored: WeightType,
     ) -> Result<Tensor> {
         let row = wanted.dims2()?.1;
         match (self.way, inputs, Blocks::of(stored, row)) {
-            (Rounded::Calibrated, Some(inputs), Some(blocks)) if stored != WeightType::F32 => {
-                Ok(with_feedback(wanted, inputs, &blocks)?)
+            (ErrorCompensation::Feedback, Some(inputs), Some(blocks))
+                if stored != WeightType::F32 =>
+            {
+                Ok(gptq(wanted, inputs, &blocks)?)
             }
             _ => Ok(wanted.clone()),
         }
@@ -145,7 +147,7 @@ impl QuantizedMerge<'_> {
 
     fn check(&self) -> Result<()> {
         let spec = &self.source.spec;
-        if self.way != Rounded::Nearest && self.calibration.is_empty() {
+        if self.way != ErrorCompensation::None && self.calibration.is_empty() {
             return Err(reptune_adapters::Error::value(
                 "calibration prompts",
                 "at least one for this way of rounding",
@@ -229,7 +231,7 @@ impl QuantizedMerge<'_> {
     fn module(
         &self,
         before: &Before,
-        inputs: Option<&Inputs>,
+        inputs: Option<&LayerInputs>,
     ) -> Result<(Entry, Option<Survival>)> {
         let shape = before.wanted.dims2()?;
         let current = before.entry.as_ref().map(|e| e.layout().stored);
@@ -248,7 +250,7 @@ impl QuantizedMerge<'_> {
         let target = self.target(&before.wanted, inputs, type_)?;
         let entry = Entry::quantize(&target, None, type_)?;
         let correction = match (self.way, inputs) {
-            (Rounded::Corrected | Rounded::Calibrated, Some(inputs))
+            (ErrorCompensation::Bias | ErrorCompensation::Feedback, Some(inputs))
                 if type_.takes_bias() && type_ != WeightType::F32 =>
             {
                 let error = (&before.wanted - entry.weight()?)?; // (O, I)

@@ -1,6 +1,6 @@
 //! Merging into quantized weights, and what survives of the delta.
 //!
-//! A low-rank delta is often smaller than a quantization step. Rounding it away is
+//! A low-rank delta is often smaller than a quantization step. BlockQuantizer it away is
 //! what this module measures ([`Survival`]), and what it works against: by rounding
 //! with feedback on calibration prompts, by folding the mean error of every layer into
 //! its bias, which mistral.rs adds at no cost, by keeping the few modules that carry the
@@ -21,7 +21,7 @@ mod ways;
 
 pub use auto::{Candidate, auto, candidates};
 pub use exam::{Exam, Grade};
-pub use merge::{QuantizedMerge, Rounded};
+pub use merge::{ErrorCompensation, QuantizedMerge};
 pub use survey::{Subject, Survey};
 pub use survival::{QuantizedReport, Survival};
 pub use types::Types;

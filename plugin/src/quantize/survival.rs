@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::model::uqff::{Entry, WeightType};
 use candle_core::Tensor;
 use reptune_adapters::TargetModule;
-use reptune_adapters::rounding::Inputs;
+use reptune_adapters::rounding::LayerInputs;
 use std::collections::BTreeMap;
 
 /// One tuned module. W is the weight before, D its delta, Q(..) what is stored, as numbers.
@@ -23,7 +23,7 @@ pub struct Survival {
     pub cosine: f64,
     /// `|Q(W + D) - Q(W)| / |D|`
     pub share: f64,
-    /// Rounding error at the outputs as a share of what the delta adds to them,
+    /// BlockQuantizer error at the outputs as a share of what the delta adds to them,
     /// `|(Q(W + D) - (W + D)) X + b| / |D X|` over the calibration rows X; b is the
     /// bias that was added against it.
     pub noise: Option<f64>,
@@ -53,14 +53,14 @@ pub(super) struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    pub(super) fn survival(&self, inputs: Option<&Inputs>) -> Result<Survival> {
+    pub(super) fn survival(&self, inputs: Option<&LayerInputs>) -> Result<Survival> {
         let stored = self.entry.weight()?;
         let wanted = (self.before + self.delta)?;
         let left = (&stored - self.base)?;
         let error = (&stored - &wanted)?;
         let (delta_norm, left_norm) = (norm(self.delta)?, norm(&left)?);
         let dot = sum(&(&left * self.delta)?)?;
-        let noise = |inputs: &Inputs| -> Result<f64> {
+        let noise = |inputs: &LayerInputs| -> Result<f64> {
             let signal = inputs.output_norm(self.delta, None)?;
             Ok(inputs.output_norm(&error, self.bias)? / signal.max(f64::MIN_POSITIVE))
         };

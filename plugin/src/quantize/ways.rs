@@ -1,6 +1,6 @@
 //! The ways to merge a tuned update into quantized weights, as recipes name them.
 
-use super::merge::{QuantizedMerge, Rounded};
+use super::merge::{ErrorCompensation, QuantizedMerge};
 use super::survival::QuantizedReport;
 use super::types::Types;
 use crate::decoder::{Llama, LoadOptions};
@@ -11,7 +11,7 @@ use crate::session::Session;
 use reptune_adapters::{Adapter, HookedModel};
 use reptune_recipes::Message;
 use reptune_recipes::data::claim_question;
-use reptune_recipes::recipe::Way;
+use reptune_recipes::recipe::MergeRounding;
 use std::path::Path;
 
 /// Most claims that are used to calibrate.
@@ -42,30 +42,39 @@ impl Ways<'_> {
     /// Those of [`QuantizedMerge::write`]; when a way that tunes has nothing to tune with.
     pub fn write(
         &self,
-        way: Way,
+        way: MergeRounding,
         wanted: Option<WeightType>,
         out: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<QuantizedReport> {
         let all = Types::all(wanted);
         match way {
-            Way::Nearest => self.merge(all, Rounded::Nearest).write(out, progress),
-            Way::Corrected => self.merge(all, Rounded::Corrected).write(out, progress),
-            Way::Calibrated => self.merge(all, Rounded::Calibrated).write(out, progress),
-            Way::Kept => {
+            MergeRounding::Nearest => self
+                .merge(all, ErrorCompensation::None)
+                .write(out, progress),
+            MergeRounding::BiasCorrected => self
+                .merge(all, ErrorCompensation::Bias)
+                .write(out, progress),
+            MergeRounding::Gptq => self
+                .merge(all, ErrorCompensation::Feedback)
+                .write(out, progress),
+            MergeRounding::Mixed => {
                 let room = beside(out)?;
                 let plain = self
-                    .merge(all, Rounded::Nearest)
+                    .merge(all, ErrorCompensation::None)
                     .write(&room.path().join("plain"), progress)?;
                 let size = (plain.bytes, self.growth);
                 let types = Types::keep(wanted, &plain.modules, &self.source.spec, size);
-                self.merge(types, Rounded::Calibrated).write(out, progress)
+                self.merge(types, ErrorCompensation::Feedback)
+                    .write(out, progress)
             }
-            Way::Retuned | Way::Grafted => self.retuned(way, wanted, out, progress),
+            MergeRounding::Retuned | MergeRounding::Unquantized => {
+                self.retuned(way, wanted, out, progress)
+            }
         }
     }
 
-    fn merge(&self, types: Types, way: Rounded) -> QuantizedMerge<'_> {
+    fn merge(&self, types: Types, way: ErrorCompensation) -> QuantizedMerge<'_> {
         QuantizedMerge {
             source: self.source,
             update: self.update,
@@ -77,7 +86,7 @@ impl Ways<'_> {
 
     fn retuned(
         &self,
-        way: Way,
+        way: MergeRounding,
         wanted: Option<WeightType>,
         out: &Path,
         progress: &mut dyn FnMut(usize, usize),
@@ -96,12 +105,12 @@ impl Ways<'_> {
         let none = Adapter::default();
         let quantize = QuantizedMerge {
             update: &none,
-            ..self.merge(Types::all(wanted), Rounded::Calibrated)
+            ..self.merge(Types::all(wanted), ErrorCompensation::Feedback)
         };
         quantize.write(&base, progress)?;
         let update = retune(&Llama::load(&base, LoadOptions::default())?)?;
         let mut types = Types::all(None);
-        if way == Way::Grafted {
+        if way == MergeRounding::Unquantized {
             let modules = update.modules.keys().map(|s| (*s, WeightType::F32));
             types.modules = modules.collect();
         }
@@ -109,7 +118,7 @@ impl Ways<'_> {
             source: &Source::open(&base)?,
             update: &update,
             types,
-            way: Rounded::Calibrated,
+            way: ErrorCompensation::Feedback,
             calibration: self.calibration,
         };
         merge.write(out, progress)

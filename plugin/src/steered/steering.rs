@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use reptune_adapters::{
-    DirectionSet, Dose, Error, HookPoint, Intervention, ModelSpec, Operator, files,
+    DirectionSet, Dose, Error, HookPoint, Intervention, ModelSpec, Operator, files, open_directions,
 };
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ impl Steering {
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let part = Part {
-            set: DirectionSet::open(&file)?,
+            set: open_directions(&file)?,
             hash: files::sha256([files::read(&file)?.as_slice()]),
             file,
             layers: Vec::new(),

@@ -13,7 +13,7 @@ use reptune::store::Store;
 use reptune::{Llama, LoadOptions, Steering};
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use reptune_adapters::{
-    Adapter, Dose, HookedModel, Intervention, ModuleKind, Operator, lora::peft,
+    Adapter, Dose, HookedModel, Intervention, LoraInit, ModuleKind, Operator, lora::peft,
 };
 use reptune_recipes::generate::{Generation, generate};
 use reptune_recipes::{Chat, Message};
@@ -53,7 +53,17 @@ fn directions(room: &Path) -> PathBuf {
 /// An adapter that changes what the mini-Llama says.
 fn adapter(room: &Path) -> PathBuf {
     let spec = model_spec(&LlamaConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
-    let mut update = Adapter::init(&spec, &[2, 3], &ModuleKind::ALL, 4, 8., 1).expect("fits");
+    let mut update = Adapter::init(
+        &spec,
+        &LoraInit {
+            layers: &[2, 3],
+            kinds: &ModuleKind::ALL,
+            rank: 4,
+            alpha: 8.,
+            seed: 1,
+        },
+    )
+    .expect("fits");
     for adapter in update.modules.values_mut() {
         let (o, r) = adapter.b.dims2().expect("a matrix");
         let b: Vec<f32> = (0..o * r).map(|i| 1.5 * (i as f32 * 1.7).sin()).collect();

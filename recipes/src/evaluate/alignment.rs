@@ -3,7 +3,7 @@
 use super::changed::{Changed, batches};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{DirectionSet, ForwardOptions, KeyValueCache, PrefixTree};
 
 /// Rows of one forward.
@@ -27,7 +27,7 @@ pub fn alignment(
         let mut forest = PrefixTree::new();
         let mut rows = Vec::new();
         for ids in &prompts[batch] {
-            let all = forest.insert(None, ids, |p| marks(model.interventions, p, ids.len()));
+            let all = forest.insert(None, ids, |p| token_mask(model.interventions, p, ids.len()));
             for offset in offsets {
                 match all.len().checked_sub(1 + offset) {
                     Some(at) => rows.push(all[at]),

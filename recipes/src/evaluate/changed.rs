@@ -1,7 +1,7 @@
 //! A model as it is measured: its runtime, and what changes it.
 
 use crate::error::{Error, Result};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree,
 };
@@ -48,7 +48,7 @@ impl<'a> Changed<'a> {
                     "shorten it to the model's context, or leave it out",
                 )));
             }
-            let all = forest.insert(None, ids, |p| marks(self.interventions, p, ids.len()));
+            let all = forest.insert(None, ids, |p| token_mask(self.interventions, p, ids.len()));
             rows.push(all[range.clone()].to_vec());
         }
         let mut read: Vec<u32> = rows.iter().flatten().copied().collect();
@@ -172,7 +172,7 @@ pub(super) mod toy_changes {
     /// Log-probabilities (V,) of the token after `ids`, from a forward of its own.
     pub fn next(model: &Changed, ids: &[u32]) -> Vec<f64> {
         let mut forest = PrefixTree::new();
-        let rows = forest.insert(None, ids, |i| marks(model.interventions, i, ids.len()));
+        let rows = forest.insert(None, ids, |i| token_mask(model.interventions, i, ids.len()));
         let request = ForwardOptions {
             interventions: model.interventions,
             logits: &rows[ids.len() - 1..],

@@ -28,7 +28,7 @@ pub use search::Search;
 pub use selection::Selection;
 pub use steering::{Compose, Condition, Steering};
 pub use study::Study;
-pub use survival::{Survival, Way};
+pub use survival::{MergeRounding, Survival};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};

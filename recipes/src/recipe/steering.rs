@@ -4,6 +4,7 @@ use super::Wrong;
 use crate::error::Result as Done;
 use reptune_adapters::{
     Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
+    open_directions,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -84,7 +85,7 @@ fn is_addition(operator: &Operator) -> bool {
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
-    let set = DirectionSet::open(path)?;
+    let set = open_directions(path)?;
     set.check_model(path, model)?;
     Ok(set)
 }

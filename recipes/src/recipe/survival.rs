@@ -5,50 +5,50 @@ use reptune_adapters::lora::loss::Mode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A way to merge a tuned update into quantized weights.
+/// How a tuned update is merged into quantized weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// Every number is rounded to the nearest.
+#[serde(rename_all = "kebab-case")]
+pub enum MergeRounding {
+    /// Every weight is rounded to the nearest representable value.
     Nearest,
-    /// The same, and the mean error of every layer's outputs is taken back by a bias.
-    Corrected,
-    /// Rounded with feedback on the training claims, and the bias.
-    Calibrated,
-    /// Calibrated, with finer types for the tuned modules, within the recipe's growth.
-    Kept,
-    /// The base is quantized first (calibrated), the update is tuned on it and merged
-    /// into its weights (calibrated).
+    /// As `nearest`, and a bias adds back the mean error of every layer's outputs.
+    BiasCorrected,
+    /// As `bias-corrected`, but rounded with GPTQ's error feedback on the training claims.
+    Gptq,
+    /// As `gptq`, with finer types for the tuned modules, within the recipe's `growth`.
+    Mixed,
+    /// The base is quantized first (`gptq`); the update is tuned on it and merged into its
+    /// weights (`gptq`).
     Retuned,
-    /// The same, and the tuned modules stay unquantized.
-    Grafted,
+    /// As `retuned`, but the tuned modules stay unquantized.
+    Unquantized,
 }
 
-impl Way {
+impl MergeRounding {
     /// All.
     pub const ALL: [Self; 6] = [
         Self::Nearest,
-        Self::Corrected,
-        Self::Calibrated,
-        Self::Kept,
+        Self::BiasCorrected,
+        Self::Gptq,
+        Self::Mixed,
         Self::Retuned,
-        Self::Grafted,
+        Self::Unquantized,
     ];
 
     /// As it is written in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nearest => "nearest",
-            Self::Corrected => "corrected",
-            Self::Calibrated => "calibrated",
-            Self::Kept => "kept",
+            Self::BiasCorrected => "bias-corrected",
+            Self::Gptq => "gptq",
+            Self::Mixed => "mixed",
             Self::Retuned => "retuned",
-            Self::Grafted => "grafted",
+            Self::Unquantized => "unquantized",
         }
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for MergeRounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -62,16 +62,16 @@ pub struct Survival {
     pub types: Vec<String>,
     /// Ways of merging.
     #[serde(default = "ways")]
-    pub ways: Vec<Way>,
+    pub ways: Vec<MergeRounding>,
     /// Modes whose updates are merged; must be among those that are tuned.
     pub modes: Vec<Mode>,
-    /// How much larger `kept` may make the file, as a share.
+    /// How much larger `mixed` may make the file, as a share.
     #[serde(default = "growth")]
     pub growth: f64,
 }
 
-fn ways() -> Vec<Way> {
-    vec![Way::Nearest, Way::Corrected, Way::Calibrated, Way::Kept]
+fn ways() -> Vec<MergeRounding> {
+    MergeRounding::ALL[..4].to_vec()
 }
 
 fn growth() -> f64 {

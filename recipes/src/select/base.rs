@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::recipe::Selection;
 use crate::trunk::ActivationCache;
 use candle_core::{D, Tensor};
-use reptune_adapters::steering::intervention::marks;
+use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator,
     PrefixTree, Resume,
@@ -145,7 +145,7 @@ impl Packed {
         let mut forest = PrefixTree::new();
         let insert = |ids: &P| {
             let ids = ids.as_ref();
-            forest.insert(None, ids, |i| marks(steering, i, ids.len()))
+            forest.insert(None, ids, |i| token_mask(steering, i, ids.len()))
         };
         let paths: Vec<Vec<u32>> = prompts.iter().map(insert).collect();
         let start = match below {

@@ -30,7 +30,7 @@ use crate::recipe::{Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
 pub(crate) use order::batches;
 use reptune_adapters::lora::loss::{Mode, Representation};
-use reptune_adapters::{Adapter, DirectionSet, HookedModel, TargetModule, files};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, LoraInit, TargetModule, files};
 use run::Run;
 use share::Share;
 use std::path::{Path, PathBuf};
@@ -153,8 +153,16 @@ impl<'a> Tuner<'a> {
     /// When rank or alpha do not fit.
     pub fn fresh(&self) -> Result<Adapter> {
         let (t, spec) = (self.settings, self.host.spec());
-        let mut update =
-            Adapter::init(spec, &t.layers, &t.projections, t.rank, t.alpha, self.seed)?;
+        let mut update = Adapter::init(
+            spec,
+            &LoraInit {
+                layers: &t.layers,
+                kinds: &t.projections,
+                rank: t.rank,
+                alpha: t.alpha,
+                seed: self.seed,
+            },
+        )?;
         let modules = update.modules.keys().copied();
         let direct: Vec<TargetModule> = modules
             .filter(|module| Share::of(t, module).update == UpdateKind::Direct)

@@ -6,6 +6,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use clap::Args;
 use reptune_adapters::Adapter;
+use reptune_adapters::LoraInit;
 use reptune_adapters::model::ModuleKind;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -31,7 +32,16 @@ pub fn run(a: &MergeArgs) -> Result<Value> {
     let spec = spec(&a.model)?;
     let layers: Vec<usize> = (0..spec.layers).collect();
     let modules = [ModuleKind::VProj, ModuleKind::OProj];
-    let mut update = Adapter::init(&spec, &layers, &modules, a.rank, 1e-2, a.seed)?;
+    let mut update = Adapter::init(
+        &spec,
+        &LoraInit {
+            layers: &layers,
+            kinds: &modules,
+            rank: a.rank,
+            alpha: 1e-2,
+            seed: a.seed,
+        },
+    )?;
     for adapter in update.modules.values_mut() {
         let shape = adapter.b.dims2()?;
         adapter.b = Tensor::ones(shape, adapter.b.dtype(), adapter.b.device())?;

@@ -11,7 +11,7 @@ use reptune_adapters::model::ModuleKind;
 use reptune_adapters::patch::{self, Patch};
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::{
-    Adapter, DirectionSet, Error, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
+    Adapter, DirectionSet, Error, LoraInit, ModelSpec, TargetModule, WeightDelta, lora::delta_file,
 };
 use reptune_tests::{bits, fixture};
 use std::path::Path;
@@ -40,11 +40,13 @@ fn directions() -> Result<DirectionSet> {
 fn update(spec: &ModelSpec) -> Result<Adapter> {
     let mut update = Adapter::init(
         spec,
-        &[1],
-        &[ModuleKind::VProj, ModuleKind::OProj],
-        2,
-        3.,
-        5,
+        &LoraInit {
+            layers: &[1],
+            kinds: &[ModuleKind::VProj, ModuleKind::OProj],
+            rank: 2,
+            alpha: 3.,
+            seed: 5,
+        },
     )?;
     let module = TargetModule {
         layer: 2,

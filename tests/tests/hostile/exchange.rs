@@ -11,7 +11,7 @@ use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::steering::exchange::svec;
-use reptune_adapters::{Adapter, DirectionSet, ModelSpec};
+use reptune_adapters::{Adapter, DirectionSet, ModelSpec, open_directions};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn sound(set: &DirectionSet) {
 
 fn open(path: &Path) -> Result<DirectionSet, String> {
     let set = reads(path.parent().expect("a directory"), || {
-        DirectionSet::open(path)
+        open_directions(path)
     })?;
     sound(&set);
     // What is steered with is checked against the model; that is no panic either.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune::inspect::inspect;
 use reptune::model::uqff::{Entry, UQFF, UqffFile, WeightType};
-use reptune::quantize::{QuantizedMerge, Rounded, Types};
+use reptune::quantize::{ErrorCompensation, QuantizedMerge, Types};
 use reptune::{Llama, LoadOptions, Source};
 use reptune_adapters::Adapter;
 use reptune_tests::fixture;
@@ -122,7 +122,7 @@ fn quantized() -> &'static Path {
             source: &Source::open(&fixture("tiny-llama2"))?,
             update: &Adapter::default(),
             types: Types::all(Some(WeightType::parse("q8_0")?)),
-            way: Rounded::Nearest,
+            way: ErrorCompensation::None,
             calibration: &[],
         };
         let out = room.path().join("model");

@@ -10,7 +10,7 @@ use reptune::{Llama, LoadOptions};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::{
-    Adapter, DirectionSet, Dose, HookedModel, Intervention, Operator, lora::peft,
+    Adapter, Dose, HookedModel, Intervention, Operator, lora::peft, open_directions,
 };
 use reptune_recipes::{Chat, Message};
 use reptune_tests::{Oracle, bits, fixture, llama};
@@ -80,7 +80,7 @@ fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
 #[test]
 fn what_is_read_back_is_what_was_written() -> Result<()> {
     let host = llama("tiny-llama2")?;
-    let set = DirectionSet::open(&interop("llama_cpp/control-vector.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/control-vector.gguf"))?;
     check(
         "control_vector",
         &[Intervention::new(
@@ -91,7 +91,7 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
         )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/dose.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/dose.gguf"))?;
     check(
         "dose",
         &[Intervention::new(
@@ -102,7 +102,7 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
         )?],
         None,
     )?;
-    let set = DirectionSet::open(&interop("llama_cpp/repeng.gguf"))?;
+    let set = open_directions(&interop("llama_cpp/repeng.gguf"))?;
     let layers: Vec<usize> = set.layers.keys().copied().collect();
     check(
         "repeng",

@@ -6,7 +6,7 @@ use reptune::Llama;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, ForwardOptions, ForwardOutput, HookedModel, Intervention,
-    KeyValueCache, Operator, Positions, PrefixTree,
+    KeyValueCache, LoraInit, Operator, Positions, PrefixTree,
 };
 use reptune_tests::{Oracle, ROUNDING, Walk, bits, flat, llama, logits, marked, pick, whole};
 
@@ -327,7 +327,7 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
             let tokens = logits(&anew).argmax(1)?.to_vec1::<u32>()?;
             for (i, token) in tokens.into_iter().enumerate() {
                 let prompt = w.prompts[i].len();
-                let mark = reptune_adapters::steering::intervention::marks(
+                let mark = reptune_adapters::steering::intervention::token_mask(
                     &interventions,
                     prompt + step,
                     prompt,
@@ -344,7 +344,16 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
 fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
     let w = world()?;
     let layers: Vec<usize> = (0..w.host.spec().layers).collect();
-    let update = Adapter::init(w.host.spec(), &layers, &ModuleKind::ALL, 4, 8., 1)?;
+    let update = Adapter::init(
+        w.host.spec(),
+        &LoraInit {
+            layers: &layers,
+            kinds: &ModuleKind::ALL,
+            rank: 4,
+            alpha: 8.,
+            seed: 1,
+        },
+    )?;
     let (forest, _) = PrefixTree::pack(&w.prompts);
     let base = whole(&w.host, &forest, ForwardOptions::default())?;
     let request = ForwardOptions {

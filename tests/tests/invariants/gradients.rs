@@ -7,8 +7,8 @@ use reptune::Llama;
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
-    Adapter, DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, Operator, Positions,
-    PrefixTree,
+    Adapter, DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, LoraInit, Operator,
+    Positions, PrefixTree,
 };
 use reptune_tests::{
     Objective, Oracle, ROUNDING, Walk, bits, flat, llama, logits, random_update, whole,
@@ -215,7 +215,16 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
     let (forest, _) = PrefixTree::pack(&w.prompts);
     let base = |host: &Llama| whole(host, &forest, ForwardOptions::default());
     let before = base(&w.host)?;
-    let mut update = Adapter::init(w.host.spec(), &[1, 2], &ModuleKind::ALL, 4, 8., 3)?;
+    let mut update = Adapter::init(
+        w.host.spec(),
+        &LoraInit {
+            layers: &[1, 2],
+            kinds: &ModuleKind::ALL,
+            rank: 4,
+            alpha: 8.,
+            seed: 3,
+        },
+    )?;
     let start = update.snapshot()?;
     let mut optimizer = AdamW::new(
         update.trainable(w.host.device())?,
@@ -245,7 +254,16 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
         );
     }
     assert_eq!(bits(logits(&before)), bits(logits(&after)));
-    let kept = Adapter::init(w.host.spec(), &[1, 2], &ModuleKind::ALL, 4, 8., 3)?;
+    let kept = Adapter::init(
+        w.host.spec(),
+        &LoraInit {
+            layers: &[1, 2],
+            kinds: &ModuleKind::ALL,
+            rank: 4,
+            alpha: 8.,
+            seed: 3,
+        },
+    )?;
     for (module, adapter) in &start.modules {
         let tuned = &update.modules[module];
         assert_eq!(

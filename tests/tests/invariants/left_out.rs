@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, CaptureTokens, ForwardOptions, ForwardOutput, GradientCheckpointing, HookedModel,
-    KeyValueCache, Resume,
+    KeyValueCache, LoraInit, Resume,
 };
 use reptune_tests::{ROUNDING, bits, flat, marked, pick};
 
@@ -124,7 +124,16 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
     let (forest, rows) = marked(&w.prompts, &[]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let modules = [ModuleKind::VProj, ModuleKind::OProj];
-    let mut update = Adapter::init(w.host.spec(), &[1], &modules, 2, 4., 1)?;
+    let mut update = Adapter::init(
+        w.host.spec(),
+        &LoraInit {
+            layers: &[1],
+            kinds: &modules,
+            rank: 2,
+            alpha: 4.,
+            seed: 1,
+        },
+    )?;
     for adapter in update.modules.values_mut() {
         adapter.b = (adapter.b.ones_like()? * 0.1)?;
     }

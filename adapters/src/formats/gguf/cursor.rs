@@ -1,7 +1,7 @@
 //! Reads numbers, texts and lists of a GGUF header, none beyond the end of the file.
 
-use super::Value;
 use crate::error::{Error, Result};
+use candle_core::quantized::gguf_file::Value;
 use std::io::Read;
 use std::path::Path;
 

@@ -10,6 +10,7 @@
 
 mod cursor;
 mod dtype;
+mod layout;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -17,23 +18,6 @@ mod writer;
 
 pub use candle_core::quantized::GgmlDType;
 pub use candle_core::quantized::gguf_file::Value;
+pub use layout::{ARCHITECTURE, MAGIC};
 pub use reader::{Gguf, TensorInfo};
 pub use writer::GgufWriter;
-
-/// The first four bytes.
-pub const MAGIC: [u8; 4] = *b"GGUF";
-
-/// Metadata key of what the file is for.
-pub const ARCHITECTURE: &str = "general.architecture";
-
-/// Metadata key of the multiple at which every tensor's data starts.
-const ALIGNMENT: &str = "general.alignment";
-
-/// Alignment where the metadata has none.
-const USUAL_ALIGNMENT: u64 = 32;
-
-/// Most dims of a tensor.
-const MOST_DIMS: usize = 4;
-
-/// Longest name of a tensor that llama.cpp takes: its buffer has 64 bytes.
-const LONGEST_NAME: usize = 63;

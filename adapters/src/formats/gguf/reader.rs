@@ -1,10 +1,12 @@
 //! An open GGUF file.
 
 use super::cursor::Cursor;
-use super::{ALIGNMENT, ARCHITECTURE, GgmlDType, MAGIC, MOST_DIMS, USUAL_ALIGNMENT, Value, dtype};
+use super::dtype;
+use super::layout::{ALIGNMENT, ARCHITECTURE, MAGIC, MOST_DIMS, USUAL_ALIGNMENT};
 use crate::error::{Error, Result};
 use candle_core::Device;
-use candle_core::quantized::{QTensor, ggml_file};
+use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};

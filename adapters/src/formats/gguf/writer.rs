@@ -1,9 +1,10 @@
 //! Writes GGUF, version 3, whole or not at all.
 
-use super::{ALIGNMENT, ARCHITECTURE, GgmlDType, LONGEST_NAME, MAGIC, MOST_DIMS, USUAL_ALIGNMENT};
-use super::{Value, dtype};
+use super::dtype;
+use super::layout::{ALIGNMENT, ARCHITECTURE, LONGEST_NAME, MAGIC, MOST_DIMS, USUAL_ALIGNMENT};
 use crate::error::{Error, Result};
 use crate::files;
+use candle_core::quantized::{GgmlDType, gguf_file::Value};
 use std::path::Path;
 
 struct Stored {

@@ -1,10 +1,9 @@
 //! Reading the tensors of an adapter, as its configuration says.
 
-use super::config::Config;
-use super::{CONFIG, PICKLE, PREFIX, WEIGHTS};
+use super::config::{CONFIG, Config, PICKLE, PREFIX, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::TensorFile;
-use crate::lora::{Adapter, WeightDelta};
+use crate::lora::adapter::{Adapter, WeightDelta};
 use crate::model::TargetModule;
 use candle_core::{DType, Tensor};
 use safetensors::Dtype;

@@ -1,10 +1,10 @@
 //! Writing an adapter so that every reader means the same by it.
 
-use super::{CONFIG, PREFIX, WEIGHTS};
+use super::config::{CONFIG, PREFIX, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::formats::tables::{self, Table};
-use crate::lora::{Adapter, WeightDelta};
+use crate::lora::adapter::{Adapter, WeightDelta};
 use crate::model::TargetModule;
 use candle_core::{DType, Tensor};
 use serde_json::json;

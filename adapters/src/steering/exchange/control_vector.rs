@@ -8,11 +8,11 @@
 
 mod convention;
 
-use super::{Read, Vectors};
+use super::vectors::{self, Read, Vectors};
 use crate::error::{Error, Result};
 use crate::formats::gguf::{Gguf, GgufWriter, Value};
-use crate::formats::tables::{self, CONTENT_HASH};
-use crate::steering::direction::{Direction, DirectionSet, content_hash};
+use crate::formats::tables::{self, CONTENT_HASH, content_hash_of_vectors};
+use crate::steering::direction::{Direction, DirectionSet};
 use crate::steering::dose::Dose;
 use crate::steering::operator::Operator;
 use convention::HOOK;
@@ -65,7 +65,10 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         Length::Unit | Length::Stored => BTreeMap::new(),
         Length::Dose(dose) => dose.per_layer(set, &listed, Operator::Add)?,
     };
-    if coeffs.values().any(|c| *c == 0. || !(*c as f32).is_finite()) {
+    if coeffs
+        .values()
+        .any(|c| *c == 0. || !(*c as f32).is_finite())
+    {
         let found = format!("{length:?}");
         return wrong("dose", "a number other than 0", found, "for example 19.0");
     }
@@ -91,7 +94,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     }
     let mut file = GgufWriter::new(ARCHITECTURE);
     file.text("general.type", ARCHITECTURE);
-    file.text("controlvector.model_hint", super::kind_of_model(set));
+    file.text("controlvector.model_hint", vectors::kind_of_model(set));
     file.set("controlvector.layer_count", Value::I32(layers.len() as i32));
     file.set("glp.spec_version", Value::U32(1));
     file.text("glp.mode", "add");
@@ -115,7 +118,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         Length::Dose(dose) => Some(dose.to_string()),
     };
     metadata.extend(dose.map(|dose| (DOSE.to_owned(), dose)));
-    let hash = content_hash(&written.tables(), &metadata);
+    let hash = content_hash_of_vectors(&written.tables(), &metadata);
     metadata.insert(CONTENT_HASH.to_owned(), hash);
     for (key, value) in metadata.into_iter().collect::<BTreeMap<_, _>>() {
         file.text(&format!("{OURS}{key}"), value);
@@ -157,7 +160,7 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
         notes.push("it has direction.0, with which llama.cpp refuses it; taken here".into());
     }
     if !ours.is_empty() {
-        super::no_offset(offset)?;
+        vectors::no_offset(offset)?;
         let set = own(path, vectors, &ours)?;
         return Ok(Read { set, notes });
     }
@@ -193,7 +196,7 @@ fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
         let wrong = |expected: &str, found: String, hint: &str| {
             Error::content(file.path(), &place, expected, found, hint)
         };
-        let layer = name.strip_prefix(NAME).and_then(super::layer);
+        let layer = name.strip_prefix(NAME).and_then(vectors::layer);
         let layer = layer.ok_or_else(|| {
             let hint = "files of rank above 1 (direction.N.j) are not taken";
             wrong("a name such as `direction.3`", format!("`{name}`"), hint)
@@ -236,7 +239,7 @@ fn own(
     if let Some(dose) = metadata.get(DOSE) {
         for (layer, d) in &mut set.layers {
             let vector: Vec<f64> = d.unit.iter().copied().map(f64::from).collect();
-            *d = super::direction(path, *layer as i64, &vector)?;
+            *d = vectors::direction(path, *layer as i64, &vector)?;
         }
         set.provenance.origin = format!("GGUF control vector of reptune, {dose}");
     }

@@ -1,50 +1,41 @@
-//! Files of other programs: what they hold, in our terms, and the other way round.
+//! Import and export of directions.
 //!
-//! Directions lie in GGUF control vectors (llama.cpp, repeng, EasySteer, GLP) and in `.svec`
-//! files; adapters in GGUF. Layers are converted to ours, the output of block i counted from
-//! 0, and what a format cannot hold is refused or told.
+//! GGUF control vectors (llama.cpp, repeng, EasySteer, GLP) and `.svec` files are read and
+//! written. Layers are converted to ours, the output of block i counted from 0; what a
+//! format cannot hold is refused or listed in [`Read::notes`].
 
 pub mod control_vector;
 pub mod svec;
+mod vectors;
 
-use crate::error::{Error, Result};
+pub use vectors::Read;
+
+use crate::error::Result;
 use crate::formats::gguf::Gguf;
-use crate::steering::direction::{Direction, DirectionSet, Provenance};
+use crate::steering::direction::DirectionSet;
 use crate::steering::operator::Operator;
-use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What was read, with what is worth telling of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Read {
-    /// The directions.
-    pub set: DirectionSet,
-    /// How they were taken, and what may surprise.
-    pub notes: Vec<String>,
+/// Reads directions of any kind, by the file's content: ours, a GGUF control vector or a
+/// `.svec` file.
+///
+/// # Errors
+/// Those of [`DirectionSet::load`], [`control_vector::read`] and [`svec::read`].
+pub fn open_directions(path: &Path) -> Result<DirectionSet> {
+    open_directions_for(path, Operator::Add)
 }
 
-impl DirectionSet {
-    /// Reads directions of any kind, ours, a GGUF control vector or a `.svec` file, told by
-    /// its content.
-    ///
-    /// # Errors
-    /// Those of [`DirectionSet::load`], [`control_vector::read`] and [`svec::read`].
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_for(path, Operator::Add)
-    }
-
-    /// [`DirectionSet::open`] for `operator`: some files say that their vectors are to be
-    /// projected out, and are taken for [`Operator::Ablate`] alone.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn open_for(path: &Path, operator: Operator) -> Result<Self> {
-        Ok(read_for(path, 0, operator)?.set)
-    }
+/// [`open_directions`] for `operator`: vectors that a file says are to be projected out are
+/// read for [`Operator::Ablate`] only.
+///
+/// # Errors
+/// The same.
+pub fn open_directions_for(path: &Path, operator: Operator) -> Result<DirectionSet> {
+    Ok(read_for(path, 0, operator)?.set)
 }
 
-/// [`DirectionSet::open`] where layers of other programs' files are `offset` off: layer i
-/// of the file is taken for our layer i + offset.
+/// [`open_directions`] with `offset` added to the layer numbers of a file of another
+/// program: layer i of the file is our layer i + offset.
 ///
 /// # Errors
 /// The same; when a layer falls below 0, or an offset is given for a file of ours.
@@ -52,7 +43,6 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
     read_for(path, offset, Operator::Add)
 }
 
-/// [`read`] for `operator`.
 fn read_for(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     if Gguf::is_one(path) {
         return control_vector::read(path, offset, operator);
@@ -60,123 +50,11 @@ fn read_for(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     if svec::is_one(path)? {
         return svec::read(path, offset);
     }
-    no_offset(offset)?;
+    vectors::no_offset(offset)?;
     Ok(Read {
         set: DirectionSet::load(path)?,
         notes: Vec::new(),
     })
-}
-
-/// Refuses an offset for a file whose layers are known.
-fn no_offset(offset: i64) -> Result<()> {
-    if offset == 0 {
-        return Ok(());
-    }
-    let expected = "0 for a file of reptune, whose layers are known";
-    let found = offset.to_string();
-    Err(Error::value(
-        "layer offset",
-        expected,
-        found,
-        "leave it out",
-    ))
-}
-
-/// A layer as it stands in names and keys: digits without a sign or zeros before them, so
-/// that no two names mean one layer.
-fn layer(text: &str) -> Option<u32> {
-    let layer: u32 = text.parse().ok()?;
-    (layer.to_string() == text).then_some(layer)
-}
-
-/// What other programs are to read as the kind of model: only Llamas are extracted from
-/// here, but a set that was read from a file is for whatever that file said.
-fn kind_of_model(set: &DirectionSet) -> &str {
-    match set.is_foreign() {
-        true => &set.provenance.model,
-        false => "llama",
-    }
-}
-
-fn direction(path: &Path, layer: i64, vector: &[f64]) -> Result<Direction> {
-    Direction::new(vector).map_err(|_| {
-        Error::content(
-            path,
-            format!("direction of layer {layer}"),
-            "a vector of positive, finite norm",
-            "another",
-            "write the file again",
-        )
-    })
-}
-
-/// Vectors as they stand in a file, with their layers there.
-struct Vectors<'a> {
-    path: &'a Path,
-    by_layer: BTreeMap<u32, Vec<f32>>,
-    /// What the file says of the model's kind; may be empty.
-    model: String,
-    /// What kind of file it is.
-    origin: &'a str,
-}
-
-impl Vectors<'_> {
-    /// Layer i is taken for our layer i + `offset`. A vector of zeros does nothing, and is
-    /// left out with a note.
-    fn taken(self, offset: i64) -> Result<Read> {
-        let wrong = |place: String, expected: &str, found: String| {
-            Error::content(self.path, place, expected, found, "write the file again")
-        };
-        let moved = match offset {
-            0 => String::new(),
-            _ => format!(" {offset:+}"),
-        };
-        let mut notes = vec![format!(
-            "its layer N is taken for the output of block N{moved}, counted from 0"
-        )];
-        let width = self.by_layer.values().next().map_or(0, Vec::len);
-        let mut layers = BTreeMap::new();
-        for (there, vector) in self.by_layer {
-            let place = format!("direction of layer {there}");
-            if vector.len() != width || width == 0 {
-                let expected = format!("{} numbers, as many as others", width.max(1));
-                return Err(wrong(place, &expected, vector.len().to_string()));
-            }
-            let here = i64::from(there).checked_add(offset);
-            let Some(here) = here.and_then(|l| usize::try_from(l).ok()) else {
-                let found = format!("layer {there} with offset {offset}");
-                return Err(wrong(place, "a layer from 0 on", found));
-            };
-            if vector.iter().all(|x| *x == 0.) {
-                notes.push(format!("its layer {there} is all zeros, and is left out"));
-                continue;
-            }
-            let vector: Vec<f64> = vector.into_iter().map(f64::from).collect();
-            layers.insert(here, direction(self.path, there.into(), &vector)?);
-        }
-        if layers.is_empty() {
-            return Err(wrong(
-                "directions".into(),
-                "at least one that is not zero",
-                "none".into(),
-            ));
-        }
-        let origin = match offset {
-            0 => self.origin.to_owned(),
-            _ => format!("{}, layers moved by {offset:+}", self.origin),
-        };
-        let provenance = Provenance {
-            model: self.model,
-            method: "unknown".into(),
-            rows: "unknown".into(),
-            origin,
-            ..Provenance::default()
-        };
-        Ok(Read {
-            set: DirectionSet { layers, provenance },
-            notes,
-        })
-    }
 }
 
 #[cfg(test)]

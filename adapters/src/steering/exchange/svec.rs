@@ -1,6 +1,6 @@
 //! `.svec`: JSON with a vector for every layer, keyed by the block behind which it acts.
 
-use super::{Read, Vectors};
+use super::vectors::{self, Read, Vectors};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::steering::direction::DirectionSet;
@@ -51,7 +51,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize]) -> Result<()> {
         let vector = d.unit.iter().map(|x| (f64::from(*x) * d.norm) as f32);
         directions.insert(layer.to_string(), vector.collect::<Vec<f32>>());
     }
-    let model = super::kind_of_model(set);
+    let model = vectors::kind_of_model(set);
     let file = json!({
         "model_type": model, "directions": directions, "explained_variances": {},
     });
@@ -82,7 +82,7 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
     let mut by_layer = BTreeMap::new();
     for (key, value) in &file.directions {
         let place = format!("`directions.{key}`");
-        let Some(layer) = super::layer(key) else {
+        let Some(layer) = vectors::layer(key) else {
             let found = format!("`{key}`");
             let hint = "write the file again";
             return Err(wrong(place, "a layer as key", found, hint));

@@ -1,13 +1,10 @@
 use super::control_vector::Length;
 use super::*;
-use crate::formats::gguf::{GgmlDType, GgufWriter, Value};
-use crate::lora::Adapter;
-use crate::lora::gguf as lora;
+use crate::formats::gguf::{GgufWriter, Value};
 use crate::model::ModelSpec;
-use crate::model::{ModuleKind, TargetModule};
+use crate::steering::direction::{Direction, Provenance};
 use crate::steering::operator::Operator;
 use crate::{Dose, Intervention, files};
-use candle_core::Tensor;
 use std::path::PathBuf;
 
 fn room() -> (tempfile::TempDir, PathBuf) {
@@ -59,14 +56,14 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
     let mut set = set()?;
     control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
     set.layers.remove(&0);
-    assert_eq!(DirectionSet::open(&path)?, set);
+    assert_eq!(open_directions(&path)?, set);
     set.check_model(&path, &spec())?;
     // a bit of a vector, and nothing else
     let mut bytes = files::read(&path)?;
     let at = bytes.len() - 30;
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).expect("written");
-    let message = DirectionSet::open(&path).expect_err("changed").to_string();
+    let message = open_directions(&path).expect_err("changed").to_string();
     assert!(message.contains("`content_sha256`"), "{message}");
     // one of what is told of them: another norm
     control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
@@ -76,7 +73,7 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
     let digit = at.expect("norms") + key.len() + 4 + 8 + "{'1':'".len();
     bytes[digit] = b'9' - (bytes[digit] - b'0');
     std::fs::write(&path, bytes).expect("written");
-    let message = DirectionSet::open(&path).expect_err("changed").to_string();
+    let message = open_directions(&path).expect_err("changed").to_string();
     assert!(message.contains("`content_sha256`"), "{message}");
     Ok(())
 }
@@ -87,7 +84,7 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
     let set = set()?;
     let steering = Intervention::new(&set, &[1, 3], Dose::Total(5.), Operator::Add)?;
     control_vector::write(&path, &set, &[1, 3], Length::Dose(Dose::Total(5.)))?;
-    let read = DirectionSet::open(&path)?;
+    let read = open_directions(&path)?;
     let mut told = set.provenance.clone();
     told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
     assert_eq!(read.provenance, told, "the model's fingerprint among it");
@@ -114,7 +111,7 @@ fn vectors_of_others_stay_as_long_as_they_were() -> Result<()> {
     let (_room, path) = room();
     let set = set()?;
     control_vector::write(&path, &set, &[1, 3], Length::Stored)?;
-    let back = DirectionSet::open(&path)?;
+    let back = open_directions(&path)?;
     for layer in [1, 3] {
         let (before, after) = (&set.layers[&layer], &back.layers[&layer]);
         assert!((before.norm - after.norm).abs() < 1e-5 * before.norm);
@@ -242,12 +239,12 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
             file.floats("direction.1", &[8], &row).expect("fits");
             change(file).expect("fits");
         })?;
-        let message = DirectionSet::open(&path).expect_err(said).to_string();
+        let message = open_directions(&path).expect_err(said).to_string();
         assert!(message.contains(said), "{said}: {message}");
     }
     let model = GgufWriter::new("llama");
     model.write(&path)?;
-    let message = DirectionSet::open(&path).expect_err("a model").to_string();
+    let message = open_directions(&path).expect_err("a model").to_string();
     assert!(
         message.contains("`llama`") && message.contains("else than directions"),
         "{message}"
@@ -255,7 +252,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     theirs(&path, |file| {
         file.text("general.name", "empty");
     })?;
-    let message = DirectionSet::open(&path).expect_err("empty").to_string();
+    let message = open_directions(&path).expect_err("empty").to_string();
     assert!(message.contains("at least one"), "{message}");
     Ok(())
 }
@@ -289,9 +286,8 @@ fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
     ] {
         assert!(notes.contains(said), "{said}: {notes}");
     }
-    assert_eq!(DirectionSet::open_for(&path, Operator::Ablate)?, read.set);
-    let message =
-        DirectionSet::open_for(&path, Operator::AddNormPreserving).expect_err("projections");
+    assert_eq!(open_directions_for(&path, Operator::Ablate)?, read.set);
+    let message = open_directions_for(&path, Operator::AddNormPreserving).expect_err("projections");
     assert!(message.to_string().contains("--operator ablate"));
     Ok(())
 }
@@ -301,7 +297,7 @@ fn svec_goes_both_ways() -> Result<()> {
     let (room, _) = room();
     let (path, set) = (room.path().join("x.svec"), set()?);
     svec::write(&path, &set, &[0, 2])?;
-    let read = DirectionSet::open(&path)?;
+    let read = open_directions(&path)?;
     assert_eq!(read.layers.keys().copied().collect::<Vec<_>>(), [0, 2]);
     for (layer, d) in &read.layers {
         let before = &set.layers[layer];
@@ -313,7 +309,7 @@ fn svec_goes_both_ways() -> Result<()> {
     write(
         r#"{"model_type": "llama", "directions": {"1": [ [1, 2]], "2": [3, 4.5]}, "probe_accuracies": {}}"#,
     );
-    assert_eq!(DirectionSet::open(&path)?.layers.len(), 2);
+    assert_eq!(open_directions(&path)?.layers.len(), 2);
     for (text, said) in [
         (r#"{"directions": {"1": [[1, 2], [3, 4]]}}"#, "2 vectors"),
         (r#"{"directions": {"x": [1, 2]}}"#, "`directions.x`"),
@@ -326,100 +322,11 @@ fn svec_goes_both_ways() -> Result<()> {
         ("{", "line 1"),
     ] {
         write(text);
-        let message = DirectionSet::open(&path).expect_err(text).to_string();
+        let message = open_directions(&path).expect_err(text).to_string();
         assert!(
             message.contains(said) && message.contains("x.svec"),
             "{said}: {message}"
         );
     }
-    Ok(())
-}
-
-#[test]
-fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
-    let (_room, path) = room();
-    let spec = spec();
-    let all = [ModuleKind::QProj, ModuleKind::KProj, ModuleKind::DownProj];
-    let mut update = Adapter::init(&spec, &[1, 2], &all, 2, 3., 5)?;
-    for (i, l) in update.modules.values_mut().enumerate() {
-        let (o, r) = l.b.dims2()?;
-        let b: Vec<f32> = (0..o * r).map(|x| ((x + i) as f32).cos()).collect();
-        l.b = Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu)?;
-    }
-    lora::write(&path, &update, &spec)?;
-    let back = lora::read(&path, &spec)?;
-    assert_eq!(back.content_hash()?, update.content_hash()?, "bit for bit");
-
-    // scales of their own end up in B
-    let module = TargetModule::parse("model.layers.2.self_attn.k_proj").expect("a module");
-    update.modules.get_mut(&module).expect("there").scale = 0.25;
-    lora::write(&path, &update, &spec)?;
-    let back = lora::read(&path, &spec)?;
-    for (module, l) in &update.modules {
-        let off = (back.modules[module].delta()? - l.delta()?)?
-            .abs()?
-            .max_all()?;
-        assert!(off.to_scalar::<f32>()? < 1e-6, "{module}");
-    }
-
-    // an alpha of 0 is a scale of 1 for llama.cpp; a scale of 0 is none
-    let first = *update.modules.keys().next().expect("a module");
-    update.modules.get_mut(&first).expect("there").scale = 0.;
-    lora::write(&path, &update, &spec)?;
-    let back = lora::read(&path, &spec)?;
-    for (module, norm) in [(first, 0.), (module, 1.)] {
-        let delta = back.modules[&module].delta()?.abs()?.max_all()?;
-        assert_eq!(delta.to_scalar::<f32>()? > 0., norm > 0., "{module}");
-    }
-
-    let other = ModelSpec {
-        hidden: 16,
-        ..spec.clone()
-    };
-    let message = lora::read(&path, &other).expect_err("another").to_string();
-    assert!(
-        message.contains("lora_a") && message.contains("[2, 16]"),
-        "{message}"
-    );
-    update.make_direct(&spec, &[module])?;
-    let message = lora::write(&path, &update, &spec)
-        .expect_err("full")
-        .to_string();
-    assert!(
-        message.contains("k_proj") && message.contains("merge"),
-        "{message}"
-    );
-    Ok(())
-}
-
-#[test]
-fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
-    let (_room, path) = room();
-    let adapter = |a: GgmlDType, bytes: Vec<u8>| -> Result<()> {
-        let mut file = GgufWriter::new("llama");
-        file.text("general.type", "adapter");
-        file.text("adapter.type", "lora");
-        file.set("adapter.lora.alpha", Value::F32(2.));
-        file.tensor("blk.0.attn_output.weight.lora_a", a, &[1, 8], bytes)?;
-        file.floats("blk.0.attn_output.weight.lora_b", &[8, 1], &[0.5; 8])?;
-        file.write(&path)?;
-        Ok(())
-    };
-    let half = |x: u16| x.to_le_bytes().repeat(8);
-    for (dtype, one) in [(GgmlDType::F16, 0x3c00), (GgmlDType::BF16, 0x3f80)] {
-        adapter(dtype, half(one))?;
-        let update = lora::read(&path, &spec())?;
-        let module = TargetModule::parse("model.layers.0.self_attn.o_proj").expect("a module");
-        let delta = update.modules[&module].delta()?;
-        assert_eq!(delta.to_vec2::<f32>()?, vec![vec![1f32; 8]; 8], "{dtype:?}");
-    }
-    adapter(GgmlDType::F16, half(0x7c00))?;
-    let message = lora::read(&path, &spec())
-        .expect_err("infinite")
-        .to_string();
-    assert!(message.contains("lora_a`: expected finite"), "{message}");
-    adapter(GgmlDType::F32, f32::NAN.to_le_bytes().repeat(8))?;
-    let message = lora::read(&path, &spec()).expect_err("NaN").to_string();
-    assert!(message.contains("lora_a`: expected finite"), "{message}");
     Ok(())
 }

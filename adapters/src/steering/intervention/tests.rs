@@ -213,7 +213,7 @@ fn a_decision_holds_from_the_last_prompt_token_on() -> Result<()> {
     };
     assert_eq!(marked(0b10), [1, 1, 1, 3, 3, 3]);
     assert_eq!(marked(0b01), [1, 1, 1, 1, 1, 1]);
-    assert_eq!(marks(&interventions, 5, 4), 1);
+    assert_eq!(token_mask(&interventions, 5, 4), 1);
     Ok(())
 }
 

@@ -16,7 +16,13 @@ pub fn layers(text: &str, count: usize) -> Result<Vec<usize>> {
     }
     let wrong = || -> Error {
         let hint = format!("this model has layers 0 to {}", count - 1);
-        Fault::value("--layers", "layers such as 1-3,5 or all", format!("`{text}`"), hint).into()
+        Fault::value(
+            "--layers",
+            "layers such as 1-3,5 or all",
+            format!("`{text}`"),
+            hint,
+        )
+        .into()
     };
     let number = |text: &str| {
         let number = text.trim().parse::<usize>().ok();

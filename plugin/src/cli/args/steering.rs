@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
-    Positions,
+    Positions, open_directions_for,
 };
 use reptune_recipes::probe::{NoEffect, probe};
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ impl SteeringArgs {
             return Ok(None);
         };
         let operator = self.operator;
-        let set = DirectionSet::open_for(file, operator)?;
+        let set = open_directions_for(file, operator)?;
         set.check_model(file, spec)?;
         let layers = layers(text, spec.layers)?;
         if self.hook == HookPoint::Everywhere {

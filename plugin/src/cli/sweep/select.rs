@@ -26,7 +26,10 @@ pub fn select(a: &RecipeArgs) -> Result<()> {
          if it has the sign of the dose. KL: from the unsteered model, on neutral text.\n"
     ))?;
     let chosen = Some(&selected.choice);
-    print(format_args!("{}\n", table(&selected.table, &places, chosen)))?;
+    print(format_args!(
+        "{}\n",
+        table(&selected.table, &places, chosen)
+    ))?;
     print(format_args!("{}\n", choice(&selected, &places)))?;
     print(format_args!("{}\n", tested(&selected)))?;
     print(run.stages.path(CHOICE_FILE).display())?;

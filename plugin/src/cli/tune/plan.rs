@@ -29,7 +29,10 @@ pub fn plan(a: &TuneArgs) -> Result<()> {
         planned.spec.hidden
     ))?;
     if let Some(rate) = planned.rate {
-        print(format_args!("{}FLOP/s, measured on this machine", count(rate)))?;
+        print(format_args!(
+            "{}FLOP/s, measured on this machine",
+            count(rate)
+        ))?;
     }
     let mut modes = planned.modes.iter();
     modes.try_for_each(|mode| print(format_args!("\n{}", facts("", &rows(mode, &planned)))))
@@ -79,7 +82,10 @@ fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
         ("memory", bytes(total)),
         ("  weights", bytes(planned.weights)),
         ("  activation cache", cache),
-        ("  activations", format!("{}{again}", bytes(memory.activations))),
+        (
+            "  activations",
+            format!("{}{again}", bytes(memory.activations)),
+        ),
         ("  backward pass", bytes(memory.backward)),
         ("  optimizer", bytes(memory.optimizer)),
         ("operations", flop(plan.work.total())),

@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
 use half::f16;
 use reptune_adapters::Result;
-use reptune_adapters::rounding::{Grid, Rounding};
+use reptune_adapters::rounding::{BlockGrid, BlockQuantizer};
 
 /// A type on rows of a given length, as a rounding of blocks of columns.
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +24,12 @@ impl Blocks {
     }
 }
 
-impl Rounding for Blocks {
+impl BlockQuantizer for Blocks {
     fn block(&self) -> usize {
         self.block
     }
 
-    fn grid(&self, block: &[f32]) -> Option<Grid> {
+    fn grid(&self, block: &[f32]) -> Option<BlockGrid> {
         use GgmlDType as G;
         match self.stored {
             WeightType::Ggml(G::Q8_0) => Some(symmetric(block, 127., 127.)),
@@ -62,7 +62,7 @@ fn kept(x: f32) -> f32 {
 
 /// The largest value, sign and all, is code `extreme` of those around 0; the other end
 /// is `+-other`.
-fn symmetric(block: &[f32], extreme: f32, other: f32) -> Grid {
+fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
     let mut at = 0;
     for (i, x) in block.iter().enumerate() {
         if x.abs() > block[at].abs() {
@@ -75,7 +75,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> Grid {
         false => block[at],
     };
     let step = kept(largest / extreme);
-    Grid {
+    BlockGrid {
         step,
         zero: -(extreme.abs()) * step,
         top: extreme.abs() + other,
@@ -84,7 +84,7 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> Grid {
 }
 
 /// The least value is code 0, the largest code `top`.
-fn affine(block: &[f32], top: f32) -> Grid {
+fn affine(block: &[f32], top: f32) -> BlockGrid {
     let mut at = [0, 0];
     for (i, x) in block.iter().enumerate() {
         if *x < block[at[0]] {
@@ -95,7 +95,7 @@ fn affine(block: &[f32], top: f32) -> Grid {
         }
     }
     let (least, most) = (kept(block[at[0]]), kept(block[at[1]]));
-    Grid {
+    BlockGrid {
         step: kept((most - least) / top),
         zero: least,
         top,
@@ -107,7 +107,7 @@ fn affine(block: &[f32], top: f32) -> Grid {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use reptune_adapters::rounding::{Inputs, with_feedback};
+    use reptune_adapters::rounding::{LayerInputs, gptq};
 
     fn noise(rows: usize, columns: usize) -> Tensor {
         let values = (0..rows * columns).map(|i| ((i * 7919 % 1009) as f32 / 500. - 1.).powi(3));
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn what_is_put_on_the_grid_is_what_the_quantizer_stores() {
         let (w, x) = (noise(6, 128), noise(300, 128));
-        let inputs = Inputs::of(&x).expect("inputs");
+        let inputs = LayerInputs::of(&x).expect("inputs");
         let mut known = 0;
         for (name, stored) in WeightType::ALL {
             let Some(blocks) = Blocks::of(stored, 128) else {
@@ -129,7 +129,7 @@ mod tests {
             if !stored.fitted((6, 128)).eq(&stored) {
                 continue;
             }
-            let target = with_feedback(&w, &inputs, &blocks).expect("a target");
+            let target = gptq(&w, &inputs, &blocks).expect("a target");
             let got = blocks.round(&target).expect("rounded");
             let lost = |q: &Tensor| {
                 let e = (&w - q).expect("an error");
@@ -162,7 +162,7 @@ mod tests {
         t.to_vec2().expect("a table")
     }
 
-    /// What `Rounding::block` promises: blocks are rounded without regard to others.
+    /// What `BlockQuantizer::block` promises: blocks are rounded without regard to others.
     #[test]
     fn blocks_are_rounded_alone() {
         let w = noise(5, 512);

@@ -4,6 +4,7 @@ use super::*;
 use candle_core::Device;
 use reptune_adapters::{
     ForwardOptions, ForwardOutput, KeyValueCache, ModelSpec, PrefixTree, lora::delta_file,
+    lora::peft,
 };
 use std::cell::Cell;
 
@@ -44,7 +45,7 @@ const TUNING: &str = "batch = 3\nmicro_batch = 2\nepochs = 4\nwarmup = 2\nrank =
 
 /// Files of an update and its metrics.
 fn files(room: &Path, update: &Adapter, spec: &ModelSpec) -> Result<[Vec<u8>; 2]> {
-    delta_file::save_adapter(room, update, spec)?;
+    peft::save_adapter(room, update, spec)?;
     let read = |name: &str| files::read(&room.join(name));
     Ok([read(delta_file::FILE)?, read("metrics.jsonl")?])
 }

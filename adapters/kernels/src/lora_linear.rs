@@ -1,10 +1,9 @@
 //! A frozen linear layer with a low-rank update on it.
 
-use super::frozen_linear::{FrozenMatrix, frozen_linear};
-use super::gemm::{add_product, product_of, table};
-use super::product::{product, products_back};
-use super::slice::{contiguous, contiguous_mut, with_data};
-use super::{beside, fused};
+use crate::frozen_linear::FrozenMatrix;
+use crate::gemm::{add_product, product_of, table};
+use crate::product::{product, products_back};
+use crate::slice::{contiguous, contiguous_mut, with_data};
 use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -20,9 +19,6 @@ pub fn lora_linear(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
-    if ![x, a, b].into_iter().all(fused) {
-        return lora_linear_composed(x, matrix, (a, b), scale);
-    }
     if x.dims2()?.1 != a.dims2()?.1 || a.dims2()?.0 != b.dims2()?.1 {
         let (x, a, b) = (x.dims(), a.dims(), b.dims());
         bail!("lora_linear: rows {x:?} with A {a:?} and B {b:?}")
@@ -34,21 +30,6 @@ pub fn lora_linear(
     }
     let matrix = matrix.clone();
     x.apply_op3(&a, &b, LowRankLinear { matrix, scale })
-}
-
-/// [`lora_linear`] from single ops; rows in another dtype than the factors meet them in
-/// their own.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn lora_linear_composed(
-    x: &Tensor,
-    matrix: &Arc<dyn FrozenMatrix>,
-    (a, b): (&Tensor, &Tensor),
-    scale: f64,
-) -> Result<Tensor> {
-    let (a, b) = (beside(a, x)?, beside(b, x)?);
-    frozen_linear(x, matrix)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?
 }
 
 /// [`lora_linear`] of contiguous tables on the CPU in f32. No gradient is recorded.
@@ -95,7 +76,7 @@ struct LowRankLinear {
 }
 
 /// What an update has to do with a backward.
-pub(super) struct Small {
+pub(crate) struct Small {
     /// Gradient (R, I) of A.
     pub a: Vec<f32>,
     /// Gradient (O, R) of B.
@@ -106,7 +87,7 @@ pub(super) struct Small {
 
 /// `gA = scale (g B)^T x`, `gB = scale g^T (x A^T)`, for rows `x` (N, I) and the gradient `g`
 /// (N, O) of what the layer made of them.
-pub(super) fn small_gradients(
+pub(crate) fn small_gradients(
     x: &Tensor,
     g: &Tensor,
     (a, b): (&Tensor, &Tensor),

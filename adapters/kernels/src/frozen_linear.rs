@@ -4,7 +4,7 @@
 //! weight that is as much work again as the gradient of the input, and a tensor
 //! as large as the weight. Here the backward gives the gradient of the input only.
 
-use super::product::{product, product_back};
+use crate::product::{product, product_back};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
@@ -43,14 +43,6 @@ pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tenso
     } else {
         Ok(y)
     }
-}
-
-/// [`frozen_linear`] from candle ops; also differentiates by the weight, if that is tracked.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn frozen_linear_composed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.matmul(&weight.t()?)
 }
 
 /// Hands on its second argument as if it were computed from the first.

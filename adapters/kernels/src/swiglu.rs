@@ -1,7 +1,6 @@
 //! The gated activation of a Llama MLP with a backward.
 
-use super::fused;
-use super::slice::{contiguous, exp, gathered, with_data};
+use crate::slice::{contiguous, exp, gathered, with_data};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -12,21 +11,9 @@ use rayon::prelude::*;
 /// Shapes: all (N, I).
 ///
 /// # Errors
-/// When the shapes differ.
+/// When the shapes differ, or a tensor is not f32 on the CPU.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) {
-        gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
-    } else {
-        swiglu_composed(gate, up)
-    }
-}
-
-/// [`swiglu`] from candle ops.
-///
-/// # Errors
-/// When the shapes differ.
-pub fn swiglu_composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
 }
 
 struct SwiGlu;
@@ -39,7 +26,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// Gradients of gate and up; that of gate lies where `grad` lay.
-pub(super) fn backward(gate: &[f32], up: &[f32], grad: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn backward(gate: &[f32], up: &[f32], grad: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
     let mut gg = grad;
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
     let parts = gg.par_chunks_mut(CHUNK).zip(inputs).map(|(gg, (g, u))| {

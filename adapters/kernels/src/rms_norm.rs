@@ -1,8 +1,7 @@
 //! Root-mean-square normalisation with a backward.
 
-use super::fused;
-use super::slice::{contiguous, dot, gathered, with_data};
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+use crate::slice::{contiguous, dot, gathered, with_data};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Normalises every row and scales its columns.
@@ -12,26 +11,10 @@ use rayon::prelude::*;
 /// Shapes: `x` (N, H), `weight` (H,), result (N, H).
 ///
 /// # Errors
-/// When the shapes do not fit.
+/// When the shapes do not fit, or a tensor is not f32 on the CPU.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if fused(x) {
-        x.contiguous()?
-            .apply_op2(&weight.contiguous()?, RmsNorm(eps as f32))
-    } else {
-        rms_norm_composed(x, weight, eps)
-    }
-}
-
-/// [`rms_norm`] from candle ops.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F32)?;
-    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
-    wide.broadcast_div(&(mean + eps)?.sqrt()?)?
-        .to_dtype(x.dtype())?
-        .broadcast_mul(weight)
+    x.contiguous()?
+        .apply_op2(&weight.contiguous()?, RmsNorm(eps as f32))
 }
 
 /// Result (N, H) of rows (N, H) and weights (H,).
@@ -46,7 +29,7 @@ fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
 
 /// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms, where `g` lay;
 /// with what else reaches them `besides`.
-pub(super) fn backward(
+pub(crate) fn backward(
     x: &[f32],
     w: &[f32],
     g: Vec<f32>,

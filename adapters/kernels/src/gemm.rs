@@ -8,59 +8,59 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 
 /// A table to read, by rows or turned around.
-pub(super) type Table<'a> = ArrayView2<'a, f32>;
+pub(crate) type Table<'a> = ArrayView2<'a, f32>;
 
 /// Two tables that are multiplied.
-pub(super) type Pair<'a> = (Table<'a>, Table<'a>);
+pub(crate) type Pair<'a> = (Table<'a>, Table<'a>);
 
 /// Data as a table of `rows` rows.
-pub(super) fn table(data: &[f32], rows: usize) -> Table<'_> {
+pub(crate) fn table(data: &[f32], rows: usize) -> Table<'_> {
     let shape = (rows, data.len() / rows.max(1));
     ArrayView2::from_shape(shape, data).expect("no more than there is")
 }
 
 /// Data to write, as a table of `rows` rows.
-pub(super) fn table_mut<T>(data: &mut [T], rows: usize) -> ArrayViewMut2<'_, T> {
+pub(crate) fn table_mut<T>(data: &mut [T], rows: usize) -> ArrayViewMut2<'_, T> {
     let shape = (rows, data.len() / rows.max(1));
     ArrayViewMut2::from_shape(shape, data).expect("no more than there is")
 }
 
 /// The numbers of a row that lies in one piece.
-pub(super) fn row<'a>(row: ArrayView1<'a, f32>) -> &'a [f32] {
+pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> &'a [f32] {
     row.to_slice().expect("a row that is not turned around")
 }
 
 /// `scale a b`, row after row.
-pub(super) fn product_of(pair: Pair, scale: f32) -> Vec<f32> {
+pub(crate) fn product_of(pair: Pair, scale: f32) -> Vec<f32> {
     sum_of_products(&[pair], scale)
 }
 
 /// `scale sum_i a_i b_i` of one pair or more, row after row.
-pub(super) fn sum_of_products(pairs: &[Pair], scale: f32) -> Vec<f32> {
+pub(crate) fn sum_of_products(pairs: &[Pair], scale: f32) -> Vec<f32> {
     let (rows, columns) = (pairs[0].0.nrows(), pairs[0].1.ncols());
     written(rows, columns, |sum| in_pool(sum, pairs, scale))
 }
 
 /// `sum += scale a b`.
-pub(super) fn add_product(sum: &mut [f32], pair: Pair, scale: f32) {
+pub(crate) fn add_product(sum: &mut [f32], pair: Pair, scale: f32) {
     in_pool(Sum::of(table_mut(sum, pair.0.nrows())), &[pair], scale);
 }
 
 /// `scale a b`, row after row, on this thread.
-pub(super) fn multiplied(pair: Pair, scale: f32) -> Vec<f32> {
+pub(crate) fn multiplied(pair: Pair, scale: f32) -> Vec<f32> {
     let (rows, columns) = (pair.0.nrows(), pair.1.ncols());
     written(rows, columns, |mut sum| sum.add_by_columns(pair, scale))
 }
 
 /// `to = scale a b`, on this thread.
-pub(super) fn multiply(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
+pub(crate) fn multiply(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
     let mut sum = Sum::of(to);
     sum.begun = false;
     sum.add_by_columns(pair, scale);
 }
 
 /// `to += scale a b`, on this thread.
-pub(super) fn multiply_add(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
+pub(crate) fn multiply_add(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
     Sum::of(to).add_by_columns(pair, scale);
 }
 

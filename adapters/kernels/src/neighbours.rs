@@ -1,7 +1,7 @@
 //! Querying rows next to each other, whose attention is computed as products of tables.
 
-use super::gemm::{Table, row};
-use crate::model::prefix_tree::Ancestors;
+use crate::ancestors::Ancestors;
+use crate::gemm::{Table, row};
 use ndarray::{Array2, CowArray, Ix2, s};
 use std::ops::Range;
 
@@ -19,7 +19,8 @@ const FEWEST: usize = 4;
 const TWICE: usize = 2;
 
 /// Some querying rows, and all that any of them sees.
-pub(super) struct Neighbours {
+#[derive(Debug)]
+pub(crate) struct Neighbours {
     /// The rows.
     pub rows: Range<usize>,
     /// Runs of rows that are seen, in ascending order; together they are the columns of a table
@@ -31,7 +32,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     /// All rows of `ancestry`, in their order, in groups that see much the same.
-    pub(super) fn all(ancestry: &Ancestors) -> Vec<Self> {
+    pub(crate) fn all(ancestry: &Ancestors) -> Vec<Self> {
         let mut groups = Vec::new();
         let mut at = 0;
         while at < ancestry.len() {
@@ -64,19 +65,19 @@ impl Neighbours {
     }
 
     /// Columns of a table of scores.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         width(&self.runs)
     }
 
     /// Whether its rows are better computed one by one: they are few, or see little in common.
-    pub(super) fn apart(&self) -> bool {
+    pub(crate) fn apart(&self) -> bool {
         let asked: usize = self.seen.iter().flatten().map(Range::len).sum();
         let rows = self.rows.len();
         rows < FEWEST || rows * self.width() > TWICE * asked
     }
 
     /// Every run, with the columns that it is.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
         let mut at = 0;
         self.runs.iter().map(move |run| {
             at += run.len();
@@ -85,7 +86,7 @@ impl Neighbours {
     }
 
     /// What is seen of a table of all rows.
-    pub(super) fn seen_of<'a>(&self, table: Table<'a>) -> CowArray<'a, f32, Ix2> {
+    pub(crate) fn seen_of<'a>(&self, table: Table<'a>) -> CowArray<'a, f32, Ix2> {
         if let [run] = self.runs.as_slice() {
             return table.slice_move(s![run.clone(), ..]).into();
         }
@@ -101,7 +102,7 @@ impl Neighbours {
     }
 
     /// Columns that the i-th row of the group sees, in ascending order.
-    pub(super) fn seen(&self, i: usize) -> &[Range<usize>] {
+    pub(crate) fn seen(&self, i: usize) -> &[Range<usize>] {
         &self.seen[i]
     }
 }
@@ -142,37 +143,4 @@ fn columns(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::PrefixTree;
-
-    #[test]
-    fn a_group_holds_what_its_rows_see() {
-        let long: Vec<u32> = (0..200).collect();
-        let mut other = long.clone();
-        other[50..].iter_mut().for_each(|id| *id += 1000);
-        let (forest, _) = PrefixTree::pack(&[long, other, vec![7, 8, 9]]);
-        let n = forest.len();
-        let some: Vec<u32> = (0..n as u32).step_by(3).collect();
-        for ancestry in [forest.ancestry(0..n), forest.ancestry_of(&some)] {
-            let groups = Neighbours::all(&ancestry);
-            assert!(groups.len() < ancestry.len() / 8);
-            assert_eq!(
-                groups.iter().map(|g| g.rows.len()).sum::<usize>(),
-                ancestry.len()
-            );
-            for group in groups {
-                let table: Vec<usize> = group.runs().flat_map(|(run, _)| run).collect();
-                assert_eq!(table.len(), group.width());
-                for (i, row) in group.rows.clone().enumerate() {
-                    let spans = ancestry.spans(row).iter();
-                    let expected: Vec<usize> = spans
-                        .flat_map(|&(from, to)| from as usize..to as usize)
-                        .collect();
-                    let seen = group.seen(i).iter().cloned().flatten();
-                    assert_eq!(seen.map(|c| table[c]).collect::<Vec<_>>(), expected);
-                }
-            }
-        }
-    }
-}
+mod tests;

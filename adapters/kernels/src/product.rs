@@ -1,17 +1,17 @@
 //! Products of rows with a weight (O, I), as checkpoints hold it.
 
-use super::fused;
-use super::gemm::{product_of, sum_of_products, table};
-use super::slice::{data_of, with_data};
+use crate::gemm::{product_of, sum_of_products, table};
+use crate::slice::{data_of, with_data};
+use crate::takes;
 use candle_core::{Result, Tensor, bail};
 
 /// `x W^T`. Shapes: `x` (N, I), `weight` (O, I), result (N, O). No gradient is recorded.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((rows, read), (outputs, inputs)) = (x.dims2()?, weight.dims2()?);
-    if !fused(x) || !fused(weight) || rows == 1 {
+    if !takes(x) || !takes(weight) || rows == 1 {
         return x.detach().matmul(&weight.t()?);
     }
     if read != inputs {
@@ -31,8 +31,8 @@ pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    if !fused(g) || !fused(weight) {
+pub(crate) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if !takes(g) || !takes(weight) {
         return g.detach().matmul(&weight.detach());
     }
     let gx = products_back(&[(g, weight)])?;
@@ -44,7 +44,7 @@ pub(super) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(super) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
+pub(crate) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
     for (g, weight) in layers {
         let ((rows, made), (outputs, inputs)) = (g.dims2()?, weight.dims2()?);
         let (other, others) = layers[0];
@@ -62,3 +62,6 @@ pub(super) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
     let pairs = data.chunks_exact(2).map(|pair| (pair[0], pair[1]));
     Ok(sum_of_products(&pairs.collect::<Vec<_>>(), 1.))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! Attention over a forest: every row looks at its ancestors, and at nothing else.
+
+use crate::ancestors::Ancestors;
+use crate::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
+use crate::neighbours::Neighbours;
+use crate::slice::{contiguous, dot, exp, fma, max, sum, with_data, zeros};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use ndarray::{ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Softmax attention with grouped queries.
+///
+/// `y[m] = sum_j softmax_j(q[m] . k[j] / sqrt(D)) v[j]`, j over the ancestors of row m
+///
+/// Shapes: `q` (M, heads * D), `k` and `v` (N, kv_heads * D), `ancestry` of the M
+/// querying rows with row numbers below N; result (M, heads * D).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    ancestry: &Arc<Ancestors>,
+    head_dim: usize,
+) -> Result<Tensor> {
+    let op = Attention::new(q, k, ancestry.clone(), head_dim)?;
+    q.contiguous()?
+        .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// Which heads there are, and which rows each row sees.
+pub(crate) struct Attention {
+    pub ancestry: Arc<Ancestors>,
+    pub head_dim: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+}
+
+/// Data of q, k and v, or of their gradients.
+pub(crate) struct Heads<T> {
+    pub q: T,
+    pub k: T,
+    pub v: T,
+}
+
+impl Attention {
+    fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
+        let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
+        let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
+        if ancestry.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {
+            bail!(
+                "attention: {m} queries of width {width} with {} ancestries, head_dim {head_dim}, kv width {kv_width}",
+                ancestry.len()
+            )
+        }
+        Ok(Self {
+            ancestry,
+            head_dim,
+            heads,
+            kv_heads,
+        })
+    }
+
+    fn scale(&self) -> f32 {
+        1. / (self.head_dim as f32).sqrt()
+    }
+
+    /// The columns of one head, of all rows of a table.
+    fn head<'a>(&self, data: &'a [f32], heads: usize, head: usize) -> Table<'a> {
+        let d = self.head_dim;
+        let rows = data.len() / (heads * d);
+        table(data, rows).slice_move(s![.., head * d..(head + 1) * d])
+    }
+
+    /// Softmax weights of some rows over what they see; 0 where a row sees less than the others.
+    fn weights(&self, q: Table, k: Table, n: &Neighbours) -> Vec<f32> {
+        let mut weights = multiplied((q, k.reversed_axes()), self.scale());
+        let rows = weights.chunks_exact_mut(n.width()).enumerate();
+        rows.for_each(|(i, row)| softmax(row, n.seen(i)));
+        weights
+    }
+
+    /// Result (M, heads * D).
+    pub(crate) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let groups = self.ancestry.neighbours();
+        // rows that stand alone are parts of the work, and those of few rows some of its heads
+        let parts = rayon::current_num_threads().div_ceil(self.ancestry.len().max(1));
+        let at_a_time = self.heads.div_ceil(parts).max(1);
+        let mut all = zeros(q.len());
+        let mut below = all.as_mut_slice();
+        let (mut tasks, mut alone) = (Vec::new(), Vec::new());
+        for n in groups {
+            let (these, rest) = below.split_at_mut(n.rows.len() * self.heads * d);
+            below = rest;
+            if n.apart() {
+                for (m, y) in n.rows.clone().zip(these.chunks_exact_mut(self.heads * d)) {
+                    let parts = y.chunks_mut(at_a_time * d).enumerate();
+                    alone.extend(parts.map(|(part, y)| (m, part * at_a_time, y)));
+                }
+                continue;
+            }
+            let mut heads = table_mut(these, n.rows.len());
+            for h in 0..self.heads {
+                let (y, others) = heads.split_at(Axis(1), d);
+                tasks.push((n, h, y));
+                heads = others;
+            }
+        }
+        tasks.into_par_iter().for_each(|(n, h, y)| {
+            let q = (self.head(q, self.heads, h)).slice_move(s![n.rows.clone(), ..]);
+            let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, h / group)));
+            let p = self.weights(q, k.view(), n);
+            multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
+        });
+        let heads = Heads { q, k, v };
+        let alone = alone.into_par_iter();
+        alone.for_each(|(m, from, y)| self.alone(m, from, &heads, y));
+        all
+    }
+
+    /// Result of row `m` and as many heads from `from` on as `y` has room for, which is 0 before.
+    /// What the row sees is read where it lies, a whole row at a time.
+    fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
+        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
+        let q = &q[(m * self.heads + from) * d..][..y.len()];
+        let spans = self.ancestry.spans(m);
+        let rows = || spans.iter().flat_map(|&(a, b)| a as usize..b as usize);
+        let of = |head: usize, j: usize| (j * self.kv_heads + (from + head) / group) * d;
+        let width = rows().count();
+        let mut weights = vec![0.; y.len() / d * width];
+        for (column, j) in rows().enumerate() {
+            for (head, q) in q.chunks_exact(d).enumerate() {
+                let k = &k[of(head, j)..][..d];
+                weights[head * width + column] = scale * dot(q, k);
+            }
+        }
+        let all = 0..width;
+        for weights in weights.chunks_exact_mut(width) {
+            softmax(weights, std::slice::from_ref(&all));
+        }
+        for (column, j) in rows().enumerate() {
+            for (head, y) in y.chunks_exact_mut(d).enumerate() {
+                let (p, v) = (weights[head * width + column], &v[of(head, j)..][..d]);
+                y.iter_mut().zip(v).for_each(|(y, v)| *y = fma(p, *v, *y));
+            }
+        }
+    }
+
+    /// Gradients of q, k and v, given the result `y` and its gradient `g`; those of q and k are 0
+    /// if none goes `through_scores`.
+    ///
+    /// With P the weights of some rows and G the gradient of what they gave: `gV += P^T G`,
+    /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
+    pub(crate) fn backward(
+        &self,
+        Heads { q, k, v }: Heads<&[f32]>,
+        y: &[f32],
+        g: &[f32],
+        through_scores: bool,
+    ) -> Heads<Vec<f32>> {
+        let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
+        let groups = self.ancestry.neighbours();
+        let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
+        let (rows, seen) = (self.ancestry.len(), k.len() / (self.kv_heads * d));
+        let mut tables = [(&mut gq, rows), (&mut gk, seen), (&mut gv, seen)]
+            .map(|(data, rows)| table_mut(data, rows));
+        let [queries, keys, values] = &mut tables;
+        let tasks = queries
+            .axis_chunks_iter_mut(Axis(1), group * d)
+            .zip(keys.axis_chunks_iter_mut(Axis(1), d))
+            .zip(values.axis_chunks_iter_mut(Axis(1), d));
+        // One task a kv head: its columns are written by nobody else, and summed in the order
+        // of rows.
+        let part = |(kv, ((mut gq, mut gk), mut gv)): (usize, ((Gradient, Gradient), Gradient))| {
+            for n in groups {
+                let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, kv)));
+                for i in 0..group {
+                    let of = |t| {
+                        let head = self.head(t, self.heads, kv * group + i);
+                        head.slice_move(s![n.rows.clone(), ..])
+                    };
+                    let (q, y, g) = (of(q), of(y), of(g));
+                    let p = self.weights(q, k.view(), n);
+                    let weights = table(&p, n.rows.len());
+                    for (run, columns) in n.runs() {
+                        let p = weights.slice(s![.., columns]).reversed_axes();
+                        multiply_add(gv.slice_mut(s![run, ..]), (p, g), 1.);
+                    }
+                    if !through_scores {
+                        continue;
+                    }
+                    let mut s = multiplied((g, v.t()), 1.);
+                    let rows = s.chunks_exact_mut(n.width()).zip(p.chunks_exact(n.width()));
+                    for ((s, p), (g, y)) in rows.zip(g.rows().into_iter().zip(y.rows())) {
+                        let gy = dot(row(g), row(y));
+                        for (s, p) in s.iter_mut().zip(p) {
+                            *s = p * (*s - gy) * scale;
+                        }
+                    }
+                    let scores = table(&s, n.rows.len());
+                    let to = gq.slice_mut(s![n.rows.clone(), i * d..(i + 1) * d]);
+                    multiply(to, (scores, k.view()), 1.);
+                    for (run, columns) in n.runs() {
+                        let s = scores.slice(s![.., columns]).reversed_axes();
+                        multiply_add(gk.slice_mut(s![run, ..]), (s, q), 1.);
+                    }
+                }
+            }
+        };
+        tasks
+            .enumerate()
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .for_each(part);
+        Heads {
+            q: gq,
+            k: gk,
+            v: gv,
+        }
+    }
+}
+
+/// Some columns of a table of gradients.
+type Gradient<'a> = ArrayViewMut2<'a, f32>;
+
+/// Makes scores weights, in what is seen; the rest becomes 0.
+fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {
+    let max = seen.iter().map(|columns| max(&scores[columns.clone()]));
+    let max = max.fold(f32::NEG_INFINITY, f32::max);
+    let (mut total, mut at) = (0., 0);
+    for columns in seen {
+        scores[at..columns.start].fill(0.);
+        let scores = &mut scores[columns.clone()];
+        scores.iter_mut().for_each(|p| *p = exp(*p - max));
+        total += sum(scores);
+        at = columns.end;
+    }
+    scores[at..].fill(0.);
+    let one = 1. / total;
+    scores.iter_mut().for_each(|p| *p *= one);
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = self.forward(Heads {
+            q: contiguous("attention", s1, l1)?,
+            k: contiguous("attention", s2, l2)?,
+            v: contiguous("attention", s3, l3)?,
+        });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let gradients = with_data(q, |q| {
+            with_data(k, |k| {
+                with_data(v, |v| {
+                    with_data(res, |y| {
+                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g, true)))
+                    })
+                })
+            })
+        })?;
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        Ok((
+            Some(tensor(gradients.q, q)?),
+            Some(tensor(gradients.k, k)?),
+            Some(tensor(gradients.v, v)?),
+        ))
+    }
+}

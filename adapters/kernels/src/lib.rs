@@ -1,0 +1,52 @@
+//! Fused operations of a Llama block on the CPU in f32, each with a hand-written backward.
+//!
+//! Work is parallel over rows or heads with a fixed order of summation, so results do not
+//! depend on the number of threads. All unsafe code of the libraries is in this crate
+//! (`gemm.rs`, `slice.rs`). It knows no other device or dtype: `reptune_adapters::ops` has
+//! the same operations composed of candle's own, which serve as the reference in tests and
+//! for everything that [`takes`] refuses.
+//!
+//! Shape letters: N tokens of a batch, H hidden, D head dimension, R rank, I/O in and out
+//! features, V vocabulary.
+
+mod ancestors;
+mod attention;
+mod checkpointing;
+mod frozen_linear;
+mod gemm;
+mod half_block;
+mod lora_linear;
+mod neighbours;
+mod product;
+mod rms_norm;
+mod rotary;
+mod rotation;
+mod slice;
+mod swiglu;
+mod target_loss;
+
+pub use ancestors::{Ancestors, Span};
+pub use attention::attention;
+pub use checkpointing::GradientCheckpointing;
+pub use frozen_linear::{FrozenMatrix, frozen_linear};
+pub use half_block::{Factors, FrozenAttention, FrozenMlp};
+pub use half_block::{attention_half, mlp_half};
+pub use lora_linear::lora_linear;
+pub use rms_norm::rms_norm;
+pub use rotary::rotary;
+pub use rotation::Rotation;
+pub use swiglu::swiglu;
+pub use target_loss::{Target, target_loss};
+
+use candle_core::{DType, Tensor};
+
+/// Whether these operations compute with `t`: in f32 on the CPU.
+pub fn takes(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
+}
+
+/// Runs `f` on a thread of the pool that computes the operations, so that their parallel
+/// parts start on that thread instead of waking another one each time.
+pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}

@@ -1,0 +1,80 @@
+use super::*;
+
+/// The ancestors of all tokens of a tree: of each its parent, which comes before it.
+fn ancestors(parents: &[Option<usize>]) -> Ancestors {
+    let chain = |token| {
+        let mut chain = vec![token];
+        while let Some(parent) = parents[chain[chain.len() - 1]] {
+            chain.push(parent);
+        }
+        chain.reverse();
+        chain
+    };
+    let (mut spans, mut offsets): (Vec<(u32, u32)>, _) = (Vec::new(), vec![0]);
+    for token in 0..parents.len() {
+        let first = spans.len();
+        for at in chain(token) {
+            let at = at as u32;
+            match spans[first..].last_mut() {
+                Some(last) if last.1 == at => last.1 = at + 1,
+                _ => spans.push((at, at + 1)),
+            }
+        }
+        offsets.push(spans.len() as u32);
+    }
+    Ancestors::new(spans, offsets)
+}
+
+/// `n` tokens, each after the one before.
+fn line(n: usize) -> Vec<Option<usize>> {
+    (0..n).map(|t| t.checked_sub(1)).collect()
+}
+
+#[test]
+fn a_group_holds_what_its_tokens_see() {
+    // two prompts that share 50 tokens, and another
+    let mut parents = line(200);
+    parents.push(Some(49));
+    parents.extend((200..349).map(Some));
+    parents.extend([None, Some(350), Some(351)]);
+    let ancestry = ancestors(&parents);
+    let groups = ancestry.neighbours();
+    assert!(groups.len() < ancestry.len() / 8);
+    let tokens: usize = groups.iter().map(|g| g.rows.len()).sum();
+    assert_eq!(tokens, ancestry.len());
+    for group in groups {
+        let table: Vec<usize> = group.runs().flat_map(|(run, _)| run).collect();
+        assert_eq!(table.len(), group.width());
+        for (i, row) in group.rows.clone().enumerate() {
+            let spans = ancestry.spans(row).iter();
+            let expected: Vec<usize> = spans
+                .flat_map(|&(from, to)| from as usize..to as usize)
+                .collect();
+            let seen = group.seen(i).iter().cloned().flatten();
+            assert_eq!(seen.map(|c| table[c]).collect::<Vec<_>>(), expected);
+        }
+    }
+}
+
+#[test]
+fn few_tokens_are_computed_one_by_one() {
+    let apart = |parents: &[Option<usize>]| -> Vec<bool> {
+        let ancestry = ancestors(parents);
+        ancestry.neighbours().iter().map(|g| g.apart()).collect()
+    };
+    // four short prompts of which three share two tokens
+    let short = [
+        None,
+        Some(0),
+        Some(1),
+        Some(2),
+        Some(1),
+        None,
+        Some(5),
+        Some(2),
+    ];
+    assert_eq!(apart(&short), [true]);
+    assert_eq!(apart(&line(12)), [false]);
+    // two tokens more than a group has room for
+    assert_eq!(apart(&line(57)), [false, true]);
+}

@@ -1,0 +1,119 @@
+use super::*;
+use crate::lora::LoraInit;
+use crate::model::{ModuleKind, TargetModule};
+use std::path::PathBuf;
+
+fn room() -> (tempfile::TempDir, PathBuf) {
+    let room = tempfile::tempdir().expect("room");
+    let path = room.path().join("x.gguf");
+    (room, path)
+}
+
+fn spec() -> ModelSpec {
+    ModelSpec {
+        name: "small".into(),
+        fingerprint: "f".into(),
+        layers: 4,
+        hidden: 8,
+        intermediate: 12,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        vocab: 9,
+        context: 16,
+    }
+}
+
+#[test]
+fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
+    let (_room, path) = room();
+    let spec = spec();
+    let all = [ModuleKind::QProj, ModuleKind::KProj, ModuleKind::DownProj];
+    let mut update = Adapter::init(
+        &spec,
+        &LoraInit {
+            layers: &[1, 2],
+            kinds: &all,
+            rank: 2,
+            alpha: 3.,
+            seed: 5,
+        },
+    )?;
+    for (i, l) in update.modules.values_mut().enumerate() {
+        let (o, r) = l.b.dims2()?;
+        let b: Vec<f32> = (0..o * r).map(|x| ((x + i) as f32).cos()).collect();
+        l.b = Tensor::from_vec(b, (o, r), &candle_core::Device::Cpu)?;
+    }
+    write(&path, &update, &spec)?;
+    let back = read(&path, &spec)?;
+    assert_eq!(back.content_hash()?, update.content_hash()?, "bit for bit");
+
+    // scales of their own end up in B
+    let module = TargetModule::parse("model.layers.2.self_attn.k_proj").expect("a module");
+    update.modules.get_mut(&module).expect("there").scale = 0.25;
+    write(&path, &update, &spec)?;
+    let back = read(&path, &spec)?;
+    for (module, l) in &update.modules {
+        let off = (back.modules[module].delta()? - l.delta()?)?
+            .abs()?
+            .max_all()?;
+        assert!(off.to_scalar::<f32>()? < 1e-6, "{module}");
+    }
+
+    // an alpha of 0 is a scale of 1 for llama.cpp; a scale of 0 is none
+    let first = *update.modules.keys().next().expect("a module");
+    update.modules.get_mut(&first).expect("there").scale = 0.;
+    write(&path, &update, &spec)?;
+    let back = read(&path, &spec)?;
+    for (module, norm) in [(first, 0.), (module, 1.)] {
+        let delta = back.modules[&module].delta()?.abs()?.max_all()?;
+        assert_eq!(delta.to_scalar::<f32>()? > 0., norm > 0., "{module}");
+    }
+
+    let other = ModelSpec {
+        hidden: 16,
+        ..spec.clone()
+    };
+    let message = read(&path, &other).expect_err("another").to_string();
+    assert!(
+        message.contains("lora_a") && message.contains("[2, 16]"),
+        "{message}"
+    );
+    update.make_direct(&spec, &[module])?;
+    let message = write(&path, &update, &spec).expect_err("full").to_string();
+    assert!(
+        message.contains("k_proj") && message.contains("merge"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
+fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
+    let (_room, path) = room();
+    let adapter = |a: GgmlDType, bytes: Vec<u8>| -> Result<()> {
+        let mut file = GgufWriter::new("llama");
+        file.text("general.type", "adapter");
+        file.text("adapter.type", "lora");
+        file.set("adapter.lora.alpha", Value::F32(2.));
+        file.tensor("blk.0.attn_output.weight.lora_a", a, &[1, 8], bytes)?;
+        file.floats("blk.0.attn_output.weight.lora_b", &[8, 1], &[0.5; 8])?;
+        file.write(&path)?;
+        Ok(())
+    };
+    let half = |x: u16| x.to_le_bytes().repeat(8);
+    for (dtype, one) in [(GgmlDType::F16, 0x3c00), (GgmlDType::BF16, 0x3f80)] {
+        adapter(dtype, half(one))?;
+        let update = read(&path, &spec())?;
+        let module = TargetModule::parse("model.layers.0.self_attn.o_proj").expect("a module");
+        let delta = update.modules[&module].delta()?;
+        assert_eq!(delta.to_vec2::<f32>()?, vec![vec![1f32; 8]; 8], "{dtype:?}");
+    }
+    adapter(GgmlDType::F16, half(0x7c00))?;
+    let message = read(&path, &spec()).expect_err("infinite").to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
+    adapter(GgmlDType::F32, f32::NAN.to_le_bytes().repeat(8))?;
+    let message = read(&path, &spec()).expect_err("NaN").to_string();
+    assert!(message.contains("lora_a`: expected finite"), "{message}");
+    Ok(())
+}
