@@ -1,11 +1,9 @@
-//! `merge` into quantized weights, `bake`, `set-coeff` and `inspect` as a user meets them,
+//! `merge` into quantized weights, `bake` and `inspect` as a user meets them,
 //! on the honest mini-Llama.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use typed::{json, masked, model, printed, refusal, root};
-
-mod typed;
+use crate::program::{json, masked, model, printed, refusal, root};
 
 /// An adapter that makes the mini-Llama lie, and the direction of honesty, once for all
 /// tests; a test directory of its own.
@@ -45,14 +43,6 @@ fn named(text: &str, room: &Path, run: &Path) -> String {
 }
 
 #[test]
-fn help_reads_well() {
-    for command in ["set-coeff", "inspect"] {
-        let help = printed(&root(), &[command, "--help"]);
-        insta::assert_snapshot!(format!("help_{command}"), help);
-    }
-}
-
-#[test]
 fn a_merge_into_quantized_weights_tells_what_survives() {
     let (room, run) = workplace();
     let adapter = text(&run.join("tuned/in_minus_lie"));
@@ -72,7 +62,7 @@ fn a_merge_into_quantized_weights_tells_what_survives() {
     let recipe = recipe();
     let measured = ["--recipe", &recipe, "--out", "measured"];
     let told = json(room.path(), &[&plain[..], &measured].concat());
-    assert_eq!(told["way"], "gptq");
+    assert_eq!(told["rounding"], "gptq");
     let rows = told["models"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().filter_map(|r| r["model"].as_str()).collect();
     assert_eq!(names, ["base", "tuned", "base", "tuned"]);
@@ -106,7 +96,7 @@ fn auto_takes_the_smallest_file_or_none() {
         "auto",
         "--recipe",
         &recipe,
-        "--way",
+        "--rounding",
         "nearest",
     ];
     let told = json(room.path(), &[&auto[..], &["--out", "small"]].concat());
@@ -122,7 +112,7 @@ fn auto_takes_the_smallest_file_or_none() {
 }
 
 #[test]
-fn steering_is_baked_changed_in_place_and_inspected() {
+fn steering_is_baked_and_inspected() {
     let (room, run) = workplace();
     let (directions, model) = (text(&run.join("directions.safetensors")), model());
     let bake = ["bake", "--model", &model, "--directions", &directions];
@@ -151,34 +141,14 @@ fn steering_is_baked_changed_in_place_and_inspected() {
         "doses",
     ]);
     insta::assert_snapshot!("baked_doses", doses);
-    run_it(&[
-        "--layers",
-        "3",
-        "--coeff",
-        "-22.5",
-        "--quantize",
-        "q8_0",
-        "--out",
-        "one",
-    ]);
-    let told = json(
-        room.path(),
-        &["set-coeff", "one/model.uqff", "--coeff", "12"],
-    );
-    assert_eq!(
-        (&told["before"], &told["coeff"]),
-        (&(-22.5).into(), &12.0.into())
-    );
-    let found = json(room.path(), &["inspect", "one"]);
-    assert_eq!(found["facts"]["steering"], "add 12, output of layers 3");
     let dose = json(room.path(), &["inspect", "doses/plus_12.uqff"]);
-    assert_eq!(found["parts"], dose["parts"], "the same bias");
+    assert_eq!(dose["facts"]["steering"], "add 12, output of layers 3");
     let everywhere = [
         "--layers",
         "3",
         "--operator",
         "ablate",
-        "--module",
+        "--hook",
         "everywhere",
         "--out",
         "without",
@@ -211,7 +181,7 @@ fn steering_is_baked_changed_in_place_and_inspected() {
             "2,3",
             "--operator",
             "ablate",
-            "--module",
+            "--hook",
             "everywhere",
             "--out",
             "x"
