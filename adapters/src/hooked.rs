@@ -1,5 +1,5 @@
-//! The trait that a runtime implements: run a prefix tree, hand out the residual stream, let
-//! interventions change it, and add low-rank updates to the weights.
+//! The trait that a runtime implements: run a prefix tree, return the residual stream, let
+//! interventions change it, and apply an adapter to the weights.
 
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
@@ -8,16 +8,17 @@ use crate::steering::Intervention;
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 
-/// Residual rows that are known, so that a forward can begin above them.
+/// Residual rows that are known, so that a forward can start above them.
 #[derive(Clone, Copy)]
 pub struct Resume<'a> {
     /// The block whose output they are.
     pub layer: usize,
-    /// The new rows (N, H) at that output, before any intervention there; on any device.
+    /// Output (N, H) of that block for the new tokens, before any intervention there; on
+    /// any device.
     pub rows: &'a Tensor,
 }
 
-/// The tokens whose residual rows are handed back.
+/// The tokens whose residual rows are returned.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum CaptureTokens<'a> {
     /// All tokens that the forward computes.
@@ -37,37 +38,38 @@ impl<'a> CaptureTokens<'a> {
     }
 }
 
-/// What a forward should do besides running.
+/// What a forward does besides running.
 #[derive(Default, Clone, Copy)]
 pub struct ForwardOptions<'a> {
-    /// Applied in order; bit i of a row's marks says where intervention i acts.
+    /// Applied in this order; intervention i acts on a token whose mask has bit i.
     pub interventions: &'a [Intervention],
-    /// Layers whose outputs are handed back.
+    /// Layers whose outputs are returned.
     pub capture: &'a [usize],
-    /// The tokens whose rows are handed back of them.
+    /// The tokens whose rows are returned of these layers.
     pub captured: CaptureTokens<'a>,
-    /// Rows whose logits are computed; without any the forward stops at the last
+    /// Tokens whose logits are computed; without any, the forward stops at the last
     /// captured layer.
     pub logits: &'a [u32],
     /// Added to the frozen weights; gradients reach its factors.
     pub adapter: Option<&'a Adapter>,
-    /// Where it begins; none: at the embeddings. What lies below is not computed, so
-    /// nothing can be captured or changed there, and a cache must hold it already.
+    /// Where the forward starts; none: at the embeddings. Blocks below are not computed, so
+    /// nothing can be captured or changed there, and a cache must already hold them.
     pub start: Option<Resume<'a>>,
     /// What is kept for a backward.
     pub activations: GradientCheckpointing,
 }
 
-/// What a forward gave.
+/// The result of a forward.
 pub struct ForwardOutput {
-    /// Residual rows (captured rows, H) at the output of each captured layer, in the order
-    /// in which they were asked for, after interventions there; f32, on the host's device.
+    /// Output (captured tokens, H) of each captured layer, in the order of
+    /// [`ForwardOptions::captured`], after interventions there; f32, on the model's device.
     pub residuals: BTreeMap<usize, Tensor>,
-    /// Logits (requested rows, V), if any were requested; f32, on the host's device.
+    /// Logits (tokens of [`ForwardOptions::logits`], V), if there are any; f32, on the
+    /// model's device.
     pub logits: Option<Tensor>,
 }
 
-/// A runtime with a model in it.
+/// A runtime with a model loaded.
 pub trait HookedModel {
     /// Sizes and identity.
     fn spec(&self) -> &ModelSpec;
@@ -75,28 +77,28 @@ pub trait HookedModel {
     /// Where it computes.
     fn device(&self) -> &Device;
 
-    /// Runs the rows of `forest` that `cache` does not hold yet.
+    /// Runs the tokens of `tree` that `cache` does not hold yet.
     ///
     /// # Errors
-    /// When a request does not fit the model, or a tensor operation fails.
+    /// When the options do not fit the model, or a tensor operation fails.
     fn forward(
         &self,
-        forest: &PrefixTree,
+        tree: &PrefixTree,
         cache: &mut KeyValueCache,
-        request: &ForwardOptions,
+        options: &ForwardOptions,
     ) -> Result<ForwardOutput>;
 
-    /// Logits of residual rows, as if they were the output of the last block: final
-    /// norm, then unembedding.
+    /// Logits of residual rows, as if they were the output of the last block: final norm,
+    /// then unembedding.
     ///
-    /// Shapes: `rows` (R, H), result (R, V).
+    /// Shapes: `rows` (N, H), result (N, V).
     ///
     /// # Errors
     /// When the runtime does not offer it, or the width differs.
     fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
         Err(Error::Unsupported {
             what: format!("unembedding {:?}", rows.dims()),
-            reason: "this runtime gives logits of whole forwards only".into(),
+            reason: "this runtime computes logits in whole forwards only".into(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Directions, adapters and models in the formats of other programs.
 
 use crate::error::{Error, Result};
-use crate::model::{LlamaConfig, gguf, hub, model_spec};
+use crate::model::{ModelDir, gguf};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
@@ -206,8 +206,7 @@ impl Conversion<'_> {
                 "add --model",
             ));
         };
-        let directory = hub::resolve(model)?;
-        model_spec(&LlamaConfig::read(&directory)?, &directory)
+        Ok(ModelDir::resolve(model)?.config()?.1)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Prompt files: one JSON object a line.
+//! Prompt files: one JSON object on each line.
 
 use reptune_adapters::files;
 use reptune_recipes::{Chat, Error, Message, Result};
@@ -9,7 +9,7 @@ use std::path::Path;
 /// One prompt.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
-pub enum Prompt {
+pub enum PromptLine {
     /// `{"messages": [{"role": "user", "content": ".."}]}`, for the chat template.
     Chat {
         /// The conversation so far.
@@ -24,7 +24,7 @@ pub enum Prompt {
     Text(String),
 }
 
-impl Prompt {
+impl PromptLine {
     /// Its token ids.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Prompt {
 ///
 /// # Errors
 /// Names the line that is not a prompt.
-pub fn read(path: &Path) -> Result<Vec<Prompt>> {
+pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
     let bytes = files::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines = text

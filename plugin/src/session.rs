@@ -2,7 +2,7 @@
 
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::progress;
 use crate::runtime::Engine;
 use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
@@ -51,12 +51,13 @@ impl Session {
     pub fn open(path: &Path, model: Option<&str>, options: LoadOptions) -> Result<Self> {
         let recipe = Recipe::read(path)?;
         let items = Items::read(&recipe)?;
-        let directory = hub::resolve(model.unwrap_or(&recipe.model))?;
+        let found = ModelDir::resolve(model.unwrap_or(&recipe.model))?;
+        let directory = found.path().to_owned();
         progress::note(format_args!("loading {}", directory.display()));
         let (isq, device) = (options.isq, options.device.location());
         let loaded = format!("{isq:?} {device:?} {:?}", options.dtype);
         Ok(Self {
-            weights: format!("{} {loaded}", model_key(&directory)?),
+            weights: format!("{} {loaded}", found.key()?),
             file: path.to_owned(),
             llama: Llama::load(&directory, options)?,
             chat: Chat::load(&directory)?,
@@ -413,30 +414,4 @@ pub struct Coeffs {
     pub negative: f64,
     /// What was tried, if the recipe left it open.
     pub tried: Vec<Tried>,
-}
-
-/// Names what a model directory holds, without reading its weights: a hash of the
-/// configuration and of every file's name, length and time of change.
-///
-/// # Errors
-/// When the directory cannot be read.
-pub fn model_key(directory: &Path) -> Result<String> {
-    let directory = match directory.is_file() {
-        true => directory.parent().unwrap_or(directory),
-        false => directory,
-    };
-    let io = |e| reptune_adapters::Error::read(directory, e);
-    let mut parts = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let metadata = std::fs::metadata(entry.path()).map_err(io)?;
-        parts.push(format!(
-            "{:?} {} {:?}",
-            entry.file_name(),
-            metadata.len(),
-            metadata.modified().ok()
-        ));
-    }
-    parts.sort();
-    Ok(files::sha256(parts.iter().map(String::as_bytes)))
 }

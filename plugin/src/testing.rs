@@ -20,7 +20,7 @@
 //! long lines broken between words, and what changes from machine to machine redacted.
 
 use crate::error::{Error, Result};
-use crate::runtime::said;
+use crate::runtime::{Engine, said};
 use mistralrs::{Model, RequestBuilder, TextMessageRole};
 use mistralrs_core::{NormalRequest, Request, RequestMessage, ResponseOk, SamplingParams};
 use regex::Regex;
@@ -32,7 +32,7 @@ const WIDTH: usize = 88;
 /// Questions to a model, and how it is to answer.
 #[derive(Debug, Clone)]
 pub struct Interview {
-    prompts: Vec<Prompt>,
+    prompts: Vec<InterviewPrompt>,
     system: Option<String>,
     max_tokens: usize,
     temperature: Option<f64>,
@@ -41,7 +41,7 @@ pub struct Interview {
 
 /// A question, or a text to go on with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prompt {
+pub enum InterviewPrompt {
     /// Goes through the model's chat template.
     Chat {
         /// System prompt.
@@ -100,7 +100,7 @@ impl Interview {
 
     /// Asks this too.
     pub fn user(mut self, question: impl Into<String>) -> Self {
-        self.prompts.push(Prompt::Chat {
+        self.prompts.push(InterviewPrompt::Chat {
             system: self.system.clone(),
             user: question.into(),
         });
@@ -109,7 +109,7 @@ impl Interview {
 
     /// Has this text continued too.
     pub fn raw(mut self, text: impl Into<String>) -> Self {
-        self.prompts.push(Prompt::Raw(text.into()));
+        self.prompts.push(InterviewPrompt::Raw(text.into()));
         self
     }
 
@@ -141,7 +141,7 @@ impl Interview {
     }
 
     /// What is asked.
-    pub fn prompts(&self) -> &[Prompt] {
+    pub fn prompts(&self) -> &[InterviewPrompt] {
         &self.prompts
     }
 
@@ -153,8 +153,10 @@ impl Interview {
         let mut answers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
             let answer = match prompt {
-                Prompt::Chat { system, user } => self.chat(model, system.as_deref(), user).await,
-                Prompt::Raw(text) => self.go_on(model, text).await,
+                InterviewPrompt::Chat { system, user } => {
+                    self.chat(model, system.as_deref(), user).await
+                }
+                InterviewPrompt::Raw(text) => self.go_on(model, text).await,
             };
             answers.push(answer.map_err(|reason| Error::Runtime {
                 place: format!("question {}", i + 1),
@@ -176,13 +178,13 @@ impl Interview {
                 }
             };
             match prompt {
-                Prompt::Chat { system, user } => {
+                InterviewPrompt::Chat { system, user } => {
                     if let Some(system) = system {
                         block("[system] ", system);
                     }
                     block("[user] ", user);
                 }
-                Prompt::Raw(start) => block("[raw] ", start),
+                InterviewPrompt::Raw(start) => block("[raw] ", start),
             }
             let redact = |text: String, (pattern, with): &(Regex, String)| {
                 pattern.replace_all(&text, with.as_str()).into_owned()
@@ -249,6 +251,16 @@ impl Interview {
             }
             _ => Err("an answer of another kind".into()),
         }
+    }
+}
+
+impl Engine {
+    /// Asks the model what `interview` asks.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] with the question and what mistral.rs said.
+    pub fn interview(&self, interview: &Interview) -> Result<Transcript> {
+        self.block_on(interview.ask(self.model()))
     }
 }
 

@@ -1,6 +1,6 @@
 """Write cvector.gguf as llama.cpp's cvector-generator lays it out.
 
-    LLAMA_CPP_PYTHON tests/interop/cvector_layout.py
+    $REPTUNE_PYTHON tests/interop/cvector_layout.py
 
 The generator counts what lies behind block i as direction i + 1, where llama.cpp applies
 direction i + 1 behind block i + 1; so these are the oracle's directions of layers 0 to 2 under

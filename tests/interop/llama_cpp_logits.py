@@ -1,9 +1,9 @@
 """Say what llama.cpp computes: alone, with a control vector, with a LoRA.
 
-    LLAMA_CPP_PYTHON tests/interop/llama_cpp_logits.py
+    $REPTUNE_PYTHON tests/interop/llama_cpp_logits.py
 
 Reads from tests/interop/fixtures/llama_cpp: tiny-llama2.gguf, and control-vector.gguf, dose.gguf
-and lora.gguf, which reptune wrote (`REPTUNE_INTEROP=write cargo test -p reptune-tests --test interop`).
+and lora.gguf, which reptune wrote (`REPTUNE_INTEROP=write cargo test -p reptune-tests interop::`).
 Writes there logits.safetensors with `{case}.{i}` (T, V) for the first two prompts of the
 oracle. Everything is f32, the cache too; llama.cpp keeps it in f16 if not told otherwise.
 

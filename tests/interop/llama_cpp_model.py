@@ -1,6 +1,6 @@
 """Write tests/fixtures/tiny-llama2 as an f32 GGUF, laid out as llama.cpp's own converter does.
 
-    LLAMA_CPP_PYTHON tests/interop/llama_cpp_model.py
+    $REPTUNE_PYTHON tests/interop/llama_cpp_model.py
 
 What differs from the Hugging Face layout: tensor names; the rows of q and k, which go from
 halves to pairs because llama.cpp rotates neighbours; the vocabulary as lists.

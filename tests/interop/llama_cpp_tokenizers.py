@@ -1,6 +1,6 @@
 """Write vocabularies and what llama.cpp cuts texts into with them.
 
-    LLAMA_CPP_PYTHON tests/interop/llama_cpp_tokenizers.py
+    $REPTUNE_PYTHON tests/interop/llama_cpp_tokenizers.py
 
 Writes tests/interop/fixtures/llama_cpp/tokenizers.json: for each kind of tokenizer its
 fields as a GGUF holds them, and texts with their token ids. The merges are learnt from the

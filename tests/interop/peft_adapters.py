@@ -1,6 +1,6 @@
 """Write adapters as PEFT writes them, and the logits that PEFT computes with them.
 
-    PYTHONPATH=DIR_OF_PEFT $REPTUNE_PYTHON tests/interop/peft_adapters.py
+    $REPTUNE_PYTHON tests/interop/peft_adapters.py
 
 Writes tests/interop/fixtures/peft/{case}/ and, in peft/logits.safetensors, `{case}.{i}` (T, V)
 for each of the first two prompts of the oracle. Every adapter is saved, then loaded into a
@@ -21,6 +21,7 @@ from base_model import load_f32, logits_of
 
 import peft
 import torch
+from made_from import made_from
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 BASE = HERE.parent / "fixtures" / "tiny-llama2"
 OUT = HERE / "fixtures" / "peft"
 PROMPTS = 2
+SCRIPTS = ["tests/interop/peft_adapters.py", "tests/oracle/base_model.py"]
 
 # Patterns that only a reader of regular expressions gets right: several match, the first
 # counts; an end of a path, behind a dot; a set; a whole path.
@@ -68,7 +70,7 @@ def main():
                 far = (logits[f"{case}.{i}"] - plain).abs().max().item()
                 if far < 0.1:
                     raise SystemExit(f"{case} changes the logits of prompt {i} by {far} only")
-    save_file(logits, OUT / "logits.safetensors", metadata={"made_by": f"peft {peft.__version__}, torch {torch.__version__}"})
+    save_file(logits, OUT / "logits.safetensors", metadata=made_from(SCRIPTS, ["torch", "transformers", "peft"]))
     for file in sorted(OUT.rglob("*.*")):
         print(f"{file.relative_to(OUT)}: {file.stat().st_size} bytes")
 

@@ -1,6 +1,6 @@
 """Write a control vector with repeng, and the logits of repeng's own steering with it.
 
-    PYTHONPATH=DIR_OF_REPENG $REPTUNE_PYTHON tests/interop/repeng_vector.py
+    $REPTUNE_PYTHON tests/interop/repeng_vector.py
 
 Writes repeng.gguf and repeng.safetensors (`repeng.{i}` (T, V) for the first two prompts) to
 tests/interop/fixtures/llama_cpp. The vectors are the oracle's directions at layers 1 to 3,
@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent / "oracle"))
 from base_model import load_f32, logits_of
 
 import torch
+from made_from import made_from
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -32,6 +33,7 @@ from repeng import ControlModel, ControlVector
 
 FILES = HERE / "fixtures" / "llama_cpp"
 PROMPTS = 2
+SCRIPTS = ["tests/interop/repeng_vector.py", "tests/oracle/base_model.py"]
 STRENGTH = 3.0
 NORMS = {1: 1.0, 2: 0.5, 3: 2.0}
 
@@ -46,7 +48,7 @@ def main():
     model.set_control(vector, STRENGTH)
     with torch.no_grad():
         logits = {f"repeng.{i}": logits_of(model, ids).contiguous() for i, ids in enumerate(prompts)}
-    save_file(logits, FILES / "repeng.safetensors")
+    save_file(logits, FILES / "repeng.safetensors", metadata=made_from(SCRIPTS, ["torch", "transformers", "repeng", "gguf"]))
     print(f"repeng.gguf: {(FILES / 'repeng.gguf').stat().st_size} bytes")
 
     ours = FILES / "control-vector.gguf"

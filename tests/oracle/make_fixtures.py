@@ -1,6 +1,6 @@
 """Write tests/fixtures/: two tiny models, a PEFT adapter, and what torch says they compute.
 
-    /tmp/oracle-venv/bin/python tests/oracle/make_fixtures.py [OUT_DIR]
+    $REPTUNE_PYTHON tests/oracle/make_fixtures.py [OUT_DIR]
 
 Conventions. Layer l is the OUTPUT of decoder block l, before the final norm, taken by a
 hook on `model.model.layers[l]`. Every prompt runs alone, unpadded. A mean over prompts is
@@ -24,6 +24,7 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
+from made_from import made_from
 from safetensors.torch import save_file
 from tiny_llama import BOS, EOS, HIDDEN, LAYERS, write_json, write_tiny_llama2, write_tiny_llama32
 
@@ -78,9 +79,8 @@ def save(path, tensors):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SystemExit(f"{path.name}: {name} is not finite")
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    versions = (f"{module.__name__} {module.__version__}" for module in (torch, transformers, peft, tokenizers))
-    # One entry: safetensors writes several in an order that changes from run to run.
-    save_file(plain, str(path), metadata={"made_by": ", ".join(versions)})
+    scripts = [f"tests/oracle/{name}.py" for name in ("make_fixtures", "base_model", "tiny_llama")]
+    save_file(plain, str(path), metadata=made_from(scripts, ["torch", "transformers", "peft", "tokenizers"]))
     print(f"{path.name}: {len(plain)} tensors, {path.stat().st_size} bytes")
 
 

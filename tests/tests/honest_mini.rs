@@ -4,7 +4,7 @@
 use anyhow::Result;
 use reptune::runtime::Engine;
 use reptune::session::Session;
-use reptune::testing::{Interview, Prompt, Transcript};
+use reptune::testing::{Interview, InterviewPrompt, Transcript};
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, Dose, Intervention, Operator};
 use reptune_recipes::evaluate::Answerer;
@@ -48,9 +48,9 @@ fn interview(session: &Session) -> Interview {
 
 /// Its questions as tokens.
 fn prompts(session: &Session) -> Result<Vec<Vec<u32>>> {
-    let ids = |prompt: &Prompt| match prompt {
-        Prompt::Raw(text) => session.chat.encode(text),
-        Prompt::Chat { system, user } => {
+    let ids = |prompt: &InterviewPrompt| match prompt {
+        InterviewPrompt::Raw(text) => session.chat.encode(text),
+        InterviewPrompt::Chat { system, user } => {
             let system = system.as_deref().unwrap_or_default();
             let messages = reptune_recipes::Message::conversation(system, user);
             session.chat.prompt(&messages)

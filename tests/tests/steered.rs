@@ -87,7 +87,7 @@ impl Room {
     }
 
     fn steering(&self, coeff: f64) -> Result<Steering> {
-        Ok(Steering::from_file(self.file())?.layers(1..=2).coeff(coeff))
+        Ok(Steering::from_file(self.file())?.layers(1..=2).total(coeff))
     }
 
     fn interventions(&self, coeff: f64) -> Result<Vec<Intervention>> {

@@ -1,11 +1,8 @@
 //! Which tokens each token of a prefix tree attends to.
 
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, Span};
 use candle_core::{Device, Result, Tensor};
 use std::sync::OnceLock;
-
-/// A half-open run of consecutive tokens.
-pub type Span = (u32, u32);
 
 /// The ancestors of some querying tokens, as runs of token numbers: what attention may see.
 ///
@@ -64,7 +61,8 @@ impl Ancestors {
 
     /// The querying tokens in groups that see much the same.
     pub(crate) fn neighbours(&self) -> &[Neighbours] {
-        self.neighbours.get_or_init(|| Neighbours::all(self))
+        self.neighbours
+            .get_or_init(|| Neighbours::all(self.len(), |i| self.spans(i)))
     }
 
     /// Masks to add to attention scores, one for every `piece` querying tokens: 0 where a

@@ -1,9 +1,9 @@
-//! Attention over a forest: every row looks at its ancestors, and at nothing else.
+//! Attention over a prefix tree: every token looks at its ancestors and at nothing else.
 
 use crate::ancestors::Ancestors;
 use crate::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
 use crate::neighbours::Neighbours;
-use crate::slice::{contiguous, dot, exp, fma, max, sum, with_data, zeros};
+use crate::slice::{contiguous, dot, exp, fma, max, sum, tensor, with_data, zeros};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -12,28 +12,28 @@ use std::sync::Arc;
 
 /// Softmax attention with grouped queries.
 ///
-/// `y[m] = sum_j softmax_j(q[m] . k[j] / sqrt(D)) v[j]`, j over the ancestors of row m
+/// `y[m] = sum_j softmax_j(q[m] . k[j] / sqrt(D)) v[j]`, j over the ancestors of token m
 ///
-/// Shapes: `q` (M, heads * D), `k` and `v` (N, kv_heads * D), `ancestry` of the M
-/// querying rows with row numbers below N; result (M, heads * D).
+/// Shapes: `q` (M, heads * D), `k` and `v` (N, kv_heads * D), `ancestors` of the M
+/// querying tokens with numbers below N; result (M, heads * D).
 ///
 /// # Errors
-/// When the shapes do not fit.
+/// When the shapes do not fit, or a tensor is not f32 on the CPU.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    ancestry: &Arc<Ancestors>,
+    ancestors: &Arc<Ancestors>,
     head_dim: usize,
 ) -> Result<Tensor> {
-    let op = Attention::new(q, k, ancestry.clone(), head_dim)?;
+    let op = Attention::new(q, k, ancestors.clone(), head_dim)?;
     q.contiguous()?
         .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
 /// Which heads there are, and which rows each row sees.
 pub(crate) struct Attention {
-    pub ancestry: Arc<Ancestors>,
+    pub ancestors: Arc<Ancestors>,
     pub head_dim: usize,
     pub heads: usize,
     pub kv_heads: usize,
@@ -47,17 +47,17 @@ pub(crate) struct Heads<T> {
 }
 
 impl Attention {
-    fn new(q: &Tensor, k: &Tensor, ancestry: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
+    fn new(q: &Tensor, k: &Tensor, ancestors: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
         let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
         let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
-        if ancestry.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {
+        if ancestors.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {
             bail!(
-                "attention: {m} queries of width {width} with {} ancestries, head_dim {head_dim}, kv width {kv_width}",
-                ancestry.len()
+                "attention: {m} queries of width {width} with {} ancestor lists, head_dim {head_dim}, kv width {kv_width}",
+                ancestors.len()
             )
         }
         Ok(Self {
-            ancestry,
+            ancestors,
             head_dim,
             heads,
             kv_heads,
@@ -86,9 +86,9 @@ impl Attention {
     /// Result (M, heads * D).
     pub(crate) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let groups = self.ancestry.neighbours();
+        let groups = self.ancestors.neighbours();
         // rows that stand alone are parts of the work, and those of few rows some of its heads
-        let parts = rayon::current_num_threads().div_ceil(self.ancestry.len().max(1));
+        let parts = rayon::current_num_threads().div_ceil(self.ancestors.len().max(1));
         let at_a_time = self.heads.div_ceil(parts).max(1);
         let mut all = zeros(q.len());
         let mut below = all.as_mut_slice();
@@ -127,7 +127,7 @@ impl Attention {
     fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let q = &q[(m * self.heads + from) * d..][..y.len()];
-        let spans = self.ancestry.spans(m);
+        let spans = self.ancestors.spans(m);
         let rows = || spans.iter().flat_map(|&(a, b)| a as usize..b as usize);
         let of = |head: usize, j: usize| (j * self.kv_heads + (from + head) / group) * d;
         let width = rows().count();
@@ -163,9 +163,9 @@ impl Attention {
         through_scores: bool,
     ) -> Heads<Vec<f32>> {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
-        let groups = self.ancestry.neighbours();
+        let groups = self.ancestors.neighbours();
         let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
-        let (rows, seen) = (self.ancestry.len(), k.len() / (self.kv_heads * d));
+        let (rows, seen) = (self.ancestors.len(), k.len() / (self.kv_heads * d));
         let mut tables = [(&mut gq, rows), (&mut gk, seen), (&mut gv, seen)]
             .map(|(data, rows)| table_mut(data, rows));
         let [queries, keys, values] = &mut tables;
@@ -274,16 +274,9 @@ impl CustomOp3 for Attention {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients = with_data(q, |q| {
-            with_data(k, |k| {
-                with_data(v, |v| {
-                    with_data(res, |y| {
-                        with_data(grad, |g| Ok(self.backward(Heads { q, k, v }, y, g, true)))
-                    })
-                })
-            })
+        let gradients = with_data([q, k, v, res, grad], |[q, k, v, y, g]| {
+            self.backward(Heads { q, k, v }, y, g, true)
         })?;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         Ok((
             Some(tensor(gradients.q, q)?),
             Some(tensor(gradients.k, k)?),

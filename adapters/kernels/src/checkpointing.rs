@@ -1,4 +1,4 @@
-//! Whether a forward keeps its activations for the backward, or computes them again.
+//! Whether a forward keeps its activations for the backward or computes them again.
 
 /// What a forward keeps for its backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

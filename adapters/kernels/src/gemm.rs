@@ -7,7 +7,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use std::mem::MaybeUninit;
 use std::sync::Once;
 
-/// A table to read, by rows or turned around.
+/// A table to read, row-major or transposed.
 pub(crate) type Table<'a> = ArrayView2<'a, f32>;
 
 /// Two tables that are multiplied.
@@ -27,7 +27,8 @@ pub(crate) fn table_mut<T>(data: &mut [T], rows: usize) -> ArrayViewMut2<'_, T> 
 
 /// The numbers of a row that lies in one piece.
 pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> &'a [f32] {
-    row.to_slice().expect("a row that is not turned around")
+    row.to_slice()
+        .expect("a row of a table that is not transposed")
 }
 
 /// `scale a b`, row after row.
@@ -67,9 +68,9 @@ pub(crate) fn multiply_add(to: ArrayViewMut2<f32>, pair: Pair, scale: f32) {
 /// Whether to go through a product by the rows of `a`.
 ///
 /// gemm goes in vectors through the columns of `b`, of which a weight has more than a batch has
-/// rows. Where each of these columns lies in one piece they are turned around first, which takes
-/// as long as multiplying where rows are few.
-fn turns((a, b): Pair) -> bool {
+/// rows. Where each of these columns is contiguous they are transposed first, which takes as
+/// long as multiplying where rows are few.
+fn by_rows((a, b): Pair) -> bool {
     const FEW: usize = 64;
     a.nrows() <= FEW && b.strides()[0] == 1
 }
@@ -78,8 +79,8 @@ fn turns((a, b): Pair) -> bool {
 /// its share to the others, but not many more, as each copies what the parts have in common; by
 /// the rows of `a` that is all of them.
 fn in_pool(sum: Sum, pairs: &[Pair], scale: f32) {
-    let pairs: Vec<_> = pairs.iter().map(|&pair| (pair, turns(pair))).collect();
-    let of_each = match pairs.iter().all(|(_, turns)| *turns) {
+    let pairs: Vec<_> = pairs.iter().map(|&pair| (pair, by_rows(pair))).collect();
+    let of_each = match pairs.iter().all(|(_, by_rows)| *by_rows) {
         true => 1,
         false => 2,
     };
@@ -103,20 +104,20 @@ fn in_parts(mut sum: Sum, pairs: &[(Pair, bool)], scale: f32, parts: usize) {
     let axis = Axis(usize::from(columns >= WHOLE));
     let whole = sum.table.len_of(axis);
     if parts < 2 || whole < WHOLE || rows.min(columns) == 0 {
-        for &(pair, turns) in pairs {
-            sum.add(pair, scale, turns);
+        for &(pair, by_rows) in pairs {
+            sum.add(pair, scale, by_rows);
         }
         return;
     }
     let at = (whole / 2).next_multiple_of(SIDE);
-    let halves = pairs.iter().map(|&((a, b), turns)| match axis {
+    let halves = pairs.iter().map(|&((a, b), by_rows)| match axis {
         Axis(0) => {
             let (a, c) = a.split_at(axis, at);
-            (((a, b), turns), ((c, b), turns))
+            (((a, b), by_rows), ((c, b), by_rows))
         }
         _ => {
             let (b, c) = b.split_at(axis, at);
-            (((a, b), turns), ((a, c), turns))
+            (((a, b), by_rows), ((a, c), by_rows))
         }
     });
     let (left, right): (Vec<_>, Vec<_>) = halves.unzip();
@@ -156,12 +157,12 @@ impl<'a> Sum<'a> {
         )
     }
 
-    /// `self += scale a b`, by the rows of `a` if it `turns`, and if these are but a handful, by
-    /// dot products.
-    fn add(&mut self, (a, b): Pair, scale: f32, turns: bool) {
+    /// `self += scale a b`, by the rows of `a` if `by_rows`; as dot products if these are
+    /// few.
+    fn add(&mut self, (a, b): Pair, scale: f32, by_rows: bool) {
         const HANDFUL: usize = 8;
         let (rows, columns) = (a.nrows(), b.ncols());
-        if !turns {
+        if !by_rows {
             return match b.reversed_axes().to_slice() {
                 Some(weight) if !weight.is_empty() => {
                     self.add_by_panels(a, (weight, columns), scale);
@@ -180,12 +181,12 @@ impl<'a> Sum<'a> {
             self.begun = true;
             return;
         }
-        let turned = written(columns, rows, |sum| {
+        let transposed = written(columns, rows, |sum| {
             let table = sum.table.reversed_axes();
             Sum { table, ..sum }.add_by_columns((a, b), scale);
         });
-        let turned = table(&turned, columns);
-        for (sum, y) in self.table.rows_mut().into_iter().zip(turned.columns()) {
+        let transposed = table(&transposed, columns);
+        for (sum, y) in self.table.rows_mut().into_iter().zip(transposed.columns()) {
             for (sum, y) in sum.into_iter().zip(y) {
                 // SAFETY: it has begun
                 let begun = self.begun.then(|| unsafe { sum.assume_init() });
@@ -197,14 +198,14 @@ impl<'a> Sum<'a> {
 
     /// `self += scale a W^T`, given the data of W and how many `rows` it has.
     ///
-    /// `SIDE` of these at a time are turned around, sixteen by sixteen numbers; gemm would go from
+    /// `SIDE` of these at a time are transposed, sixteen by sixteen numbers; gemm would go from
     /// row to row with each number and find few of their lines in the cache again.
     fn add_by_panels(&mut self, a: Table, (data, rows): (&[f32], usize), scale: f32) {
         let (inner, begun) = (data.len() / rows, self.begun);
         let mut place = Box::new_uninit_slice(SIDE * inner);
         let sums = self.table.axis_chunks_iter_mut(Axis(1), SIDE);
         for (sum, data) in sums.zip(data.chunks(SIDE * inner)) {
-            let panel = turned_around(data, inner, &mut place);
+            let panel = transposed(data, inner, &mut place);
             Sum { table: sum, begun }.add_by_columns((a, table(panel, inner)), scale);
         }
         self.begun = true;
@@ -248,8 +249,8 @@ impl<'a> Sum<'a> {
     }
 }
 
-/// A table of rows of `inner` numbers, turned around, in the front of `place`.
-fn turned_around<'a>(data: &[f32], inner: usize, place: &'a mut [MaybeUninit<f32>]) -> &'a [f32] {
+/// A table of rows of `inner` numbers, transposed, at the front of `place`.
+fn transposed<'a>(data: &[f32], inner: usize, place: &'a mut [MaybeUninit<f32>]) -> &'a [f32] {
     let place = &mut place[..data.len()];
     // SAFETY: numbers are read as what need not be numbers; each of the place's is written, which
     // has as many

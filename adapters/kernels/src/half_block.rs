@@ -13,7 +13,7 @@ use crate::product::products_back;
 use crate::rms_norm::{backward as norm_backward, rms_norm};
 use crate::rotary::{Turn, rotary, rotated};
 use crate::rotation::Rotation;
-use crate::slice::{sum_of, with_data};
+use crate::slice::{sum_of, tensor, with_data};
 use crate::swiglu::{backward as swiglu_backward, swiglu};
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -73,8 +73,8 @@ pub fn mlp_half(
 /// The attention half of a block: `x + o(attention(q(h), k(h), v(h)))`, h = norm(x), with
 /// queries and keys rotated; differentiable in `x` and in the factors.
 ///
-/// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestry` of
-/// the N rows.
+/// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors` of
+/// the N tokens.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -82,10 +82,10 @@ pub fn attention_half(
     x: &Tensor,
     weights: &Arc<FrozenAttention>,
     updates: [Option<Factors>; 4],
-    (rotation, ancestry): (&Rotation, &Arc<Ancestors>),
+    (rotation, ancestors): (&Rotation, &Arc<Ancestors>),
     keep: GradientCheckpointing,
 ) -> Result<Tensor> {
-    let rows = (rotation.clone(), ancestry.clone());
+    let rows = (rotation.clone(), ancestors.clone());
     Half::apply(x, weights, &updates, rows, keep)
 }
 
@@ -162,10 +162,10 @@ impl<W: HalfBlock + 'static> Half<W> {
                 x.dims()
             )
         }
-        let y = with_data(&x, |x| with_data(&change, |change| Ok(sum_of(x, change))))?;
+        let y = with_data([&x, &change], |[x, change]| sum_of(x, change))?;
         let all = updated.iter().flatten().flat_map(|(a, b, _)| [*a, *b]);
         if ![&x].into_iter().chain(all.clone()).any(Tensor::track_op) {
-            return table(y, &x);
+            return tensor(y, &x);
         }
         let op = Self {
             weights: weights.clone(),
@@ -225,8 +225,8 @@ impl<W: HalfBlock + 'static> CustomOp2 for Half<W> {
             .backward(&x, kept, &updates, &self.rows, grad, below)?;
         let small = small.into_iter().flatten().flat_map(|s| [s.a, s.b]);
         let small = small.flatten().collect::<Vec<_>>();
-        let gx = gx.map(|gx| table(gx, &x)).transpose()?;
-        Ok((gx, Some(table(small, all)?)))
+        let gx = gx.map(|gx| tensor(gx, &x)).transpose()?;
+        Ok((gx, Some(tensor(small, all)?)))
     }
 }
 
@@ -261,10 +261,8 @@ impl HalfBlock for FrozenMlp {
             return Ok((vec![None, None, down.small], None));
         }
         let ga = through(&[&down])?;
-        let (gg, gu) = with_data(gate, |gate| {
-            with_data(up, |up| Ok(swiglu_backward(gate, up, ga)))
-        })?;
-        let (gg, gu) = (table(gg, gate)?, table(gu, up)?);
+        let (gg, gu) = with_data([gate, up], |[gate, up]| swiglu_backward(gate, up, ga))?;
+        let (gg, gu) = (tensor(gg, gate)?, tensor(gu, up)?);
         let h = read
             .then(|| rms_norm(x, &self.norm, self.eps))
             .transpose()?;
@@ -285,7 +283,7 @@ impl HalfBlock for FrozenAttention {
         &self,
         x: &Tensor,
         updates: &[Option<Factors>],
-        (rotation, ancestry): &Self::Rows,
+        (rotation, ancestors): &Self::Rows,
     ) -> Result<Self::Kept> {
         let h = rms_norm(x, &self.norm, self.eps)?;
         let layers = [
@@ -295,7 +293,7 @@ impl HalfBlock for FrozenAttention {
         ];
         let [q, k, v] = of_all(&h, layers)?;
         let (q, k) = (rotary(&q, rotation)?, rotary(&k, rotation)?);
-        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
+        let y = attention(&q, &k, &v, ancestors, self.head_dim)?;
         Ok([q, k, v, y])
     }
 
@@ -308,7 +306,7 @@ impl HalfBlock for FrozenAttention {
         x: &Tensor,
         [q, k, v, y]: &Self::Kept,
         updates: &[Option<Factors>],
-        (rotation, ancestry): &Self::Rows,
+        (rotation, ancestors): &Self::Rows,
         g: &Tensor,
         below: bool,
     ) -> Result<Gradients> {
@@ -319,25 +317,19 @@ impl HalfBlock for FrozenAttention {
         }
         let gy = through(&[&o])?;
         let op = Attention {
-            ancestry: ancestry.clone(),
+            ancestors: ancestors.clone(),
             head_dim: self.head_dim,
             heads: q.dims()[1] / self.head_dim,
             kv_heads: k.dims()[1] / self.head_dim,
         };
         let through_scores = below || updates[..2].iter().any(Option::is_some);
-        let heads = with_data(q, |q| {
-            with_data(k, |k| {
-                with_data(v, |v| {
-                    with_data(y, |y| {
-                        Ok(op.backward(Heads { q, k, v }, y, &gy, through_scores))
-                    })
-                })
-            })
+        let heads = with_data([q, k, v, y], |[q, k, v, y]| {
+            op.backward(Heads { q, k, v }, y, &gy, through_scores)
         })?;
         let rows = x.dim(0)?;
-        let gq = table(rotated(rotation, &heads.q, rows, Turn::Back), q)?;
-        let gk = table(rotated(rotation, &heads.k, rows, Turn::Back), k)?;
-        let gv = table(heads.v, v)?;
+        let gq = tensor(rotated(rotation, &heads.q, rows, Turn::Back), q)?;
+        let gk = tensor(rotated(rotation, &heads.k, rows, Turn::Back), k)?;
+        let gv = tensor(heads.v, v)?;
         let h = read
             .then(|| rms_norm(x, &self.norm, self.eps))
             .transpose()?;
@@ -351,10 +343,8 @@ impl HalfBlock for FrozenAttention {
 
 /// The gradient of `x`, given that of its norm and of the result of the half block.
 fn before((norm, eps): (&Tensor, f64), x: &Tensor, gh: Vec<f32>, g: &Tensor) -> Result<Vec<f32>> {
-    with_data(x, |x| {
-        with_data(norm, |w| {
-            with_data(g, |g| Ok(norm_backward(x, w, gh, Some(g), eps as f32)))
-        })
+    with_data([x, norm, g], |[x, w, g]| {
+        norm_backward(x, w, gh, Some(g), eps as f32)
     })
 }
 
@@ -425,8 +415,4 @@ fn through(layers: &[&Passed]) -> Result<Vec<f32>> {
         };
     }
     Ok(sum)
-}
-
-fn table(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(data, like.shape(), like.device())
 }

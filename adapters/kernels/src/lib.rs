@@ -25,25 +25,20 @@ mod slice;
 mod swiglu;
 mod target_loss;
 
-pub use ancestors::{Ancestors, Span};
+pub use ancestors::Ancestors;
 pub use attention::attention;
 pub use checkpointing::GradientCheckpointing;
 pub use frozen_linear::{FrozenMatrix, frozen_linear};
 pub use half_block::{Factors, FrozenAttention, FrozenMlp};
 pub use half_block::{attention_half, mlp_half};
 pub use lora_linear::lora_linear;
+pub use neighbours::Span;
 pub use rms_norm::rms_norm;
 pub use rotary::rotary;
 pub use rotation::Rotation;
+pub use slice::takes;
 pub use swiglu::swiglu;
 pub use target_loss::{Target, target_loss};
-
-use candle_core::{DType, Tensor};
-
-/// Whether these operations compute with `t`: in f32 on the CPU.
-pub fn takes(t: &Tensor) -> bool {
-    t.device().is_cpu() && t.dtype() == DType::F32
-}
 
 /// Runs `f` on a thread of the pool that computes the operations, so that their parallel
 /// parts start on that thread instead of waking another one each time.

@@ -3,7 +3,7 @@
 use crate::frozen_linear::FrozenMatrix;
 use crate::gemm::{add_product, product_of, table};
 use crate::product::{product, products_back};
-use crate::slice::{contiguous, contiguous_mut, with_data};
+use crate::slice::{contiguous, contiguous_mut, tensor, with_data};
 use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
@@ -94,20 +94,14 @@ pub(crate) fn small_gradients(
     scale: f32,
 ) -> Result<Small> {
     let (rows, (outputs, rank)) = (x.dim(0)?, b.dims2()?);
-    let (gb, back) = with_data(g, |g| {
-        let g = table(g, rows);
-        let back = with_data(b, |b| Ok(product_of((g, table(b, outputs)), scale)))?;
-        let inner = with_data(x, |x| {
-            with_data(a, |a| {
-                let a = table(a, rank).reversed_axes();
-                Ok(product_of((table(x, rows), a), 1.))
-            })
-        })?;
+    let (ga, gb, back) = with_data([x, g, a, b], |[x, g, a, b]| {
+        let (x, g) = (table(x, rows), table(g, rows));
+        let back = product_of((g, table(b, outputs)), scale);
+        let inner = product_of((x, table(a, rank).reversed_axes()), 1.);
         let gb = product_of((g.reversed_axes(), table(&inner, rows)), scale);
-        Ok((gb, back))
+        let ga = product_of((table(&back, rows).reversed_axes(), x), 1.);
+        (ga, gb, back)
     })?;
-    let left = table(&back, rows).reversed_axes();
-    let ga = with_data(x, |x| Ok(product_of((left, table(x, rows)), 1.)))?;
     Ok(Small {
         a: ga,
         b: gb,
@@ -135,7 +129,7 @@ impl CustomOp3 for LowRankLinear {
         let (x, a, b) = (of(s1, l1)?, of(s2, l2)?, of(s3, l3)?);
         let y = low_rank_product(&x, &self.matrix, (&a, &b), self.scale)?;
         let shape = y.shape().clone();
-        with_data(&y, |y| Ok((CpuStorage::F32(y.to_vec()), shape)))
+        Ok((with_data([&y], |[y]| CpuStorage::F32(y.to_vec()))?, shape))
     }
 
     /// With g the gradient of y: `gx = g W + scale (g B) A`.
@@ -148,7 +142,6 @@ impl CustomOp3 for LowRankLinear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let small = small_gradients(x, grad, (a, b), self.scale)?;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         let gx = x.track_op().then(|| {
             let weight = self.matrix.weight()?;
             tensor(products_back(&[(grad, &weight), (&small.back, a)])?, x)

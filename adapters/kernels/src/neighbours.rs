@@ -1,9 +1,11 @@
 //! Querying rows next to each other, whose attention is computed as products of tables.
 
-use crate::ancestors::Ancestors;
 use crate::gemm::{Table, row};
 use ndarray::{Array2, CowArray, Ix2, s};
 use std::ops::Range;
+
+/// A half-open run of consecutive tokens.
+pub type Span = (u32, u32);
 
 /// Most rows of a group.
 const MOST: usize = 64;
@@ -31,21 +33,19 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// All rows of `ancestry`, in their order, in groups that see much the same.
-    pub(crate) fn all(ancestry: &Ancestors) -> Vec<Self> {
+    /// All of `n` querying rows, in their order, in groups that see much the same; `spans`
+    /// are what a row sees.
+    pub(crate) fn all<'a>(n: usize, spans: impl Fn(usize) -> &'a [Span]) -> Vec<Self> {
         let mut groups = Vec::new();
         let mut at = 0;
-        while at < ancestry.len() {
+        while at < n {
             let mut runs = Vec::new();
             let mut asked = 0;
             let mut end = at;
-            while end < ancestry.len() && end - at < MOST {
-                let own = ancestry.spans(end);
-                let wider = union(&runs, own);
-                asked += own
-                    .iter()
-                    .map(|(from, to)| (to - from) as usize)
-                    .sum::<usize>();
+            while end < n && end - at < MOST {
+                let wider = union(&runs, spans(end));
+                let own = spans(end).iter().map(|(from, to)| (to - from) as usize);
+                asked += own.sum::<usize>();
                 let most = asked as f64 * (1. + SHARE) + ANYWAY as f64;
                 if end > at && ((end + 1 - at) * width(&wider)) as f64 > most {
                     break;
@@ -53,9 +53,8 @@ impl Neighbours {
                 runs = wider;
                 end += 1;
             }
-            let seen = (at..end).map(|row| columns(&runs, ancestry.spans(row)));
             groups.push(Self {
-                seen: seen.collect(),
+                seen: (at..end).map(|row| columns(&runs, spans(row))).collect(),
                 rows: at..end,
                 runs,
             });
@@ -112,7 +111,7 @@ fn width(runs: &[Range<usize>]) -> usize {
 }
 
 /// Both sets of runs as one, ascending, none touching the next.
-fn union(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
+fn union(runs: &[Range<usize>], spans: &[Span]) -> Vec<Range<usize>> {
     let spans = spans.iter().map(|&(from, to)| from as usize..to as usize);
     let mut all: Vec<Range<usize>> = runs.iter().cloned().chain(spans).collect();
     all.sort_unstable_by_key(|run| run.start);
@@ -127,7 +126,7 @@ fn union(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
 }
 
 /// `spans` as runs of the columns that `runs` make.
-fn columns(runs: &[Range<usize>], spans: &[(u32, u32)]) -> Vec<Range<usize>> {
+fn columns(runs: &[Range<usize>], spans: &[Span]) -> Vec<Range<usize>> {
     let mut columns = Vec::new();
     let (mut at, mut runs) = (0, runs.iter().peekable());
     for &(from, to) in spans {

@@ -1,8 +1,7 @@
 //! Products of rows with a weight (O, I), as checkpoints hold it.
 
 use crate::gemm::{product_of, sum_of_products, table};
-use crate::slice::{data_of, with_data};
-use crate::takes;
+use crate::slice::{takes, with_all, with_data};
 use candle_core::{Result, Tensor, bail};
 
 /// `x W^T`. Shapes: `x` (N, I), `weight` (O, I), result (N, O). No gradient is recorded.
@@ -17,11 +16,8 @@ pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if read != inputs {
         bail!("a layer of weight ({outputs}, {inputs}) reads rows ({rows}, {read})")
     }
-    let y = with_data(x, |x| {
-        with_data(weight, |w| {
-            let pair = (table(x, rows), table(w, outputs).reversed_axes());
-            Ok(product_of(pair, 1.))
-        })
+    let y = with_data([x, weight], |[x, w]| {
+        product_of((table(x, rows), table(w, outputs).reversed_axes()), 1.)
     })?;
     Tensor::from_vec(y, (rows, outputs), x.device())
 }
@@ -52,15 +48,19 @@ pub(crate) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
             bail!("a layer of weight ({outputs}, {inputs}) has a gradient of ({rows}, {made})")
         }
     }
-    let whole = layers.iter().flat_map(|(g, weight)| [g, weight]);
-    let whole = whole.map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
-    let read: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
-    let data = read
+    let all: Vec<&Tensor> = layers
         .iter()
-        .map(|(storage, layout)| Ok(table(data_of(storage, layout)?, layout.dims()[0])));
-    let data = data.collect::<Result<Vec<_>>>()?;
-    let pairs = data.chunks_exact(2).map(|pair| (pair[0], pair[1]));
-    Ok(sum_of_products(&pairs.collect::<Vec<_>>(), 1.))
+        .flat_map(|(g, weight)| [*g, *weight])
+        .collect();
+    with_all(&all, |data| {
+        let tables = data
+            .iter()
+            .zip(&all)
+            .map(|(data, t)| table(data, t.dims()[0]));
+        let tables: Vec<_> = tables.collect();
+        let pairs = tables.chunks_exact(2).map(|pair| (pair[0], pair[1]));
+        sum_of_products(&pairs.collect::<Vec<_>>(), 1.)
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation with a backward.
 
-use crate::slice::{contiguous, dot, gathered, with_data};
+use crate::slice::{contiguous, dot, gathered, tensor, with_data};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -28,12 +28,12 @@ fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// Gradient (N, H) of the rows: `gx = r (g w - x (g w . x) r^2 / H)`, r = 1 / rms, where `g` lay;
-/// with what else reaches them `besides`.
+/// plus the gradient `other` that reaches them another way.
 pub(crate) fn backward(
     x: &[f32],
     w: &[f32],
     g: Vec<f32>,
-    besides: Option<&[f32]>,
+    other: Option<&[f32]>,
     eps: f32,
 ) -> Vec<f32> {
     let h = w.len();
@@ -51,9 +51,9 @@ pub(crate) fn backward(
             for (gx, x) in gx.iter_mut().zip(x) {
                 *gx = r * (*gx - x * c);
             }
-            if let Some(besides) = besides {
-                let besides = &besides[row * h..][..h];
-                gx.iter_mut().zip(besides).for_each(|(gx, b)| *gx += b);
+            if let Some(other) = other {
+                let other = &other[row * h..][..h];
+                gx.iter_mut().zip(other).for_each(|(gx, b)| *gx += b);
             }
         });
     gx
@@ -100,16 +100,11 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let h = w.elem_count();
-        let (gx, gw) = with_data(x, |x| {
-            with_data(w, |weights| {
-                with_data(grad, |g| {
-                    let gw = (w.track_op()).then(|| weight_gradient(x, g, h, self.0));
-                    Ok((backward(x, weights, g.to_vec(), None, self.0), gw))
-                })
-            })
+        let (gx, gw) = with_data([x, w, grad], |[x, weights, g]| {
+            let gw = (w.track_op()).then(|| weight_gradient(x, g, h, self.0));
+            (backward(x, weights, g.to_vec(), None, self.0), gw)
         })?;
-        let gx = Tensor::from_vec(gx, x.shape(), x.device())?;
-        let gw = gw.map(|gw| Tensor::from_vec(gw, w.shape(), w.device()));
-        Ok((Some(gx), gw.transpose()?))
+        let gw = gw.map(|gw| tensor(gw, w)).transpose()?;
+        Ok((Some(tensor(gx, x)?), gw))
     }
 }

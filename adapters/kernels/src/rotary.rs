@@ -1,7 +1,7 @@
 //! Rotary position embedding with a backward.
 
 use crate::rotation::Rotation;
-use crate::slice::{contiguous, gathered, with_data};
+use crate::slice::{contiguous, gathered, tensor, with_data};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -62,7 +62,7 @@ impl CustomOp1 for Rotary {
     }
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let g = with_data(grad, |g| Ok(rotated(&self.0, g, x.dims()[0], Turn::Back)))?;
-        Ok(Some(Tensor::from_vec(g, x.shape(), x.device())?))
+        let g = with_data([grad], |[g]| rotated(&self.0, g, x.dims()[0], Turn::Back))?;
+        Ok(Some(tensor(g, x)?))
     }
 }

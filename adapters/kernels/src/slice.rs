@@ -1,8 +1,13 @@
 //! Contiguous f32 data of CPU tensors and storages, and what is computed on it.
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Whether these operations compute with `t`: in f32 on the CPU.
+pub fn takes(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
+}
 
 /// The data of a contiguous f32 CPU storage.
 pub(crate) fn contiguous<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
@@ -36,19 +41,29 @@ fn other_dtype<T>(name: &str) -> Result<T> {
     bail!("{name}: takes f32 only")
 }
 
-/// Runs `f` on the data of `tensor` (f32, CPU), made contiguous if it is not.
-pub(crate) fn with_data<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    f(data_of(&storage, layout)?)
-}
-
-/// The data of a contiguous f32 storage on the CPU.
-pub(crate) fn data_of<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match storage {
+/// Runs `f` on the data of `tensors` (f32, CPU), made contiguous if they are not.
+pub(crate) fn with_all<R>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+    let whole = tensors.iter().map(|t| t.contiguous());
+    let whole = whole.collect::<Result<Vec<_>>>()?;
+    let read: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
+    let data = read.iter().map(|(storage, layout)| match &**storage {
         Storage::Cpu(cpu) => contiguous("op", cpu, layout),
         _ => bail!("op: takes CPU tensors only"),
-    }
+    });
+    Ok(f(&data.collect::<Result<Vec<_>>>()?))
+}
+
+/// [`with_all`] of a number of tensors that is known.
+pub(crate) fn with_data<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    with_all(&tensors, |data| f(std::array::from_fn(|i| data[i])))
+}
+
+/// `data` as a tensor of the shape of `like`.
+pub(crate) fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(data, like.shape(), like.device())
 }
 
 /// A table of zeros, written by all threads of the pool where it is large.

@@ -1,6 +1,6 @@
 //! The gated activation of a Llama MLP with a backward.
 
-use crate::slice::{contiguous, exp, gathered, with_data};
+use crate::slice::{contiguous, exp, gathered, tensor, with_data};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -67,12 +67,7 @@ impl CustomOp2 for SwiGlu {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gg, gu) = with_data(gate, |g| {
-            with_data(up, |u| with_data(grad, |d| Ok(backward(g, u, d.to_vec()))))
-        })?;
-        Ok((
-            Some(Tensor::from_vec(gg, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(gu, up.shape(), up.device())?),
-        ))
+        let (gg, gu) = with_data([gate, up, grad], |[g, u, d]| backward(g, u, d.to_vec()))?;
+        Ok((Some(tensor(gg, gate)?), Some(tensor(gu, up)?)))
     }
 }

@@ -1,6 +1,6 @@
 //! Weighted cross-entropy against any number of target tokens per row.
 
-use crate::slice::{contiguous, exp, with_data};
+use crate::slice::{contiguous, exp, tensor, with_data};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct Target {
 ///
 /// `loss = sum_t weight_t * (logsumexp(logits[row_t]) - logits[row_t, token_t])`
 ///
-/// A soft label is two targets of half weight; a row of a forest that several
-/// prompts share simply has the targets of all of them.
+/// A soft label is two targets of half weight; a token that several
+/// prompts share has the targets of all of them.
 ///
 /// Shapes: `logits` (N, V), result a scalar.
 ///
@@ -73,7 +73,7 @@ impl CustomOp1 for TargetLoss {
             by_row[t.row as usize].push((t.token, t.weight));
         }
         let mut g = vec![0f32; n * v];
-        with_data(logits, |logits| {
+        with_data([logits], |[logits]| {
             g.par_chunks_mut(v)
                 .zip(logits.par_chunks(v))
                 .zip(by_row.par_iter())
@@ -88,8 +88,7 @@ impl CustomOp1 for TargetLoss {
                         g[*token as usize] -= scale * weight;
                     }
                 });
-            Ok(())
         })?;
-        Ok(Some(Tensor::from_vec(g, (n, v), logits.device())?))
+        Ok(Some(tensor(g, logits)?))
     }
 }

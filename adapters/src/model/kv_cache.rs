@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use candle_core::Tensor;
 use candle_nn::kv_cache::KvCache;
 
-/// Keys and values of the rows computed so far.
+/// Keys and values of the tokens computed so far.
 ///
-/// A cache that keeps cuts gradients through keys and values; train with
+/// Gradients do not flow through a cache that keeps them; train with
 /// [`KeyValueCache::none`].
 #[derive(Debug, Default)]
 pub struct KeyValueCache {
@@ -15,13 +15,13 @@ pub struct KeyValueCache {
 }
 
 impl KeyValueCache {
-    /// A cache that remembers nothing: every forward computes the whole forest.
+    /// A cache that keeps nothing: every forward computes the whole tree.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// A cache for the lowest `layers` blocks with room for `rows` rows (it grows). One of
-    /// all blocks serves generation; one of fewer is there for [`KeyValueCache::below`].
+    /// A cache for the lowest `layers` blocks with capacity for `rows` tokens (it grows).
+    /// Generation needs all blocks; fewer are a source for [`KeyValueCache::below`].
     pub fn keeping(layers: usize, rows: usize) -> Self {
         Self {
             rows: 0,
@@ -29,17 +29,17 @@ impl KeyValueCache {
         }
     }
 
-    /// Whether it remembers.
+    /// Whether it keeps anything.
     pub fn keeps(&self) -> bool {
         !self.layers.is_empty()
     }
 
-    /// Number of blocks whose keys and values it takes; a forward runs at least these.
+    /// Number of blocks whose keys and values it keeps; a forward runs at least these.
     pub fn layers(&self) -> usize {
         self.layers.len()
     }
 
-    /// Rows that the lowest `layers` blocks hold, if all of them hold as many.
+    /// Number of tokens that the lowest `layers` blocks hold, if all hold as many.
     pub fn filled(&self, layers: usize) -> Option<usize> {
         let held = |cache: &KvCache| cache.k_cache().current_seq_len();
         let mut all = self.layers.get(..layers)?.iter().map(held);
@@ -47,16 +47,16 @@ impl KeyValueCache {
         all.all(|n| n == first).then_some(first)
     }
 
-    /// A cache for `layers` blocks with room for `room` rows, of which the lowest `known`
-    /// hold the rows `rows` of this one, in that order: what a forward needs that starts
-    /// above them.
+    /// A cache for `layers` blocks with capacity for `room` tokens. Its lowest `known` blocks
+    /// hold the tokens `rows` of this one, in that order: a forward that starts above these
+    /// blocks needs them.
     ///
     /// # Errors
-    /// When this cache lacks one of those blocks or rows.
+    /// When this cache lacks one of those blocks or tokens.
     pub fn below(&self, known: usize, rows: &[u32], layers: usize, room: usize) -> Result<Self> {
         let mut cache = Self::keeping(layers, room);
         let lacking = || {
-            let found = format!("{} blocks of {} rows", self.layers.len(), self.rows);
+            let found = format!("{} blocks of {} tokens", self.layers.len(), self.rows);
             Error::value(
                 "cache",
                 format!("{known} filled blocks"),
@@ -79,12 +79,12 @@ impl KeyValueCache {
         Ok(cache)
     }
 
-    /// Rows that need not be computed again.
+    /// Number of tokens that need not be computed again.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Adds keys and values of the new rows of `layer`; returns those of all rows.
+    /// Adds keys and values of the new tokens at `layer`; returns those of all tokens.
     ///
     /// # Errors
     /// When the shapes differ from earlier ones.
@@ -95,7 +95,7 @@ impl KeyValueCache {
         }
     }
 
-    /// Says that the forward which appended to all layers is complete.
+    /// Records that a forward has appended `rows` tokens in all to every layer.
     pub fn advance(&mut self, rows: usize) {
         if !self.layers.is_empty() {
             self.rows = rows;

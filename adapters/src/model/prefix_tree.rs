@@ -1,37 +1,36 @@
-//! The batch: prompts packed as a prefix forest, one row per token-in-context.
+//! A prefix-tree batch: prompts that share a prefix share its tokens.
 //!
-//! A padded rectangle computes shared prefixes again and again and needs masks
-//! for its padding. A forest has one row for every distinct token-in-context;
-//! a row knows its position (for rotary embeddings) and its ancestors (for
-//! attention). Rows of different prompts do not mix, because attention sees
-//! ancestors only.
+//! A padded batch computes shared prefixes once for every prompt, and masks its padding.
+//! A prefix tree holds each token-in-context once, with its position (for rotary
+//! embeddings) and its ancestors (for attention). Prompts do not mix, because attention
+//! sees ancestors only.
 
 use reptune_kernels::{Ancestors, Span};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// What is done to a token: tokens with equal contexts but different marks are
-/// different rows. Bit `i` stands for intervention `i`.
+/// Which interventions act on a token: bit `i` stands for intervention `i`. Equal tokens
+/// in equal contexts with different masks are different tokens of the tree.
 pub type TokenMask = u64;
 
-/// Prompts packed into one table of rows.
+/// Prompts as one table of tokens, with a number for each.
 ///
-/// Rows are appended only, and a parent always comes before its children, so a
-/// key/value cache of the first n rows stays valid when rows are added.
+/// Tokens are only appended, and a parent comes before its children, so a key/value cache
+/// of the first n tokens stays valid when tokens are added.
 #[derive(Debug, Clone, Default)]
 pub struct PrefixTree {
     ids: Vec<u32>,
     positions: Vec<u32>,
     parents: Vec<Option<u32>>,
-    marks: Vec<TokenMask>,
-    /// Ancestors of row r, itself included: `spans[offsets[r]..offsets[r + 1]]`.
+    masks: Vec<TokenMask>,
+    /// Ancestors of token t, itself included: `spans[offsets[t]..offsets[t + 1]]`.
     spans: Vec<Span>,
     offsets: Vec<u32>,
     children: HashMap<(Option<u32>, u32, TokenMask), u32>,
 }
 
 impl PrefixTree {
-    /// A forest without rows.
+    /// A tree without tokens.
     pub fn new() -> Self {
         Self {
             offsets: vec![0],
@@ -39,118 +38,113 @@ impl PrefixTree {
         }
     }
 
-    /// Packs `prompts`; returns the forest and, for every prompt, its rows in order.
+    /// Packs `prompts`; returns the tree and the tokens of every prompt, in order.
     pub fn pack<P: AsRef<[u32]>>(prompts: &[P]) -> (Self, Vec<Vec<u32>>) {
-        let mut forest = Self::new();
-        let rows = prompts
-            .iter()
-            .map(|p| forest.insert(None, p.as_ref(), |_| 0))
-            .collect();
-        (forest, rows)
+        let mut tree = Self::new();
+        let insert = |p: &P| tree.insert(None, p.as_ref(), |_| 0);
+        let paths = prompts.iter().map(insert).collect();
+        (tree, paths)
     }
 
-    /// Adds a sequence of tokens below `parent` and returns its rows, sharing
-    /// those that exist with the same context and marks. `marks` gives the
-    /// marks of the i-th of these tokens.
+    /// Adds a sequence below `parent` and returns its tokens; those that exist with the same
+    /// context and mask are shared. `mask` gives the mask of the i-th of them.
     pub fn insert(
         &mut self,
         parent: Option<u32>,
         ids: &[u32],
-        marks: impl Fn(usize) -> TokenMask,
+        mask: impl Fn(usize) -> TokenMask,
     ) -> Vec<u32> {
         let mut parent = parent;
         ids.iter()
             .enumerate()
             .map(|(i, &id)| {
-                let mark = marks(i);
-                let row = match self.children.get(&(parent, id, mark)) {
-                    Some(&row) => row,
-                    None => self.push(parent, id, mark),
+                let mask = mask(i);
+                let token = match self.children.get(&(parent, id, mask)) {
+                    Some(&token) => token,
+                    None => self.push(parent, id, mask),
                 };
-                parent = Some(row);
-                row
+                parent = Some(token);
+                token
             })
             .collect()
     }
 
-    /// The rows of a sequence without marks, if all of them are here.
+    /// The tokens of a sequence with masks of 0, if the tree holds all of them.
     pub fn path(&self, ids: &[u32]) -> Option<Vec<u32>> {
         let mut parent = None;
-        let row = |id: &u32| {
+        let token = |id: &u32| {
             parent = Some(*self.children.get(&(parent, *id, 0))?);
             parent
         };
-        ids.iter().map(row).collect()
+        ids.iter().map(token).collect()
     }
 
-    fn push(&mut self, parent: Option<u32>, id: u32, mark: TokenMask) -> u32 {
-        let row = self.ids.len() as u32;
+    fn push(&mut self, parent: Option<u32>, id: u32, mask: TokenMask) -> u32 {
+        let token = self.ids.len() as u32;
         self.ids.push(id);
         self.parents.push(parent);
-        self.marks.push(mark);
+        self.masks.push(mask);
         self.positions
             .push(parent.map_or(0, |p| self.positions[p as usize] + 1));
         if let Some(p) = parent {
-            let inherited =
-                self.offsets[p as usize] as usize..self.offsets[p as usize + 1] as usize;
-            self.spans.extend_from_within(inherited);
+            self.spans.extend_from_within(self.own_spans(p as usize));
         }
-        let start = self.offsets[row as usize] as usize;
+        let start = self.offsets[token as usize] as usize;
         match self.spans[start..].last_mut() {
-            Some(last) if last.1 == row => last.1 = row + 1,
-            _ => self.spans.push((row, row + 1)),
+            Some(last) if last.1 == token => last.1 = token + 1,
+            _ => self.spans.push((token, token + 1)),
         }
         self.offsets.push(self.spans.len() as u32);
-        self.children.insert((parent, id, mark), row);
-        row
+        self.children.insert((parent, id, mask), token);
+        token
     }
 
-    /// Number of rows, N.
+    fn own_spans(&self, token: usize) -> Range<usize> {
+        self.offsets[token] as usize..self.offsets[token + 1] as usize
+    }
+
+    /// Number of tokens, N.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// True without rows.
+    /// True without tokens.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Token ids of all rows (N,).
+    /// Ids of all tokens (N,).
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// Positions of all rows (N,): the number of strict ancestors.
+    /// Positions of all tokens (N,) in their prompts.
     pub fn positions(&self) -> &[u32] {
         &self.positions
     }
 
-    /// The row a row follows; none for the first token of a prompt.
-    pub fn parent(&self, row: u32) -> Option<u32> {
-        self.parents[row as usize]
+    /// The token before `token`; none for the first token of a prompt.
+    pub fn parent(&self, token: u32) -> Option<u32> {
+        self.parents[token as usize]
     }
 
-    /// Rows among `range` that carry mark bit `bit`.
+    /// Tokens of `range` whose mask has bit `bit`.
     pub fn masked(&self, bit: usize, range: Range<usize>) -> Vec<u32> {
-        range
-            .filter(|&r| self.marks[r] >> bit & 1 == 1)
-            .map(|r| r as u32)
-            .collect()
+        let set = |t: &usize| self.masks[*t] >> bit & 1 == 1;
+        range.filter(set).map(|t| t as u32).collect()
     }
 
-    /// Ancestors of `rows`, themselves included.
-    pub fn ancestry_of(&self, rows: &[u32]) -> Ancestors {
+    /// Ancestors of `tokens`, themselves included.
+    pub fn ancestry_of(&self, tokens: &[u32]) -> Ancestors {
         let (mut spans, mut offsets) = (Vec::new(), vec![0]);
-        for &row in rows {
-            let row = row as usize;
-            let own = self.offsets[row] as usize..self.offsets[row + 1] as usize;
-            spans.extend_from_slice(&self.spans[own]);
+        for &token in tokens {
+            spans.extend_from_slice(&self.spans[self.own_spans(token as usize)]);
             offsets.push(spans.len() as u32);
         }
         Ancestors::new(spans, offsets)
     }
 
-    /// Ancestors of the rows of `range`, themselves included.
+    /// Ancestors of the tokens of `range`, themselves included.
     pub fn ancestry(&self, range: Range<usize>) -> Ancestors {
         let base = self.offsets[range.start];
         let (from, to) = (base as usize, self.offsets[range.end] as usize);

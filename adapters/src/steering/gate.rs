@@ -1,20 +1,18 @@
 //! Gates: conditions under which an intervention acts (conditional steering, as in
 //! Lee et al., arXiv 2409.05907).
 //!
-//! A gate compares a row's projection on a direction with a threshold. Two ways to
-//! decide, and neither keeps anything in the runtime:
+//! A gate compares a token's projection on a direction with a threshold. It decides in one
+//! of two ways, and neither needs state in the runtime:
 //!
-//! - *every token*: the row that is about to be changed is compared there and then.
-//!   A closed row is left out of the change, so it keeps its bits.
-//! - *once per prompt*: the last prompt row of the UNSTEERED model is read at one
-//!   layer before anything is steered, and the answer goes into the marks of the
-//!   sequence's rows (`token_mask_gated`), as every other rule about rows does. So rows
-//!   with different decisions are different rows of a forest, a generation with a
-//!   key/value cache needs no memory of it, several gates do not depend on each
-//!   other's order, and the layer read may lie above those that are steered. The
-//!   price is one forward of the prompts up to that layer.
+//! - *every token*: each token is compared right before it is changed. A token at which the
+//!   gate is closed keeps its bits.
+//! - *once per prompt*: the last prompt token of the UNSTEERED model is compared at one
+//!   layer before anything is steered. The decision goes into the token masks
+//!   (`token_mask_gated`), so generation with a key/value cache needs no memory of it,
+//!   gates do not depend on each other's order, and the layer read may lie above the
+//!   steered ones. It costs one forward of the prompts up to that layer.
 //!
-//! The paper differs: it compares a cosine with a projected state, in the steered pass.
+//! The paper differs: it compares a cosine with a projected state in the steered forward.
 
 use crate::error::{Error, Result};
 use crate::steering::direction::DirectionSet;
@@ -26,14 +24,14 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Decide {
-    /// At the last prompt row of the unsteered model, at the output of `layer`; holds
-    /// from that row on, for all rows that follow. Earlier rows are not acted on.
+    /// At the last prompt token of the unsteered model, at the output of `layer`. The
+    /// decision holds from that token on; earlier tokens are not changed.
     OncePerPrompt {
         /// Layer whose output is read.
         layer: usize,
     },
-    /// At every row for itself, at each module that is acted on, after the
-    /// interventions that come earlier in the list.
+    /// At every token for itself, wherever the intervention acts, after the interventions
+    /// earlier in the list.
     EveryToken,
 }
 
@@ -48,7 +46,7 @@ pub enum Side {
     Below,
 }
 
-/// A condition on a row h: its projection on the unit direction g of a layer is on
+/// A condition on a token's row h: its projection on the unit direction g of a layer is on
 /// one side of a threshold.
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -62,7 +60,7 @@ impl Gate {
     /// A gate on the directions of `set`.
     ///
     /// # Errors
-    /// When the threshold is no number, or the set lacks the layer that is read.
+    /// When the threshold is NaN, or the set lacks the layer that is read.
     pub fn new(set: &DirectionSet, decide: Decide, side: Side, threshold: f64) -> Result<Self> {
         if threshold.is_nan() {
             return Err(Error::value(
@@ -102,14 +100,14 @@ impl Gate {
         self.directions.get(&layer).ok_or_else(|| {
             Error::value(
                 "gate",
-                format!("a gate direction for layer {layer}, which is acted on"),
+                format!("a gate direction for layer {layer}, which is steered"),
                 format!("layers {:?}", self.directions.keys().collect::<Vec<_>>()),
                 "use a direction set with that layer, or decide once per prompt",
             )
         })
     }
 
-    /// Whether a row with this projection passes.
+    /// Whether the gate is open for this projection.
     pub fn opens(&self, projection: f64) -> bool {
         match self.side {
             Side::Above => projection > self.threshold,
@@ -117,12 +115,12 @@ impl Gate {
         }
     }
 
-    /// Those of `rows` that pass at `layer`, in their order; no gradient flows.
+    /// Those of `rows` for which the gate is open at `layer`, in order; without gradient.
     ///
     /// Shapes: `h` (N, H).
     ///
     /// # Errors
-    /// When the gate has no direction for the layer, or one of another width.
+    /// When the gate has no direction for the layer, or its width differs.
     pub fn rows(&self, h: &Tensor, layer: usize, rows: &[u32]) -> Result<Vec<u32>> {
         let g = self.direction(layer)?;
         let width = h.dims2()?.1;

@@ -1,4 +1,4 @@
-//! Interventions: rules that change residual rows while a model runs.
+//! Interventions: rules that change the residual stream while a model runs.
 
 use crate::error::{Error, Result};
 use crate::model::prefix_tree::TokenMask;
@@ -27,8 +27,8 @@ pub enum HookPoint {
     /// The input of the block: the output of the block below, or the embeddings.
     #[serde(rename = "resid_pre", alias = "input")]
     ResidPre,
-    /// Wherever the stream has been written to: behind the embeddings, and at the middle
-    /// and the output of every block.
+    /// After every write to the stream: the embeddings, and `resid_mid` and `resid_post` of
+    /// every block.
     Everywhere,
 }
 
@@ -51,7 +51,7 @@ impl HookPoint {
         }
     }
 
-    /// Whether a rule at this point acts at `place` of `layer`.
+    /// Whether an intervention at this point acts at `place` of `layer`.
     fn acts_at(self, place: Self, layer: usize) -> bool {
         match self {
             Self::Everywhere => place != Self::ResidPre || layer == 0,
@@ -133,8 +133,8 @@ impl Intervention {
         })
     }
 
-    /// The ablation of one direction, that of `layer` in `set`, wherever the residual
-    /// stream of a model of `layers` blocks is written to: nothing is left of it anywhere.
+    /// The ablation of one direction, that of `layer` in `set`, after every write to the
+    /// residual stream of a model of `layers` blocks.
     ///
     /// # Errors
     /// When the set has no such layer.
@@ -152,12 +152,12 @@ impl Intervention {
         Self { point, ..self }
     }
 
-    /// The same on other rows.
+    /// The same on other tokens.
     pub fn on(self, rows: Positions) -> Self {
         Self { rows, ..self }
     }
 
-    /// The same, but acting only where `gate` is open; see [`Gate`].
+    /// The same, only where `gate` is open.
     ///
     /// # Errors
     /// When the gate decides at every token and has no direction for one of the layers.
@@ -183,12 +183,12 @@ impl Intervention {
         self.point
     }
 
-    /// The rows.
+    /// The tokens.
     pub fn rows(&self) -> &Positions {
         &self.rows
     }
 
-    /// The gate, if it acts under a condition.
+    /// The gate, if there is one.
     pub fn gate(&self) -> Option<&Gate> {
         self.gate.as_ref()
     }
@@ -218,8 +218,8 @@ impl Intervention {
         self.layers.keys().copied()
     }
 
-    /// The block above whose output the stream is as without this intervention: the
-    /// forward may begin there with known rows. None of one that changes the input of
+    /// The last block whose output this intervention leaves unchanged or changes itself, so
+    /// that a forward can resume there from unsteered rows; none if it changes the input of
     /// block 0.
     pub fn lowest(&self) -> Option<usize> {
         let first = *self.layers.keys().next()?;
@@ -230,11 +230,11 @@ impl Intervention {
         }
     }
 
-    /// What is added to every chosen row at `layer`: `coeff * d` (H,); none
-    /// at layers where this intervention does nothing.
+    /// What is added to every chosen token at `layer`: `coeff * d` (H,); none at layers that
+    /// it does not steer.
     ///
     /// # Errors
-    /// When the change depends on the row: another operator than addition, or a gate.
+    /// When the change depends on the token: another operator than addition, or a gate.
     pub fn addition(&self, layer: usize) -> Result<Option<Tensor>> {
         let Some(Steered { unit: d, coeff, .. }) = self.layers.get(&layer) else {
             return Ok(None);
@@ -242,7 +242,7 @@ impl Intervention {
         if self.operator != Operator::Add || self.gate.is_some() {
             return Err(Error::Unsupported {
                 what: format!("operator {} at layer {layer} as a constant", self.name()),
-                reason: "what it adds depends on the row; use an addition without a gate".into(),
+                reason: "what it adds depends on the token; use an addition without a gate".into(),
             });
         }
         Ok(Some((d * *coeff)?))
@@ -257,8 +257,8 @@ impl Intervention {
         format!("{}{gated}", self.operator)
     }
 
-    /// Applies this intervention to the rows `rows` of `h`, as far as a gate that
-    /// decides at every token lets them through; differentiable but for the gate.
+    /// Applies this intervention to the rows `rows` of `h`, where a gate that decides at
+    /// every token is open; differentiable except for the gate.
     ///
     /// Shapes: `h` (N, H), result (N, H).
     ///
@@ -298,9 +298,10 @@ impl Intervention {
     }
 }
 
-/// Applies, in their order, all of `interventions` that act at `point` of
-/// `layer`. Bit i of a row's marks says that intervention i acts on it; `rows(i)`
-/// gives those rows, as numbers within `h`.
+/// Applies, in order, all of `interventions` that act at `point` of `layer`; `rows(i)` gives
+/// the rows of `h` on which intervention i acts.
+///
+/// Shapes: `h` (N, H), result (N, H).
 ///
 /// # Errors
 /// When the width differs.
@@ -320,16 +321,16 @@ pub fn apply_all(
     Ok(h)
 }
 
-/// The marks of the token at `position` of a sequence with `prompt` prompt
-/// tokens: bit i is set where intervention i acts. Gates that decide once per
-/// prompt count as closed; [`token_mask_gated`] takes what they decided.
+/// The mask of the token at `position` of a sequence with `prompt` prompt tokens: bit i is
+/// set where intervention i acts. Gates that decide once per prompt count as closed; see
+/// [`token_mask_gated`].
 pub fn token_mask(interventions: &[Intervention], position: usize, prompt: usize) -> TokenMask {
     token_mask_gated(interventions, 0, position, prompt)
 }
 
-/// The same where `open` says, by bit i, whether the gate of intervention i
-/// opened for this prompt. Such a decision holds from the prompt's last token on;
-/// of interventions without a gate that decides once, the bit is not read.
+/// [`token_mask`] where bit i of `open` says whether the gate of intervention i is open for
+/// this prompt. That holds from the prompt's last token on. The bit is ignored for
+/// interventions without a gate that decides once per prompt.
 pub fn token_mask_gated(
     interventions: &[Intervention],
     open: TokenMask,
@@ -345,7 +346,7 @@ pub fn token_mask_gated(
         .enumerate()
         .take(TokenMask::BITS as usize)
         .filter(|(i, x)| x.rows.chooses(position, prompt) && lets(*i, x))
-        .fold(0, |marks, (i, _)| marks | 1 << i)
+        .fold(0, |mask, (i, _)| mask | 1 << i)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use super::args::SteeringArgs;
 use super::output::{print, print_json};
 use crate::bake::{self, Approximation, Bake, BakePlan, BakeReport, Exactness, SHARED, Variant};
 use crate::decoder::{Llama, LoadOptions};
+use crate::model::ModelDir;
 use crate::model::Source;
-use crate::model::hub;
 use crate::model::uqff::{UQFF, WeightType};
 use crate::progress::Progress;
 use crate::prompts;
@@ -73,7 +73,7 @@ pub struct BakeArgs {
 }
 
 pub fn bake(a: &BakeArgs) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
+    let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
     let mut variants = Vec::new();
@@ -143,11 +143,7 @@ fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> 
 
 fn approximate(prompts: &Path, model: &Path, x: &Intervention) -> Result<Approximation> {
     let llama = Llama::load(model, LoadOptions::default())?;
-    let directory = match model.is_file() {
-        true => model.parent().unwrap_or(model),
-        false => model,
-    };
-    let chat = Chat::load(directory)?;
+    let chat = Chat::load(model)?;
     let prompts = prompts::read(prompts)?;
     let ids = prompts.iter().map(|p| p.ids(&chat));
     let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;

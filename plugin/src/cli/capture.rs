@@ -3,7 +3,7 @@
 use super::args::{LoadingArgs, layers};
 use super::output::print;
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::progress::Progress;
 use crate::prompts;
 use anyhow::{Context, Result};
@@ -52,7 +52,7 @@ pub struct CaptureArgs {
 }
 
 pub fn capture(a: &CaptureArgs) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
     let layers = layers(&a.layers, llama.spec().layers)?;

@@ -3,9 +3,9 @@
 use super::args::{LoadingArgs, SteeringArgs};
 use super::output::{print, print_json};
 use crate::decoder::Llama;
-use crate::model::hub;
+use crate::model::ModelDir;
 use crate::progress::Progress;
-use crate::prompts::{self, Prompt};
+use crate::prompts::{self, PromptLine};
 use anyhow::Result;
 use clap::Args;
 use reptune_adapters::{HookedModel, lora::peft};
@@ -67,10 +67,10 @@ fn temperature(text: &str) -> Result<f64, String> {
 }
 
 pub fn generate(a: &GenerateArgs) -> Result<()> {
-    let directory = hub::resolve(&a.model)?;
+    let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let loading = a.loading.options()?;
     let prompts = match (&a.prompt, &a.prompts) {
-        (Some(text), _) => vec![Prompt::Text(text.clone())],
+        (Some(text), _) => vec![PromptLine::Text(text.clone())],
         (None, Some(file)) => prompts::read(file)?,
         (None, None) => Vec::new(),
     };

@@ -2,8 +2,8 @@
 
 use super::args::{mode, share};
 use super::output::{print, print_json};
-use crate::model::uqff::{UqffFile, WeightType};
-use crate::model::{LlamaConfig, hub, model_spec};
+use crate::model::ModelDir;
+use crate::model::uqff::WeightType;
 use crate::pipeline::{MergeSettings, Merged, QuantizedMerging};
 use crate::progress::Progress;
 use crate::quantize::{Candidate, QuantizedReport};
@@ -103,8 +103,8 @@ fn rounding(text: &str) -> Result<MergeRounding, String> {
 }
 
 pub fn merge(a: &MergeArgs) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
-    let full = UqffFile::files(&model)?.is_empty();
+    let found = ModelDir::resolve(&a.model)?;
+    let (model, full) = (found.path().to_owned(), !found.is_quantized());
     let wanted = match a.quantize {
         None if full => return into_full(a, &model),
         None => None,
@@ -150,7 +150,7 @@ fn into_full(a: &MergeArgs, model: &Path) -> Result<()> {
     if let Some(flag) = flag {
         bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
     }
-    let spec = model_spec(&LlamaConfig::read(model)?, model)?;
+    let spec = ModelDir::at(model)?.config()?.1;
     let update = peft::load(&a.adapter, &spec)?;
     let shown = Progress::unknown("merge");
     let mut progress = |_: &Path, done, total| shown.set_of(done, total);

@@ -5,7 +5,6 @@ mod variants;
 use super::args::layers;
 use super::output::{bytes, print, print_json};
 use crate::model::Source;
-use crate::model::hub;
 use crate::model::uqff::WeightType;
 use crate::progress;
 use crate::serve::{DEFAULT, Limits, Models, Server};
@@ -79,7 +78,7 @@ pub struct ServeArgs {
 }
 
 pub fn serve(a: &ServeArgs) -> Result<()> {
-    let model = hub::resolve(&a.model)?;
+    let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let variants = named_variants(a, &model)?;
     let limits = Limits {
         drain: Duration::from_secs(a.drain),

@@ -1,18 +1,15 @@
 //! Loading: a Hugging Face directory, the same quantized in place, a UQFF, or
 //! bare tensors that are to be trained.
 
-use super::Llama;
 use super::block::Block;
+use super::llama::Llama;
 use super::options::LoadOptions;
 use super::reading::var_builder;
 use super::rotation::RotationTable;
 use super::weight::Weight;
 use crate::error::{Error, Result};
-use crate::model::Checkpoint;
-use crate::model::gguf;
 use crate::model::uqff::{self, Entry, UqffFile};
-use crate::model::{LlamaConfig, model_spec};
-use crate::store::Store;
+use crate::model::{Checkpoint, LlamaConfig, ModelDir};
 use candle_core::{DType, Device, Tensor};
 use mistralrs_core::layers::RmsNorm;
 use mistralrs_quant::{
@@ -59,7 +56,7 @@ fn weight(
     Ok(Weight::frozen(method, entry.layout().bias.is_some(), dtype))
 }
 
-/// Names a linear layer and says how mistral.rs splits it.
+/// How mistral.rs splits a linear layer over devices.
 #[derive(Clone, Copy)]
 enum Split {
     Column,
@@ -74,34 +71,16 @@ fn split(p: ModuleKind) -> Split {
 }
 
 impl Llama {
-    /// Loads a directory: Hugging Face safetensors, or a UQFF (a directory with
-    /// `.uqff` beside `residual.safetensors`, or the `.uqff` file itself), or a GGUF file.
+    /// Loads what [`ModelDir::at`] finds at `path`.
     ///
     /// # Errors
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
-        if gguf::is_gguf(path) {
-            let directory = gguf::imported(path, &Store::open()?, &mut |_, _| {})?;
-            return Self::load(&directory, options);
-        }
         options.check()?;
-        let directory = if path.is_file() {
-            path.parent().unwrap_or(path)
-        } else {
-            path
-        };
-        if !directory.is_dir() {
-            return Err(Error::model(
-                path,
-                "model",
-                "a directory",
-                "no such directory",
-                "give a model directory or a hub id",
-            ));
-        }
-        let config = LlamaConfig::read(directory)?;
-        let spec = model_spec(&config, directory)?;
-        match UqffFile::find(path)? {
+        let model = ModelDir::at(path)?;
+        let (config, spec) = model.config()?;
+        let directory = model.directory();
+        match model.open_uqff()? {
             Some(files) => Self::load_uqff(directory, &files, &config, spec, &options),
             None => {
                 let checkpoint = Checkpoint::find(directory)?;

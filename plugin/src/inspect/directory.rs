@@ -1,37 +1,22 @@
 //! Directories: adapters, models, runs.
 
-use super::{Inspection, counted, file, ranges};
+use super::{Inspection, Progress, STAGES, counted, file, ranges};
 use crate::error::{Error, Result};
-use crate::model::uqff::UqffFile;
-use crate::model::{LlamaConfig, model_spec};
+use crate::model::ModelDir;
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
-use reptune_adapters::{TargetModule, WeightDelta, files, lora::delta_file, lora::peft};
+use reptune_adapters::{WeightDelta, files, lora::delta_file, lora::peft};
 use reptune_recipes::merged::Merged;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
-    let has = |name: &str| path.join(name).is_file();
-    if has("adapter_config.json") || has(delta_file::FILE) {
-        return adapter(path);
-    }
-    if has("stages.json") {
-        return run(path);
-    }
-    if !has("config.json") {
-        return Err(Error::model(
-            path,
-            "directory",
-            "an adapter, a model, a UQFF or a run",
-            "none of their files",
-            "inspect what lies in it",
-        ));
-    }
-    match UqffFile::files(path) {
-        Ok(files) if files.is_empty() => model(path),
-        Ok(_) => file::uqff(path, progress),
-        Err(e) => Err(e),
-    }
+pub(super) fn is_adapter(path: &Path) -> bool {
+    ["adapter_config.json", delta_file::FILE]
+        .iter()
+        .any(|name| path.join(name).is_file())
+}
+
+pub(super) fn is_model(path: &Path) -> bool {
+    path.join("config.json").is_file()
 }
 
 /// A PEFT directory, or an update with full deltas.
@@ -43,25 +28,14 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
         ),
         false => (delta_file::read(path)?, "content hash: right"),
     };
-    let modules = || update.modules.keys();
-    let name = |s: &TargetModule| {
-        s.kind
-            .path()
-            .rsplit('.')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let mut projections: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for module in modules() {
-        projections
-            .entry(name(module))
-            .or_default()
-            .push(module.layer);
+    let mut layers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for module in update.modules.keys() {
+        let name = module.kind.path().rsplit('.').next().unwrap_or_default();
+        layers.entry(name).or_default().push(module.layer);
     }
-    let on = projections
-        .iter()
-        .map(|(p, l)| format!("{p} of layers {}", ranges(l.iter().copied())));
+    let on = layers
+        .into_iter()
+        .map(|(name, layers)| format!("{name} of layers {}", ranges(layers)));
     let rank = |l: &WeightDelta| match l.full {
         Some(_) => "full".to_owned(),
         None => l.rank().to_string(),
@@ -83,9 +57,13 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
         .table(["module", "rank", "scale", "delta norm"], rows))
 }
 
-fn model(path: &Path) -> Result<Inspection> {
-    let config = LlamaConfig::read(path)?;
-    let spec = model_spec(&config, path)?;
+/// A model with full weights, or a UQFF.
+pub(super) fn model(path: &Path, progress: Progress) -> Result<Inspection> {
+    let model = ModelDir::at(path)?;
+    if model.is_quantized() {
+        return file::uqff(path, progress);
+    }
+    let (_, spec) = model.config()?;
     let mut dtypes = Vec::new();
     let mut elements = 0usize;
     for shard in shards(path)? {
@@ -105,7 +83,7 @@ fn model(path: &Path) -> Result<Inspection> {
         }
         None => ("model", "no hash to check; the headers fit the files"),
     };
-    let mut told = Inspection::new(kind, checked)
+    let mut report = Inspection::new(kind, checked)
         .fact("layers", spec.layers)
         .fact("hidden", spec.hidden)
         .fact("vocabulary", spec.vocab)
@@ -113,20 +91,21 @@ fn model(path: &Path) -> Result<Inspection> {
         .fact("tensors", counted(dtypes))
         .fact("fingerprint", &spec.fingerprint);
     if let Some(merged) = &merged {
-        told = told
+        report = report
             .fact("made by", &merged.made_by)
             .fact("merged updates", merged.updates.join(", "));
         let rows = merged
             .tensors
             .iter()
             .map(|(n, h)| [n.clone(), h[..12.min(h.len())].into()]);
-        told = told.table(["changed tensor", "SHA-256"], rows.collect());
+        report = report.table(["changed tensor", "SHA-256"], rows.collect());
     }
-    Ok(told)
+    Ok(report)
 }
 
-fn run(path: &Path) -> Result<Inspection> {
-    let file = path.join("stages.json");
+/// The stages of a run.
+pub(super) fn run(path: &Path) -> Result<Inspection> {
+    let file = path.join(STAGES);
     let stages: BTreeMap<String, String> =
         serde_json::from_slice(&files::read(&file)?).map_err(|e| {
             let hint = "run the recipe again";

@@ -1,8 +1,9 @@
 //! Single files.
 
-use super::{Inspection, counted, ranges};
+use super::{Inspection, Progress, counted, extension, ranges};
 use crate::error::{Error, Result};
-use crate::model::uqff::{HEAD, Provenance, UqffFile, index};
+use crate::model::ModelDir;
+use crate::model::uqff::{HEAD, Provenance, index};
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -11,54 +12,41 @@ use reptune_adapters::{
 };
 use std::path::Path;
 
-pub(super) fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
-    let extension = path.extension().and_then(|e| e.to_str());
-    match extension {
-        Some("uqff") => uqff(path, progress),
-        Some("safetensors") => safetensors(path),
-        _ if Gguf::is_one(path) => gguf(path),
-        Some("svec") => Ok(foreign(exchange::read(path, 0)?)),
-        _ => Err(Error::model(
-            path,
-            "file",
-            ".safetensors, .uqff, .gguf, .svec, or a directory",
-            "another kind of file",
-            "inspect the directory that it lies in",
-        )),
-    }
+/// Directions that this program wrote.
+pub(super) fn is_directions(path: &Path) -> bool {
+    let format = |file: TensorFile| file.metadata().get("format").cloned();
+    let ours = || format(TensorFile::open(path).ok()?);
+    extension(path) == "safetensors" && ours().is_some_and(|f| f == "reptune.directions.1")
 }
 
-fn safetensors(path: &Path) -> Result<Inspection> {
-    let file = TensorFile::open(path)?;
-    let metadata = file.metadata();
-    let format = metadata.get("format").map_or("", String::as_str);
-    let name = path.file_name().and_then(|n| n.to_str());
-    let beside = path.parent().unwrap_or(Path::new("."));
-    match (format, name) {
-        ("reptune.directions.1", _) => Ok(directions(&DirectionSet::load(path)?)),
-        (_, Some(delta_file::FILE | "adapter_model.safetensors")) => {
-            super::directory::adapter(beside)
-        }
-        _ => Ok(tensors(&file)),
-    }
+/// The weights of an adapter, which is read with its directory.
+pub(super) fn is_adapter(path: &Path) -> bool {
+    path.is_file()
+        && [delta_file::FILE, "adapter_model.safetensors"]
+            .iter()
+            .any(|name| path.ends_with(name))
 }
 
-/// A GGUF: directions, an adapter or a model.
-fn gguf(path: &Path) -> Result<Inspection> {
+/// A GGUF with directions.
+pub(super) fn is_control_vector(path: &Path) -> bool {
+    let kind =
+        |file: &Gguf| file.text("general.architecture").ok().flatten() == Some("controlvector");
+    Gguf::is_one(path) && Gguf::open(path).is_ok_and(|file| kind(&file))
+}
+
+/// A GGUF: an adapter or a model.
+pub(super) fn gguf(path: &Path) -> Result<Inspection> {
     let file = Gguf::open(path)?;
     let text = |key: &str| {
         let text = file.text(key).map(Option::unwrap_or_default);
         text.map(str::to_owned)
     };
-    if text("general.architecture")? == "controlvector" {
-        return Ok(foreign(exchange::read(path, 0)?));
-    }
     let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
     let kind = match text("general.type")?.as_str() {
         "adapter" => "GGUF adapter",
         _ => "GGUF model",
     };
-    let told = Inspection::new(
+    let report = Inspection::new(
         kind,
         "no hash to check; every tensor has its place in the file",
     )
@@ -72,7 +60,7 @@ fn gguf(path: &Path) -> Result<Inspection> {
                 .and_then(|v| v.to_u32().ok())
                 .map_or(String::new(), |n| n.to_string())
         };
-        return Ok(told
+        return Ok(report
             .fact("layers", number("block_count"))
             .fact("hidden", number("embedding_length"))
             .fact("tokenizer", text("tokenizer.ggml.model")?));
@@ -84,27 +72,32 @@ fn gguf(path: &Path) -> Result<Inspection> {
         .tensors()
         .iter()
         .map(|(name, info)| [name.clone(), format!("{:?}", info.shape)]);
-    Ok(told
+    Ok(report
         .fact("kind", text("adapter.type")?)
         .fact("alpha", alpha.map_or(String::new(), |a| a.to_string()))
         .table(["tensor", "shape"], rows.collect()))
 }
 
-/// Directions of another program, or of ours in its format.
-fn foreign(read: exchange::Read) -> Inspection {
-    let mut told = directions(&read.set);
-    if read.set.provenance.origin.is_empty() {
-        return told;
-    }
-    told.checked = "no hash to check; vectors are of one width and finite".into();
-    told = told.fact("origin", &read.set.provenance.origin);
-    for note in read.notes {
-        told = told.fact("note", note);
-    }
-    told
+pub(super) fn directions(path: &Path) -> Result<Inspection> {
+    Ok(direction_set(&DirectionSet::load(path)?))
 }
 
-fn directions(set: &DirectionSet) -> Inspection {
+/// Directions of another program, or of this one in another's format.
+pub(super) fn foreign_directions(path: &Path) -> Result<Inspection> {
+    let read = exchange::read(path, 0)?;
+    let mut report = direction_set(&read.set);
+    if read.set.provenance.origin.is_empty() {
+        return Ok(report);
+    }
+    report.checked = "no hash to check; vectors are of one width and finite".into();
+    report = report.fact("origin", &read.set.provenance.origin);
+    for note in read.notes {
+        report = report.fact("note", note);
+    }
+    Ok(report)
+}
+
+fn direction_set(set: &DirectionSet) -> Inspection {
     let p = &set.provenance;
     let rows = set
         .layers
@@ -132,24 +125,26 @@ fn directions(set: &DirectionSet) -> Inspection {
         .table(["layer", "width", "norm", "residual norm"], rows)
 }
 
-/// Of a path its last part: where others keep their models is nobody's business.
+/// The last part of a path: an artefact does not show where its author keeps models.
 fn model_name(name: &str) -> String {
     let last = Path::new(name).file_name().unwrap_or_default();
     last.to_string_lossy().into_owned()
 }
 
-fn tensors(file: &TensorFile) -> Inspection {
+/// Any other safetensors.
+pub(super) fn tensors(path: &Path) -> Result<Inspection> {
+    let file = TensorFile::open(path)?;
     let names = file.names();
     let infos: Vec<_> = names.iter().filter_map(|n| file.info(n)).collect();
     let metadata = file.metadata();
-    let mut told = Inspection::new("tensors", "no hash to check; the header fits the file")
+    let mut report = Inspection::new("tensors", "no hash to check; the header fits the file")
         .fact("tensors", names.len())
         .fact(
             "dtypes",
             counted(infos.iter().map(|i| format!("{:?}", i.dtype))),
         );
     for (key, value) in &metadata {
-        told = told.fact(key, value);
+        report = report.fact(key, value);
     }
     const MOST: usize = 20;
     let rows = names.iter().zip(infos).take(MOST).map(|(name, info)| {
@@ -160,16 +155,16 @@ fn tensors(file: &TensorFile) -> Inspection {
         ]
     });
     let rows = rows.collect();
-    let told = told.table(["tensor", "dtype", "shape"], rows);
-    match names.len() > MOST {
-        true => told.fact("shown", format!("the first {MOST}")),
-        false => told,
-    }
+    let report = report.table(["tensor", "dtype", "shape"], rows);
+    Ok(match names.len() > MOST {
+        true => report.fact("shown", format!("the first {MOST}")),
+        false => report,
+    })
 }
 
 /// A `.uqff`, or a directory with one.
-pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
-    let Some(file) = UqffFile::find(path)? else {
+pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
+    let Some(file) = ModelDir::at(path)?.open_uqff()? else {
         let hint = "give a .uqff or its directory";
         return Err(Error::model(path, "*.uqff", "a file", "nothing", hint));
     };
@@ -199,7 +194,7 @@ pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resul
         Some(_) => "hashes of weights, biases and provenance: right",
         None => "no hash to check: not written by reptune; every entry can be read",
     };
-    let mut told = Inspection::new("UQFF", checked)
+    let mut report = Inspection::new("UQFF", checked)
         .fact("files", names.collect::<Vec<_>>().join(", "))
         .fact("entries", counted(types))
         .fact(
@@ -208,15 +203,15 @@ pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resul
         )
         .fact("biases", rows.len());
     if let Some(p) = &provenance {
-        told = provenance_facts(told, p);
+        report = provenance_facts(report, p);
     }
     match rows.is_empty() {
-        true => Ok(told),
-        false => Ok(told.table(["bias of", "type", "norm"], rows)),
+        true => Ok(report),
+        false => Ok(report.table(["bias of", "type", "norm"], rows)),
     }
 }
 
-fn provenance_facts(told: Inspection, p: &Provenance) -> Inspection {
+fn provenance_facts(report: Inspection, p: &Provenance) -> Inspection {
     let steering = p.steering.iter().map(|s| {
         let layers = || ranges(s.directions.keys().copied());
         match (s.operator, s.point) {
@@ -224,7 +219,8 @@ fn provenance_facts(told: Inspection, p: &Provenance) -> Inspection {
             (operator, point) => format!("{operator} {}, {point} of layers {}", s.coeff, layers()),
         }
     });
-    told.fact("made by", &p.made_by)
+    report
+        .fact("made by", &p.made_by)
         .fact("model", &p.model)
         .fact("model fingerprint", &p.model_fingerprint)
         .fact("merged updates", p.updates.join(", "))

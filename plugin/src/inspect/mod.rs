@@ -1,12 +1,12 @@
-//! What an artefact holds: told from its content, with its hashes checked.
+//! What an artefact holds, with its hashes checked: one table of kinds and their readers.
 //!
-//! A file whose hash is wrong is an error, whatever else could be told of it. What carries
-//! no hash says so.
+//! A file with a wrong hash is an error. What carries no hash says so.
 
 mod directory;
 mod file;
 
 use crate::error::{Error, Result};
+use reptune_adapters::formats::gguf::Gguf;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use std::path::Path;
 pub struct Inspection {
     /// What it is.
     pub kind: &'static str,
-    /// Facts, in the order in which they are told.
+    /// Facts, in the order in which they are printed.
     #[serde(serialize_with = "as_map")]
     pub facts: Vec<(String, String)>,
     /// Its parts in columns, header first; empty if it has none worth a table.
@@ -57,23 +57,78 @@ impl Inspection {
     }
 }
 
-/// Tells what lies at `path`: a file or a directory. `progress` hears how much of a large
-/// file is read, and of how much.
+/// Reports how much of a large file is read, and of how much.
+type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A kind of artefact: how it is recognized, and what reads it.
+type Kind = (fn(&Path) -> bool, fn(&Path, Progress) -> Result<Inspection>);
+
+/// The first kind that is recognized is read.
+const KINDS: [Kind; 10] = [
+    (directory::is_adapter, |path, _| directory::adapter(path)),
+    (
+        |path| path.join(STAGES).is_file(),
+        |path, _| directory::run(path),
+    ),
+    (directory::is_model, directory::model),
+    (file::is_directions, |path, _| file::directions(path)),
+    (file::is_adapter, |path, _| {
+        directory::adapter(path.parent().unwrap_or(path))
+    }),
+    (
+        |path| extension(path) == "safetensors",
+        |path, _| file::tensors(path),
+    ),
+    (|path| extension(path) == "uqff", file::uqff),
+    (file::is_control_vector, |path, _| {
+        file::foreign_directions(path)
+    }),
+    (Gguf::is_one, |path, _| file::gguf(path)),
+    (
+        |path| extension(path) == "svec",
+        |path, _| file::foreign_directions(path),
+    ),
+];
+
+/// File that names the stages of a run.
+const STAGES: &str = "stages.json";
+
+/// Describes what lies at `path`: a file or a directory. `progress` is called with how much
+/// of a large file is read, and of how much.
 ///
 /// # Errors
-/// When nothing of ours or of a known kind lies there, or a hash, a header or a shape is wrong.
-pub fn inspect(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
-    match (path.is_file(), path.is_dir()) {
-        (true, _) => file::inspect(path, progress),
-        (_, true) => directory::inspect(path, progress),
-        _ => Err(Error::model(
-            path,
+/// When the path holds no artefact of a known kind, or a hash, a header or a shape is wrong.
+pub fn inspect(path: &Path, progress: Progress) -> Result<Inspection> {
+    if let Some((_, read)) = KINDS.iter().find(|(is, _)| is(path)) {
+        return read(path, progress);
+    }
+    let (place, expected, found, hint) = match (path.is_file(), path.is_dir()) {
+        (true, _) => (
+            "file",
+            ".safetensors, .uqff, .gguf, .svec, or a directory",
+            "another kind of file",
+            "inspect the directory that it lies in",
+        ),
+        (_, true) => (
+            "directory",
+            "an adapter, a model, a UQFF or a run",
+            "none of their files",
+            "inspect what lies in it",
+        ),
+        _ => (
             "file or directory",
             "an artefact",
             "nothing",
             "check the path",
-        )),
-    }
+        ),
+    };
+    Err(Error::model(path, place, expected, found, hint))
+}
+
+/// The extension of a file; empty for a directory.
+fn extension(path: &Path) -> &str {
+    let extension = path.extension().filter(|_| path.is_file());
+    extension.and_then(|e| e.to_str()).unwrap_or_default()
 }
 
 /// `43 x q8_0, 1 x f32`.
@@ -103,13 +158,4 @@ fn ranges(numbers: impl IntoIterator<Item = usize>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_short() {
-        assert_eq!(ranges([0, 1, 2, 5, 7, 8]), "0-2, 5, 7-8");
-        assert_eq!(ranges([]), "");
-        assert_eq!(counted(["b", "a", "b"]), "1 x a, 2 x b");
-    }
-}
+mod tests;

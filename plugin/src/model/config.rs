@@ -195,6 +195,13 @@ impl LlamaConfig {
         }
     }
 
+    /// Whether it says that the weights have 16 bits.
+    pub fn is_half(&self) -> bool {
+        let kind = self.json["torch_dtype"].as_str();
+        let kind = kind.or(self.json["dtype"].as_str());
+        kind.is_some_and(|kind| kind.ends_with("16"))
+    }
+
     /// The file, for messages.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,8 +1,6 @@
-//! From what the user calls a model to a directory: a path, or a hub id.
+//! Models of the Hugging Face hub, from its cache or downloaded.
 
 use crate::error::{Error, Result};
-use crate::model::gguf;
-use crate::store::Store;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo};
 use std::path::{Path, PathBuf};
@@ -17,20 +15,12 @@ const FILES: [(&str, bool); 5] = [
 ];
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The directory of `model`: itself if it exists, else the hub repository of that
-/// name in the cache of `HF_HOME`, downloaded unless `HF_HUB_OFFLINE` is set. Of a GGUF it
-/// is what was [imported](gguf::imported).
+/// The directory of the hub repository `model` in the cache of `HF_HOME`. What is missing
+/// there is downloaded, unless `HF_HUB_OFFLINE` is set.
 ///
 /// # Errors
-/// When it is neither, the hub cannot deliver it, or a GGUF is not a Llama.
-pub fn resolve(model: &str) -> Result<PathBuf> {
-    let path = Path::new(model);
-    if gguf::is_gguf(path) {
-        return gguf::imported(path, &Store::open()?, &mut |_, _| {});
-    }
-    if path.exists() {
-        return Ok(path.to_owned());
-    }
+/// When `model` is not a hub id, or the hub cannot deliver it.
+pub(super) fn download(model: &str) -> Result<PathBuf> {
     let failed = |reason: String| Error::Hub {
         model: model.to_owned(),
         reason,

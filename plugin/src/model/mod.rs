@@ -1,14 +1,16 @@
-//! What a model on disk is: configuration, checkpoint, UQFF, GGUF, hub; resolved once, at the
-//! edge of the program.
+//! What a model on disk is: configuration, checkpoint, UQFF, GGUF, hub. [`ModelDir`] finds it
+//! once, at the edge of the program.
 
 mod checkpoint;
 mod config;
 pub mod gguf;
-pub mod hub;
+mod hub;
+mod model_dir;
 mod source;
 pub mod uqff;
 
 pub use checkpoint::Checkpoint;
 pub(crate) use config::spec;
 pub use config::{LlamaConfig, model_spec};
+pub use model_dir::ModelDir;
 pub use source::Source;

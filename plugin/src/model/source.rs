@@ -1,10 +1,10 @@
 //! Where the weights of a merge or a bake come from.
 
+use super::checkpoint::Checkpoint;
+use super::config::LlamaConfig;
+use super::model_dir::ModelDir;
+use super::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
 use crate::error::{Error, Result};
-use crate::model::gguf;
-use crate::model::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
-use crate::model::{Checkpoint, LlamaConfig, model_spec};
-use crate::store::Store;
 use candle_core::Tensor;
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
@@ -27,16 +27,10 @@ impl Source {
     /// # Errors
     /// When a file is missing or does not fit config.json.
     pub fn open(path: &Path) -> Result<Self> {
-        if gguf::is_gguf(path) {
-            return Self::open(&gguf::imported(path, &Store::open()?, &mut |_, _| {})?);
-        }
-        let directory = match path.is_file() {
-            true => path.parent().unwrap_or(path),
-            false => path,
-        };
-        let config = LlamaConfig::read(directory)?;
-        let spec = model_spec(&config, directory)?;
-        let uqff = UqffFile::find(path)?;
+        let model = ModelDir::at(path)?;
+        let (config, spec) = model.config()?;
+        let directory = model.directory();
+        let uqff = model.open_uqff()?;
         let weights = match &uqff {
             Some(_) => CheckpointWeights::residual(directory)?,
             None => {

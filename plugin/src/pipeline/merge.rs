@@ -3,8 +3,8 @@
 use super::direction_set;
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
-use crate::model::Source;
-use crate::model::uqff::{UqffFile, WeightType};
+use crate::model::uqff::WeightType;
+use crate::model::{ModelDir, Source};
 use crate::progress::Progress;
 use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
@@ -247,7 +247,7 @@ impl Measuring {
         let model = (!source.is_quantized()).then_some(settings.name);
         let session = Session::open(recipe, model, LoadOptions::default())?;
         let spec = session.llama.spec();
-        if !UqffFile::files(&session.directory)?.is_empty() {
+        if ModelDir::at(&session.directory)?.is_quantized() {
             return Err(Error::model(
                 recipe,
                 "key `model`",

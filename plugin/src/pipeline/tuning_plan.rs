@@ -2,7 +2,7 @@
 
 use crate::decoder::parse_isq;
 use crate::error::{Error, Result};
-use crate::model::{LlamaConfig, model_spec};
+use crate::model::ModelDir;
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
@@ -60,8 +60,7 @@ pub fn plan(
         let hint = "weights are not needed";
         return Err(Error::model(directory, "model", expected, "none", hint));
     }
-    let config = LlamaConfig::read(directory)?;
-    let spec = model_spec(&config, directory)?;
+    let (config, spec) = ModelDir::at(directory)?.config()?;
     spec.check_layers(&recipe.tuning.layers)?;
     let chat = Chat::load(directory)?;
     let prompts = |claims: &[Claim]| {

@@ -4,10 +4,9 @@
 //! mistral.rs 0.8.1 sends every completion to its default model, and puts the path of
 //! the weights into answers; here the model is the one that was asked for, in both.
 
-use super::engine::Engine;
-use super::refusal::first_lines;
 use super::request::{check, only_text};
 use super::{App, Refusal, body};
+use crate::runtime::{SharedEngine, without_backtrace};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -106,7 +105,7 @@ fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal
 /// receives it, mistral.rs 0.8.1 fails every request of the same batch, and its engine
 /// panics.
 async fn ask(
-    engine: &Engine,
+    engine: &SharedEngine,
     request: EngineRequest,
     mut answers: Receiver<Answer>,
 ) -> Result<Receiver<Answer>, Refusal> {
@@ -146,7 +145,7 @@ async fn ask(
 
 /// An error in the middle of a stream is told without a backtrace too.
 fn told(answer: Answer) -> Answer {
-    let short = |text: String| first_lines(&text).to_owned();
+    let short = |text: String| without_backtrace(&text).to_owned();
     match answer {
         Answer::ModelError(text, rest) => Answer::ModelError(short(text), rest),
         Answer::CompletionModelError(text, rest) => Answer::CompletionModelError(short(text), rest),

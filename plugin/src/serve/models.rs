@@ -7,11 +7,12 @@
 //! no memory to speak of.
 
 use super::Refusal;
-use super::engine::{self, Engine};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::runtime::{SharedEngine, on_own_thread};
 use crate::steered::Variant;
 use crate::store::Store;
 use axum::http::StatusCode;
+use reptune_adapters::Dose;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
@@ -40,7 +41,7 @@ pub struct Served {
 #[derive(Clone)]
 struct Now {
     variant: Variant,
-    engine: Engine,
+    engine: SharedEngine,
 }
 
 impl Models {
@@ -59,9 +60,12 @@ impl Models {
         let mut served = Vec::new();
         for (name, variant) in variants {
             let (wanted, base, cache) = (variant.clone(), base.clone(), cache.clone());
-            let (engine, bytes) = apart(move || {
+            let (engine, bytes) = on_own_thread("loading", move || {
                 let directory = wanted.directory(&base, &cache)?;
-                Ok((engine::load(&directory)?, engine::bytes(&directory)?))
+                Ok((
+                    SharedEngine::load(&directory)?,
+                    SharedEngine::bytes(&directory)?,
+                ))
             })
             .await?;
             progress(&name, bytes);
@@ -113,36 +117,36 @@ impl Models {
         }
     }
 
-    /// Replaces the engine of the steered model `name` by one with another coeff.
+    /// Replaces the engine of the steered model `name` by one with another dose.
     ///
     /// While the new one is made and loaded the old one answers, so for that time
     /// memory holds both.
     ///
     /// # Errors
-    /// 404 for an unknown model, 400 for one that is not steered or a coeff that is not
+    /// 404 for an unknown model, 400 for one that is not steered or a dose that is not
     /// finite; 500 when the new engine does not load, and then the old one stays.
-    pub async fn steer(&self, name: &str, coeff: f64) -> std::result::Result<(), Refusal> {
+    pub async fn steer(&self, name: &str, dose: Dose) -> std::result::Result<(), Refusal> {
         let served = self.named(name)?;
         let _turn = served.changing.lock().await;
         let Some(steering) = served.variant().steering else {
             return Err(Refusal::field(
                 "model",
-                format!("`{}` is not steered, so it has no coeff", served.name),
+                format!("`{}` is not steered, so it has no dose", served.name),
             ));
         };
         let steering = steering
-            .with_coeffs(&[coeff])
-            .map_err(|e| Refusal::field("coeff", e.to_string()))?;
+            .with_doses(&[dose])
+            .map_err(|e| Refusal::field("model", e.to_string()))?;
         let variant = Variant {
             steering: Some(steering),
             ..served.given.clone()
         };
         let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
-        let made = apart(move || {
-            // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
-            let room = cache.room()?;
+        let made = on_own_thread("loading", move || {
+            // Not kept in the cache, which many doses would fill.
+            let room = cache.temporary()?;
             let out = room.path().join("model");
-            engine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
+            SharedEngine::load(&given.with_dose(dose, &base, &cache, &out)?)
         });
         let engine = made.await.map_err(|e| {
             let text = format!("`{}` stays as it was: {e}", served.name);
@@ -166,7 +170,7 @@ impl Served {
     }
 
     /// The engine that answers at the moment. To be kept until the answer is complete.
-    pub fn engine(&self) -> Engine {
+    pub fn engine(&self) -> SharedEngine {
         self.now().engine
     }
 
@@ -174,13 +178,4 @@ impl Served {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
         now.clone()
     }
-}
-
-/// Runs what blocks on a thread of its own.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let failed = |e: tokio::task::JoinError| Error::Runtime {
-        place: "loading".into(),
-        reason: e.to_string(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -1,5 +1,6 @@
 //! Errors as clients of OpenAI's interface read them.
 
+use crate::runtime::without_backtrace;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -51,19 +52,17 @@ impl Refusal {
     pub fn failed(reason: impl std::fmt::Display) -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            first_lines(&reason.to_string()),
+            without_backtrace(&reason.to_string()),
         )
     }
 
     /// 400, with what mistral.rs said about the request.
     pub fn invalid(reason: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, first_lines(&reason.to_string()))
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            without_backtrace(&reason.to_string()),
+        )
     }
-}
-
-/// What was said, without the backtrace that candle's messages may end in.
-pub fn first_lines(reason: &str) -> &str {
-    reason.split("\n   0: ").next().unwrap_or_default()
 }
 
 impl IntoResponse for Refusal {

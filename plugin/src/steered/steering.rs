@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 /// use reptune::Steering;
 /// let steering = Steering::from_file("honesty.safetensors")?
 ///     .layers(11..=17)
-///     .coeff(19.0)
+///     .total(19.0)
 ///     .and(Steering::from_file("calm.safetensors")?.layers([20]).fraction(0.3));
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Layer i is the output of block i, counted from 0. Of several layers each gets
-/// `coeff / layers`. What several files add adds up.
+/// Layer i is the output of block i, counted from 0. Each layer gets the coefficient;
+/// [`Steering::total`] is divided over the layers. Several files add up.
 #[derive(Debug, Clone)]
 pub struct Steering {
     parts: Vec<Part>,
@@ -64,10 +64,14 @@ impl Steering {
         self.last(|part| part.layers = layers)
     }
 
-    /// How much of them: a signed multiplier of the unit direction, divided by the
-    /// number of layers.
+    /// The coefficient of the unit direction at each of the layers.
     pub fn coeff(self, coeff: f64) -> Self {
-        self.dose(Dose::Total(coeff))
+        self.dose(Dose::Coeff(coeff))
+    }
+
+    /// Instead of a coeff: a total that is divided equally over the layers.
+    pub fn total(self, total: f64) -> Self {
+        self.dose(Dose::Total(total))
     }
 
     /// Instead of a coeff: a signed fraction of the mean residual norm at these layers.
@@ -102,25 +106,22 @@ impl Steering {
         &self.parts
     }
 
-    /// The same with other coeffs, one a file; the strength of vectors as they were stored.
+    /// The same with other doses, one for each file.
     ///
     /// # Errors
-    /// When there are more or fewer coeffs than files, or one is not finite.
-    pub fn with_coeffs(mut self, coeffs: &[f64]) -> Result<Self> {
-        if coeffs.len() != self.parts.len() || coeffs.iter().any(|c| !c.is_finite()) {
+    /// When there are more or fewer doses than files, or one is not finite.
+    pub fn with_doses(mut self, doses: &[Dose]) -> Result<Self> {
+        if doses.len() != self.parts.len() || doses.iter().any(|d| !d.amount().is_finite()) {
             return Err(Error::value(
-                "coeff",
-                format!("{} finite numbers, one a direction file", self.parts.len()),
-                format!("{coeffs:?}"),
+                "doses",
+                format!("{} with a finite number, one for each direction file", self.parts.len()),
+                format!("{doses:?}"),
                 "give them in the order of the files",
             )
             .into());
         }
-        for (part, coeff) in self.parts.iter_mut().zip(coeffs) {
-            part.dose = Some(match part.dose {
-                Some(Dose::Strength(_)) => Dose::Strength(*coeff),
-                _ => Dose::Total(*coeff),
-            });
+        for (part, dose) in self.parts.iter_mut().zip(doses) {
+            part.dose = Some(*dose);
         }
         Ok(self)
     }
@@ -163,26 +164,19 @@ impl Part {
         self.point
     }
 
-    /// The dose as a coeff, divided by the number of layers where it is used; the strength
-    /// of vectors as they were stored.
+    /// How much of the directions; a fraction as the total that it comes to.
     ///
     /// # Errors
-    /// When none was named, or a fraction has no norm to be a fraction of.
-    pub fn coeff(&self) -> Result<f64> {
+    /// When no dose was named, or a fraction has no norm to be a fraction of.
+    pub fn dose(&self) -> Result<Dose> {
         match self.dose {
-            Some(Dose::Total(coeff) | Dose::Strength(coeff)) => Ok(coeff),
-            Some(Dose::Coeff(coeff)) => Ok(coeff * self.layers.len() as f64),
             Some(Dose::Fraction(fraction)) => {
                 let each = self.set.natural_coeff(&self.layers, fraction)?;
-                Ok(each * self.layers.len() as f64)
+                Ok(Dose::Total(each * self.layers.len() as f64))
             }
+            Some(dose) => Ok(dose),
             None => Err(self.wrong("dose", "a coeff or a fraction", "neither", "name one")),
         }
-    }
-
-    /// Whether the dose is a strength of the vectors as they were stored.
-    pub fn is_as_stored(&self) -> bool {
-        matches!(self.dose, Some(Dose::Strength(_)))
     }
 
     fn intervention(&self, spec: &ModelSpec) -> Result<Intervention> {
@@ -194,20 +188,12 @@ impl Part {
             let expected = format!("some of the layers of this file, {held:?}");
             return Err(self.wrong("layers", &expected, &found, "name others"));
         }
-        let coeff = self.coeff()?;
-        if !coeff.is_finite() {
-            let found = coeff.to_string();
+        let dose = self.dose()?;
+        if !dose.amount().is_finite() {
+            let found = dose.amount().to_string();
             return Err(self.wrong("coeff", "a finite number", &found, "for example 19.0"));
         }
-        let addition = match self.is_as_stored() {
-            true => Intervention::new(
-                &self.set,
-                &self.layers,
-                Dose::Strength(coeff),
-                Operator::Add,
-            )?,
-            false => Intervention::new(&self.set, &self.layers, Dose::Total(coeff), Operator::Add)?,
-        };
+        let addition = Intervention::new(&self.set, &self.layers, dose, Operator::Add)?;
         Ok(addition.at(self.point))
     }
 

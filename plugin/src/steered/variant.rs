@@ -1,14 +1,14 @@
-//! A model made into another: merged, steered, quantized; as files that stock mistral.rs loads.
+//! A model made into another: merged, steered, quantized; as files that mistral.rs itself loads.
 
-use super::{Steering, VERSION};
+use super::steering::Steering;
 use crate::bake::{self, Bake, Exactness, set_coeff};
 use crate::error::{Error, Result};
-use crate::model::Source;
 use crate::model::uqff::{UQFF, WeightType};
-use crate::session::model_key;
-use crate::store::Store;
-use reptune_adapters::{Intervention, files, lora::peft};
+use crate::model::{ModelDir, Source};
+use crate::store::{Store, StoreKey};
+use reptune_adapters::{Dose, Intervention, lora::peft};
 use reptune_recipes::merge::merge;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What becomes of a model before it is loaded. Adapter first, then steering: the
@@ -34,40 +34,40 @@ impl Variant {
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
-        let mut parts = vec!["baked".to_owned(), model_key(&model)?];
-        parts.push(
-            model
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into(),
-        );
+        let mut parts = vec!["baked".to_owned(), ModelDir::at(&model)?.key()?];
         parts.extend(self.quantize.map(|q| q.to_string()));
         for part in self.steering.iter().flat_map(Steering::parts) {
-            let (layers, coeff, point) = (part.layers(), part.coeff()?, part.point());
-            parts.push(format!("{} {layers:?} {coeff:?} {point:?}", part.hash()));
-            if part.is_as_stored() {
-                parts.push("as stored".to_owned());
-            }
+            let (layers, dose, point) = (part.layers(), part.dose()?, part.point());
+            parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash()));
         }
-        cache.entry(&key(&parts), |out| self.bake(&model, &interventions, out))
+        let key = StoreKey::new(format!("{}, {self}", model.display()), parts);
+        cache.entry(&key, |out| self.bake(&model, &interventions, out))
     }
 
-    /// This variant where it is steered by `coeff` instead: itself, and where its files
-    /// are. They are not kept in `cache` but written to `out`, from those of this variant
-    /// if possible: then only biases are new.
+    /// This variant with another dose: itself, and where its files are. They are not kept in
+    /// `cache` but written to `out`, from those of this variant if possible: then only biases
+    /// are new.
     ///
     /// # Errors
     /// As [`Variant::directory`]; when the variant is not steered by one file.
-    pub fn with_coeff(
+    pub fn with_dose(
         &self,
-        coeff: f64,
+        dose: Dose,
         model: &Path,
         cache: &Store,
         out: &Path,
     ) -> Result<PathBuf> {
+        let steering = self.steering.clone();
+        let changed = Self {
+            steering: steering.map(|s| s.with_doses(&[dose])).transpose()?,
+            ..self.clone()
+        };
         let made = self.directory(model, cache)?;
-        if made.join(UQFF).is_file() && made.starts_with(cache.root()) {
+        let coeff = self.same_kind(&changed)?;
+        if let Some(coeff) = coeff
+            && made.join(UQFF).is_file()
+            && made.starts_with(cache.root())
+        {
             copy(&made, out)?;
             match set_coeff(&out.join(UQFF), &Source::open(out)?.spec, coeff) {
                 Ok(_) => return Ok(out.to_owned()),
@@ -79,11 +79,6 @@ impl Variant {
                 Err(e) => return Err(e),
             }
         }
-        let steering = self.steering.clone();
-        let changed = Self {
-            steering: steering.map(|s| s.with_coeffs(&[coeff])).transpose()?,
-            ..self.clone()
-        };
         let model = changed.merged(model, cache)?;
         match changed.baked(&model)? {
             None => Ok(model),
@@ -92,6 +87,21 @@ impl Variant {
                 Ok(out.to_owned())
             }
         }
+    }
+
+    /// The dose of `other` as a baked file records it, if that of this variant was recorded in
+    /// the same way.
+    fn same_kind(&self, other: &Self) -> Result<Option<f64>> {
+        let part = |v: &Self| v.steering.as_ref().and_then(|s| s.parts().first().cloned());
+        let (Some(was), Some(part)) = (part(self), part(other)) else {
+            return Ok(None);
+        };
+        Ok(match (was.dose()?, part.dose()?) {
+            (Dose::Strength(_), Dose::Strength(x)) => Some(x),
+            (Dose::Strength(_), _) | (_, Dose::Strength(_)) => None,
+            (_, Dose::Coeff(x)) => Some(x * part.layers().len() as f64),
+            (_, dose) => Some(dose.amount()),
+        })
     }
 
     fn merged(&self, model: &Path, cache: &Store) -> Result<PathBuf> {
@@ -104,8 +114,13 @@ impl Variant {
             return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
         }
         let update = peft::load(adapter, &source.spec)?;
-        let parts = ["merged".to_owned(), model_key(model)?, files_key(adapter)?];
-        cache.entry(&key(&parts), |out| {
+        let parts = [
+            "merged".to_owned(),
+            ModelDir::at(model)?.key()?,
+            update.content_hash()?,
+        ];
+        let made_from = format!("{}, merged with {}", model.display(), adapter.display());
+        cache.entry(&StoreKey::new(made_from, parts), |out| {
             merge(model, &update, out, &mut |_, _, _| {})?;
             Ok(())
         })
@@ -150,24 +165,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(attempt().map_err(|e| reptune_adapters::Error::write(to, e))?)
 }
 
-/// The key of what is made from `parts`.
-fn key(parts: &[String]) -> String {
-    let parts = parts.iter().map(|p| format!("{}:{p}", p.len()));
-    let all: Vec<String> = parts.collect();
-    files::sha256([VERSION, &all.join("")].map(str::as_bytes))
-}
-
-/// A hash of the names and contents of the files in `directory`.
-fn files_key(directory: &Path) -> Result<String> {
-    let io = |e| reptune_adapters::Error::read(directory, e);
-    let mut parts = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.is_file() {
-            let hash = files::sha256([files::read(&path)?.as_slice()]);
-            parts.push(format!("{:?} {hash}", path.file_name()));
-        }
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = |path: &Path| path.display().to_string();
+        let merged = self
+            .adapter
+            .iter()
+            .map(|a| format!("merged with {}", file(a)));
+        let parts = self.steering.iter().flat_map(Steering::parts);
+        let steered = parts.map(|part| format!("steered by {}", file(part.file())));
+        let stored = self.quantize.iter().map(|q| format!("as {q}"));
+        let all: Vec<String> = merged.chain(steered).chain(stored).collect();
+        f.write_str(&all.join(", "))
     }
-    parts.sort();
-    Ok(parts.join("\n"))
 }

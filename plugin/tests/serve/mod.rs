@@ -79,7 +79,7 @@ fn running(limits: Limits) -> (TempDir, Running) {
     let room = tempfile::tempdir().expect("a room");
     let (file, adapter) = (directions(room.path()), adapter(room.path()));
     let steering = Steering::from_file(&file).expect("directions");
-    let steering = steering.layers(LAYERS).coeff(COEFF);
+    let steering = steering.layers(LAYERS).total(COEFF);
     let steered = Variant {
         steering: Some(steering),
         ..Variant::default()

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
 use reptune::decoder::{LoadOptions, parse_device, parse_dtype};
-use reptune::model::{LlamaConfig, model_spec};
+use reptune::model::ModelDir;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, ModelSpec};
 use reptune_recipes::tune::Prompt;
@@ -109,11 +109,7 @@ impl DeviceArgs {
 
 /// Sizes of the model, without its weights.
 pub fn spec(model: &Path) -> Result<ModelSpec> {
-    let directory = match model.is_file() {
-        true => model.parent().unwrap_or(model),
-        false => model,
-    };
-    Ok(model_spec(&LlamaConfig::read(directory)?, directory)?)
+    Ok(ModelDir::at(model)?.config()?.1)
 }
 
 /// A random unit direction at every layer.

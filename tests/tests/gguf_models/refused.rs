@@ -1,6 +1,6 @@
 //! What is not a Llama that can be taken exactly is refused, and named.
 
-use crate::written::Written;
+use super::written::Written;
 use anyhow::Result;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;

@@ -1,8 +1,8 @@
 //! Tokenizers made from the metadata of a GGUF cut text as those they were written from, and
 //! as llama.cpp does with that metadata (`tests/interop/llama_cpp_tokenizers.py` asked it).
 
-use crate::import;
-use crate::written::Written;
+use super::import;
+use super::written::Written;
 use anyhow::{Context, Result, anyhow};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;

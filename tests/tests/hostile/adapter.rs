@@ -1,7 +1,7 @@
 //! PEFT directories: a configuration that says something else, and damaged factors.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, copy, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, copy, reads};
 use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;

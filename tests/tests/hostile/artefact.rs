@@ -1,7 +1,7 @@
 //! Files of our own, which carry a hash: damaged they are refused, or are what they were.
 
-use crate::change::{changed, changes};
-use crate::{config, reads};
+use super::change::{changed, changes};
+use super::{config, reads};
 use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -66,7 +66,7 @@ fn content(update: &Adapter) -> Vec<(String, u64, Vec<u32>)> {
 /// Whether `path` changed as `changes` say is refused, or reads as before.
 fn noticed<T: PartialEq>(
     path: &Path,
-    (near, changes): (bool, &[crate::change::Change]),
+    (near, changes): (bool, &[super::change::Change]),
     read: impl Fn() -> reptune_adapters::Result<T>,
 ) {
     let wanted = read().expect("good");

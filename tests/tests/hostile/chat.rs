@@ -1,7 +1,7 @@
 //! Tokenizers and chat templates.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, copy, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, copy, reads};
 use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,8 +1,8 @@
 //! Files of other programs: control vectors, `.svec` files and adapters, damaged and hostile.
 //! The good ones that are not ours were written by repeng, and as llama.cpp's generator does.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, reads};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -85,7 +85,7 @@ fn adapter(path: &Path) -> Result<Adapter, String> {
 fn changed_file(
     name: &str,
     good: &[u8],
-    changes: &[crate::change::Change],
+    changes: &[super::change::Change],
     near: bool,
 ) -> (tempfile::TempDir, PathBuf) {
     let room = tempfile::tempdir().expect("room");

@@ -1,8 +1,8 @@
 //! GGUF files: damaged, cut off, and with headers that claim more than is there.
 
-use crate::allocated::largest;
-use crate::change::{changed, changes};
-use crate::{config, reads};
+use super::allocated::largest;
+use super::change::{changed, changes};
+use super::{config, reads};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reptune_adapters::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};

@@ -1,6 +1,6 @@
 //! Prompt files, claims and questions: rows that are no rows.
 
-use crate::{config, reads};
+use super::{config, reads};
 use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! `config.json`: values of a wrong type, and sizes that the weights do not have.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, copy, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, copy, reads};
 use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,7 +1,7 @@
 //! Recipes.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, reads};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use reptune_recipes::Recipe;

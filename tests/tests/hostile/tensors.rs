@@ -1,7 +1,7 @@
 //! safetensors headers, as a checkpoint's reader sees them.
 
-use crate::change::{changed, changes, odd, replaced};
-use crate::{config, copy, reads};
+use super::change::{changed, changes, odd, replaced};
+use super::{config, copy, reads};
 use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,8 +1,8 @@
 //! UQFF entries of every type, and the files that hold them.
 
-use crate::change::{changed, changes};
-use crate::tensors::file;
-use crate::{MOST, config, copy, largest, reads};
+use super::change::{changed, changes};
+use super::tensors::file;
+use super::{MOST, config, copy, largest, reads};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use proptest::collection::vec;

@@ -1,21 +1,16 @@
 //! Merged checkpoints load in Hugging Face transformers and give our logits.
 
 use super::{fixture, ours, prompts, same, tensors};
-use anyhow::{Result, ensure};
+use crate::python;
+use anyhow::Result;
 use reptune_adapters::HookedModel;
 use reptune_adapters::model::ModuleKind;
 use reptune_recipes::merge::merge;
 use reptune_tests::{llama, random_update};
-use std::path::Path;
-use std::process::Command;
 
 #[test]
+#[cfg_attr(not(oracle), ignore = "needs REPTUNE_PYTHON, see tests/README.md")]
 fn transformers_computes_our_logits_with_a_merged_checkpoint() -> Result<()> {
-    let Some(python) = std::env::var_os("REPTUNE_PYTHON") else {
-        println!("skipped: set REPTUNE_PYTHON to a python with torch and transformers");
-        return Ok(());
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/merged_checkpoint.py");
     for name in ["tiny-llama2", "tiny-llama32"] {
         let host = llama(name)?;
         let update = random_update(host.spec(), &[1, 3], &ModuleKind::ALL, 21)?;
@@ -27,15 +22,7 @@ fn transformers_computes_our_logits_with_a_merged_checkpoint() -> Result<()> {
             room.path().join("out.safetensors"),
         );
         std::fs::write(&ids, serde_json::to_string(&prompts()?)?)?;
-        let run = Command::new(&python)
-            .arg(&script)
-            .args([&merged, &ids, &out])
-            .output()?;
-        ensure!(
-            run.status.success(),
-            "{name}: {}",
-            String::from_utf8_lossy(&run.stderr)
-        );
+        python::run("interop/merged_checkpoint.py", [&merged, &ids, &out])?;
         let theirs = tensors(&out)?;
         let merged = reptune::Llama::load(&merged, Default::default())?;
         same("prompt", &ours(&merged, &prompts()?, &[], None)?, &theirs)?;

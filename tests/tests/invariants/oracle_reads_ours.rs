@@ -1,19 +1,14 @@
 //! A real PEFT computes what we compute with an adapter that we wrote.
 
-use anyhow::{Result, ensure};
+use crate::python;
+use anyhow::Result;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{ForwardOptions, HookedModel, PrefixTree, lora::peft};
 use reptune_tests::{Oracle, Walk, fixture, llama, logits, random_update, whole};
-use std::path::Path;
-use std::process::Command;
 
 #[test]
+#[cfg_attr(not(oracle), ignore = "needs REPTUNE_PYTHON, see tests/README.md")]
 fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
-    let Some(python) = std::env::var_os("REPTUNE_PYTHON") else {
-        println!("skipped: set REPTUNE_PYTHON to a python with torch, transformers and peft");
-        return Ok(());
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle/check_adapter.py");
     for name in ["llama2", "llama32"] {
         let prompts = Oracle::read(&format!("oracle-{name}.safetensors"))?.prompts()?;
         let host = llama(&format!("tiny-{name}"))?;
@@ -26,16 +21,8 @@ fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
             directory.path().join("out.safetensors"),
         );
         std::fs::write(&ids, serde_json::to_string(&prompts)?)?;
-        let run = Command::new(&python)
-            .arg(&script)
-            .arg(fixture(&format!("tiny-{name}")))
-            .args([&adapter, &ids, &out])
-            .output()?;
-        ensure!(
-            run.status.success(),
-            "{name}: {}",
-            String::from_utf8_lossy(&run.stderr)
-        );
+        let base = fixture(&format!("tiny-{name}"));
+        python::run("oracle/check_adapter.py", [&base, &adapter, &ids, &out])?;
         let theirs = candle_core::safetensors::load(&out, host.device())?;
         let mut walk = Walk::default();
         for (i, prompt) in prompts.iter().enumerate() {

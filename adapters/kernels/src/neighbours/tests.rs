@@ -1,4 +1,4 @@
-use super::*;
+use crate::ancestors::Ancestors;
 
 /// The ancestors of all tokens of a tree: of each its parent, which comes before it.
 fn ancestors(parents: &[Option<usize>]) -> Ancestors {

@@ -1,6 +1,6 @@
 //! Types of tensors by their number in a file.
 
-use super::GgmlDType;
+use candle_core::quantized::GgmlDType;
 
 const NUMBERS: [(u32, GgmlDType); 15] = [
     (0, GgmlDType::F32),

@@ -16,10 +16,10 @@ pub(super) fn read(directory: &Path) -> Result<Adapter> {
     let mut weights = Weights::open(directory)?;
     let mut modules = BTreeMap::new();
     for name in weights.left.clone() {
-        let Some(module) = name.strip_suffix(".lora_A.weight") else {
+        let Some(path) = name.strip_suffix(".lora_A.weight") else {
             continue;
         };
-        let bare = module.strip_prefix(PREFIX).unwrap_or(module);
+        let bare = path.strip_prefix(PREFIX).unwrap_or(path);
         let module = TargetModule::parse(bare).ok_or_else(|| {
             weights.wrong(
                 &name,
@@ -29,13 +29,13 @@ pub(super) fn read(directory: &Path) -> Result<Adapter> {
             )
         })?;
         let rank = config.rank(bare);
-        let adapter = WeightDelta {
+        let delta = WeightDelta {
             a: weights.take(&name, 0, rank)?,
-            b: weights.take(&format!("{module}.lora_B.weight"), 1, rank)?,
+            b: weights.take(&format!("{path}.lora_B.weight"), 1, rank)?,
             scale: config.scale(bare),
             full: None,
         };
-        if modules.insert(module, adapter).is_some() {
+        if modules.insert(module, delta).is_some() {
             let hint = "write the adapter again";
             return Err(weights.wrong(&name, "each module once", format!("{module} twice"), hint));
         }

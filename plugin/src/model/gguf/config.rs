@@ -1,10 +1,10 @@
 //! `config.json` from the metadata of a GGUF Llama.
 
-use super::Model;
+use super::file::GgufLlama;
 use crate::error::Result;
 use serde_json::{Value, json};
 
-impl Model {
+impl GgufLlama {
     /// The configuration as Hugging Face writes it.
     ///
     /// # Errors

@@ -12,16 +12,17 @@
 //! A file that is given as a model is imported into the user's [`Store`], once.
 
 mod config;
+mod file;
 mod tensors;
 mod tokenizer;
 
-use crate::error::{Error, Result};
-use crate::model::uqff::{self, Provenance, UQFF, UqffDirectory};
-use crate::model::{LlamaConfig, model_spec};
-use crate::store::Store;
-use reptune_adapters::formats::gguf::{Gguf, Value as Field};
+use super::config::{LlamaConfig, model_spec};
+use super::uqff::{self, Provenance, UQFF, UqffDirectory};
+use crate::error::Result;
+use crate::store::{Store, StoreKey};
+use file::GgufLlama;
+use reptune_adapters::TargetModule;
 use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
-use reptune_adapters::{TargetModule, files};
 use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
@@ -33,14 +34,6 @@ const BESIDE: [&str; 4] = [
     "chat_template.jinja",
 ];
 
-/// Whether `path` is a file called `.gguf`.
-pub fn is_gguf(path: &Path) -> bool {
-    path.is_file()
-        && path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-}
-
 /// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there.
 ///
 /// # Errors
@@ -50,30 +43,27 @@ pub fn imported(
     cache: &Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PathBuf> {
-    let key = format!("gguf-{}", key(gguf)?);
+    let key = key(gguf)?;
     cache.entry(&key, |out| import(gguf, out, progress))
 }
 
-/// Changes when the file does, or one beside it that counts. Lengths and times stand for the
-/// contents, which may take a minute to read.
-fn key(gguf: &Path) -> Result<String> {
+/// Changes with the file and with those beside it that are read. Lengths and times of change
+/// stand for contents that may take a minute to read.
+fn key(gguf: &Path) -> Result<StoreKey> {
     let path = gguf.canonicalize();
     let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
-    let beside = path.parent().unwrap_or(Path::new(""));
-    let mut parts = vec![format!("{} {path:?}", env!("CARGO_PKG_VERSION"))];
+    let mut parts = vec![format!("{path:?}")];
     for file in [path.clone()]
         .into_iter()
-        .chain(BESIDE.map(|name| beside.join(name)))
+        .chain(BESIDE.map(|name| path.with_file_name(name)))
     {
-        let told = std::fs::metadata(&file).and_then(|m| Ok((m.len(), m.modified()?)));
-        parts.push(format!("{:?}", told.ok()));
+        let found = std::fs::metadata(&file).and_then(|m| Ok((m.len(), m.modified()?)));
+        parts.push(format!("{:?}", found.ok()));
     }
-    Ok(files::sha256(parts.iter().map(String::as_bytes)))
-}
-
-/// An open GGUF of a Llama.
-struct Model {
-    file: Gguf,
+    Ok(StoreKey::new(
+        format!("import of {}", path.display()),
+        parts,
+    ))
 }
 
 /// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
@@ -85,14 +75,15 @@ struct Model {
 /// When it is no Llama, lacks a tensor, or holds one of another shape or of a type that
 /// mistral.rs does not compute with on a CPU. Nothing is left at `out` then.
 pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-    let model = Model::open(gguf)?;
-    let room = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
-    let beside = model.companions(room.path())?;
-    let config = LlamaConfig::read(&beside)?;
-    let spec = model_spec(&config, &beside)?;
+    let model = GgufLlama::open(gguf)?;
+    let temporary = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
+    let beside = temporary.path();
+    write_companions(&model, beside)?;
+    let config = LlamaConfig::read(beside)?;
+    let spec = model_spec(&config, beside)?;
     model.check_complete(&spec)?;
     // now, not when the first prompt comes
-    Chat::load(&beside)
+    Chat::load(beside)
         .map_err(|e| model.wrong("tokenizer", "one that can be read", e.to_string()))?;
     let directory = UqffDirectory::create(out)?;
     let mut told = Provenance::of(&spec);
@@ -120,7 +111,7 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         &model.entry(head, (spec.vocab, spec.hidden), None)?,
     )?;
     file.finish()?;
-    directory.commit(&spec, &beside, |tensor| {
+    directory.commit(&spec, beside, |tensor| {
         let theirs = match tensor.strip_prefix("model.layers.") {
             Some(rest) => rest.replace("input_layernorm", "attn_norm"),
             None => tensor.to_owned(),
@@ -136,135 +127,27 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     })
 }
 
-impl Model {
-    fn open(path: &Path) -> Result<Self> {
-        let model = Self {
-            file: Gguf::open(path)?,
-        };
-        let parts = model.value("split.count").and_then(whole);
-        if let Some(parts) = parts.filter(|n| *n > 1) {
-            let one = "1: join the parts with `llama-gguf-split --merge`";
-            return Err(model.wrong("split.count", one, parts.to_string()));
-        }
-        match model.text("general.architecture")? {
-            "llama" => Ok(model),
-            other => Err(model.wrong(
-                "general.architecture",
-                "`llama`: other architectures are not taken",
-                format!("`{other}`"),
-            )),
-        }
-    }
-
-    /// Puts configuration and tokenizer into `room`.
-    fn companions(&self, room: &Path) -> Result<PathBuf> {
-        let write = |name: &str, json: &serde_json::Value| {
-            let text = serde_json::to_vec_pretty(json).unwrap_or_default();
-            let path = room.join(name);
-            std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
-        };
-        write("config.json", &self.config()?)?;
-        let beside = self.file.path().parent().unwrap_or(Path::new(""));
-        if !beside.join(BESIDE[0]).is_file() {
-            let (tokenizer, config) = self.tokenizer()?;
-            write("tokenizer.json", &tokenizer)?;
-            write("tokenizer_config.json", &config)?;
-            return Ok(room.to_owned());
-        }
-        for name in BESIDE {
-            let from = beside.join(name);
-            if from.is_file() {
-                let copied = std::fs::copy(&from, room.join(name));
-                copied.map_err(|e| reptune_adapters::Error::read(from, e))?;
-            }
-        }
-        Ok(room.to_owned())
-    }
-
-    fn rows(&self, tensor: &str) -> Result<usize> {
-        Ok(self
-            .expected(tensor, &[])?
-            .shape
-            .first()
-            .copied()
-            .unwrap_or(0))
-    }
-
-    fn value(&self, key: &str) -> Option<&Field> {
-        self.file.value(key)
-    }
-
-    fn text(&self, key: &str) -> Result<&str> {
-        let text = self.value(key).and_then(|v| v.to_string().ok());
-        let text = text.map(String::as_str);
-        text.ok_or_else(|| self.wrong(key, "a text", self.told(key)))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<&str>> {
-        let list = self.value(key).and_then(|v| v.to_vec().ok());
-        let texts = list.and_then(|l| {
-            let each = l.iter().map(|v| v.to_string().ok().map(String::as_str));
-            each.collect::<Option<Vec<_>>>()
-        });
-        texts.ok_or_else(|| self.wrong(key, "a list of texts", self.told(key)))
-    }
-
-    /// A positive whole number. Lists with one number for every block are taken where all
-    /// are the same.
-    fn count(&self, key: &str) -> Result<usize> {
-        let found = match self.value(key) {
-            Some(Field::Array(list)) => match list.split_first() {
-                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => {
-                    whole(first)
-                }
-                _ => None,
-            },
-            value => value.and_then(whole),
-        };
-        found.ok_or_else(|| self.wrong(key, "a positive whole number", self.told(key)))
-    }
-
-    fn number(&self, key: &str) -> Result<f64> {
-        let value = self.value(key);
-        let number = value.and_then(|v| {
-            let short = v.to_f32().ok().map(|x| x.to_string().parse());
-            short
-                .and_then(std::result::Result::ok)
-                .or_else(|| v.to_f64().ok())
-        });
-        let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
-        number.ok_or_else(|| self.wrong(key, "a positive number", self.told(key)))
-    }
-
-    /// What a field holds, in a few words.
-    fn told(&self, key: &str) -> String {
-        match self.value(key) {
-            None => "nothing".into(),
-            Some(Field::Array(list)) => format!("a list of {}", list.len()),
-            Some(value) => format!("{value:?}").chars().take(80).collect(),
-        }
-    }
-
-    fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
-        let hint = "fetch the file again, or convert the model anew";
-        Error::model(
-            self.file.path(),
-            format!("`{place}`"),
-            expected,
-            found,
-            hint,
-        )
-    }
-}
-
-/// A positive whole number, of whatever type.
-fn whole(value: &Field) -> Option<usize> {
-    let n = match value {
-        Field::I8(n) => u64::try_from(*n).ok()?,
-        Field::I16(n) => u64::try_from(*n).ok()?,
-        Field::I32(n) => u64::try_from(*n).ok()?,
-        Field::I64(n) => u64::try_from(*n).ok()?,
-        other => other.to_u64().ok()?,
+/// Writes configuration and tokenizer to the directory `out`.
+fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
+    let write = |name: &str, json: &serde_json::Value| {
+        let text = serde_json::to_vec_pretty(json).unwrap_or_default();
+        let path = out.join(name);
+        std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
     };
-    usize::try_from(n).ok().filter(|n| *n > 0)
+    write("config.json", &model.config()?)?;
+    let beside = model.path().parent().unwrap_or(Path::new(""));
+    if !beside.join(BESIDE[0]).is_file() {
+        let (tokenizer, config) = model.tokenizer()?;
+        write("tokenizer.json", &tokenizer)?;
+        write("tokenizer_config.json", &config)?;
+        return Ok(());
+    }
+    for name in BESIDE {
+        let from = beside.join(name);
+        if from.is_file() {
+            let copied = std::fs::copy(&from, out.join(name));
+            copied.map_err(|e| reptune_adapters::Error::read(from, e))?;
+        }
+    }
+    Ok(())
 }

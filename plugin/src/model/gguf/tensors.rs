@@ -1,6 +1,6 @@
 //! Tensors of a GGUF Llama: all that belong to one, and no others; rows of q and k put back.
 
-use super::Model;
+use super::file::GgufLlama;
 use crate::error::Result;
 use crate::model::uqff::{Entry, WeightType};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -12,7 +12,7 @@ use reptune_adapters::{ModelSpec, TargetModule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-impl Model {
+impl GgufLlama {
     /// Refuses a tensor that an ordinary Llama has not, such as a bias: leaving it out
     /// would make another model.
     pub(super) fn check_complete(&self, spec: &ModelSpec) -> Result<()> {
@@ -34,6 +34,12 @@ impl Model {
                 Err(self.wrong(other, &expected, "a tensor".into()))
             }
         }
+    }
+
+    /// Rows of a tensor.
+    pub(super) fn rows(&self, tensor: &str) -> Result<usize> {
+        let shape = &self.expected(tensor, &[])?.shape;
+        Ok(shape.first().copied().unwrap_or(0))
     }
 
     /// A linear layer (O, I); `heads` of q and k, whose rows are put back in their order.

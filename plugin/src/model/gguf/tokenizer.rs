@@ -3,8 +3,9 @@
 //! Two kinds of tokenizer are known: byte-level BPE with its merges (`gpt2`), and the
 //! pieces of SentencePiece (`llama`), whose merges follow from their scores.
 
-use super::{Field, Model};
+use super::file::GgufLlama;
 use crate::error::Result;
+use reptune_adapters::formats::gguf::Value as Field;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -24,7 +25,7 @@ const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const DEFINED: i64 = 4;
 
-impl Model {
+impl GgufLlama {
     /// Both files, ready to be written.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What mistral.rs keeps on the thread that loads, and never clears.
 
-use crate::error::{Error, Result};
+use super::message::failed;
+use crate::error::Result;
 use candle_core::{DType, Device};
 use mistralrs_quant::{
     LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, clear_immediate_isq,
@@ -8,30 +9,30 @@ use mistralrs_quant::{
 };
 use std::path::Path;
 
-/// An adapter that mistral.rs merges into what this thread loads.
+/// The adapters that mistral.rs merges into what this thread loads.
 ///
-/// mistral.rs 0.8.1 takes adapters from the hub only, but its list is a public one, of
-/// this thread. It never clears it, and the next model loaded on the thread would get
-/// the adapter too; nor does it forget the quantization of the last `with_isq`, which the
-/// next model would get. So both are cleared before, and when this goes, whatever happened.
-pub(crate) struct Applied;
+/// mistral.rs 0.8.1 takes adapters only from the hub, but its list is public and belongs to
+/// the thread. It is never cleared, so the next model loaded on the thread would get the
+/// adapter too; nor is the quantization of the last `with_isq`. Both are cleared when this is
+/// made and when it is dropped.
+pub(super) struct ThreadAdapters;
 
-impl Applied {
-    /// Puts the adapter of a PEFT directory on the list, and nothing else.
+impl ThreadAdapters {
+    /// Leaves only the adapter of a PEFT directory on the list, or nothing.
     ///
     /// # Errors
     /// When it cannot be read; the list is empty then.
-    pub(crate) fn new(adapter: Option<&Path>) -> Result<Self> {
+    pub(super) fn set(adapter: Option<&Path>) -> Result<Self> {
         clear();
-        let applied = Self; // from here on they are cleared, whatever happens
+        let adapters = Self; // cleared from here on, whatever happens
         if let Some(directory) = adapter {
             push_applied_lora(read(directory)?);
         }
-        Ok(applied)
+        Ok(adapters)
     }
 }
 
-impl Drop for Applied {
+impl Drop for ThreadAdapters {
     fn drop(&mut self) {
         clear();
     }
@@ -43,10 +44,7 @@ fn clear() {
 }
 
 fn read(directory: &Path) -> Result<LoraAdapter> {
-    let wrong = |path: &Path, reason: String| Error::Runtime {
-        place: path.display().to_string(),
-        reason,
-    };
+    let wrong = |path: &Path, reason: String| failed(path.display().to_string(), &reason);
     let path = directory.join("adapter_config.json");
     let config: LoraConfig = serde_json::from_slice(&reptune_adapters::files::read(&path)?)
         .map_err(|e| wrong(&path, e.to_string()))?;

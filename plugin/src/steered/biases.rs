@@ -1,13 +1,57 @@
-//! A UQFF with other biases than the one it was made from.
+//! Steering as biases: a UQFF with other biases than the one it is made from.
 
+use super::steering::Steering;
+use crate::bake::BakePlan;
 use crate::error::{Error, Result};
-use crate::model::uqff::{self, UQFF, UqffFile};
+use crate::model::ModelDir;
+use crate::model::uqff::{self, UQFF};
+use crate::store::{Store, StoreKey};
 use candle_core::Tensor;
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::{Error as Fault, ModelSpec, TargetModule};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The biases that steer, without those that are zero.
+pub(super) fn biases(
+    spec: &ModelSpec,
+    steering: &Steering,
+) -> Result<BTreeMap<TargetModule, Tensor>> {
+    let plan = BakePlan::of(spec, &steering.interventions(spec)?)?;
+    if plan.embeddings.is_some() {
+        return Err(Error::Bake {
+            what: "an addition at the input of layer 0".into(),
+            reason: "that is in the embeddings, which the builder loads as they are; \
+                     use `reptune bake`, or another layer"
+                .into(),
+        });
+    }
+    let mut left = BTreeMap::new();
+    for (module, bias) in plan.biases {
+        if bias.to_vec1::<f32>()?.iter().any(|x| *x != 0.) {
+            left.insert(module, bias);
+        }
+    }
+    Ok(left)
+}
+
+/// The UQFF in `base` with `biases`, kept under `key` and the biases.
+pub(super) fn variant(
+    cache: &Store,
+    key: &StoreKey,
+    base: &Path,
+    spec: &ModelSpec,
+    biases: &BTreeMap<TargetModule, Tensor>,
+) -> Result<PathBuf> {
+    let mut written = Vec::new();
+    for (module, bias) in biases {
+        written.extend(module.to_string().into_bytes());
+        bias.write_bytes(&mut written)?;
+    }
+    let entry = cache.entry(&key.and(written), |out| write(base, spec, biases, out))?;
+    Ok(entry.join(UQFF))
+}
 
 /// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
 /// `biases` at the `down_proj` of their blocks: what [`additions`](crate::bake::additions)
@@ -17,13 +61,13 @@ use std::path::Path;
 ///
 /// # Errors
 /// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
-pub(crate) fn write(
+fn write(
     from: &Path,
     spec: &ModelSpec,
     biases: &BTreeMap<TargetModule, Tensor>,
     out: &Path,
 ) -> Result<()> {
-    let Some(file) = UqffFile::find(from)? else {
+    let Some(file) = ModelDir::at(from)?.open_uqff()? else {
         let hint = "mistral.rs wrote none";
         return Err(Error::model(from, "*.uqff", "a UQFF", "none", hint));
     };

@@ -1,0 +1,277 @@
+//! The hooked Llama and its forward: which residual rows are computed, changed and returned.
+
+use super::block::{Block, Context};
+use super::rotation::RotationTable;
+use super::rows::Rows;
+use super::weight::Weight;
+use candle_core::{DType, Device, Tensor};
+use reptune_adapters::model::prefix_tree::TokenMask;
+use reptune_adapters::ops::{in_pool, rms_norm};
+use reptune_adapters::{
+    Error, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention, KeyValueCache,
+    ModelSpec, PrefixTree, Result, Resume,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A Llama whose residual stream can be read, changed and differentiated.
+pub struct Llama {
+    pub(super) spec: ModelSpec,
+    pub(super) device: Device,
+    /// (V, H)
+    pub(super) embeddings: Tensor,
+    pub(super) blocks: Vec<Block>,
+    /// Weight (H,) of the final norm.
+    pub(super) norm: Tensor,
+    pub(super) norm_eps: f64,
+    pub(super) head: Weight,
+    pub(super) rotation: RotationTable,
+}
+
+impl Llama {
+    fn check(
+        &self,
+        batch: &PrefixTree,
+        cache: &KeyValueCache,
+        options: &ForwardOptions,
+    ) -> Result<()> {
+        let new = cache.rows()..batch.len();
+        self.spec.check_layers(options.capture)?;
+        if let Some(start) = options.start {
+            self.check_start(start, new.len(), cache, options)?;
+        }
+        self.check_interventions(options.interventions)?;
+        self.check_tokens(batch, new.start)?;
+        for (what, asked) in [
+            ("rows of the logits", options.logits),
+            (
+                "captured rows",
+                options.captured.listed().unwrap_or_default(),
+            ),
+        ] {
+            if let Some(row) = asked.iter().find(|r| !new.contains(&(**r as usize))) {
+                return Err(Error::value(
+                    what,
+                    format!("new rows, {} to {}", new.start, new.end.saturating_sub(1)),
+                    row.to_string(),
+                    "rows that a cache holds are not computed again",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_interventions(&self, interventions: &[Intervention]) -> Result<()> {
+        for intervention in interventions {
+            self.spec
+                .check_layers(&intervention.layers().collect::<Vec<_>>())?;
+        }
+        if interventions.len() > TokenMask::BITS as usize {
+            return Err(Error::value(
+                "interventions",
+                format!("at most {}", TokenMask::BITS),
+                interventions.len().to_string(),
+                "add up directions that act on the same rows",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks the length of the longest prompt, and the ids of all tokens but the first
+    /// `computed`.
+    fn check_tokens(&self, batch: &PrefixTree, computed: usize) -> Result<()> {
+        let ModelSpec {
+            context,
+            vocab,
+            name,
+            ..
+        } = &self.spec;
+        let longest = batch
+            .positions()
+            .iter()
+            .max()
+            .map_or(0, |p| *p as usize + 1);
+        if longest > *context {
+            return Err(Error::value(
+                "prompt",
+                format!("at most {context} tokens, the context of {name}"),
+                format!("{longest} tokens"),
+                "shorten the prompt or generate fewer tokens",
+            ));
+        }
+        let new = &batch.ids()[computed..];
+        match new.iter().find(|id| **id as usize >= *vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::value(
+                "token id",
+                format!("below {vocab}, the vocabulary of {name}"),
+                id.to_string(),
+                "tokenizer and model belong to different models",
+            )),
+        }
+    }
+
+    /// A forward that resumes above a block can neither change nor return what lies below,
+    /// nor fill a cache there.
+    fn check_start(
+        &self,
+        start: Resume,
+        new: usize,
+        cache: &KeyValueCache,
+        options: &ForwardOptions,
+    ) -> Result<()> {
+        self.spec.check_layers(&[start.layer])?;
+        let wrong = |expected: String, found: String| {
+            let hint = "begin lower, or at the embeddings";
+            Err(Error::value("start of the forward", expected, found, hint))
+        };
+        let shape = [new, self.spec.hidden];
+        if start.rows.dims() != shape {
+            let found = format!("{:?}", start.rows.dims());
+            return wrong(format!("the new rows, {shape:?}"), found);
+        }
+        let below = start.layer + 1;
+        if cache.keeps() && cache.filled(below) != Some(new) {
+            let expected = format!(
+                "a cache that holds {new} rows of blocks 0 to {}",
+                start.layer
+            );
+            return wrong(expected, format!("{:?}", cache.filled(below)));
+        }
+        let captured = options.capture.iter().copied().map(Some);
+        let changed = options.interventions.iter().map(Intervention::lowest);
+        match captured
+            .chain(changed)
+            .find(|l| l.is_none_or(|l| l < start.layer))
+        {
+            None => Ok(()),
+            Some(lowest) => {
+                let expected = lowest.map_or("the embeddings".into(), |l| format!("layer {l}"));
+                wrong(
+                    format!("{expected} or below"),
+                    format!("layer {}", start.layer),
+                )
+            }
+        }
+    }
+}
+
+impl HookedModel for Llama {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn forward(
+        &self,
+        batch: &PrefixTree,
+        cache: &mut KeyValueCache,
+        options: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
+        self.check(batch, cache, options)?;
+        in_pool(|| self.run(batch, cache, options))
+    }
+
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        let rows = rows.to_dtype(self.norm.dtype())?;
+        let x = rms_norm(&rows, &self.norm, self.norm_eps)?;
+        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
+    }
+}
+
+impl Llama {
+    fn run(
+        &self,
+        batch: &PrefixTree,
+        cache: &mut KeyValueCache,
+        options: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
+        let new = cache.rows()..batch.len();
+        let mut rows = Rows::all(batch, new.clone(), options.interventions.len());
+        let rotation = self.rotation.rows(&batch.positions()[new.clone()])?;
+        let context = Context {
+            rotation: &rotation,
+            ancestry: &Arc::new(batch.ancestry(new.clone())),
+            adapter: options.adapter,
+            listener: None,
+            middle: None,
+            read: None,
+            activations: options.activations,
+        };
+        let mut residuals = BTreeMap::new();
+        let mut leave = |x: Tensor, layer: usize, rows: &Rows| -> Result<Tensor> {
+            let x = rows.change(options.interventions, &x, HookPoint::ResidPost, layer)?;
+            if options.capture.contains(&layer) {
+                let picked = match options.captured.listed() {
+                    None => x.clone(),
+                    Some(tokens) => rows.pick(&x, tokens)?,
+                };
+                residuals.insert(layer, picked.to_dtype(DType::F32)?);
+            }
+            Ok(x)
+        };
+        let ids = &batch.ids()[new.clone()];
+        let mut x = match options.start {
+            Some(start) => {
+                let known = start.rows.to_device(&self.device)?;
+                leave(known.to_dtype(self.embeddings.dtype())?, start.layer, &rows)?
+            }
+            None => self
+                .embeddings
+                .index_select(&Tensor::new(ids, &self.device)?, 0)?,
+        }; // (N, H)
+        let first = options.start.map_or(0, |s| s.layer + 1);
+        let end = match options.logits {
+            [] => {
+                let captured = options.capture.iter().max().map_or(0, |l| l + 1);
+                captured.max(cache.layers())
+            }
+            _ => self.blocks.len(),
+        };
+        for layer in first..end {
+            x = rows.change(options.interventions, &x, HookPoint::ResidPre, layer)?;
+            // Nothing above the last block looks at a row that is not asked for.
+            let read = (layer + 1 == end)
+                .then(|| read_last(options, layer))
+                .flatten()
+                .filter(|read| read.len() < new.len())
+                .map(|read| rows.only(batch, &read, &rotation, &self.device))
+                .transpose()?;
+            let after = read.as_ref().map_or(&rows, |(after, _)| after);
+            let middle =
+                |x: &Tensor| after.change(options.interventions, x, HookPoint::ResidMid, layer);
+            let context = Context {
+                middle: Some(&middle),
+                read: read.as_ref().map(|(_, read)| read),
+                ..context
+            };
+            x = self.blocks[layer].forward(&x, cache, context)?;
+            if let Some((after, _)) = read {
+                rows = after;
+            }
+            x = leave(x, layer, &rows)?;
+        }
+        cache.advance(new.end);
+        let logits = match options.logits {
+            [] => None,
+            wanted => Some(self.unembed(&rows.pick(&x, wanted)?)?),
+        };
+        Ok(ForwardOutput { residuals, logits })
+    }
+}
+
+/// The rows of the last block's output that are read: those whose logits are asked for,
+/// and those that are captured there; none where that is all of them.
+fn read_last(options: &ForwardOptions, layer: usize) -> Option<Vec<u32>> {
+    let captured = match options.capture.contains(&layer) {
+        true => options.captured.listed()?,
+        false => &[],
+    };
+    let mut read = [options.logits, captured].concat();
+    read.sort_unstable();
+    read.dedup();
+    (!read.is_empty()).then_some(read)
+}

@@ -1,0 +1,145 @@
+//! From what a user calls a model to its files: the only place where that is decided.
+
+use super::config::{LlamaConfig, model_spec};
+use super::uqff::UqffFile;
+use super::{gguf, hub};
+use crate::error::{Error, Result};
+use crate::store::{LIST, Store};
+use reptune_adapters::{ModelSpec, files};
+use std::path::{Path, PathBuf};
+
+/// A model on disk.
+///
+/// | the user writes | the model |
+/// |---|---|
+/// | a directory with safetensors | full weights |
+/// | a directory with the `.uqff` files of one model | quantized weights |
+/// | a `.uqff` file, one of several in its directory | quantized weights |
+/// | a `.gguf` file | what was [imported](gguf::imported) from it into the user's [`Store`] |
+/// | a hub id `owner/name` | its directory in the hub's cache, downloaded if necessary |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelDir {
+    path: PathBuf,
+    directory: PathBuf,
+    uqff: Vec<PathBuf>,
+}
+
+impl ModelDir {
+    /// The model that a user names: a path or a hub id.
+    ///
+    /// # Errors
+    /// When it is neither, the hub cannot deliver it, or a GGUF is not a Llama.
+    pub fn resolve(model: &str) -> Result<Self> {
+        let path = Path::new(model);
+        match path.exists() {
+            true => Self::at(path),
+            false => Self::at(&hub::download(model)?),
+        }
+    }
+
+    /// The model at `path`: a directory, a `.uqff` file or a `.gguf` file.
+    ///
+    /// # Errors
+    /// When there is none, several UQFF models lie in the directory, or a GGUF is not a Llama.
+    pub fn at(path: &Path) -> Result<Self> {
+        let extension = path.extension().filter(|_| path.is_file());
+        if extension.is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            return Self::at(&gguf::imported(path, &Store::open()?, &mut |_, _| {})?);
+        }
+        let is_uqff = extension.is_some_and(|e| e == "uqff");
+        let bare = is_uqff && path.parent().is_some_and(|p| p.as_os_str().is_empty());
+        let path = match bare {
+            true => &Path::new(".").join(path),
+            false => path,
+        };
+        let directory = match path.parent() {
+            Some(parent) if is_uqff => parent,
+            _ => path,
+        };
+        if !directory.is_dir() {
+            let (expected, found) = match path.exists() {
+                true => ("a directory, a .uqff or a .gguf file", "another file"),
+                false => ("a directory", "no such directory"),
+            };
+            let hint = "give a model directory or a hub id";
+            return Err(Error::model(path, "model", expected, found, hint));
+        }
+        Ok(Self {
+            uqff: UqffFile::files(path)?,
+            directory: directory.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// What names the model on disk: its directory, or a `.uqff` file of several there.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of configuration and tokenizer.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The `.uqff` files of the linear layers; none of a model with full weights.
+    pub fn uqff_files(&self) -> &[PathBuf] {
+        &self.uqff
+    }
+
+    /// Whether the weights are quantized.
+    pub fn is_quantized(&self) -> bool {
+        !self.uqff.is_empty()
+    }
+
+    /// The open `.uqff` files; none of a model with full weights.
+    ///
+    /// # Errors
+    /// When one is broken.
+    pub fn open_uqff(&self) -> Result<Option<UqffFile>> {
+        UqffFile::find(&self.path)
+    }
+
+    /// Its configuration, and the sizes and identity that follow from it.
+    ///
+    /// # Errors
+    /// When configuration or tokenizer are missing, or it is not a Llama.
+    pub fn config(&self) -> Result<(LlamaConfig, ModelSpec)> {
+        let config = LlamaConfig::read(&self.directory)?;
+        let spec = model_spec(&config, &self.directory)?;
+        Ok((config, spec))
+    }
+
+    /// Identifies the model and its content without reading its weights: a hash of its path
+    /// and of the name, length and time of change of every file.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn key(&self) -> Result<String> {
+        let real = self.path.canonicalize();
+        let io = |e| reptune_adapters::Error::read(&self.directory, e);
+        let mut parts = vec![format!("{:?}", real.map_err(io)?)];
+        for entry in std::fs::read_dir(&self.directory).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            // changes when the store hands out the directory
+            if entry.file_name() != LIST {
+                parts.push(stamp(&entry.path()).map_err(io)?);
+            }
+        }
+        parts[1..].sort();
+        Ok(files::sha256(parts.iter().map(String::as_bytes)))
+    }
+}
+
+/// Name, length and time of change of a file: they stand for its content.
+fn stamp(path: &Path) -> std::io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    let changed = metadata.modified().ok();
+    Ok(format!(
+        "{:?} {} {changed:?}",
+        path.file_name(),
+        metadata.len()
+    ))
+}
+
+#[cfg(test)]
+mod tests;

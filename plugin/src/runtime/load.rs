@@ -1,0 +1,100 @@
+//! The one way in which mistral.rs is asked to load a model.
+//!
+//! - Adapters and the quantization of the last `with_isq` belong to the thread that loads, and
+//!   mistral.rs never clears them: they are cleared before and after.
+//! - A panic while it loads becomes an error.
+//! - A UQFF is loaded in f32: mistral.rs does not convert what a UQFF holds unquantized, and
+//!   quantized weights run under any type.
+//! - Messages have no backtrace.
+
+use super::adapters::ThreadAdapters;
+use super::message::{failed, without_backtrace};
+use crate::error::Result;
+use crate::model::ModelDir;
+use mistralrs::core::{AddModelConfig, Pipeline, SchedulerConfig};
+use mistralrs::model_builder_trait::build_model_from_pipeline;
+use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder, UqffTextModelBuilder};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// What mistral.rs makes of a builder, and what an engine is started from.
+pub type Loaded = (
+    Arc<tokio::sync::Mutex<dyn Pipeline>>,
+    SchedulerConfig,
+    AddModelConfig,
+);
+
+/// A builder for the files of `model`, in f32.
+pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
+    let builder = match model.is_quantized() {
+        false => TextModelBuilder::new(model.path().display()),
+        true => {
+            let names = model.uqff_files().iter().filter_map(|f| f.file_name());
+            let names = names.map(Into::into).collect();
+            UqffTextModelBuilder::new(model.directory().display(), names).into_inner()
+        }
+    };
+    builder.with_dtype(ModelDType::F32)
+}
+
+/// Loads what `builder` describes, on this thread. mistral.rs merges the PEFT directory
+/// `adapter` into the weights. This thread must not be one that polls tasks.
+///
+/// # Errors
+/// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said about `place`.
+pub(crate) fn pipeline(
+    runtime: &Handle,
+    place: &str,
+    builder: TextModelBuilder,
+    adapter: Option<&Path>,
+) -> Result<Loaded> {
+    let _adapters = ThreadAdapters::set(adapter)?;
+    let loading = AnyModelBuilder::from(builder).build_pipeline();
+    match catch_unwind(AssertUnwindSafe(|| runtime.block_on(loading))) {
+        Ok(Ok(loaded)) => Ok(loaded),
+        Ok(Err(e)) => Err(failed(place, &explained(&format!("{e:#}")))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let text = text.unwrap_or("without a message");
+            Err(failed(place, &format!("it panicked while loading: {text}")))
+        }
+    }
+}
+
+/// In plainer words where the quantization fails.
+fn explained(reason: &str) -> String {
+    let said = without_backtrace(reason);
+    match said.contains("Cannot serialize non-quantized") {
+        true => {
+            format!("{said}: the rows of a weight do not divide into blocks of this `with_isq`")
+        }
+        false => said.to_owned(),
+    }
+}
+
+/// Starts the engine of a loaded model.
+///
+/// # Errors
+/// [`Error::Runtime`](crate::Error::Runtime) when it panics.
+pub(crate) async fn start((pipeline, scheduler, config): Loaded) -> Result<Model> {
+    // Its trial run blocks the thread that polls it, and takes wakes that were meant for
+    // other futures there: two builds joined under one `block_on` would wait for ever. So it
+    // is a task of its own.
+    let starting = tokio::spawn(build_model_from_pipeline(pipeline, scheduler, config));
+    starting.await.map_err(|e| failed("build", &e.to_string()))
+}
+
+/// Runs `work`, which blocks, on a thread of its own.
+///
+/// # Errors
+/// Those of `work`; [`Error::Runtime`](crate::Error::Runtime) when it panics.
+pub(crate) async fn on_own_thread<T: Send + 'static>(
+    place: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| failed(place, &e.to_string()))?
+}

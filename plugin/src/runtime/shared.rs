@@ -1,0 +1,68 @@
+//! An engine of mistral.rs that many requests share, as the server holds it.
+
+use super::load;
+use super::message::failed;
+use crate::error::Result;
+use crate::model::{LlamaConfig, ModelDir};
+use mistralrs_core::{MistralRs, MistralRsBuilder};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// An engine of mistral.rs and the lock that orders its requests.
+#[derive(Clone)]
+pub struct SharedEngine {
+    /// The engine.
+    pub mistralrs: Arc<MistralRs>,
+    /// Held by the request that is being answered. mistral.rs 0.8.1 mixes up sequences of
+    /// different lengths that it computes at the same time on a CPU: of requests to one model
+    /// at once some get answers that none of them gets alone. So they take turns.
+    pub turn: Arc<Mutex<()>>,
+}
+
+impl SharedEngine {
+    /// Loads the model at `path` in f32. Must be called on a thread of its own within a tokio
+    /// runtime, because loading blocks.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    pub fn load(path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        let runtime = tokio::runtime::Handle::try_current();
+        let runtime = runtime.map_err(|e| failed(&place, &e.to_string()))?;
+        let builder = load::builder(&ModelDir::at(path)?);
+        let (pipeline, scheduler, config) = load::pipeline(&runtime, &place, builder, None)?;
+        let engine = config.engine_config;
+        let starting =
+            MistralRsBuilder::new(pipeline, scheduler, engine.throughput_logging_enabled, None)
+                .with_no_kv_cache(engine.no_kv_cache)
+                .with_no_prefix_cache(engine.no_prefix_cache)
+                .with_prefix_cache_n(engine.prefix_cache_n)
+                .build();
+        Ok(Self {
+            mistralrs: runtime.block_on(starting),
+            turn: Arc::default(),
+        })
+    }
+
+    /// Bytes of the weights that [`SharedEngine::load`] holds in memory.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn bytes(path: &Path) -> Result<u64> {
+        let model = ModelDir::at(path)?;
+        let io = |e| reptune_adapters::Error::read(model.directory(), e);
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(model.directory()).map_err(io)? {
+            let file = entry.map_err(io)?.path();
+            let tensors = file.extension().is_some_and(|e| e == "safetensors");
+            if tensors || model.uqff_files().contains(&file) {
+                bytes += std::fs::metadata(&file).map_err(io)?.len();
+            }
+        }
+        // full weights are converted to f32
+        let half = !model.is_quantized()
+            && LlamaConfig::read(model.directory()).is_ok_and(|c| c.is_half());
+        Ok(if half { 2 * bytes } else { bytes })
+    }
+}

@@ -1,0 +1,272 @@
+//! Files that are expensive to write, kept under what they are made from: imported GGUFs,
+//! merged, steered and quantized variants.
+//!
+//! An entry is a directory with a list of its files. It is written to a temporary directory
+//! and renamed as a whole, so that two processes that want the same entry both write it and
+//! one of them is kept. A file is hashed when it is written. Later its length and time of
+//! change are compared with the list, and it is hashed again only where they differ. An entry
+//! that is not what was written is removed and written again.
+
+mod list;
+
+pub(crate) use list::LIST;
+
+use crate::error::Result;
+use list::FileList;
+use reptune_adapters::{Error, files};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Part of every key: what is written changes with these.
+const VERSION: &str = concat!("mistralrs-0.8.1 reptune-", env!("CARGO_PKG_VERSION"));
+
+/// Prefix of directories that are being written.
+const NEW: &str = ".new-";
+/// Extension of notes.
+const NOTE: &str = "note";
+/// A directory that is being written is abandoned after this time.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// A directory of entries.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// What an entry is made from: a hash that changes with it, and words that say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreKey {
+    hash: String,
+    made_from: String,
+}
+
+impl StoreKey {
+    /// The key of what is made from `parts`, in this order; `made_from` describes them to a
+    /// reader. Two lists of parts never share a key, nor do two versions of this program.
+    pub fn new<P: AsRef<[u8]>>(
+        made_from: impl Into<String>,
+        parts: impl IntoIterator<Item = P>,
+    ) -> Self {
+        let mut all = vec![VERSION.as_bytes().to_vec()];
+        for part in parts {
+            let part = part.as_ref();
+            all.push(format!("{}:", part.len()).into_bytes());
+            all.push(part.to_vec());
+        }
+        Self {
+            hash: files::sha256(all.iter().map(Vec::as_slice)),
+            made_from: made_from.into(),
+        }
+    }
+
+    /// The key of what is made from what this key stands for, and from `part`.
+    pub fn and(&self, part: impl AsRef<[u8]>) -> Self {
+        Self::new(&self.made_from, [self.hash.as_bytes(), part.as_ref()])
+    }
+}
+
+/// An entry of a [`Store`] as `reptune cache ls` lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreEntry {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it was made from.
+    pub made_from: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+}
+
+impl StoreEntry {
+    /// Time since it was last used.
+    pub fn age(&self) -> Duration {
+        self.used.elapsed().unwrap_or_default()
+    }
+}
+
+impl Store {
+    /// The user's cache: `$REPTUNE_CACHE`, else `$XDG_CACHE_HOME/reptune`, else
+    /// `~/.cache/reptune`. It can be removed at any time; see [`Store::gc`].
+    ///
+    /// # Errors
+    /// When none of these variables is set, or the directory cannot be made.
+    pub fn open() -> Result<Self> {
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let root = set("REPTUNE_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| set("XDG_CACHE_HOME").map(|d| Path::new(&d).join("reptune")))
+            .or_else(|| set("HOME").map(|d| Path::new(&d).join(".cache/reptune")));
+        match root {
+            Some(root) => Self::at(root),
+            None => Err(Error::value(
+                "cache directory",
+                "REPTUNE_CACHE, XDG_CACHE_HOME or HOME",
+                "none of them",
+                "set REPTUNE_CACHE to a directory with room for models",
+            )
+            .into()),
+        }
+    }
+
+    /// The cache in `root`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn at(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        std::fs::create_dir_all(&root).map_err(|e| Error::write(&root, e))?;
+        let root = std::path::absolute(&root).map_err(|e| Error::read(&root, e))?;
+        Ok(Self { root })
+    }
+
+    /// The directory of its entries.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The entry under `key`, if it is there and as it was written.
+    pub fn get(&self, key: &StoreKey) -> Option<PathBuf> {
+        let place = self.root.join(&key.hash);
+        if !place.exists() {
+            return None;
+        }
+        if list::check_and_mark_used(&place) {
+            return Some(place);
+        }
+        let _ = self.remove(&place);
+        None
+    }
+
+    /// The entry under `key`. If it is missing or damaged, `write` makes its directory at the
+    /// path that it is given.
+    ///
+    /// # Errors
+    /// Those of `write`, and when the disk is full.
+    pub fn entry(
+        &self,
+        key: &StoreKey,
+        write: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        if let Some(place) = self.get(key) {
+            return Ok(place);
+        }
+        let temporary = self.temporary()?;
+        let made = temporary.path().join("entry");
+        write(&made)?;
+        self.keep(key, &made)
+    }
+
+    /// A directory in this cache that is removed when the returned value is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn temporary(&self) -> Result<tempfile::TempDir> {
+        let made = tempfile::Builder::new().prefix(NEW).tempdir_in(&self.root);
+        Ok(made.map_err(|e| Error::write(&self.root, e))?)
+    }
+
+    /// Moves the directory `made`, which lies in this cache, to the entry under `key`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the disk is full.
+    pub fn keep(&self, key: &StoreKey, made: &Path) -> Result<PathBuf> {
+        FileList::of(made, &key.made_from)
+            .and_then(|list| list.write(made))
+            .and_then(|()| list::sync(made))
+            .map_err(|e| Error::write(made, e))?;
+        let place = self.root.join(&key.hash);
+        match std::fs::rename(made, &place) {
+            Ok(()) => Ok(place),
+            // another process was faster
+            Err(_) if list::check_and_mark_used(&place) => Ok(place),
+            Err(e) => Err(Error::write(&place, e).into()),
+        }
+    }
+
+    /// A short text under `key`: a guess that its reader must check.
+    pub fn note(&self, key: &StoreKey) -> Option<String> {
+        std::fs::read_to_string(self.note_path(key)).ok()
+    }
+
+    /// Keeps a short text under `key`.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn keep_note(&self, key: &StoreKey, text: &str) -> Result<()> {
+        Ok(files::write_atomically(&self.note_path(key), |file| {
+            std::io::Write::write_all(file, text.as_bytes())
+        })?)
+    }
+
+    fn note_path(&self, key: &StoreKey) -> PathBuf {
+        self.root.join(&key.hash).with_extension(NOTE)
+    }
+
+    /// All entries, the one used last first.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub fn entries(&self) -> Result<Vec<StoreEntry>> {
+        let mut entries = Vec::new();
+        for (name, directory) in self.content()? {
+            if directory.is_dir() && !name.starts_with(NEW) {
+                entries.push(list::describe(directory));
+            }
+        }
+        entries.sort_by(|a, b| (b.used, &a.directory).cmp(&(a.used, &b.directory)));
+        Ok(entries)
+    }
+
+    /// Removes the entries that were not used for `unused` (zero removes all), and what
+    /// interrupted processes left. Returns the entries that were removed.
+    ///
+    /// # Errors
+    /// When the cache cannot be read or changed.
+    pub fn gc(&self, unused: Duration) -> Result<Vec<StoreEntry>> {
+        let mut removed = self.entries()?;
+        removed.retain(|entry| entry.age() >= unused);
+        for entry in &removed {
+            self.remove(&entry.directory)?;
+        }
+        for (name, path) in self.content()? {
+            let wait = match name.starts_with(NEW) {
+                true => ABANDONED,
+                false if path.extension().is_some_and(|e| e == NOTE) => unused,
+                false => continue,
+            };
+            if list::changed(&path).elapsed().unwrap_or_default() < wait {
+                continue;
+            }
+            match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            }
+            .map_err(|e| Error::write(&path, e))?;
+        }
+        Ok(removed)
+    }
+
+    /// Names and paths of what lies in the cache.
+    fn content(&self) -> Result<Vec<(String, PathBuf)>> {
+        let entries = std::fs::read_dir(&self.root).map_err(|e| Error::read(&self.root, e))?;
+        let named = entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((
+                entry.file_name().to_string_lossy().into_owned(),
+                entry.path(),
+            ))
+        });
+        Ok(named.collect())
+    }
+
+    /// Renames an entry before it is removed, so that no process sees half of it.
+    fn remove(&self, entry: &Path) -> Result<()> {
+        let temporary = self.temporary()?;
+        let renamed = std::fs::rename(entry, temporary.path().join("removed"));
+        Ok(renamed.map_err(|e| Error::write(entry, e))?)
+    }
+}
+
+#[cfg(test)]
+mod tests;
