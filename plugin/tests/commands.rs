@@ -1,11 +1,11 @@
 //! `sweep` and `tune` as a user meets them: a small run of each on the honest mini-Llama that
 //! must show a real effect.
 
+use crate::program::{json, masked, model, printed, refusal, root};
 use reptune_adapters::DirectionSet;
 use reptune_recipes::Recipe;
 use serde_json::Value;
 use std::path::Path;
-use crate::program::{json, masked, model, printed, refusal, root};
 
 /// A recipe of few pairs and few steps; `[extraction]` stands before what is added to it.
 const RECIPE: &str = r#"

@@ -1,10 +1,10 @@
 //! `reptune convert` as it is typed, and steering with a file of another program.
 
+use crate::program::{json, printed, refusal, root};
 use reptune_adapters::lora::peft;
 use reptune_adapters::open_directions;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
-use crate::program::{json, printed, refusal, root};
 
 fn model() -> PathBuf {
     root().join("tests/fixtures/tiny-llama2")

@@ -1,8 +1,8 @@
 //! The first command of the README, whole: what it prints, that unmodified mistral.rs
 //! answers as we do, and that a second run does nothing again.
 
-use reptune_report::{ModelRow, ResultTable};
 use crate::program::{command, root};
+use reptune_report::{ModelRow, ResultTable};
 
 fn run(out: &std::path::Path) -> ResultTable {
     let output = command(&root())

@@ -1,9 +1,9 @@
 //! `merge` into quantized weights, `bake` and `inspect` as a user meets them,
 //! on the honest mini-Llama.
 
+use crate::program::{json, masked, model, printed, refusal, root};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use crate::program::{json, masked, model, printed, refusal, root};
 
 /// An adapter that makes the mini-Llama lie, and the direction of honesty, once for all
 /// tests; a test directory of its own.

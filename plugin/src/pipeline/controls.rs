@@ -17,7 +17,9 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
         return Ok(Vec::new());
     };
     let r = &run.session.recipe;
-    let inputs = run.session.inputs(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
+    let inputs = run
+        .session
+        .inputs(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
     let mut all = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
         let (model, mut rows) = (format!("tuned {mode}"), Vec::new());

@@ -188,8 +188,9 @@ async fn known_host(
         .parse::<std::net::IpAddr>()
         .is_ok_and(|ip| ip.is_loopback());
     if app.local && !loopback && !name.eq_ignore_ascii_case("localhost") {
-        let text =
-            format!("expected the name of this machine in the header `Host`, such as localhost, found `{host}`");
+        let text = format!(
+            "expected the name of this machine in the header `Host`, such as localhost, found `{host}`"
+        );
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
     Ok(next.run(request).await)

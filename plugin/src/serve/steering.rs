@@ -49,7 +49,10 @@ fn dose(body: &Map<String, Value>) -> Result<Dose, Refusal> {
             return Err(Refusal::field(key, text));
         };
         let Some(number) = value.as_f64() else {
-            return Err(Refusal::field(key, format!("expected `{key}` to be a number")));
+            return Err(Refusal::field(
+                key,
+                format!("expected `{key}` to be a number"),
+            ));
         };
         if found.replace(kind(number)).is_some() {
             return Err(Refusal::field(key, "expected one dose, found several"));

@@ -114,7 +114,10 @@ impl Steering {
         if doses.len() != self.parts.len() || doses.iter().any(|d| !d.amount().is_finite()) {
             return Err(Error::value(
                 "doses",
-                format!("{} with a finite number, one for each direction file", self.parts.len()),
+                format!(
+                    "{} with a finite number, one for each direction file",
+                    self.parts.len()
+                ),
                 format!("{doses:?}"),
                 "give them in the order of the files",
             )

@@ -284,7 +284,7 @@ fn only_the_routes_that_are_meant_are_there() {
         assert!(
             reply
                 .refusal(403)
-                .contains("expected a HookedModel of this machine"),
+                .contains("expected the name of this machine"),
             "{reply:?}"
         );
     }
