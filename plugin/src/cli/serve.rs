@@ -4,6 +4,7 @@ mod variants;
 
 use super::args::layers;
 use super::output::{bytes, print, print_json};
+use crate::model::ModelDir;
 use crate::model::Source;
 use crate::model::uqff::WeightType;
 use crate::progress;
