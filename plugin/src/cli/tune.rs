@@ -5,6 +5,7 @@ mod search;
 
 use super::args::{RecipeArgs, mode};
 use super::output::{print, print_json};
+use crate::pipeline::Rate;
 use anyhow::Result;
 use clap::Args;
 use reptune_adapters::lora::loss::Mode;
@@ -52,7 +53,11 @@ pub struct TuneArgs {
 
 pub fn tune(a: &TuneArgs) -> Result<()> {
     if a.plan {
-        return plan::plan(a);
+        let rate = match a.measure {
+            true => Rate::Measured,
+            false => Rate::Unknown,
+        };
+        return plan::plan(&a.recipe, a.mode, rate);
     }
     if a.search {
         return search::search(&a.recipe);

@@ -1,6 +1,6 @@
 //! What a study adds to a run: other seeds, and directions that should do nothing.
 
-use super::{Run, write_json};
+use super::run::{Run, write_json};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::session::{Coeffs, Measured, Session};

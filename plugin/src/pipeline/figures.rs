@@ -1,6 +1,6 @@
 //! The figures of a run: what its report shows beside the table.
 
-use super::METRICS;
+use super::run::METRICS;
 use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
 use reptune_adapters::lora::loss::Mode;

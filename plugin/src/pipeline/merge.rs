@@ -1,6 +1,6 @@
 //! An adapter merged into quantized weights, with proof of what is left of it.
 
-use super::direction_set;
+use super::run::direction_set;
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
 use crate::model::uqff::WeightType;

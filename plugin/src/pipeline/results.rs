@@ -1,6 +1,6 @@
 //! The models that a run compares, and what they answer.
 
-use super::whole::Tuned;
+use super::run::Tuned;
 use crate::progress::Progress;
 use crate::runtime::Engine;
 use crate::session::{Coeffs, Measured, Session};

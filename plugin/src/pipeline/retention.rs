@@ -1,8 +1,7 @@
 //! What a run adds for quantized weights: merges of every type and way, measured.
 
 use super::merge::{retuned, temporary};
-use super::whole::Tuned;
-use super::{Run, write_json};
+use super::run::{Run, Tuned, write_json};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
 use crate::model::Source;

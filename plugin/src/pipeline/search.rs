@@ -1,6 +1,6 @@
 //! A search for settings of the tuning, by successive halving.
 
-use super::{Run, one_place, write_json};
+use super::run::{Run, one_place, write_json};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::session::Session;

@@ -3,7 +3,7 @@
 //! The choice sees training and validation claims. Its effect is then measured on the test
 //! claims, which had no part in it.
 
-use super::{Run, write_json};
+use super::run::{Run, write_json};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::session::Session;

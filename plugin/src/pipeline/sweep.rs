@@ -1,6 +1,6 @@
 //! A sweep over layers, doses and signs, in the directory of a run.
 
-use super::Run;
+use super::run::Run;
 use crate::error::Result;
 use crate::progress::Progress;
 use reptune_adapters::{DirectionSet, Dose, HookedModel};

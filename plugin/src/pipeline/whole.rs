@@ -1,15 +1,14 @@
 //! A whole recipe: directions, doses, tuned, merged and baked models, and the report on them.
 
-use super::{Run, controls, figures, results, retention, write_json};
+use super::run::{Run, Tuned, tuned_name, write_json};
+use super::{controls, figures, results, retention};
 use crate::bake;
 use crate::error::{Error, Result};
 use crate::model::Checkpoint;
 use crate::model::uqff::WeightType;
 use crate::session::{Coeffs, Session};
 use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{
-    Adapter, DirectionSet, HookedModel, Operator, Positions, files, lora::peft,
-};
+use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::merge as fold;
 use reptune_recipes::report::write_report;
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
@@ -24,9 +23,6 @@ pub struct Finished {
     /// The report with figures.
     pub page: PathBuf,
 }
-
-/// A tuned mode: its adapter, and the directory of the merged model.
-pub(super) type Tuned = (Mode, Adapter, PathBuf);
 
 /// Does everything that the recipe of `run` says.
 ///
@@ -123,11 +119,6 @@ pub fn run(run: &mut Run) -> Result<Finished> {
         quantized,
         page: run.stages.path("report/index.html"),
     })
-}
-
-/// The directory of a tuned mode in a run.
-pub(super) fn tuned_name(mode: Mode) -> String {
-    format!("tuned/{}", mode.file_name())
 }
 
 /// Tunes and merges every mode; adds the keys of the adapters to `keys`.

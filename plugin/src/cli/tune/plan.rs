@@ -1,19 +1,15 @@
 //! `reptune tune --plan`: what tuning needs.
 
-use super::TuneArgs;
+use crate::cli::args::RecipeArgs;
 use crate::cli::output::{bytes, facts, print, print_json};
 use crate::pipeline::{self, ModePlan, Planned, Rate};
 use anyhow::Result;
+use reptune_adapters::lora::loss::Mode;
 use serde_json::{Value, json};
 
-pub fn plan(a: &TuneArgs) -> Result<()> {
-    let rate = match a.measure {
-        true => Rate::Measured,
-        false => Rate::Unknown,
-    };
-    let recipe = &a.recipe;
+pub fn plan(recipe: &RecipeArgs, mode: Option<Mode>, rate: Rate) -> Result<()> {
     let (model, quantize) = (recipe.model.as_deref(), recipe.loading.quantize.as_deref());
-    let planned = pipeline::plan(&recipe.recipe, model, a.mode, quantize, rate)?;
+    let planned = pipeline::plan(&recipe.recipe, model, mode, quantize, rate)?;
     if recipe.json {
         let modes: Vec<Value> = planned.modes.iter().map(|m| as_json(m, &planned)).collect();
         return print_json(&json!({
