@@ -1,8 +1,9 @@
-//! The one error type of this crate.
+//! The error type of this crate. Each variant says where, what was expected, what was found
+//! and what to try next; causes are kept.
 
 use std::path::PathBuf;
 
-/// What can go wrong with an artefact, an intervention or a low-rank update.
+/// What can go wrong with a file, an intervention or an adapter.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,18 +15,18 @@ pub enum Error {
     Read {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: std::io::Error,
     },
     /// A file could not be written.
     #[error("cannot write {path}: {reason}; {}", hint(reason))]
     Write {
-        /// The file or directory, under the name it was to have.
+        /// The file or directory, under its final name.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: std::io::Error,
     },
-    /// A file was read, but its content is not what it should be.
+    /// The content of a file is wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Content {
         /// The file.
@@ -39,7 +40,7 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
-    /// A value given by the user does not fit.
+    /// A value from the user does not fit.
     #[error("{what}: expected {expected}, found {found}; {hint}")]
     Value {
         /// The name of the value.
@@ -51,7 +52,7 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
-    /// The thing exists in the wild, but is not taken here.
+    /// Valid elsewhere, but not supported here.
     #[error("{what} is not supported: {reason}")]
     Unsupported {
         /// What was asked for.
@@ -114,15 +115,15 @@ impl Error {
     }
 }
 
-/// What to try after the system said no.
+/// What to try after an error of the system.
 fn hint(reason: &std::io::Error) -> &'static str {
     use std::io::ErrorKind as Kind;
     match reason.kind() {
         Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
-            "make room, or choose a place on another disk; nothing was left behind"
+            "free some space, or choose another disk; nothing was left behind"
         }
         Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
-            "change its permissions, or choose another place"
+            "change the permissions, or choose another directory"
         }
         Kind::NotFound => "check the path",
         _ => "check the file and its disk",

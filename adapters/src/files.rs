@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes `path` by way of a temporary sibling, synced and renamed, so that a
-/// reader sees the old file or the new one, never a part.
+/// Writes a temporary file next to `path`, syncs and renames it, so that a reader sees the
+/// old file or the new one, never a part.
 ///
 /// # Errors
 /// When the directory cannot be written to or is full; nothing is left behind.
@@ -38,7 +38,7 @@ pub fn write_atomically(
     attempt().map_err(|e| Error::write(path, e))
 }
 
-/// Temporary files are private to their owner; what they become is an ordinary file.
+/// Temporary files are private to their owner; the final file is an ordinary one.
 fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -73,12 +73,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A directory that is being written, under a temporary name beside its last one.
+/// A directory that is being written, under a temporary name next to its final one.
 ///
 /// Dropped without [`Staging::commit`] it leaves nothing behind.
 #[derive(Debug)]
 pub struct Staging {
-    /// As the user wrote it.
+    /// As the user gave it.
     given: PathBuf,
     out: PathBuf,
     directory: tempfile::TempDir,
@@ -107,7 +107,7 @@ impl Staging {
                 "output directory",
                 "a new name or an empty directory",
                 found,
-                "name another, or remove this one first",
+                "choose another name, or remove this one first",
             ));
         }
         let parent = out_path.parent().unwrap_or(Path::new("/"));
@@ -128,7 +128,7 @@ impl Staging {
         self.directory.path()
     }
 
-    /// The name that a file written here will have: the one to tell the user.
+    /// The name that a file written here will have, for messages.
     pub fn shown(&self, file: &Path) -> PathBuf {
         self.given.join(file.file_name().unwrap_or_default())
     }
@@ -150,7 +150,7 @@ impl Staging {
     /// Syncs what was written and gives the directory its name.
     ///
     /// # Errors
-    /// When `out` came to hold files meanwhile, or the disk fails; nothing is left behind then.
+    /// When `out` holds files by now, or the disk fails; nothing is left behind.
     pub fn commit(self) -> Result<()> {
         let (out, directory) = (&self.out, self.directory.path());
         let attempt = || -> std::io::Result<()> {
@@ -173,7 +173,7 @@ impl Staging {
     }
 }
 
-/// Temporary directories are private to their owner; what they become is an ordinary one.
+/// Temporary directories are private to their owner; the final one is ordinary.
 fn open_to_all(directory: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {

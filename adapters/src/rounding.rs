@@ -1,5 +1,5 @@
-//! BlockQuantizer a weight with error feedback: what one column loses, the columns after it
-//! make up for, as far as the inputs that the layer really sees allow it.
+//! Rounding a weight with error feedback: later columns compensate the rounding error of
+//! earlier ones, on the inputs that the layer really sees.
 //!
 //! The loss is that of the outputs, `|(W - Q) X|^2 = tr((W - Q) G (W - Q)^T)` with
 //! `G = X X^T` over calibration rows. With some columns rounded and their error
@@ -19,11 +19,11 @@ use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-/// Added to the diagonal of G, as a share of its mean: inputs that were never seen
-/// must not be thought free.
+/// Added to the diagonal of G, as a fraction of its mean, so that inputs that were never
+/// seen still count.
 const DAMPING: f64 = 0.01;
 
-/// LayerInputs of a linear layer, summed up.
+/// Sums over the inputs of a linear layer.
 #[derive(Debug, Clone)]
 pub struct LayerInputs {
     /// `X^T X` (I, I), f32.
@@ -63,7 +63,7 @@ impl LayerInputs {
     /// Mean row (I,).
     ///
     /// # Errors
-    /// When memory cannot be had.
+    /// When memory cannot be allocated.
     pub fn mean(&self) -> Result<Tensor> {
         Ok((&self.sum / self.rows.max(1) as f64)?)
     }
@@ -101,7 +101,7 @@ impl LayerInputs {
                 "calibration inputs",
                 "finite numbers",
                 format!("a Gram matrix ({i}, {i}) without a Cholesky factor"),
-                "look at the calibration prompts and at the model's activations",
+                "check the calibration prompts and the model's activations",
             )
         })
     }
@@ -209,8 +209,8 @@ pub fn gptq(
     Ok(Tensor::from_vec(w, (o, i), &Device::Cpu)?)
 }
 
-/// Puts a row's block on its grid column by column, each making up for those before;
-/// returns `E U_BB^-1`.
+/// Rounds a row's block to its grid column by column, with error feedback; returns
+/// `E U_BB^-1`.
 fn one_by_one(row: &mut [f32], upper: &[f32], rounding: &dyn BlockQuantizer) -> Vec<f32> {
     let b = row.len();
     let Some(grid) = rounding.grid(row) else {

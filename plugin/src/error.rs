@@ -6,16 +6,16 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An artefact or a value does not fit.
+    /// A file or a value of reptune-adapters is wrong.
     #[error(transparent)]
     Adapters(#[from] reptune_adapters::Error),
-    /// A recipe, its data or a stage of it failed.
+    /// A recipe, its data or a stage failed.
     #[error(transparent)]
     Recipes(#[from] reptune_recipes::Error),
     /// A tensor operation of candle failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// A model directory lacks something or holds something wrong.
+    /// A model on disk is incomplete or wrong.
     #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
     Model {
         /// The file or directory.
@@ -29,7 +29,7 @@ pub enum Error {
         /// What to try next.
         hint: String,
     },
-    /// Something that cannot be written into weights exactly.
+    /// An intervention cannot be written into weights exactly.
     #[error("cannot bake {what}: {reason}")]
     Bake {
         /// The intervention.
@@ -40,17 +40,17 @@ pub enum Error {
     /// The hub could not deliver a model.
     #[error("model `{model}`: {reason}")]
     Hub {
-        /// What the user gave.
+        /// The id that the user gave.
         model: String,
         /// What happened, and what to try.
         reason: String,
     },
-    /// Unmodified mistral.rs refused a model or a request.
+    /// mistral.rs refused a model or a request.
     #[error("mistral.rs: {place}: {reason}")]
     Runtime {
         /// The model or request.
         place: String,
-        /// What it said.
+        /// Its message.
         reason: String,
     },
 }

@@ -1,26 +1,32 @@
-//! reptune on mistral.rs: the hooked Llama, generation, baking, the command line.
+//! reptune on mistral.rs: the hooked Llama, steering and tuning on mistral.rs's own builder,
+//! baking and merging into its files, a server, and the command line.
 
-pub mod bake;
-pub mod cli;
-pub mod convert;
+// in the order in which they may use each other
 mod error;
-
-pub mod decoder;
-pub mod inspect;
-pub mod model;
-pub mod pipeline;
 pub mod progress;
-pub mod prompts;
-pub mod quantize;
-pub mod runtime;
-pub mod serve;
-pub mod session;
 pub mod store;
 
-pub mod stages;
-pub mod steered;
+pub mod model;
 
+pub mod decoder;
+pub mod runtime;
+
+pub mod bake;
+pub mod convert;
+pub mod inspect;
+pub mod prompts;
+
+pub mod quantize;
+pub mod steered;
 pub mod testing;
+
+pub mod serve;
+pub mod session;
+pub mod stages;
+
+pub mod pipeline;
+
+pub mod cli;
 
 pub use decoder::{Llama, LoadOptions};
 pub use error::{Error, Result};

@@ -6,15 +6,15 @@ use crate::model::ModelDir;
 use crate::progress;
 use crate::runtime::Engine;
 use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
+use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Items, Question, claim_question};
+use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::evaluate::{
-    Answerer, LetterPrompt, Own, Windows, ask, asked, divergence, log_odds, pooled, sequences,
-    texts as texts_of, verdicts,
+    Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
-use reptune_recipes::generate::{Generation, Prefilled};
-use reptune_recipes::probe::{NoEffect, probe};
+use reptune_recipes::generate::Generation;
 use reptune_recipes::recipe::Without;
-use reptune_recipes::tune::SharedCache;
+use reptune_recipes::score::{Choice, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe};
 use reptune_report::{ModelRow, Outcomes};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct Session {
     /// Claims and questions.
     pub items: Items,
     /// What its tunings share.
-    pub trunks: Arc<SharedCache>,
+    pub trunks: Arc<SharedActivations>,
     /// The weights and how they were loaded.
     weights: String,
 }
@@ -99,14 +99,14 @@ impl Session {
         &'a self,
         interventions: &'a [Intervention],
         adapter: Option<&'a Adapter>,
-    ) -> Own<'a> {
+    ) -> OwnForward<'a> {
         let how = Generation {
             interventions,
             adapter,
             ..Generation::default()
         };
-        Own {
-            host: &self.llama,
+        OwnForward {
+            model: &self.llama,
             chat: &self.chat,
             how,
         }
@@ -149,28 +149,29 @@ impl Session {
         };
         let mut odds = Vec::new();
         // What is read off logits has no generation in which a gate could be decided.
-        if let Some(changed) = answerer
-            .changed()
+        if let Some(variant) = answerer
+            .variant()
             .filter(|c| !decided_once(c.interventions))
         {
             // Labels of several tokens can be read from text, but have no log-odds.
-            if let Ok(prompts) = LetterPrompt::of(&self.chat, &self.recipe, systems, &claims) {
-                odds = log_odds(&changed, &prompts, &mut |_| {})?;
+            let choices = Choice::of_questions(&self.chat, &self.recipe, systems, &claims);
+            if let Ok(choices) = choices {
+                odds = log_odds(&variant, &choices, &mut |_| {})?;
                 row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
             }
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
             if let (Some(from), true) = (&evaluation.perplexity, plain) {
-                let windows = Windows::of(changed.host.spec());
+                let windows = Windows::of(variant.model.spec());
                 let texts = sequences(&self.chat, from)?;
-                row.perplexity = Some(pooled(&changed, &texts, windows)?.perplexity);
+                row.perplexity = Some(pooled(&variant, &texts, windows)?.perplexity);
             }
             if let (Some(from), true) = (&evaluation.neutral, plain) {
                 let encode = |t: &String| self.chat.encode(t);
                 let texts = texts_of(from)?;
                 let ids = texts.iter().map(encode);
                 let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-                row.divergence = Some(divergence(&changed, &ids, &mut |_| {})?.mean);
+                row.divergence = Some(divergence(&variant, &ids, &mut |_| {})?.mean);
             }
         }
         Ok(Measured {
@@ -236,7 +237,7 @@ impl Session {
     pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
         let steering = &self.recipe.steering;
         let intervention = steering.intervention(directions, coeff, self.llama.spec())?;
-        let effect = probe(&self.llama, &intervention, &self.probed()?, None, 2)?;
+        let effect = check_effect(&self.llama, &intervention, &self.probed()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
         let idle = coeff == 0. || steering.gate.is_some();
         let wanted = if idle {
@@ -289,7 +290,7 @@ impl Session {
             .map(|c| claim_question(&self.recipe, c))
             .collect();
         let prompts = asked(&self.chat, &self.plain(), &questions)?;
-        let prefilled = Prefilled::of(&self.llama, &prompts, &s.layers, None)?;
+        let cache = ActivationCache::for_generation(&self.llama, &prompts, &s.layers, None)?;
         let (mut doses, mut variants) = (Vec::new(), Vec::new());
         for sign in [1., -1.] {
             for fraction in s.fractions.iter().map(|fraction| sign * fraction) {
@@ -299,7 +300,7 @@ impl Session {
             }
         }
         let mut own = self.own(&[], None);
-        own.how.prefilled = Some(&prefilled);
+        own.how.cache = Some(&cache);
         let new = self.recipe.evaluation.max_new_tokens;
         let mut done = |answers| progress(answers / questions.len().max(1));
         let answers = own.answer_variants(&prompts, &variants, new, &mut done)?;

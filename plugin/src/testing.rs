@@ -16,13 +16,13 @@
 //!
 //! An interview is the same on every run: tokens are the most likely ones, or are drawn
 //! from the seed that mistral.rs gives every newly loaded model, one question after the
-//! other. A transcript is made to be read as a difference: a block for every question,
-//! long lines broken between words, and what changes from machine to machine redacted.
+//! other. A transcript makes good diffs: a block for every question, long lines broken between
+//! words, and redactions of what changes from machine to machine.
 
 use crate::error::{Error, Result};
-use crate::runtime::{Engine, said};
+use crate::runtime::{self, Engine};
 use mistralrs::{Model, RequestBuilder, TextMessageRole};
-use mistralrs_core::{NormalRequest, Request, RequestMessage, ResponseOk, SamplingParams};
+use mistralrs_core::{RequestMessage, SamplingParams};
 use regex::Regex;
 use std::fmt;
 
@@ -152,12 +152,7 @@ impl Interview {
     pub async fn ask(&self, model: &Model) -> Result<Transcript> {
         let mut answers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
-            let answer = match prompt {
-                InterviewPrompt::Chat { system, user } => {
-                    self.chat(model, system.as_deref(), user).await
-                }
-                InterviewPrompt::Raw(text) => self.go_on(model, text).await,
-            };
+            let answer = self.answer(model, prompt).await;
             answers.push(answer.map_err(|reason| Error::Runtime {
                 place: format!("question {}", i + 1),
                 reason,
@@ -209,47 +204,29 @@ impl Interview {
         sampling
     }
 
-    async fn chat(
+    /// What mistral.rs answers to a prompt, or says about it.
+    async fn answer(
         &self,
         model: &Model,
-        system: Option<&str>,
-        user: &str,
+        prompt: &InterviewPrompt,
     ) -> std::result::Result<String, String> {
-        let mut request = RequestBuilder::new().set_sampling(self.sampling());
-        if let Some(system) = system {
-            request = request.add_message(TextMessageRole::System, system);
-        }
-        let request = request.add_message(TextMessageRole::User, user);
-        let done = model.send_chat_request(request).await;
-        let done = done.map_err(|e| e.to_string())?;
-        let content = done
-            .choices
-            .into_iter()
-            .next()
-            .and_then(|c| c.message.content);
-        Ok(content.unwrap_or_default())
-    }
-
-    async fn go_on(&self, model: &Model, text: &str) -> std::result::Result<String, String> {
-        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
-        let engine = model.inner();
-        let message = RequestMessage::Completion {
-            text: text.to_owned(),
-            echo_prompt: false,
-            best_of: None,
-        };
-        let id = engine.next_request_id();
-        let request = NormalRequest::new_simple(message, self.sampling(), tx, id, None, None);
-        let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
-        let request = Request::Normal(Box::new(request));
-        sender.send(request).await.map_err(|e| e.to_string())?;
-        let answer = rx.recv().await.ok_or("the engine stopped")?;
-        match answer.as_result().map_err(|e| said(*e))? {
-            ResponseOk::CompletionDone(done) => {
-                let choice = done.choices.into_iter().next();
-                Ok(choice.map(|c| c.text).unwrap_or_default())
+        match prompt {
+            InterviewPrompt::Chat { system, user } => {
+                let mut request = RequestBuilder::new().set_sampling(self.sampling());
+                if let Some(system) = system {
+                    request = request.add_message(TextMessageRole::System, system);
+                }
+                let request = request.add_message(TextMessageRole::User, user);
+                runtime::chat(model, request).await
             }
-            _ => Err("an answer of another kind".into()),
+            InterviewPrompt::Raw(text) => {
+                let message = RequestMessage::Completion {
+                    text: text.clone(),
+                    echo_prompt: false,
+                    best_of: None,
+                };
+                runtime::complete(model, message, self.sampling()).await
+            }
         }
     }
 }
@@ -292,52 +269,4 @@ fn wrapped(text: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transcript_reads_well_and_hides_the_machine() -> Result<()> {
-        let interview = Interview::default()
-            .raw("The colour of")
-            .system("Be brief.")
-            .user("Where?")
-            .user("When?")
-            .redact(r"\bseed \d+", "seed [n]")?;
-        let long = "word ".repeat(30);
-        let said = interview.transcript(&[
-            format!(" {long}"),
-            "in /tmp/a1b2/model, seed 17".to_owned(),
-            "at 2026-01-02T03:04:05.678Z\n\nor 0123abcd-0123-0123-0123-0123456789ab".to_owned(),
-        ]);
-        let expected = "\
-[raw] The colour of
--> word word word word word word word word word word word word word word word word word
-word word word word word word word word word word word word word
-
-[system] Be brief.
-[user] Where?
--> in [path], seed [n]
-
-[system] Be brief.
-[user] When?
--> at [time]
-
-or [uuid]";
-        assert_eq!(said.to_string(), expected);
-        Ok(())
-    }
-
-    #[test]
-    fn a_redaction_that_is_no_pattern_is_refused() {
-        let message = Interview::default().redact("(", "x").expect_err("open");
-        assert!(message.to_string().contains("redaction"), "{message}");
-    }
-
-    #[test]
-    fn lines_break_between_words_and_words_do_not_break() {
-        let word = "x".repeat(WIDTH + 5);
-        assert_eq!(wrapped(&word), std::slice::from_ref(&word));
-        assert_eq!(wrapped(&format!("a {word}")), ["a".to_owned(), word]);
-        assert_eq!(wrapped("ä\n\nb"), ["ä", "", "b"]);
-    }
-}
+mod tests;

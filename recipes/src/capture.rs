@@ -1,9 +1,9 @@
 //! Residual rows of prompts, at any layers.
 
+use crate::batch::batches;
 use crate::error::Result;
-use crate::groups::groups;
 use candle_core::Tensor;
-use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache};
 use std::collections::BTreeMap;
 
 /// Prompt rows computed in one forward.
@@ -49,9 +49,9 @@ pub fn capture<P: AsRef<[u32]>>(
     wanted: &Wanted,
     take: &mut dyn FnMut(usize, Captured) -> Result<()>,
 ) -> Result<()> {
-    for range in groups(prompts, ROWS) {
-        let at = range.start;
-        let (forest, paths) = PrefixTree::pack(&prompts[range]);
+    for batch in batches(prompts, ROWS, |_, _| 0) {
+        let at = batch.prompts.start;
+        let (forest, paths) = (batch.tree, batch.paths);
         let read = |path: &Vec<u32>| {
             let skipped = wanted
                 .last

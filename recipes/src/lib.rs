@@ -2,22 +2,26 @@
 //!
 //! The verbs work on any [`reptune_adapters::HookedModel`]; nothing here knows a runtime.
 
+pub mod activation_cache;
+mod batch;
 pub mod capture;
 pub mod chat;
 pub mod data;
-pub mod decide;
+pub mod effect_check;
 mod error;
 pub mod evaluate;
 pub mod extract;
 pub mod generate;
-mod groups;
+pub mod grid;
+mod json_lines;
 pub mod merge;
 pub mod merged;
+pub mod open_gates;
 pub mod pictures;
 pub mod plan;
-pub mod probe;
 pub mod recipe;
 pub mod report;
+pub mod score;
 pub mod search;
 pub mod select;
 #[cfg(test)]
@@ -25,7 +29,6 @@ mod steering_tests;
 pub mod sweep;
 #[cfg(test)]
 mod toy;
-pub mod trunk;
 pub mod tune;
 
 pub use chat::{Chat, Message};

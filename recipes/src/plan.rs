@@ -6,8 +6,8 @@
 
 mod rate;
 
+use crate::activation_cache::CacheStorage;
 use crate::recipe::{Tuning, UpdateKind};
-use crate::trunk::Keep;
 use crate::tune::{Prompt, VALIDATION, batches};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec, PrefixTree};
@@ -206,7 +206,7 @@ impl Plan {
             held: 0,
         };
         let settings = of.settings(&memory);
-        if settings.trunk == Keep::Disk {
+        if settings.trunk == CacheStorage::Disk {
             memory.trunk = 0;
         }
         memory.activations = of.activations(&largest, trunk_layer, settings.activations);
@@ -234,7 +234,7 @@ impl Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// Where the trunk is.
-    pub trunk: Keep,
+    pub trunk: CacheStorage,
     /// What blocks keep for the backward.
     pub activations: GradientCheckpointing,
 }
@@ -250,7 +250,7 @@ impl Tuned<'_> {
         };
         let mut left = budget.saturating_sub(needed.optimizer);
         match needed.trunk > left / 2 {
-            true => settings.trunk = Keep::Disk,
+            true => settings.trunk = CacheStorage::Disk,
             false => left -= needed.trunk,
         }
         if needed.step() > left {

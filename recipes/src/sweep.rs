@@ -1,273 +1,152 @@
-//! A sweep: layers x doses x {plus, minus, ablate}, scored by the answer letters.
+//! A sweep: sets of layers x doses x {plus, minus, ablate}, scored by the log-odds of
+//! choices.
 //!
-//! Nothing is generated. A question's score is the log-odds of its true label over
-//! the other at the last prompt row, so a cell of the grid is one forward of the
-//! questions, and begins at the steered layer: the rows below are computed once for all
-//! doses and signs. Every cell is a line of a file as soon as it is known, and a cell that
-//! stands there is not computed again.
+//! Nothing is generated. A cell of the grid is one forward of the choices, and begins at
+//! the steered layer: the activations there are computed once for all doses and signs.
 //!
-//! A cell's key is a hash of all it depends on. The weights among that are told by
-//! what the model answers unsteered: those scores are computed first in every run
-//! (they are the base of the comparison anyway) and go into every key, so the lines
-//! of another model, quantization or low-rank update are never taken for this one's.
+//! What the unsteered model answers identifies the weights: those scores are computed in
+//! every run (they are the base of the comparison anyway) and are part of every cell's
+//! key, so the lines of another model, quantization or adapter are never taken for those
+//! of this one.
 
-mod file;
-mod questions;
-
-pub use questions::Asked;
-
-use crate::error::{Error, Result};
-use file::{append, resume};
-use questions::{Below, Questions, batches, score};
-use reptune_adapters::{
-    Adapter, DirectionSet, Dose, HookedModel, Intervention, Operator, Positions, files,
-};
+use crate::activation_cache::{ActivationCache, last_unchanged};
+use crate::error::Result;
+use crate::grid::{GridCell, MeasuredCell, SteeringGrid};
+use crate::score::{Choice, ModelVariant, PackedChoices};
+use reptune_adapters::{Adapter, Error, HookedModel, Intervention, files};
+use reptune_report::Outcomes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What is done with the direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// It is added.
-    Plus,
-    /// Its negative is added.
-    Minus,
-    /// The projection on it is removed; once for all doses.
-    Ablate,
-}
-
-/// The grid.
-#[derive(Clone, Copy)]
-pub struct Grid<'a> {
-    /// The directions.
-    pub directions: &'a DirectionSet,
-    /// Sets of layers; each is steered together.
-    pub layers: &'a [Vec<usize>],
-    /// Doses, above 0: the way gives the sign.
-    pub doses: &'a [Dose],
-    /// What is done.
-    pub ways: &'a [Way],
-    /// Rows that are acted on.
-    pub rows: &'a Positions,
-    /// Low-rank updates of the model.
-    pub adapter: Option<&'a Adapter>,
-}
-
-/// One line of the file.
+/// The scores of some choices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cell {
-    /// SHA-256 of what the scores depend on.
-    pub key: String,
-    /// Layers; none of the unsteered model.
-    pub layers: Vec<usize>,
-    /// What was done; none: nothing.
-    pub way: Option<Way>,
-    /// Signed coeff over all layers; 0 of an ablation.
-    pub coeff: f64,
-    /// The same as a signed fraction of the mean residual norm at each layer, if the
-    /// directions know that norm.
-    pub fraction: Option<f64>,
-    /// Per question, ln p(true label) - ln p(other label); none where it is no number.
+#[serde(from = "LogOdds")]
+pub struct ChoiceScores {
+    /// Log-odds of every choice; `None` where it is not a finite number.
     pub log_odds: Vec<Option<f32>>,
-    /// Mean of the log-odds that are numbers.
+    /// Mean of the finite log-odds.
     pub mean: f64,
-    /// Questions on which the true label is larger.
-    pub honest: usize,
-    /// Questions on which the other label is larger.
-    pub lie: usize,
+    /// Which response is likelier. Equal ones, and log-odds that are not finite, are
+    /// unscored.
+    pub outcomes: Outcomes,
 }
 
-/// Scores every cell of `grid` on `asked`, the unsteered model first; cells that
-/// stand in `file` are taken from there, others are appended as they are known.
-/// `progress` is called with the cells done and their number.
-///
-/// # Errors
-/// When the grid or a question cannot be, a layer has no direction, a line of the
-/// file is no cell, or the model fails. An unfinished last line is dropped.
-pub fn sweep(
-    host: &dyn HookedModel,
-    grid: &Grid,
-    asked: &[Asked],
-    file: &Path,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<Cell>> {
-    let plans = plans(grid)?;
-    for plan in &plans {
-        // A layer without a direction is found before the first forward.
-        plan.intervention(grid)?;
-    }
-    let questions = Questions {
-        host,
-        asked,
-        batches: batches(asked, grid.rows)?,
-        adapter: grid.adapter,
-    };
-    let mut below = Below::default();
-    let known = resume(file)?;
-    let total = plans.len() + 1;
-    let unsteered = score(&questions, &[], &mut below)?;
-    let base = Plan {
-        layers: &[],
-        way: None,
-        coeff: 0.,
-        fraction: Some(0.),
-    };
-    let inputs = inputs(asked, &unsteered, grid);
-    let mut cells = vec![base.cell(base.key(&inputs, grid), unsteered)];
-    if !known.contains_key(&cells[0].key) {
-        append(file, &cells[0])?;
-    }
-    progress(1, total);
-    for plan in &plans {
-        let key = plan.key(&inputs, grid);
-        let cell = match known.get(&key) {
-            Some(scores) => plan.cell(key, scores.clone()),
-            None => {
-                let steering = [plan.intervention(grid)?];
-                let scores = score(&questions, &steering, &mut below)?;
-                let cell = plan.cell(key, scores);
-                append(file, &cell)?;
-                cell
-            }
-        };
-        cells.push(cell);
-        progress(cells.len(), total);
-    }
-    Ok(cells)
+/// What the other scores follow from.
+#[derive(Deserialize)]
+struct LogOdds {
+    log_odds: Vec<Option<f32>>,
 }
 
-/// Log-odds by question; none where it is no number.
-type Scores = Vec<Option<f32>>;
-
-/// What one cell does.
-struct Plan<'a> {
-    layers: &'a [usize],
-    way: Option<Way>,
-    coeff: f64,
-    fraction: Option<f64>,
+impl From<LogOdds> for ChoiceScores {
+    fn from(LogOdds { log_odds }: LogOdds) -> Self {
+        Self::of(log_odds)
+    }
 }
 
-impl Plan<'_> {
-    fn intervention(&self, grid: &Grid) -> Result<Intervention> {
-        let operator = match self.way {
-            Some(Way::Ablate) => Operator::Ablate,
-            _ => Operator::Add,
-        };
-        let all = Intervention::new(
-            grid.directions,
-            self.layers,
-            Dose::Total(self.coeff),
-            operator,
-        )?;
-        Ok(all.on(grid.rows.clone()))
-    }
-
-    fn key(&self, inputs: &str, grid: &Grid) -> String {
-        let what = format!(
-            "{inputs} {:?} {:?} {:016x}",
-            self.way,
-            self.layers,
-            self.coeff.to_bits()
-        );
-        let directions: Vec<u8> = self
-            .layers
-            .iter()
-            .filter_map(|l| grid.directions.layers.get(l))
-            .flat_map(|d| d.unit.iter().flat_map(|x| x.to_le_bytes()))
-            .collect();
-        files::sha256([what.as_bytes(), &directions])
-    }
-
-    fn cell(&self, key: String, log_odds: Scores) -> Cell {
+impl ChoiceScores {
+    /// The scores that follow from `log_odds`.
+    pub fn of(log_odds: Vec<Option<f32>>) -> Self {
         let numbers: Vec<f64> = log_odds.iter().flatten().map(|x| f64::from(*x)).collect();
-        Cell {
-            key,
-            layers: self.layers.to_vec(),
-            way: self.way,
-            coeff: self.coeff,
-            fraction: self.fraction,
+        let positive = numbers.iter().filter(|x| **x > 0.).count();
+        let negative = numbers.iter().filter(|x| **x < 0.).count();
+        Self {
             mean: numbers.iter().sum::<f64>() / numbers.len().max(1) as f64,
-            honest: numbers.iter().filter(|x| **x > 0.).count(),
-            lie: numbers.iter().filter(|x| **x < 0.).count(),
+            outcomes: Outcomes {
+                positive,
+                negative,
+                unscored: log_odds.len() - positive - negative,
+            },
             log_odds,
         }
     }
 }
 
-fn plans<'a>(grid: &Grid<'a>) -> Result<Vec<Plan<'a>>> {
-    let mut plans = Vec::new();
-    for layers in grid.layers {
-        if layers.is_empty() {
-            return Err(wrong("layers", "at least one layer in each set", "none"));
-        }
-        // What a fraction of 1 at each of them is as a coeff.
-        let whole = grid.directions.natural_coeff(layers, layers.len() as f64);
-        for &way in grid.ways {
-            if way == Way::Ablate {
-                plans.push(Plan {
-                    layers,
-                    way: Some(way),
-                    coeff: 0.,
-                    fraction: None,
-                });
-                continue;
-            }
-            let sign = if way == Way::Minus { -1. } else { 1. };
-            for dose in grid.doses {
-                let amount = dose.amount();
-                if !(amount > 0. && amount.is_finite()) {
-                    let found = amount.to_string();
-                    return Err(wrong(
-                        "dose",
-                        "a positive number: the way is its sign",
-                        found,
-                    ));
-                }
-                let total = match *dose {
-                    Dose::Total(total) => total,
-                    Dose::Coeff(each) => each * layers.len() as f64,
-                    Dose::Fraction(f) => match &whole {
-                        Ok(whole) => f * whole,
-                        Err(_) => grid.directions.natural_coeff(layers, f)?,
-                    },
-                    Dose::Strength(_) => {
-                        let found = "a strength of the vectors as stored";
-                        return Err(wrong("dose", "a total, a coeff or a fraction", found));
-                    }
-                };
-                let fraction = match (*dose, &whole) {
-                    (Dose::Fraction(f), _) => Some(sign * f),
-                    (_, Ok(whole)) => Some(sign * total / whole),
-                    (_, Err(_)) => None,
-                };
-                plans.push(Plan {
-                    layers,
-                    way: Some(way),
-                    coeff: sign * total,
-                    fraction,
-                });
-            }
-        }
-    }
-    Ok(plans)
+/// What a sweep scores.
+#[derive(Clone, Copy)]
+pub struct SweepInputs<'a> {
+    /// The model.
+    pub model: &'a dyn HookedModel,
+    /// LoRA updates, in all cells.
+    pub adapter: Option<&'a Adapter>,
+    /// What is asked.
+    pub choices: &'a [Choice],
 }
 
-fn wrong(what: &str, expected: &str, found: impl Into<String>) -> Error {
-    reptune_adapters::Error::value(what, expected, found, "mend the grid of the sweep").into()
+/// Scores every cell of `grid` on the choices, the unsteered model first. Cells that stand in
+/// `file` are taken from there; others are appended as they are measured. `progress` is
+/// called with the number of cells done and of all.
+///
+/// # Errors
+/// When the grid or a choice is wrong, a layer has no direction, a line of the file is not
+/// a cell, or the model fails. An unfinished last line is removed.
+pub fn sweep(
+    inputs: SweepInputs,
+    grid: &SteeringGrid,
+    file: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<MeasuredCell<ChoiceScores>>> {
+    let SweepInputs {
+        model,
+        adapter,
+        choices,
+    } = inputs;
+    let mut cells = vec![GridCell::unsteered()];
+    cells.extend(grid.cells()?);
+    if choices.is_empty() {
+        let hint = "give questions with two answers";
+        return Err(Error::value("questions", "at least one", "none", hint).into());
+    }
+    // All cells act on the same tokens, so that one packing serves them all.
+    let positions = grid.positions;
+    let mask = |position, prompt| u64::from(positions.chooses(position, prompt));
+    let packed = PackedChoices::new(model.spec(), choices, mask)?;
+    let score = |interventions: &[Intervention], cache: Option<&ActivationCache>| {
+        let variant = ModelVariant {
+            model,
+            interventions,
+            adapter,
+        };
+        let odds = packed.log_odds(&variant, cache, &mut |_| {})?;
+        let odds = odds.into_iter().map(|x| x as f32);
+        let odds: Vec<Option<f32>> = odds.map(|x| x.is_finite().then_some(x)).collect();
+        Result::Ok(odds)
+    };
+    let unsteered: Vec<Option<f32>> = score(&[], None)?;
+    let key = key_of_inputs(choices, &unsteered, &positions.to_string());
+    let mut cache = None;
+    let mut measure = |cell: &GridCell| -> Result<ChoiceScores> {
+        if cell.way.is_none() {
+            return Ok(ChoiceScores::of(unsteered.clone()));
+        }
+        let steering = [grid.intervention(cell)?];
+        if let Some(layer) = last_unchanged(model.spec(), &steering, None) {
+            let prompts = || packed.prompts();
+            let known = cache.take();
+            cache = Some(ActivationCache::moved(
+                known, model, layer, adapter, prompts,
+            )?);
+        }
+        Ok(ChoiceScores::of(score(&steering, cache.as_ref())?))
+    };
+    let all = cells.len();
+    let mut progress = |done| progress(done, all);
+    grid.measure(cells, (file, &key), &mut measure, &mut progress)
 }
 
 /// A hash of what all cells depend on.
-fn inputs(asked: &[Asked], unsteered: &[Option<f32>], grid: &Grid) -> String {
-    let questions = asked.iter().flat_map(|q| {
-        let length = q.prompt.len() as u32;
-        let ends = [q.labels[0], q.labels[1], q.right as u32];
-        let numbers = std::iter::once(length).chain(q.prompt.iter().copied());
-        numbers.chain(ends).flat_map(u32::to_le_bytes)
-    });
-    let questions: Vec<u8> = questions.collect();
+fn key_of_inputs(choices: &[Choice], unsteered: &[Option<f32>], positions: &str) -> String {
+    let mut numbers = Vec::new();
+    for choice in choices {
+        numbers.push(choice.prompt.len() as u32);
+        numbers.extend(&choice.prompt);
+        numbers.extend(choice.responses.iter().flatten());
+        numbers.push(choice.positive as u32);
+        if choice.responses.iter().any(|r| r.len() != 1) || choice.responses.len() != 2 {
+            numbers.extend(choice.responses.iter().map(|r| r.len() as u32));
+        }
+    }
+    let choices: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
     let scores = unsteered.iter().map(|x| x.map_or(u32::MAX, f32::to_bits));
     let scores: Vec<u8> = scores.flat_map(u32::to_le_bytes).collect();
-    let rows = grid.rows.to_string();
-    files::sha256([questions.as_slice(), &scores, rows.as_bytes()])
+    files::sha256([choices.as_slice(), &scores, positions.as_bytes()])
 }

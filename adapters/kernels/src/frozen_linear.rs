@@ -1,8 +1,8 @@
 //! A linear layer whose weight takes no gradient.
 //!
-//! candle's own matrix product computes the gradient of both sides; for a frozen
-//! weight that is as much work again as the gradient of the input, and a tensor
-//! as large as the weight. Here the backward gives the gradient of the input only.
+//! candle's own matrix product computes the gradients of both factors. For a frozen weight
+//! that doubles the work of the backward and makes a tensor as large as the weight. Here the
+//! backward computes the gradient of the input only.
 
 use crate::product::{product, product_back};
 use candle_core::backend::BackendStorage;
@@ -23,14 +23,15 @@ pub trait FrozenMatrix: Send + Sync {
     /// When it cannot be dequantized.
     fn weight(&self) -> Result<Tensor>;
 
-    /// Whether the weight is held as it is multiplied, so that reading it makes no table.
+    /// Whether the weight is stored in the dtype of the activations, so that
+    /// [`FrozenMatrix::weight`] copies nothing.
     fn is_full(&self) -> bool;
 }
 
-/// Applies a frozen linear layer, differentiable in its input alone.
+/// Applies a frozen linear layer, differentiable in its input only.
 ///
 /// `y = x W^T`, `gx = gy W`. A quantized product also rounds its input; the
-/// backward passes that rounding straight through.
+/// backward ignores that rounding (straight-through estimator).
 ///
 /// Shapes: `x` (N, I), result (N, O).
 ///
@@ -45,7 +46,7 @@ pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tenso
     }
 }
 
-/// Hands on its second argument as if it were computed from the first.
+/// Returns its second argument as if it had been computed from the first.
 struct Graft(Arc<dyn FrozenMatrix>);
 
 impl CustomOp2 for Graft {

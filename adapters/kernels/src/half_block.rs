@@ -1,8 +1,8 @@
 //! The two halves of a block, each as one op: frozen layers, and low-rank updates on some.
 //!
-//! Composed of ops, a half block keeps every intermediate table for its backward, and
-//! gradients are gathered table by table. As one op it keeps what the backward needs and no
-//! more, or nothing but its input, and hands down one gradient.
+//! Composed of single operations, a half block keeps every intermediate table for its
+//! backward, and gradients are summed table by table. As one operation it keeps only what the
+//! backward needs, or (with gradient checkpointing) only its input, and returns one gradient.
 
 use crate::ancestors::Ancestors;
 use crate::attention::{Attention, Heads, attention};
@@ -54,8 +54,9 @@ pub struct FrozenAttention {
     pub o: Arc<dyn FrozenMatrix>,
 }
 
-/// The MLP half of a block: `x + down(swiglu(gate(h), up(h)))`, h = norm(x), differentiable in
-/// `x` and in the factors.
+/// The MLP half of a block, differentiable in `x` and in the factors.
+///
+/// `y = x + down(swiglu(gate(h), up(h)))` with `h = norm(x)`
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of gate, up and down.
 ///
@@ -70,8 +71,9 @@ pub fn mlp_half(
     Half::apply(x, weights, &updates, (), keep)
 }
 
-/// The attention half of a block: `x + o(attention(q(h), k(h), v(h)))`, h = norm(x), with
-/// queries and keys rotated; differentiable in `x` and in the factors.
+/// The attention half of a block, differentiable in `x` and in the factors.
+///
+/// `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with `h = norm(x)`
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors` of
 /// the N tokens.

@@ -1,4 +1,4 @@
-//! A frozen linear layer with a low-rank update on it.
+//! A frozen linear layer with a low-rank update.
 
 use crate::frozen_linear::FrozenMatrix;
 use crate::gemm::{add_product, product_of, table};
@@ -75,7 +75,7 @@ struct LowRankLinear {
     scale: f32,
 }
 
-/// What an update has to do with a backward.
+/// What the backward of an update computes.
 pub(crate) struct Small {
     /// Gradient (R, I) of A.
     pub a: Vec<f32>,

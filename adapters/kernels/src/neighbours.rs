@@ -1,4 +1,4 @@
-//! Querying rows next to each other, whose attention is computed as products of tables.
+//! Groups of neighbouring querying rows, whose attention is computed as matrix products.
 
 use crate::gemm::{Table, row};
 use ndarray::{Array2, CowArray, Ix2, s};
@@ -10,13 +10,13 @@ pub type Span = (u32, u32);
 /// Most rows of a group.
 const MOST: usize = 64;
 
-/// Scores that a group may compute beside those that are asked for: a share of those, and as
-/// many as make no odds.
+/// Scores that a group may compute in excess of those that are needed: a fraction of those,
+/// plus a number too small to matter.
 const SHARE: f64 = 0.3;
 const ANYWAY: usize = 1024;
 
-/// Fewest rows that are worth copying what they see, and the most that a group computes for what
-/// is asked.
+/// Groups of fewer rows, or that compute more than this multiple of the scores they need, are
+/// computed row by row instead.
 const FEWEST: usize = 4;
 const TWICE: usize = 2;
 

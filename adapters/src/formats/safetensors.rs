@@ -59,10 +59,13 @@ pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
         match Path::new(name).file_name() {
             Some(plain) if plain == name.as_str() && file.is_file() => Ok(file),
             Some(plain) if plain == name.as_str() => Err(wrong(
-                &format!("shard {name} beside the index"),
+                &format!("shard {name} in the directory of the index"),
                 "no such file".into(),
             )),
-            _ => Err(wrong("files beside the index", format!("`{name}`"))),
+            _ => Err(wrong(
+                "names of files in the directory of the index",
+                format!("`{name}`"),
+            )),
         }
     };
     names.iter().map(find).collect()
@@ -105,10 +108,10 @@ impl TensorFile {
         let mut json = vec![0; size as usize];
         file.read_exact(&mut json).map_err(io)?;
         let header: Metadata = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
-        // a header may tell of more bytes than can be counted
+        // the header may claim more bytes than can be counted
         let (data, claimed) = (length - 8 - size, header.data_len() as u64);
         if data != claimed {
-            let found = format!("{data} bytes of data where the header tells of {claimed}");
+            let found = format!("{data} bytes of data, but {claimed} in the header");
             return Err(broken(found));
         }
         Ok(Self {
@@ -148,7 +151,7 @@ impl TensorFile {
                 "header",
                 format!("room for its metadata in {room} bytes"),
                 found,
-                "write the file anew",
+                "write the file again",
             )
         })
     }
@@ -233,7 +236,7 @@ impl TensorFile {
     }
 }
 
-/// A header of `room` bytes behind its length, padded with spaces; or how long it would be.
+/// The length and a header of `room` bytes, padded with spaces; or how long it would be.
 fn header(
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, TensorInfo)>,
@@ -284,7 +287,8 @@ pub struct TensorFileWriter {
     tensors: Vec<(String, TensorInfo)>,
 }
 
-/// Bytes of a header's line beside the name: dtype, up to four dims, two offsets.
+/// Bytes of a tensor's entry in the header without its name: dtype, up to four dims, two
+/// offsets.
 const LINE: usize = 160;
 
 impl TensorFileWriter {

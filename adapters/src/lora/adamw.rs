@@ -1,9 +1,8 @@
-//! AdamW whose state can be written down and taken up again.
+//! AdamW whose state can be saved and restored.
 //!
-//! candle_nn's AdamW keeps its moments to itself, so a run that used it cannot
-//! be continued where it was cut off. This one does the same arithmetic in the
-//! same order (its results are equal bit for bit), shows its moments, and takes a
-//! learning rate for each variable.
+//! candle_nn's AdamW hides its moments, so a run cannot be resumed. This one does the same
+//! arithmetic in the same order (the results are equal bit for bit), exposes its moments, and
+//! takes a learning rate for each variable.
 
 use crate::error::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -17,7 +16,7 @@ pub struct Constants {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of a variable, times the learning rate, that each step takes away.
+    /// Fraction of a variable, times the learning rate, that each step subtracts.
     pub weight_decay: f64,
 }
 
@@ -47,7 +46,7 @@ impl AdamW {
     /// Starts with moments of zero.
     ///
     /// # Errors
-    /// When memory cannot be had.
+    /// When memory cannot be allocated.
     pub fn new(vars: Vec<Var>, constants: Constants) -> Result<Self> {
         let slot = |var: Var| -> Result<(Var, Moments)> {
             let moments = Moments {
@@ -63,7 +62,7 @@ impl AdamW {
         })
     }
 
-    /// Moves every variable against its gradient, at its own learning rate; one
+    /// Moves every variable against its gradient, with its own learning rate; a variable
     /// without a gradient stays, and so do its moments.
     ///
     /// # Errors
@@ -105,7 +104,7 @@ impl AdamW {
         self.slots.iter().map(|(_, moments)| moments)
     }
 
-    /// Goes on from `steps` steps with these `moments`, in the order of the variables.
+    /// Resumes after `steps` steps with these `moments`, in the order of the variables.
     ///
     /// # Errors
     /// When their number or a shape differs from the variables'.

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// One update: `delta = scale * B A`, or a full delta.
+/// The change of one weight: `scale * B A`, or a full delta.
 #[derive(Debug, Clone)]
 pub struct WeightDelta {
     /// A (R, I).
@@ -19,8 +19,8 @@ pub struct WeightDelta {
     pub b: Tensor,
     /// `alpha / rank`, or `alpha / sqrt(rank)` for a rank-stabilised adapter.
     pub scale: f64,
-    /// Full delta (O, I) of a weight that is tuned directly; it stands instead of
-    /// the factors, which have rank 0 then.
+    /// Full delta (O, I) of a weight that is tuned directly, instead of the factors, which
+    /// then have rank 0.
     pub full: Option<Tensor>,
 }
 
@@ -68,7 +68,7 @@ impl WeightDelta {
         self.a.dims()[0]
     }
 
-    /// What is trained, by name: `A` and `B`, or `delta`.
+    /// The tensors that are trained, by name: `A` and `B`, or `delta`.
     pub fn factors(&self) -> Vec<(&'static str, &Tensor)> {
         match &self.full {
             Some(delta) => vec![("delta", delta)],
@@ -76,7 +76,7 @@ impl WeightDelta {
         }
     }
 
-    /// The same, to be replaced.
+    /// [`WeightDelta::factors`], mutable.
     pub fn factors_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
         match &mut self.full {
             Some(delta) => vec![("delta", delta)],
@@ -149,13 +149,13 @@ impl Adapter {
                 let a: Vec<f32> = (0..rank * i)
                     .map(|_| rng.random_range(-bound..bound))
                     .collect();
-                let adapter = WeightDelta {
+                let delta = WeightDelta {
                     a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
                     b: Tensor::zeros((o, rank), DType::F32, &Device::Cpu)?,
                     scale: alpha / rank as f64,
                     full: None,
                 };
-                modules.insert(TargetModule { layer, kind }, adapter);
+                modules.insert(TargetModule { layer, kind }, delta);
             }
         }
         Ok(Self { modules })
@@ -164,7 +164,7 @@ impl Adapter {
     /// Replaces the factors of `modules` by full deltas of zero.
     ///
     /// # Errors
-    /// When memory cannot be had.
+    /// When memory cannot be allocated.
     pub fn make_direct(&mut self, spec: &ModelSpec, modules: &[TargetModule]) -> Result<()> {
         for module in modules {
             let delta = Tensor::zeros(module.kind.shape(spec), DType::F32, &Device::Cpu)?;
@@ -177,11 +177,11 @@ impl Adapter {
     /// variables in a fixed order.
     ///
     /// # Errors
-    /// When memory cannot be had.
+    /// When memory cannot be allocated.
     pub fn trainable(&mut self, device: &Device) -> Result<Vec<Var>> {
         let mut vars = Vec::new();
-        for adapter in self.modules.values_mut() {
-            for (_, factor) in adapter.factors_mut() {
+        for delta in self.modules.values_mut() {
+            for (_, factor) in delta.factors_mut() {
                 let var = Var::from_tensor(&factor.to_device(device)?)?;
                 *factor = var.as_tensor().clone();
                 vars.push(var);
@@ -193,36 +193,35 @@ impl Adapter {
     /// A copy that records no gradients and no longer follows the variables.
     ///
     /// # Errors
-    /// When memory cannot be had.
+    /// When memory cannot be allocated.
     pub fn snapshot(&self) -> Result<Self> {
         let mut copy = self.clone();
-        for adapter in copy.modules.values_mut() {
-            for (_, factor) in adapter.factors_mut() {
+        for delta in copy.modules.values_mut() {
+            for (_, factor) in delta.factors_mut() {
                 *factor = factor.copy()?.detach();
             }
         }
         Ok(copy)
     }
 
-    /// Checks that every module is one of `model`, and of its shape; `path` is named in
-    /// messages.
+    /// Checks that every module exists in `model` with its shape.
     ///
     /// # Errors
-    /// When one is not.
+    /// When one does not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
-        for (module, adapter) in &self.modules {
+        for (module, delta) in &self.modules {
             let expected = match module.layer < model.layers {
                 true => format!("shape {:?} of {}", module.kind.shape(model), model.name),
                 false => format!("one of the {} blocks of {}", model.layers, model.name),
             };
-            let found = (adapter.b.dims()[0], adapter.a.dims()[1]);
+            let found = (delta.b.dims()[0], delta.a.dims()[1]);
             if module.layer >= model.layers || found != module.kind.shape(model) {
                 return Err(Error::content(
                     path,
                     format!("`{module}`"),
                     expected,
-                    format!("an update of shape {found:?}"),
-                    "the update is for another model",
+                    format!("a delta of shape {found:?}"),
+                    "the adapter belongs to another model",
                 ));
             }
         }
@@ -235,9 +234,9 @@ impl Adapter {
     /// When a factor cannot be read.
     pub fn content_hash(&self) -> Result<String> {
         let mut parts = Vec::new();
-        for (module, adapter) in &self.modules {
-            for (name, factor) in adapter.factors() {
-                let head = format!("{module} {name} {:?} {}\n", factor.dims(), adapter.scale);
+        for (module, delta) in &self.modules {
+            for (name, factor) in delta.factors() {
+                let head = format!("{module} {name} {:?} {}\n", factor.dims(), delta.scale);
                 parts.push(head.into_bytes());
                 let factor = factor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
                 let values: Vec<f32> = factor.flatten_all()?.to_vec1()?;
@@ -247,7 +246,7 @@ impl Adapter {
         Ok(files::sha256(parts.iter().map(Vec::as_slice)))
     }
 
-    /// The update of a weight.
+    /// The delta of a weight.
     pub fn at(&self, layer: usize, kind: ModuleKind) -> Option<&WeightDelta> {
         self.modules.get(&TargetModule { layer, kind })
     }

@@ -1,9 +1,9 @@
-//! Updates with full deltas as a file of our own, because PEFT has no form for them.
+//! Adapters with full deltas, in a file of our own because PEFT has no form for them.
 //!
-//! `reptune_delta.safetensors` holds `{module}.delta` (O, I) for a weight that was
-//! tuned directly, `{module}.A` (R, I) and `{module}.B` (O, R) for one with factors,
-//! all F32, and as metadata the scale of each pair of factors, the model's
-//! fingerprint and a hash of everything. [`crate::lora::peft::load`] reads it too.
+//! `reptune_delta.safetensors` holds `{module}.delta` (O, I) for a weight that was tuned
+//! directly, `{module}.A` (R, I) and `{module}.B` (O, R) for one with factors, all F32. Its
+//! metadata has the scale of each pair of factors, the model's fingerprint and a hash of
+//! everything. [`crate::lora::peft::load`] reads it too.
 
 use crate::error::{Error, Result};
 use crate::formats::tables::{self, CONTENT_HASH, Table};
@@ -23,13 +23,13 @@ const SCALE: &str = "scale ";
 /// Writes [`FILE`] into `directory`.
 ///
 /// # Errors
-/// When `update` has no module, or the file cannot be written.
-pub fn save(directory: &Path, update: &Adapter, model: &ModelSpec) -> Result<()> {
-    if update.modules.is_empty() {
+/// When `adapter` has no module, or the file cannot be written.
+pub fn save(directory: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
+    if adapter.modules.is_empty() {
         let hint = "tune some modules first";
-        return Err(Error::value("update", "at least one module", "none", hint));
+        return Err(Error::value("adapter", "at least one module", "none", hint));
     }
-    let (tables, mut metadata) = tables(update)?;
+    let (tables, mut metadata) = tables(adapter)?;
     for (key, value) in [
         ("format", FORMAT),
         ("model", &model.name),
@@ -48,18 +48,18 @@ pub type Tables = BTreeMap<String, Table>;
 /// Metadata of a file.
 pub type Metadata = HashMap<String, String>;
 
-/// An update as tensors `{module}.A`, `{module}.B` or `{module}.delta`, and its scales as
-/// metadata, for files that hold more than one update.
+/// An adapter as tensors `{module}.A`, `{module}.B` or `{module}.delta`, and its scales as
+/// metadata, for files that hold more than one adapter.
 ///
 /// # Errors
 /// When a factor cannot be read from its device.
-pub fn tables(update: &Adapter) -> Result<(Tables, Metadata)> {
+pub fn tables(adapter: &Adapter) -> Result<(Tables, Metadata)> {
     let (mut tables, mut metadata) = (Tables::new(), Metadata::new());
-    for (module, l) in &update.modules {
-        if l.full.is_none() {
-            metadata.insert(format!("{SCALE}{module}"), l.scale.to_string());
+    for (module, delta) in &adapter.modules {
+        if delta.full.is_none() {
+            metadata.insert(format!("{SCALE}{module}"), delta.scale.to_string());
         }
-        for (name, factor) in l.factors() {
+        for (name, factor) in delta.factors() {
             let table = Table {
                 shape: factor.dims().to_vec(),
                 data: factor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
@@ -73,10 +73,10 @@ pub fn tables(update: &Adapter) -> Result<(Tables, Metadata)> {
 /// Reads [`FILE`] from `directory` for `model`.
 ///
 /// # Errors
-/// When it is not of this format, was changed, or does not fit the model.
+/// When it has another format, was changed, or does not fit the model.
 pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
     let path = directory.join(FILE);
-    let (update, metadata) = whole(&path)?;
+    let (adapter, metadata) = whole(&path)?;
     let key = "model_fingerprint";
     let found = metadata.get(key).map_or("nothing", String::as_str);
     if found != model.fingerprint {
@@ -85,17 +85,17 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
             format!("metadata `{key}`"),
             format!("`{}`", model.fingerprint),
             format!("`{found}`"),
-            "it is no update of reptune for this model",
+            "the adapter belongs to another model",
         ));
     }
-    update.check_model(&path, model)?;
-    Ok(update)
+    adapter.check_model(&path, model)?;
+    Ok(adapter)
 }
 
 /// Reads [`FILE`] from `directory`, whatever model it is for.
 ///
 /// # Errors
-/// When it is not of this format, or was changed.
+/// When it has another format, or was changed.
 pub fn read(directory: &Path) -> Result<Adapter> {
     Ok(whole(&directory.join(FILE))?.0)
 }
@@ -111,20 +111,20 @@ fn whole(path: &Path) -> Result<(Adapter, Metadata)> {
                 format!("metadata `{key}`"),
                 format!("`{expected}`"),
                 format!("`{found}`"),
-                "it is no update of reptune, or it was changed",
+                "this is not an adapter of reptune, or it was changed",
             ));
         }
     }
     Ok((from_tables(path, tables, &metadata)?, metadata))
 }
 
-/// The update of [`tables`] again; `path` is named in messages.
+/// The adapter of [`tables`]; errors name the file `path`.
 ///
 /// # Errors
 /// When a tensor or scale is missing, superfluous, or of a shape that does not fit the others.
 pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Result<Adapter> {
     let wrong = |place: String, expected: String, found: String| {
-        Error::content(path, place, expected, found, "write the update again")
+        Error::content(path, place, expected, found, "save the adapter again")
     };
     let modules: Vec<(String, Option<TargetModule>)> = tables
         .keys()
@@ -133,7 +133,7 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
             Some((name.clone(), TargetModule::parse(module)))
         })
         .collect();
-    let mut update = Adapter::default();
+    let mut adapter = Adapter::default();
     for (name, module) in modules {
         let module = module.ok_or_else(|| {
             wrong(
@@ -158,7 +158,7 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
                 _ => Err(wrong(place, expected, format!("shape {:?}", t.shape))),
             }
         };
-        let adapter = if name.ends_with(".delta") {
+        let delta = if name.ends_with(".delta") {
             WeightDelta::direct(take("delta", None)?)?
         } else {
             let key = format!("{SCALE}{module}");
@@ -175,7 +175,7 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
                 full: None,
             }
         };
-        update.modules.insert(module, adapter);
+        adapter.modules.insert(module, delta);
     }
     match tables.keys().next() {
         Some(name) => Err(wrong(
@@ -183,7 +183,7 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
             "`A` and `B`, or `delta`, of each module once".into(),
             "another tensor".into(),
         )),
-        None => Ok(update),
+        None => Ok(adapter),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Low-rank updates as llama.cpp takes them: a GGUF with `lora_a` (R, I) and `lora_b` (O, R)
-//! of every weight.
+//! Adapters for llama.cpp: a GGUF file with `lora_a` (R, I) and `lora_b` (O, R) of every
+//! weight.
 //!
-//! It applies `alpha / rank * B A`, with one alpha for the file and the rank of each B. Where
-//! scales differ the difference goes into B. Rows of B of q and k are in llama.cpp's order.
+//! llama.cpp applies `alpha / rank * B A`, with one alpha for the file and the rank of each
+//! B. Where scales differ, B is scaled. Rows of B of q and k are in llama.cpp's order.
 
 use crate::error::{Error, Result};
 use crate::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
@@ -15,38 +15,45 @@ use std::path::Path;
 
 const ALPHA: &str = "adapter.lora.alpha";
 
-/// Writes `update`, which is for `model`.
+/// Writes `adapter`, which belongs to `model`.
 ///
 /// # Errors
-/// When a module is tuned in full, `update` is empty or for another model, or the file cannot
-/// be written.
-pub fn write(path: &Path, update: &Adapter, model: &ModelSpec) -> Result<()> {
-    update.check_model(path, model)?;
-    if let Some((module, _)) = update.modules.iter().find(|(_, l)| l.full.is_some()) {
+/// When a module has a full delta, `adapter` is empty or for another model, or the file
+/// cannot be written.
+pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
+    adapter.check_model(path, model)?;
+    if let Some((module, _)) = adapter
+        .modules
+        .iter()
+        .find(|(_, delta)| delta.full.is_some())
+    {
         return Err(Error::Unsupported {
             what: format!("{module}, a full delta, in a GGUF adapter"),
-            reason: "llama.cpp has factors alone; merge it instead".into(),
+            reason: "llama.cpp has only factors; merge it instead".into(),
         });
     }
-    if update.modules.is_empty() {
-        let hint = "tune some first";
+    if adapter.modules.is_empty() {
+        let hint = "tune some modules first";
         return Err(Error::value("adapter", "at least one module", "none", hint));
     }
-    // An alpha of 0 stands for a scale of 1 there; scales of 0 end up in B.
-    let alphas = update.modules.values().map(|l| l.scale * l.rank() as f64);
+    // There an alpha of 0 means a scale of 1; scales of 0 go into B.
+    let alphas = adapter
+        .modules
+        .values()
+        .map(|delta| delta.scale * delta.rank() as f64);
     let alpha = alphas.map(|a| a as f32).find(|a| *a != 0.).unwrap_or(1.);
     let mut file = GgufWriter::new("llama");
     file.text("general.type", "adapter");
     file.text("adapter.type", "lora");
     file.set(ALPHA, Value::F32(alpha));
-    for (module, l) in &update.modules {
+    for (module, delta) in &adapter.modules {
         let numbers = |t: &Tensor| -> Result<Vec<f32>> {
             Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
         };
-        let (a, mut b) = (numbers(&l.a)?, numbers(&l.b)?);
+        let (a, mut b) = (numbers(&delta.a)?, numbers(&delta.b)?);
         let (o, i) = module.kind.shape(model);
-        // of 1 where all scales are the same
-        let factor = (l.scale / (f64::from(alpha) / l.rank() as f64)) as f32;
+        // 1 where all scales are equal
+        let factor = (delta.scale / (f64::from(alpha) / delta.rank() as f64)) as f32;
         if factor != 1. {
             b.iter_mut().for_each(|x| *x *= factor);
         }
@@ -54,8 +61,8 @@ pub fn write(path: &Path, update: &Adapter, model: &ModelSpec) -> Result<()> {
             b = llama::to_llama_cpp(&b, o, heads);
         }
         let name = llama::name(*module);
-        file.floats(&format!("{name}.lora_a"), &[l.rank(), i], &a)?;
-        file.floats(&format!("{name}.lora_b"), &[o, l.rank()], &b)?;
+        file.floats(&format!("{name}.lora_a"), &[delta.rank(), i], &a)?;
+        file.floats(&format!("{name}.lora_b"), &[o, delta.rank()], &b)?;
     }
     file.write(path)?;
     Ok(())
@@ -64,11 +71,11 @@ pub fn write(path: &Path, update: &Adapter, model: &ModelSpec) -> Result<()> {
 /// Reads an adapter of llama.cpp for `model`.
 ///
 /// # Errors
-/// When it is none, is of another kind (each is named), or does not fit the model.
+/// When it is not a plain LoRA adapter (errors say what it is), or does not fit the model.
 pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     let file = Gguf::open(path)?;
     let wrong = |place: String, expected: String, found: String| {
-        let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is taken";
+        let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
         Error::content(path, place, expected, found, hint)
     };
     for (key, expected) in [
@@ -88,7 +95,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     if file.value("adapter.alora.invocation_tokens").is_some() {
         return Err(Error::Unsupported {
             what: format!("{}: an activated LoRA", path.display()),
-            reason: "it is switched on by tokens; only plain LoRA is taken".into(),
+            reason: "tokens switch it on; only plain LoRA is supported".into(),
         });
     }
     let alpha = file.number(ALPHA)?.unwrap_or(0.);
@@ -140,7 +147,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
         if let Some(heads) = llama::heads(module.kind, model) {
             b = llama::from_llama_cpp(&b, o, heads);
         }
-        let adapter = WeightDelta {
+        let delta = WeightDelta {
             a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
             b: Tensor::from_vec(b, (o, rank), &Device::Cpu)?,
             scale: match alpha {
@@ -149,7 +156,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
             },
             full: None,
         };
-        modules.insert(module, adapter);
+        modules.insert(module, delta);
     }
     match modules.is_empty() {
         true => Err(wrong(

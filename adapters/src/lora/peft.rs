@@ -1,14 +1,13 @@
-//! Low-rank updates as PEFT directories: `adapter_config.json` and
-//! `adapter_model.safetensors`, as Hugging Face PEFT and mistral.rs load them.
+//! Adapters as PEFT directories: `adapter_config.json` and `adapter_model.safetensors`, as
+//! Hugging Face PEFT and mistral.rs load them.
 //!
-//! What is read is what PEFT writes: several ranks and alphas (`rank_pattern`,
-//! `alpha_pattern`), rank-stabilised scales, any float dtype, an adapter under a name of
-//! its own. What is written is narrower, one rank and one scale, because mistral.rs reads
-//! no more; see [`save`].
+//! Everything that PEFT writes is read: several ranks and alphas (`rank_pattern`,
+//! `alpha_pattern`), rank-stabilised scales, any float dtype, a named adapter. Only one rank
+//! and one scale are written, because mistral.rs reads no more; see [`save`].
 //!
-//! `fan_in_fan_out` says that a *base* weight is stored (I, O), as GPT-2's are. The factors
-//! on disk are A (R, I) and B (O, R) all the same, and PEFT itself takes the key back for
-//! `torch.nn.Linear`, which is all that a Llama has; so it changes nothing here.
+//! `fan_in_fan_out` means that a *base* weight is stored (I, O), as in GPT-2. The factors
+//! on disk are A (R, I) and B (O, R) either way, and PEFT ignores the key for
+//! `torch.nn.Linear`, the only kind that a Llama has; so it changes nothing here.
 
 mod config;
 mod read;
@@ -57,16 +56,16 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
         return delta_file::load(directory, model);
     }
     let directory = locate(directory)?;
-    let update = read::read(&directory)?;
-    update.check_model(&directory.join(WEIGHTS), model)?;
-    Ok(update)
+    let adapter = read::read(&directory)?;
+    adapter.check_model(&directory.join(WEIGHTS), model)?;
+    Ok(adapter)
 }
 
 /// Reads a PEFT directory, whatever model it is for.
 ///
 /// # Errors
-/// When it is not LoRA, is of a kind not taken (each is named), or its tensors do not fit
-/// its configuration.
+/// When it is not plain LoRA (errors say what it is), or its tensors do not fit its
+/// configuration.
 pub fn read(directory: &Path) -> Result<Adapter> {
     read::read(&locate(directory)?)
 }
@@ -98,7 +97,7 @@ pub fn locate(directory: &Path) -> Result<PathBuf> {
                 "adapter",
                 format!("{CONFIG}, here or in one sub-directory"),
                 format!("several adapters: {}", names.join(", ")),
-                "give the sub-directory of the one that is meant",
+                "give the sub-directory of one of them",
             ))
         }
     }

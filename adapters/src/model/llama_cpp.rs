@@ -1,9 +1,9 @@
 //! How llama.cpp names and orders the weights of a Llama.
 //!
-//! It turns pairs of neighbouring columns of a head where Hugging Face turns column i with
-//! i + half, so its converter reorders the rows of q and k: row (h, k, j) of Hugging Face
-//! (head, half, place in the half) is row (h, j, k) there. Whole rows move, so nothing is
-//! rounded, in quantized weights either.
+//! Its rotary embedding pairs neighbouring columns of a head where Hugging Face pairs column
+//! i with i + half, so its converter reorders the rows of q and k: row (h, k, j) of Hugging
+//! Face (head, half, place in the half) is row (h, j, k) there. Only whole rows move, so
+//! quantized weights are not rounded either.
 
 use super::spec::{ModelSpec, ModuleKind, TargetModule};
 

@@ -1,9 +1,8 @@
-//! Direction sets as vectors: added, subtracted, scaled, projected out of one another.
+//! Arithmetic of direction sets: sum, difference, multiple, and projecting out.
 //!
-//! A direction stands for the vector it was before normalising, `v = norm * unit`,
-//! so that the mean difference of many rows counts as long as it was measured. The
-//! result is normalised again and keeps its own norm. The mean residual norms, the
-//! unit of a dose, are a property of the model and stay those of the left operand.
+//! A direction counts as the vector it was before normalising, `v = norm * unit`. The result
+//! is normalised again and keeps its own norm. The mean residual norms, which fractions
+//! refer to, are a property of the model and stay those of the left operand.
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -30,8 +29,8 @@ impl DirectionSet {
         self.combine(other, -1., "-")
     }
 
-    /// The multiple `v = factor * a`: the norm is scaled, and a negative factor
-    /// turns the direction round.
+    /// The multiple `v = factor * a`: the norm is scaled, and a negative factor reverses the
+    /// direction.
     ///
     /// # Errors
     /// When the factor is zero or not finite.
@@ -41,7 +40,7 @@ impl DirectionSet {
                 "factor",
                 "a finite number other than 0",
                 factor.to_string(),
-                "a direction has a length",
+                "a direction needs a non-zero norm",
             ));
         }
         let sign = factor.signum() as f32;
@@ -89,9 +88,9 @@ impl DirectionSet {
             if dot(&rest, &rest).sqrt() <= NOTHING {
                 return Err(Error::value(
                     format!("direction at layer {layer}"),
-                    "something outside the directions that are projected out of it",
-                    "nothing",
-                    "leave one of them out, or leave out this layer",
+                    "a part outside of the directions that are projected out",
+                    "none",
+                    "leave out one of those directions, or this layer",
                 ));
             }
             let rest: Vec<f64> = rest.iter().map(|x| x * a.norm).collect();
@@ -122,8 +121,8 @@ impl DirectionSet {
             if dot(&v, &v).sqrt() <= NOTHING * (a.norm + b.norm) {
                 return Err(Error::value(
                     format!("direction at layer {layer}"),
-                    format!("two directions of which a {symbol} b is not zero"),
-                    "two that cancel",
+                    format!("a {symbol} b other than zero"),
+                    "two directions that cancel",
                     "combine directions of different behaviours",
                 ));
             }
@@ -178,7 +177,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `v` without its projections on `basis`, taken away twice: once leaves rounding.
+/// `v` without its projections on `basis`. They are removed twice, because once leaves
+/// rounding errors.
 fn rejected(mut v: Vec<f64>, basis: &[Vec<f64>]) -> Vec<f64> {
     for e in basis.iter().chain(basis) {
         let along = dot(&v, e);
@@ -187,8 +187,8 @@ fn rejected(mut v: Vec<f64>, basis: &[Vec<f64>]) -> Vec<f64> {
     v
 }
 
-/// Where a combination comes from: the method spells out the operation, the recipe
-/// is one hash over both where they differ, counts are those of the smaller.
+/// The provenance of a combination: the method spells out the operation, the recipe is one
+/// hash over both where they differ, counts are those of the smaller set.
 fn joined(a: &Provenance, symbol: &str, b: &Provenance) -> Provenance {
     let recipe = if a.recipe == b.recipe {
         a.recipe.clone()

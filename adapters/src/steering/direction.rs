@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The layer convention of every file of this project.
+/// How layers are counted in every file of this project: layer i is the output of block i,
+/// from 0.
 pub const LAYER_CONVENTION: &str = "block_output_0";
 
 const FORMAT: &str = "reptune.directions.1";
 
-/// A unit vector with the length it had before.
+/// A unit vector, with the norm it had before normalising.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Direction {
     /// Unit L2 vector (H,).
@@ -31,9 +32,9 @@ impl Direction {
         if norm == 0. || !norm.is_finite() {
             return Err(Error::value(
                 "direction",
-                "a vector of positive, finite norm",
+                "a non-zero, finite vector",
                 format!("norm {norm}"),
-                "positive and negative prompts may be the same",
+                "the positive and negative prompts may be the same",
             ));
         }
         Ok(Self {
@@ -56,21 +57,21 @@ pub struct Provenance {
     pub recipe: String,
     /// How the directions were computed.
     pub method: String,
-    /// Which rows were captured.
+    /// Which tokens were captured.
     pub rows: String,
     /// Number of pairs used.
     pub pairs: usize,
     /// Number of pairs before the correct-only filter.
     pub pairs_captured: usize,
-    /// Mean L2 norm of the captured residual rows, per layer.
+    /// Mean L2 norm of the captured residual rows, by layer.
     pub residual_norms: BTreeMap<usize, f64>,
-    /// What file of another program the set was read from, and how; empty if it was
+    /// The file of another program that the set was read from, and how; empty if the set was
     /// extracted here.
     #[serde(default)]
     pub origin: String,
 }
 
-/// One direction per layer, with provenance.
+/// One direction for each of some layers, and where they come from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DirectionSet {
     /// Directions by layer (output of block i, 0-based).
@@ -93,7 +94,7 @@ impl DirectionSet {
                     self.layers.keys().collect::<Vec<_>>()
                 ),
                 format!("layer {layer}"),
-                "choose another layer or extract this one",
+                "choose another layer, or extract this one",
             )
         })
     }
@@ -130,7 +131,7 @@ impl DirectionSet {
         tables::write_tables(path, &tables, metadata)
     }
 
-    /// All but the vectors and the hash, as texts.
+    /// Everything but the vectors and the hash, as text.
     pub(crate) fn metadata(&self) -> HashMap<String, String> {
         let norms: BTreeMap<usize, f64> = self.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
         let p = &self.provenance;
@@ -185,8 +186,8 @@ impl DirectionSet {
         Self::from_tables(path, tables, &metadata)
     }
 
-    /// The set of [`DirectionSet::tables`] and [`DirectionSet::metadata`] with their hash;
-    /// `path` is named in messages.
+    /// The set with these [`DirectionSet::tables`] and [`DirectionSet::metadata`] and their
+    /// hash; errors name `path`.
     pub(crate) fn from_tables(
         path: &Path,
         tables: BTreeMap<String, Table>,
@@ -220,7 +221,7 @@ impl DirectionSet {
                     format!("metadata `{key}`"),
                     "numbers by layer",
                     found,
-                    "write the file again",
+                    "re-export the file",
                 )
             };
             let text: BTreeMap<usize, String> =
@@ -251,7 +252,7 @@ impl DirectionSet {
                     format!("tensor `{name}`"),
                     format!("shape ({hidden},)"),
                     format!("{:?}", table.shape),
-                    "write the file again",
+                    "re-export the file",
                 ));
             }
             let norm = norms.get(&layer).copied().unwrap_or(1.);
@@ -284,7 +285,7 @@ impl DirectionSet {
     /// Checks that the set was made for `model`: width, layer count, fingerprint.
     ///
     /// # Errors
-    /// When it was not; `path` names the file in the message.
+    /// When it was not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
         let misfit = |place: &str, expected: String, found: String| {
             let hint = format!(
@@ -322,18 +323,23 @@ impl DirectionSet {
         Ok(())
     }
 
-    /// Whether another program made it, which tells of the model its kind at most.
+    /// Whether another program made the set. Such files name at most the kind of model.
     pub fn is_foreign(&self) -> bool {
         !self.provenance.origin.is_empty() && self.provenance.model_fingerprint.is_empty()
     }
 
-    /// Another program tells of a model its kind at most.
     fn check_foreign(&self, path: &Path, model: &ModelSpec) -> Result<()> {
-        let hint = "the vectors were made for another model";
+        let hint = "the vectors belong to another model";
         if let Some(layer) = self.layers.keys().find(|l| **l >= model.layers) {
             let expected = format!("layers 0 to {} of {}", model.layers - 1, model.name);
             let place = format!("tensor of layer {layer}");
-            return Err(Error::content(path, place, expected, "one more", hint));
+            return Err(Error::content(
+                path,
+                place,
+                expected,
+                format!("layer {layer}"),
+                hint,
+            ));
         }
         let plain = |name: &str| -> String {
             let letters = name.chars().filter(char::is_ascii_alphanumeric);

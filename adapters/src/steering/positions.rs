@@ -1,4 +1,4 @@
-//! Which rows of a sequence something applies to.
+//! Which tokens of a sequence something applies to.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

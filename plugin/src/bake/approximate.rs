@@ -8,7 +8,7 @@ use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
-use reptune_recipes::evaluate::{Changed, divergence_from};
+use reptune_recipes::score::{ModelVariant, divergence_from};
 
 /// Additions in place of an intervention, and how far they are from it.
 #[derive(Debug, Clone)]
@@ -56,12 +56,12 @@ pub fn approximate(
         let addition = Intervention::new(&set, &[layer], Dose::Total(norm), Operator::Add)?;
         additions.push(addition.at(intervention.point()));
     }
-    let model = |interventions| Changed {
+    let model = |interventions| ModelVariant {
         interventions,
-        ..Changed::base(host)
+        ..ModelVariant::base(host)
     };
     let online = model(std::slice::from_ref(intervention));
-    let kl = |other: &Changed| -> Result<f64> {
+    let kl = |other: &ModelVariant| -> Result<f64> {
         Ok(divergence_from(&online, other, prompts, &mut |_| {})?.mean)
     };
     Ok(Approximation {

@@ -92,7 +92,7 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
                 seed: a.seed,
             },
         },
-        prefilled: None,
+        cache: None,
     };
     let ids = prompts.iter().map(|p| p.ids(&chat));
     let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;

@@ -4,13 +4,13 @@ mod select;
 
 use super::args::{RecipeArgs, layer_sets};
 use super::output::{print, print_json, share, signed};
-use crate::pipeline::{self, Run, SWEEP_CELLS, Sweep};
+use crate::pipeline::{self, Run, SWEEP_CELLS, Sweep, SweepCell as Cell};
 use crate::progress::Progress;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args, ValueEnum};
 use reptune_adapters::{Dose, HookedModel};
 use reptune_recipes::Recipe;
-use reptune_recipes::sweep::{Cell, Way};
+use reptune_recipes::grid::SteeringWay as Way;
 use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
@@ -132,7 +132,7 @@ fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) ->
     for way in [Way::Plus, Way::Minus] {
         print(sentence(cells, way))?;
     }
-    let scores = cells.iter().flat_map(|c| &c.log_odds);
+    let scores = cells.iter().flat_map(|c| &c.scores.log_odds);
     let broken = scores.filter(|x| x.is_none()).count();
     if broken > 0 {
         print(format_args!(
@@ -144,11 +144,14 @@ fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) ->
 
 /// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
 fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let moved = |c: &Cell| if way == Way::Minus { c.lie } else { c.honest };
-    let of_way = cells.iter().filter(|c| c.way == Some(way));
+    let moved = |c: &Cell| match way {
+        Way::Minus => c.scores.outcomes.negative,
+        _ => c.scores.outcomes.positive,
+    };
+    let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
     of_way.min_by(|a, b| {
         let most = moved(b).cmp(&moved(a));
-        most.then(a.coeff.abs().total_cmp(&b.coeff.abs()))
+        most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
 }
 
@@ -179,25 +182,27 @@ fn table(cells: &[Cell]) -> String {
         "shift",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let base = cells.first().map_or(0., |c| c.mean);
+    let base = cells.first().map_or(0., |c| c.scores.mean);
     for c in cells {
-        let added = matches!(c.way, Some(Way::Plus | Way::Minus));
+        let added = matches!(c.cell.way, Some(Way::Plus | Way::Minus));
         let only = |text: String| if added { text } else { "-".to_owned() };
-        let fraction = c.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
-        let (layers, sign) = match c.way {
+        let fraction = c.cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
+        let (layers, sign) = match c.cell.way {
             None => ("-".to_owned(), "unsteered"),
-            Some(Way::Plus) => (ranges(&c.layers), "+"),
-            Some(Way::Minus) => (ranges(&c.layers), "-"),
-            Some(Way::Ablate) => (ranges(&c.layers), "ablate"),
+            Some(Way::Plus) => (ranges(&c.cell.layers), "+"),
+            Some(Way::Minus) => (ranges(&c.cell.layers), "-"),
+            Some(Way::Ablate) => (ranges(&c.cell.layers), "ablate"),
         };
         rows.push(vec![
             layers,
             sign.to_owned(),
-            only(signed(c.coeff)),
+            only(signed(c.cell.coeff)),
             only(fraction),
-            share(c.honest, c.log_odds.len()),
-            signed(c.mean),
-            c.way.map_or(String::new(), |_| signed(c.mean - base)),
+            share(c.scores.outcomes.positive, c.scores.log_odds.len()),
+            signed(c.scores.mean),
+            c.cell
+                .way
+                .map_or(String::new(), |_| signed(c.scores.mean - base)),
         ]);
     }
     aligned(&rows)
@@ -208,19 +213,21 @@ fn sentence(cells: &[Cell], way: Way) -> String {
     let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
         return String::new();
     };
+    let (with, without) = (best.scores.outcomes, base.scores.outcomes);
     let (what, with, without) = match way {
-        Way::Minus => ("most wrong answers", best.lie, base.lie),
-        _ => ("most right answers", best.honest, base.honest),
+        Way::Minus => ("most wrong answers", with.negative, without.negative),
+        _ => ("most right answers", with.positive, without.positive),
     };
-    let n = best.log_odds.len();
-    let several = if best.layers.len() > 1 { "s" } else { "" };
+    let n = best.scores.log_odds.len();
+    let several = if best.cell.layers.len() > 1 { "s" } else { "" };
     let fraction = best
+        .cell
         .fraction
         .map_or(String::new(), |f| format!(" ({f:+.3})"));
     format!(
         "{what}: layer{several} {}, total {}{fraction}: {}, unsteered {}{}",
-        ranges(&best.layers),
-        signed(best.coeff),
+        ranges(&best.cell.layers),
+        signed(best.cell.coeff),
         share(with, n),
         share(without, n),
         if with > without {

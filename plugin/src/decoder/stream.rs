@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The residual rows (N, H) of some prompts, before the block that comes next.
+/// The residual rows (N, H) of some prompts at the input of the next block.
 pub struct Stream {
     x: Tensor,
     rotation: Rotation,
@@ -40,15 +40,15 @@ impl Stream {
     /// Shapes: `embeddings` (V, H).
     ///
     /// # Errors
-    /// When a token is none of the model's.
+    /// When a token id is not in the vocabulary.
     pub fn start(config: &LlamaConfig, embeddings: &Tensor, prompts: &[Vec<u32>]) -> Result<Self> {
-        let (forest, _) = PrefixTree::pack(prompts);
-        let ids = Tensor::new(forest.ids(), &Device::Cpu)?;
+        let (batch, _) = PrefixTree::pack(prompts);
+        let ids = Tensor::new(batch.ids(), &Device::Cpu)?;
         let rotation = RotationTable::new(config)?;
         Ok(Self {
             x: embeddings.index_select(&ids, 0)?,
-            rotation: rotation.rows(forest.positions())?,
-            ancestry: Arc::new(forest.ancestry(0..forest.len())),
+            rotation: rotation.rows(batch.positions())?,
+            ancestry: Arc::new(batch.ancestry(0..batch.len())),
             head_dim: config.head_dim(),
             eps: config.rms_norm_eps,
         })
@@ -105,7 +105,7 @@ impl Stream {
         listener: Option<super::block::Listener>,
     ) -> Result<Tensor> {
         let Ok(weights) = weights.try_into() else {
-            unreachable!("one weight for each of the seven projections")
+            unreachable!("one weight for each of the seven target modules")
         };
         let norms = layer.norms.clone();
         let block = Block::new(layer.layer, self.head_dim, self.eps, norms, weights);
@@ -122,7 +122,7 @@ impl Stream {
     }
 }
 
-/// The first of the projections that read what `p` reads.
+/// The first of the target modules with the same input as `p`.
 pub fn shared_input(p: ModuleKind) -> ModuleKind {
     match p {
         ModuleKind::QProj | ModuleKind::KProj | ModuleKind::VProj => ModuleKind::QProj,

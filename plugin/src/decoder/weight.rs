@@ -16,9 +16,9 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    /// A weight as mistral.rs loaded it, whether a bias rides on it, and the dtype of the
-    /// rows that it meets. A full one of that dtype without bias is taken out, as its product
-    /// here is faster.
+    /// A weight as mistral.rs loaded it. `biased` says whether it has a bias, `dtype` is that of
+    /// its inputs. A full weight of that dtype without bias becomes a plain tensor, because
+    /// its product is faster here.
     pub(super) fn frozen(method: Arc<dyn QuantMethod>, biased: bool, dtype: DType) -> Self {
         match method.unquant_weight_bias() {
             Some((weight, None)) if !biased && weight.dtype() == dtype => {

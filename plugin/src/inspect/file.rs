@@ -4,7 +4,7 @@ use super::{Inspection, Progress, counted, extension, ranges};
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
 use crate::model::uqff::{HEAD, Provenance, index};
-use reptune_adapters::formats::gguf::Gguf;
+use reptune_adapters::formats::gguf::{Gguf, TensorInfo};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
@@ -37,45 +37,40 @@ pub(super) fn is_control_vector(path: &Path) -> bool {
 /// A GGUF: an adapter or a model.
 pub(super) fn gguf(path: &Path) -> Result<Inspection> {
     let file = Gguf::open(path)?;
-    let text = |key: &str| {
-        let text = file.text(key).map(Option::unwrap_or_default);
-        text.map(str::to_owned)
-    };
+    let text = |key: &str| file.text(key).map(Option::unwrap_or_default);
     let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
-    let kind = match text("general.type")?.as_str() {
-        "adapter" => "GGUF adapter",
-        _ => "GGUF model",
-    };
+    let is_adapter = text("general.type")? == "adapter";
     let report = Inspection::new(
-        kind,
+        if is_adapter {
+            "GGUF adapter"
+        } else {
+            "GGUF model"
+        },
         "no hash to check; every tensor has its place in the file",
     )
     .fact("architecture", text("general.architecture")?)
     .fact("name", text("general.name")?)
     .fact("tensors", counted(types));
-    if kind == "GGUF model" {
+    if !is_adapter {
         let number = |key: &str| {
-            let value = file.value(&format!("llama.{key}"));
-            value
-                .and_then(|v| v.to_u32().ok())
-                .map_or(String::new(), |n| n.to_string())
+            let number = file.whole(&format!("llama.{key}")).ok().flatten();
+            number.map_or(String::new(), |n| n.to_string())
         };
         return Ok(report
             .fact("layers", number("block_count"))
             .fact("hidden", number("embedding_length"))
             .fact("tokenizer", text("tokenizer.ggml.model")?));
     }
-    let alpha = file
-        .value("adapter.lora.alpha")
-        .and_then(|v| v.to_f32().ok());
-    let rows = file
-        .tensors()
-        .iter()
-        .map(|(name, info)| [name.clone(), format!("{:?}", info.shape)]);
+    let alpha = file.value("adapter.lora.alpha");
+    let alpha = alpha.and_then(|v| v.to_f32().ok());
+    let shape = |(name, info): (&String, &TensorInfo)| [name.clone(), format!("{:?}", info.shape)];
     Ok(report
         .fact("kind", text("adapter.type")?)
         .fact("alpha", alpha.map_or(String::new(), |a| a.to_string()))
-        .table(["tensor", "shape"], rows.collect()))
+        .table(
+            ["tensor", "shape"],
+            file.tensors().iter().map(shape).collect(),
+        ))
 }
 
 pub(super) fn directions(path: &Path) -> Result<Inspection> {

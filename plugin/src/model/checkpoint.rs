@@ -9,6 +9,9 @@ use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Name of the file beside a UQFF that holds all weights but the linear layers.
+pub const RESIDUAL: &str = "residual.safetensors";
+
 /// The files that hold a checkpoint's tensors.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -40,12 +43,22 @@ impl Checkpoint {
         self.holds(ends(spec).chain(blocks).chain(head))
     }
 
-    /// Checks the headers of what lies beside a UQFF: embeddings and norms.
+    /// The embeddings and norms beside the UQFF in `directory`, checked against `spec`.
     ///
     /// # Errors
-    /// Names the first file and tensor that is wrong.
-    pub fn check_residual(&self, spec: &ModelSpec) -> Result<()> {
-        self.holds(ends(spec).chain((0..spec.layers).flat_map(|layer| norms(spec, layer))))
+    /// When the file is missing; names the first tensor that is wrong.
+    pub fn beside_uqff(directory: &Path, spec: &ModelSpec) -> Result<Self> {
+        let residual = directory.join(RESIDUAL);
+        if !residual.is_file() {
+            let hint = "copy it from where the UQFF was written";
+            let expected = "a file beside the .uqff";
+            return Err(Error::model(directory, RESIDUAL, expected, "nothing", hint));
+        }
+        let beside = Self {
+            files: vec![residual],
+        };
+        beside.holds(ends(spec).chain((0..spec.layers).flat_map(|layer| norms(spec, layer))))?;
+        Ok(beside)
     }
 
     /// Stops at the first tensor that is not there, however many are expected.

@@ -58,128 +58,27 @@ impl LlamaConfig {
     ///
     /// # Errors
     /// When it is not a Llama, or lacks a number.
-    pub fn parse(path: &Path, mut json: Value) -> Result<Self> {
-        let architecture = match &json["architectures"][0] {
-            Value::String(name) => name.clone(),
-            _ => json["model_type"].as_str().unwrap_or("none").to_owned(),
-        };
-        if !matches!(architecture.as_str(), "LlamaForCausalLM" | "llama") {
-            return Err(Error::model(
-                path,
-                "key `architectures`",
-                "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)",
-                architecture,
-                "other architectures are not taken",
-            ));
-        }
-        for key in ["attention_bias", "mlp_bias"] {
-            if !matches!(json[key], Value::Null | Value::Bool(false)) {
-                return Err(Error::model(
-                    path,
-                    format!("key `{key}`"),
-                    "false",
-                    json[key].to_string(),
-                    "Llamas with biases are not taken",
-                ));
-            }
-        }
-        if !json["hidden_act"].is_null() && json["hidden_act"] != "silu" {
-            return Err(Error::model(
-                path,
-                "key `hidden_act`",
-                "\"silu\"",
-                json["hidden_act"].to_string(),
-                "other activations are not taken",
-            ));
-        }
-        let wrong = |key: &str, expected: &str| {
-            let hint = "fetch the file again";
-            Error::model(
-                path,
-                format!("key `{key}`"),
-                expected,
-                json[key].to_string(),
-                hint,
-            )
-        };
-        // Only what is left out has a default; what is of another type is wrong.
-        let number = |key: &str, default: Option<usize>| match (&json[key], default) {
-            (Value::Null, Some(default)) => Ok(default),
-            (value, _) => match value.as_u64().map(usize::try_from) {
-                Some(Ok(n)) if n > 0 => Ok(n),
-                _ => Err(wrong(key, "a positive whole number")),
-            },
-        };
-        let rms_norm_eps = match &json["rms_norm_eps"] {
-            Value::Null => 1e-6,
-            eps => (eps.as_f64().filter(|eps| *eps >= 0.))
-                .ok_or_else(|| wrong("rms_norm_eps", "a number, not below 0"))?,
-        };
-        let tie_word_embeddings = match &json["tie_word_embeddings"] {
-            Value::Null => false,
-            tied => {
-                (tied.as_bool()).ok_or_else(|| wrong("tie_word_embeddings", "true or false"))?
-            }
-        };
-        let heads = number("num_attention_heads", None)?;
-        let config = Self {
-            hidden_size: number("hidden_size", None)?,
-            intermediate_size: number("intermediate_size", None)?,
-            vocab_size: number("vocab_size", None)?,
-            num_hidden_layers: number("num_hidden_layers", None)?,
-            num_attention_heads: heads,
-            num_key_value_heads: number("num_key_value_heads", Some(heads))?,
+    pub fn parse(path: &Path, json: Value) -> Result<Self> {
+        let file = ConfigFile { path, json: &json };
+        file.check_is_llama()?;
+        let (rms_norm_eps, tie_word_embeddings) = (file.eps()?, file.flag("tie_word_embeddings")?);
+        let heads = file.number("num_attention_heads", None)?;
+        let mut config = Self {
             rms_norm_eps,
-            max_position_embeddings: number("max_position_embeddings", Some(2048))?,
             tie_word_embeddings,
+            hidden_size: file.number("hidden_size", None)?,
+            intermediate_size: file.number("intermediate_size", None)?,
+            vocab_size: file.number("vocab_size", None)?,
+            num_hidden_layers: file.number("num_hidden_layers", None)?,
+            num_attention_heads: heads,
+            num_key_value_heads: file.number("num_key_value_heads", Some(heads))?,
+            max_position_embeddings: file.number("max_position_embeddings", Some(2048))?,
             json: Value::Null,
             path: path.to_owned(),
         };
-        let head_dim = number("head_dim", Some(config.head_dim()))?;
-        // mistral.rs computes the angles of all positions when it loads a model
-        if config.max_position_embeddings > LONGEST {
-            return Err(Error::model(
-                path,
-                "key `max_position_embeddings`",
-                format!("at most {LONGEST}"),
-                config.max_position_embeddings.to_string(),
-                "give the length that you need; the angles of all positions are kept in memory",
-            ));
-        }
-        if head_dim.checked_mul(heads) != Some(config.hidden_size)
-            || !head_dim.is_multiple_of(2)
-            || !heads.is_multiple_of(config.num_key_value_heads)
-        {
-            return Err(Error::model(
-                path,
-                "key `num_attention_heads`",
-                "heads of even width that divide hidden_size, in equal groups",
-                format!(
-                    "hidden_size {}, {heads} heads of {head_dim}, {} key/value heads",
-                    config.hidden_size, config.num_key_value_heads
-                ),
-                "mistral.rs 0.8.1 runs no other Llama",
-            ));
-        }
-        // What mistral.rs wants and older files leave out.
-        let theta = json["rope_parameters"]["rope_theta"]
-            .as_f64()
-            .unwrap_or(10000.);
-        for (key, value) in [
-            ("num_key_value_heads", json!(config.num_key_value_heads)),
-            (
-                "max_position_embeddings",
-                json!(config.max_position_embeddings),
-            ),
-            ("rms_norm_eps", json!(config.rms_norm_eps)),
-            ("rope_theta", json!(theta)),
-            ("hidden_act", json!("silu")),
-        ] {
-            if json[key].is_null() {
-                json[key] = value;
-            }
-        }
-        Ok(Self { json, ..config })
+        file.check_sizes(&config)?;
+        config.json = with_defaults(json, &config);
+        Ok(config)
     }
 
     /// Width of a head.
@@ -211,6 +110,130 @@ impl LlamaConfig {
     pub fn for_runtime(&self) -> Value {
         self.json.clone()
     }
+}
+
+/// A `config.json`, for messages that name its keys.
+struct ConfigFile<'a> {
+    path: &'a Path,
+    json: &'a Value,
+}
+
+impl ConfigFile<'_> {
+    fn error(&self, key: &str, expected: &str, found: String, hint: &str) -> Error {
+        Error::model(self.path, format!("key `{key}`"), expected, found, hint)
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Error {
+        self.error(
+            key,
+            expected,
+            self.json[key].to_string(),
+            "fetch the file again",
+        )
+    }
+
+    fn check_is_llama(&self) -> Result<()> {
+        let json = self.json;
+        let architecture = match &json["architectures"][0] {
+            Value::String(name) => name.clone(),
+            _ => json["model_type"].as_str().unwrap_or("none").to_owned(),
+        };
+        if !matches!(architecture.as_str(), "LlamaForCausalLM" | "llama") {
+            let expected = "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2)";
+            let hint = "other architectures are not taken";
+            return Err(self.error("architectures", expected, architecture, hint));
+        }
+        for key in ["attention_bias", "mlp_bias"] {
+            if !matches!(json[key], Value::Null | Value::Bool(false)) {
+                let hint = "Llamas with biases are not taken";
+                return Err(self.error(key, "false", json[key].to_string(), hint));
+            }
+        }
+        if !json["hidden_act"].is_null() && json["hidden_act"] != "silu" {
+            let (found, hint) = (&json["hidden_act"], "other activations are not taken");
+            return Err(self.error("hidden_act", "\"silu\"", found.to_string(), hint));
+        }
+        Ok(())
+    }
+
+    /// Only a missing number has a default; one of another type is wrong.
+    fn number(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        match (&self.json[key], default) {
+            (Value::Null, Some(default)) => Ok(default),
+            (value, _) => match value.as_u64().map(usize::try_from) {
+                Some(Ok(n)) if n > 0 => Ok(n),
+                _ => Err(self.wrong(key, "a positive whole number")),
+            },
+        }
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        match &self.json[key] {
+            Value::Null => Ok(false),
+            value => value
+                .as_bool()
+                .ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    fn eps(&self) -> Result<f64> {
+        let key = "rms_norm_eps";
+        match &self.json[key] {
+            Value::Null => Ok(1e-6),
+            eps => (eps.as_f64().filter(|eps| *eps >= 0.))
+                .ok_or_else(|| self.wrong(key, "a number, not below 0")),
+        }
+    }
+
+    fn check_sizes(&self, config: &LlamaConfig) -> Result<()> {
+        let heads = config.num_attention_heads;
+        let head_dim = self.number("head_dim", Some(config.head_dim()))?;
+        // mistral.rs computes the angles of all positions when it loads a model
+        if config.max_position_embeddings > LONGEST {
+            return Err(self.error(
+                "max_position_embeddings",
+                &format!("at most {LONGEST}"),
+                config.max_position_embeddings.to_string(),
+                "give the length that you need; the angles of all positions are kept in memory",
+            ));
+        }
+        if head_dim.checked_mul(heads) != Some(config.hidden_size)
+            || !head_dim.is_multiple_of(2)
+            || !heads.is_multiple_of(config.num_key_value_heads)
+        {
+            return Err(self.error(
+                "num_attention_heads",
+                "heads of even width that divide hidden_size, in equal groups",
+                format!(
+                    "hidden_size {}, {heads} heads of {head_dim}, {} key/value heads",
+                    config.hidden_size, config.num_key_value_heads
+                ),
+                "mistral.rs 0.8.1 runs no other Llama",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What mistral.rs wants and older files leave out.
+fn with_defaults(mut json: Value, config: &LlamaConfig) -> Value {
+    let theta = json["rope_parameters"]["rope_theta"].as_f64();
+    let defaults = [
+        ("num_key_value_heads", json!(config.num_key_value_heads)),
+        (
+            "max_position_embeddings",
+            json!(config.max_position_embeddings),
+        ),
+        ("rms_norm_eps", json!(config.rms_norm_eps)),
+        ("rope_theta", json!(theta.unwrap_or(10000.))),
+        ("hidden_act", json!("silu")),
+    ];
+    for (key, value) in defaults {
+        if json[key].is_null() {
+            json[key] = value;
+        }
+    }
+    json
 }
 
 /// Sizes and identity of the model in `directory`, without its weights.

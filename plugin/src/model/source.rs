@@ -1,10 +1,10 @@
-//! Where the weights of a merge or a bake come from.
+//! The weights that a merge or a bake reads, full or quantized.
 
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
 use super::model_dir::ModelDir;
 use super::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use candle_core::Tensor;
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a directory, a `.uqff` file or a GGUF file.
+    /// Opens what [`ModelDir::at`] finds at `path`.
     ///
     /// # Errors
     /// When a file is missing or does not fit config.json.
@@ -53,13 +53,13 @@ impl Source {
         self.uqff.is_some()
     }
 
-    /// What is known of where the weights come from.
+    /// Where the weights come from, as far as it is known.
     ///
     /// # Errors
-    /// When what a UQFF says of itself is broken.
+    /// When the metadata of a UQFF is broken.
     pub fn provenance(&self) -> Result<Provenance> {
-        let told = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
-        let mut provenance = told.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
+        let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
+        let mut provenance = read.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
         provenance.beside = None;
         Ok(provenance)
     }
@@ -69,20 +69,8 @@ impl Source {
     /// # Errors
     /// When it is missing or has another shape than config.json says.
     pub fn entry(&self, index: usize, shape: (usize, usize)) -> Result<Option<Entry>> {
-        let Some(file) = &self.uqff else {
-            return Ok(None);
-        };
-        let entry = file.entry(index)?;
-        if entry.layout().shape != shape {
-            return Err(Error::model(
-                file.path(),
-                format!("tensor `{index}`"),
-                format!("a weight of shape {shape:?}"),
-                format!("{:?}", entry.layout().shape),
-                "config.json and UQFF belong to different models",
-            ));
-        }
-        Ok(Some(entry))
+        let file = self.uqff.as_ref();
+        file.map(|file| file.shaped(index, shape)).transpose()
     }
 
     /// The weight (O, I) of a module, f32, with the entry that it comes from.

@@ -20,6 +20,7 @@ pub const DIRECTIONS: &str = "directions.safetensors";
 pub const ORDERED: &str = "ordered.json";
 /// File of the losses, in the directory of a tuned adapter.
 pub const METRICS: &str = "metrics.jsonl";
+const CELLS: &str = "selection.jsonl";
 const CHOICE: &str = "select.json";
 
 /// A tuned mode: its adapter, and the directory of the merged model.
@@ -66,6 +67,7 @@ impl Run {
             &r.selection.as_ref().map(|_| &r.steering.rows),
         ]);
         let session = &self.session;
+        let cells = self.stages.path(CELLS);
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
             let shown = Progress::unknown("extract");
             let mut progress = |done, all| shown.set_of(done, all);
@@ -83,10 +85,16 @@ impl Run {
                     let mut found = find::find(host.spec(), recipe, &captured)?;
                     let claims = &session.items.validation;
                     let held = find::Captured::of(host, chat, recipe, claims, &mut progress)?;
-                    let model = choose::Model { host, chat, recipe };
+                    let inputs = choose::SelectionInputs {
+                        model: host,
+                        chat,
+                        recipe,
+                        found: &found,
+                        held_out: &held,
+                        claims,
+                    };
                     shown.message("select");
-                    let table =
-                        choose::Table::measure(model, &found, &held, claims, &mut progress)?;
+                    let table = choose::select(inputs, &cells, &mut progress)?;
                     let choice = table.choose(selection.kl)?;
                     write_json(&path.with_file_name(CHOICE), &choice)?;
                     found.swap_remove(choice.place)
@@ -97,7 +105,7 @@ impl Run {
         })?;
         let set = DirectionSet::load(&self.stages.path(DIRECTIONS))?;
         if self.session.recipe.selection.is_some() {
-            let choice: choose::Choice = self.read(CHOICE)?;
+            let choice: choose::Selected = self.read(CHOICE)?;
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);

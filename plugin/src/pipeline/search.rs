@@ -7,7 +7,7 @@ use crate::session::Session;
 use reptune_adapters::{DirectionSet, HookedModel, files};
 use reptune_recipes::Recipe;
 use reptune_recipes::extract::extract;
-use reptune_recipes::search::{Candidate, Found, rungs, search as halve};
+use reptune_recipes::search::{Found, SearchCandidate, rungs, search as halve};
 use reptune_recipes::tune::Tuner;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     let session = &run.session;
     let recipe = &session.recipe;
     let planned = rungs(recipe)?;
-    let grid = Candidate::grid(recipe)?;
+    let grid = SearchCandidate::grid(recipe)?;
     let spec = session.llama.spec();
     grid.iter().try_for_each(|c| spec.check_layers(&c.layers))?;
     let trials_in = run.stages.path("search");
@@ -120,7 +120,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
 }
 
 /// The directions of every offset, so that a wrong one fails before the first trial.
-fn directions(session: &Session, grid: &[Candidate]) -> Result<Directions> {
+fn directions(session: &Session, grid: &[SearchCandidate]) -> Result<Directions> {
     let mut directions = Directions::new();
     for candidate in grid {
         if directions.contains_key(&candidate.offset) {

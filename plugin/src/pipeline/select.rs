@@ -8,22 +8,23 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::session::Session;
 use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator};
-use reptune_recipes::evaluate::{Changed, LetterPrompt, log_odds};
 use reptune_recipes::extract::{Captured, find};
-use reptune_recipes::select::{Choice, Model, Table};
+use reptune_recipes::score::{Choice, ModelVariant, log_odds};
+use reptune_recipes::select::{Selected, SelectionInputs, SelectionTable, select as choose};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The file of the choice in a run.
 pub const RESULT: &str = "selection.json";
+const CELLS: &str = "selection.jsonl";
 /// The file of the chosen directions in a run.
 pub const SELECTION: &str = "selection.safetensors";
 
 /// What was measured, and what was chosen.
 #[derive(Serialize, Deserialize)]
-pub struct Selected {
+pub struct Selection {
     /// Layer, place and dose.
-    pub choice: Choice,
+    pub choice: Selected,
     /// Largest KL that was allowed.
     pub kl: f64,
     /// Training pairs that made the directions, and those that were captured.
@@ -31,7 +32,7 @@ pub struct Selected {
     /// Validation pairs, likewise.
     pub held_out: [usize; 2],
     /// All that was measured.
-    pub table: Table,
+    pub table: SelectionTable,
     /// What the choice does to the answers to test claims.
     pub test: Vec<Tested>,
 }
@@ -54,7 +55,7 @@ pub struct Tested {
 ///
 /// # Errors
 /// When nothing can be chosen, or the model fails.
-pub fn select(run: &mut Run, unfit: &mut dyn FnMut(&Table)) -> Result<Selected> {
+pub fn select(run: &mut Run, unfit: &mut dyn FnMut(&SelectionTable)) -> Result<Selection> {
     let session = &run.session;
     let inputs = session.inputs(&[&session.recipe.hash()]);
     let (file, directions) = (run.stages.path(RESULT), run.stages.path(SELECTION));
@@ -62,14 +63,21 @@ pub fn select(run: &mut Run, unfit: &mut dyn FnMut(&Table)) -> Result<Selected> 
         // Neither is of use without the other.
         std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
     }
+    let cells = run.stages.path(CELLS);
     run.stages.run(RESULT, &[&inputs], |path| {
-        write_json(path, &measure(session, &directions, unfit)?)
+        write_json(path, &measure(session, &directions, &cells, unfit)?)
     })?;
     run.read(RESULT)
 }
 
-/// Measures, chooses, writes the chosen directions to `file` and tests the choice.
-fn measure(session: &Session, file: &Path, unfit: &mut dyn FnMut(&Table)) -> Result<Selected> {
+/// Measures, chooses, writes the chosen directions to `file` and tests the choice. Doses are
+/// kept in `cells` as they are measured.
+fn measure(
+    session: &Session,
+    file: &Path,
+    cells: &Path,
+    unfit: &mut dyn FnMut(&SelectionTable),
+) -> Result<Selection> {
     let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
     let capture = |claims, what: &str| -> Result<Captured> {
         let shown = Progress::unknown(what);
@@ -79,22 +87,24 @@ fn measure(session: &Session, file: &Path, unfit: &mut dyn FnMut(&Table)) -> Res
     let train = capture(&session.items.train, "capture training pairs")?;
     let held_out = capture(&session.items.validation, "capture held-out pairs")?;
     let found = find(llama.spec(), recipe, &train)?;
-    let model = Model {
-        host: llama,
+    let inputs = SelectionInputs {
+        model: llama,
         chat,
         recipe,
+        found: &found,
+        held_out: &held_out,
+        claims: &session.items.validation,
     };
-    let claims = &session.items.validation;
     let shown = Progress::unknown("measure doses");
     let mut progress = |done, all| shown.set_of(done, all);
-    let table = Table::measure(model, &found, &held_out, claims, &mut progress)?;
+    let table = choose(inputs, cells, &mut progress)?;
     drop(shown);
     let kl = recipe.selection.clone().unwrap_or_default().kl;
     let choice = table.choose(kl).inspect_err(|_| unfit(&table))?;
     let set = choice.directions(&found)?;
     let test = test(session, set, &choice)?;
     set.save(file)?;
-    Ok(Selected {
+    Ok(Selection {
         kl,
         pairs: [train.pairs(), train.asked()],
         held_out: [held_out.pairs(), held_out.asked()],
@@ -105,21 +115,21 @@ fn measure(session: &Session, file: &Path, unfit: &mut dyn FnMut(&Table)) -> Res
 }
 
 /// Asks the test claims without the choice, with it, and with its negative.
-fn test(session: &Session, set: &DirectionSet, choice: &Choice) -> Result<Vec<Tested>> {
+fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> Result<Vec<Tested>> {
     let questions = session.claim_questions();
     let plain = session.plain();
-    let prompts = LetterPrompt::of(&session.chat, &session.recipe, &plain, &questions)?;
-    let shown = Progress::new("test the choice", 3 * prompts.len());
+    let choices = Choice::of_questions(&session.chat, &session.recipe, &plain, &questions)?;
+    let shown = Progress::new("test the choice", 3 * choices.len());
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
         let steering = Intervention::new(set, &[choice.layer], Dose::Coeff(coeff), Operator::Add)?;
         let steering = [steering.on(session.recipe.steering.rows.clone())];
-        let model = Changed {
+        let variant = ModelVariant {
             interventions: if coeff == 0. { &[] } else { &steering },
-            ..Changed::base(&session.llama)
+            ..ModelVariant::base(&session.llama)
         };
-        let from = tested.len() * prompts.len();
-        let odds = log_odds(&model, &prompts, &mut |n| shown.set(from + n))?;
+        let from = tested.len() * choices.len();
+        let odds = log_odds(&variant, &choices, &mut |n| shown.set(from + n))?;
         tested.push(Tested {
             coeff,
             n: odds.len(),

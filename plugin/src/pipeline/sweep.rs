@@ -6,12 +6,17 @@ use crate::progress::Progress;
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::extract::extract;
-use reptune_recipes::sweep::{Asked, Cell, Grid, Way, sweep};
+use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
+use reptune_recipes::score::Choice;
+use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
 use std::path::PathBuf;
 
 /// The file of the cells in a run.
 pub const CELLS: &str = "sweep.jsonl";
 const DIRECTIONS: &str = "sweep.safetensors";
+
+/// A cell with its scores.
+pub type SweepCell = MeasuredCell<ChoiceScores>;
 
 /// What is compared.
 pub struct Sweep<'a> {
@@ -54,23 +59,25 @@ impl Run {
         &self,
         sweep_of: &Sweep,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Cell>> {
+    ) -> Result<Vec<SweepCell>> {
         let session = &self.session;
         let recipe = &session.recipe;
-        let asked = sweep_of.claims.iter().map(|claim| {
-            let question = claim_question(recipe, claim);
-            Asked::new(&session.chat, recipe, &recipe.prompt.system, &question)
-        });
-        let asked = asked.collect::<reptune_recipes::Result<Vec<_>>>()?;
-        let grid = Grid {
-            directions: sweep_of.directions,
+        let claims = sweep_of.claims.iter();
+        let questions: Vec<_> = claims.map(|c| claim_question(recipe, c)).collect();
+        let choices = Choice::of_questions(&session.chat, recipe, &session.plain(), &questions)?;
+        let grid = SteeringGrid {
+            directions: &[sweep_of.directions],
             layers: sweep_of.layers,
             doses: sweep_of.doses,
-            ways: &[Way::Plus, Way::Minus, Way::Ablate],
-            rows: &recipe.steering.rows,
+            ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+            positions: &recipe.steering.rows,
+        };
+        let inputs = SweepInputs {
+            model: &session.llama,
             adapter: None,
+            choices: &choices,
         };
         let file = self.stages.path(CELLS);
-        Ok(sweep(&session.llama, &grid, &asked, &file, progress)?)
+        Ok(sweep(inputs, &grid, &file, progress)?)
     }
 }

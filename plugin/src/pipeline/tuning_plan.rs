@@ -7,9 +7,9 @@ use candle_core::quantized::GgmlDType;
 use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec};
+use reptune_recipes::activation_cache::CacheStorage;
 use reptune_recipes::data::{Claim, Items};
 use reptune_recipes::plan::{Plan, Tuned};
-use reptune_recipes::trunk::Keep;
 use reptune_recipes::tune::Prompt;
 use reptune_recipes::{Chat, Recipe};
 use std::path::Path;
@@ -91,7 +91,7 @@ pub fn plan(
         modes.push(ModePlan {
             mode,
             plan: Plan::of(&tuned),
-            cache_on_disk: within.trunk == Keep::Disk,
+            cache_on_disk: within.trunk == CacheStorage::Disk,
             checkpointing: within.activations == GradientCheckpointing::On,
         });
     }

@@ -4,14 +4,13 @@ use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
-use reptune_recipes::evaluate::{
-    Changed, ClaimScores, LetterPrompt, alignment, divergence_from, log_odds, texts,
-};
+use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
 use reptune_recipes::recipe::Recipe;
+use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
 
 /// Questions and texts on which models are compared.
 pub struct Exam<'a> {
-    prompts: Vec<LetterPrompt>,
+    choices: Vec<Choice>,
     ids: Vec<Vec<u32>>,
     neutral: Vec<Vec<u32>>,
     directions: Option<&'a DirectionSet>,
@@ -41,7 +40,7 @@ impl<'a> Exam<'a> {
     ) -> Result<Self> {
         let (chat, recipe) = (&session.chat, &session.recipe);
         let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
-        let prompts = LetterPrompt::of(chat, recipe, &session.plain(), &questions)?;
+        let choices = Choice::of_questions(chat, recipe, &session.plain(), &questions)?;
         let neutral = match &recipe.evaluation.neutral {
             Some(from) => {
                 let ids = texts(from)?;
@@ -51,8 +50,8 @@ impl<'a> Exam<'a> {
             None => Vec::new(),
         };
         Ok(Self {
-            ids: prompts.iter().map(|p| p.ids.clone()).collect(),
-            prompts,
+            ids: choices.iter().map(|c| c.prompt.clone()).collect(),
+            choices,
             neutral,
             directions,
             recipe,
@@ -68,18 +67,18 @@ impl<'a> Exam<'a> {
         (host, adapter): (&dyn HookedModel, Option<&Adapter>),
         reference: Option<(&dyn HookedModel, Option<&Adapter>)>,
     ) -> Result<Grade> {
-        let changed = |host, adapter| Changed {
+        let variant = |host, adapter| ModelVariant {
             adapter,
-            ..Changed::base(host)
+            ..ModelVariant::base(host)
         };
-        let model = changed(host, adapter);
-        let odds = log_odds(&model, &self.prompts, &mut |_| {})?;
+        let model = variant(host, adapter);
+        let odds = log_odds(&model, &self.choices, &mut |_| {})?;
         let tuning = &self.recipe.tuning;
         let place = (tuning.all_representation_layers(), &*tuning.all_offsets());
         let cosine = |d| alignment(&model, &self.ids, d, place);
         let divergence = match reference {
             Some((host, adapter)) if !self.neutral.is_empty() => {
-                let reference = changed(host, adapter);
+                let reference = variant(host, adapter);
                 Some(divergence_from(&reference, &model, &self.neutral, &mut |_| {})?.mean)
             }
             _ => None,

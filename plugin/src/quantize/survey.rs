@@ -5,7 +5,7 @@ use super::survival::{QuantizedReport, Survival};
 use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::evaluate::{ClaimScores, Own};
+use reptune_recipes::evaluate::{ClaimScores, OwnForward};
 use reptune_recipes::generate::Generation;
 use reptune_report::QuantizedRow;
 
@@ -88,8 +88,8 @@ impl<'a> Survey<'a> {
         whole: Option<Subject>,
     ) -> Result<QuantizedRow> {
         let session = self.session;
-        let own = Own {
-            host,
+        let own = OwnForward {
+            model: host,
             chat: &session.chat,
             how: Generation {
                 adapter,

@@ -1,7 +1,6 @@
 //! What mistral.rs says when something fails.
 
 use crate::error::Error;
-use mistralrs_core::ResponseErr;
 
 /// An [`Error::Runtime`] about the model or the request `place`.
 pub(super) fn failed(place: impl Into<String>, reason: &str) -> Error {
@@ -14,13 +13,4 @@ pub(super) fn failed(place: impl Into<String>, reason: &str) -> Error {
 /// A message without the backtrace that candle appends when RUST_BACKTRACE is set.
 pub(crate) fn without_backtrace(reason: &str) -> &str {
     reason.split("\n   0: ").next().unwrap_or_default()
-}
-
-/// The reason for a failed request.
-pub(crate) fn said(error: ResponseErr) -> String {
-    match error {
-        // their Display prints the whole answer so far
-        ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => text,
-        other => other.to_string(),
-    }
 }

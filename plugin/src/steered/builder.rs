@@ -178,7 +178,7 @@ fn keep_only_uqff(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All that a builder was told and that changes the weights, as it says after loading.
+/// The settings of a builder that change the weights, as they can be read after loading.
 fn settings(config: &AddModelConfig) -> Result<String> {
     let Some(loader) = &config.loader_config else {
         return Err(Error::Runtime {

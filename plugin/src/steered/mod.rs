@@ -19,7 +19,7 @@
 //! set, and the same builder loads the copy. So nothing has to be said twice, and what is
 //! not steered keeps its bits.
 //!
-//! The files are kept in the [`Store`](crate::store::Store). What a builder was told can be read only after it
+//! The files are kept in the [`Store`](crate::store::Store). The settings of a builder can be read only after it
 //! has loaded; so the first build loads twice, and later ones guess that nothing has
 //! changed, load the copy, and look: a builder with other settings gets a file of its own.
 

@@ -54,7 +54,7 @@ fn the_best_of_the_grid_is_found_rung_by_rung() -> Result<()> {
         .map(|r| (r.trials, r.epochs))
         .collect();
     assert_eq!(planned, [(18, 1), (6, 3)]);
-    assert_eq!(found.end, End::Complete);
+    assert_eq!(found.end, SearchEnd::Complete);
     let epochs: Vec<usize> = found.trials.iter().map(|t| t.epochs).collect();
     assert_eq!(epochs, [vec![1; 18], vec![3; 6]].concat());
     let t = &found.recipe.tuning;
@@ -149,7 +149,7 @@ fn when_time_is_up_the_best_of_the_highest_rung_is_kept() -> Result<()> {
             &mut |r, _| Ok(objective(r)),
         )?;
         assert_eq!(found.trials.len() as u64, trials);
-        assert_eq!((found.end, found.best.rung), (End::OutOfTime, rung));
+        assert_eq!((found.end, found.best.rung), (SearchEnd::OutOfTime, rung));
     }
     let mut calls = 0;
     let found = search(&recipe, &mut || at(99), &mut |r, _| {

@@ -1,9 +1,9 @@
 //! Gates decide alike in any forest, with and without a cache, and to the end.
 
 use super::{prompts, set};
-use crate::decide::decide;
 use crate::error::Result;
 use crate::generate::{Generation, generate};
+use crate::open_gates::open_gates;
 use crate::toy::{Toy, tiny};
 use candle_core::Tensor;
 use reptune_adapters::steering::intervention::token_mask_gated;
@@ -53,7 +53,7 @@ fn uncached(
     interventions: &[Intervention],
     steps: usize,
 ) -> Result<Vec<u32>> {
-    let open = decide(toy, &[prompt], interventions, None)?[0];
+    let open = open_gates(toy, &[prompt], interventions, None)?[0];
     let mut ids = prompt.to_vec();
     for _ in 0..steps {
         let mut forest = PrefixTree::new();
@@ -128,7 +128,7 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
     }
     // Logits too, to the bit, of prompts that the gate leaves alone.
     let gated = [plain.on(Positions::All).when(gate)?];
-    let decided = decide(&toy, &prompts(), &gated, None)?;
+    let decided = open_gates(&toy, &prompts(), &gated, None)?;
     for (i, prompt) in prompts().iter().enumerate() {
         let logits = |interventions: &[Intervention]| -> Result<Vec<u32>> {
             let mut forest = PrefixTree::new();
@@ -154,14 +154,15 @@ fn a_decision_does_not_depend_on_the_prompts_beside_it_nor_on_other_gates() -> R
     let (gate, open) = split(&toy)?;
     let add = Intervention::new(&set(&toy, 1), &[0], Dose::Total(30.), Operator::Add)?;
     let gated = add.clone().when(gate)?;
-    let together = decide(&toy, &prompts(), &[add.clone(), gated.clone()], None)?;
+    let together = open_gates(&toy, &prompts(), &[add.clone(), gated.clone()], None)?;
     for (i, prompt) in prompts().iter().enumerate() {
         assert_eq!(together[i] >> 1 & 1 == 1, open[i]);
         assert_eq!(together[i] & 1, 1, "no gate, no bit cleared");
-        let alone = decide(&toy, &[prompt], std::slice::from_ref(&gated), None)?;
+        let alone = open_gates(&toy, &[prompt], std::slice::from_ref(&gated), None)?;
         assert_eq!(alone[0] & 1 == 1, open[i]);
     }
-    let message = decide(&toy, &[vec![1], vec![]], &[gated], None).expect_err("an empty prompt");
+    let message =
+        open_gates(&toy, &[vec![1], vec![]], &[gated], None).expect_err("an empty prompt");
     assert!(message.to_string().contains("prompt 1"), "{message}");
     Ok(())
 }

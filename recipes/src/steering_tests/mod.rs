@@ -1,7 +1,7 @@
-//! Steering on the toy Llama: gates and generation, the probe, the sweep, variants that grow together, recipes.
+//! Steering on the toy Llama: gates and generation, the effect check, the sweep, variants that grow together, recipes.
 
+mod effect_check;
 mod gates;
-mod probe;
 mod recipe;
 mod sweep;
 mod variants;

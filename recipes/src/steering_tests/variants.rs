@@ -1,8 +1,9 @@
 //! Variants that grow in one forest say what each of them says alone.
 
 use super::{prompts, set};
+use crate::activation_cache::ActivationCache;
 use crate::error::Result;
-use crate::generate::{Generation, Prefilled, Sampling, generate, generate_variants};
+use crate::generate::{Generation, Sampling, generate, generate_variants};
 use crate::toy::tiny;
 use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::{Decide, Dose, Gate, HookPoint, Intervention, Operator, Positions, Side};
@@ -38,17 +39,17 @@ fn variants_say_together_what_they_say_alone() -> Result<()> {
         vec![act(2, 9., Operator::Add)?],
     ];
     let everywhere = [act(3, 4., Operator::Add)?];
-    let prefilled = Prefilled::of(&toy, &prompts, &[1], None)?;
-    for (interventions, prefilled, sampling) in [
+    let cache = ActivationCache::for_generation(&toy, &prompts, &[1], None)?;
+    for (interventions, cache, sampling) in [
         (&[] as &[_], None, Sampling::Greedy),
-        (&[], Some(&prefilled), Sampling::Greedy),
+        (&[], Some(&cache), Sampling::Greedy),
         (&[], None, SAMPLED),
-        (&everywhere, Some(&prefilled), Sampling::Greedy),
+        (&everywhere, Some(&cache), Sampling::Greedy),
     ] {
         let how = Generation {
             interventions,
             max_new_tokens: 6,
-            prefilled,
+            cache,
             sampling,
             ..Generation::default()
         };
@@ -59,7 +60,7 @@ fn variants_say_together_what_they_say_alone() -> Result<()> {
             let acting = [interventions, variant].concat();
             let alone = Generation {
                 interventions: &acting,
-                prefilled: None,
+                cache: None,
                 ..how
             };
             let alone = generate(&toy, &prompts, &alone, &mut |_| {})?;

@@ -67,18 +67,18 @@ impl Tuner<'_> {
             .iter()
             .flat_map(|offset| rows.iter().map(move |r| r[r.len() - 1 - offset]))
             .collect();
-        let trunk = self.trunk(update)?;
-        let known = trunk
-            .as_ref()
-            .map(|t| t.rows(&forest, &ids, &rows))
-            .transpose()?;
+        let cached = self.cached(update)?.map(|(layer, cache)| {
+            let known = cache.rows(layer, &forest, &ids, &rows)?;
+            crate::Result::Ok((layer, known))
+        });
+        let cached = cached.transpose()?;
         let request = ForwardOptions {
             capture: &capture,
             captured: CaptureTokens::Only(&read),
             logits: &last,
             adapter: Some(update),
-            start: trunk.zip(known.as_ref()).map(|(trunk, rows)| Resume {
-                layer: trunk.layer(),
+            start: cached.as_ref().map(|(layer, rows)| Resume {
+                layer: *layer,
                 rows,
             }),
             activations: self.within.activations,

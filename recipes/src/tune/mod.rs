@@ -5,6 +5,7 @@
 //! one learning rate, instead of full weights with two. Groups of modules with rates
 //! and losses of their own, and full deltas, are the paper's own setting.
 
+mod cached_activations;
 mod checkpoint;
 mod early_stop;
 mod gradients;
@@ -16,12 +17,11 @@ mod run;
 mod share;
 #[cfg(test)]
 mod tests;
-mod trunks;
 
 pub use metrics::Metrics;
 pub use prompt::Prompt;
-pub use trunks::SharedCache;
 
+use crate::activation_cache::SharedActivations;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
@@ -51,7 +51,7 @@ pub struct Tuner<'a> {
     train: Vec<Prompt>,
     validation: Vec<Prompt>,
     seed: u64,
-    trunks: Arc<SharedCache>,
+    shared: Arc<SharedActivations>,
     within: Settings,
 }
 
@@ -119,14 +119,14 @@ impl<'a> Tuner<'a> {
             train,
             validation,
             seed,
-            trunks: Arc::default(),
+            shared: Arc::default(),
         })
     }
 
-    /// The same, with the trunks of other tunings of the same model.
-    pub fn sharing(self, trunks: &Arc<SharedCache>) -> Self {
-        let trunks = trunks.clone();
-        Self { trunks, ..self }
+    /// The same, with the activations of other tunings of the same model.
+    pub fn sharing(self, shared: &Arc<SharedActivations>) -> Self {
+        let shared = shared.clone();
+        Self { shared, ..self }
     }
 
     /// Steps of a whole run.

@@ -11,8 +11,11 @@ use reptune::Llama;
 use reptune_adapters::{
     DirectionSet, Dose, HookedModel, Intervention, ModelSpec, Operator, Positions,
 };
-use reptune_recipes::generate::{Generation, Prefilled, generate_variants};
-use reptune_recipes::sweep::{Asked, Grid, Way, sweep};
+use reptune_recipes::activation_cache::ActivationCache;
+use reptune_recipes::generate::{Generation, generate_variants};
+use reptune_recipes::grid::{SteeringGrid, SteeringWay};
+use reptune_recipes::score::Choice;
+use reptune_recipes::sweep::{SweepInputs, sweep};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -62,28 +65,36 @@ pub fn run(a: &SweepArgs) -> Result<Value> {
 
 /// Log-odds by cell and question.
 fn answers(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Vec<Option<f32>>>> {
-    let asked = work.questions.iter().map(|q| Asked {
+    let choices = work.questions.iter().map(|q| Choice {
         prompt: q.ids.clone(),
-        labels: q.labels,
-        right: q.right,
+        responses: q.labels.map(|label| vec![label]).to_vec(),
+        positive: q.right,
     });
-    let asked: Vec<Asked> = asked.collect();
+    let choices: Vec<Choice> = choices.collect();
     let mut layers: Vec<Vec<usize>> = work.cells.iter().map(|c| vec![c.layer]).collect();
     layers.dedup();
     let doses: Vec<Dose> = work.coeffs.iter().map(|c| Dose::Total(*c)).collect();
-    let grid = Grid {
-        directions: set,
+    let grid = SteeringGrid {
+        directions: &[set],
         layers: &layers,
         doses: &doses,
-        ways: &[Way::Plus, Way::Minus, Way::Ablate],
-        rows: &Positions::All,
-        adapter: None,
+        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        positions: &Positions::All,
     };
     let room = tempfile::tempdir()?;
     let file = room.path().join("sweep.jsonl");
-    let cells = sweep(llama, &grid, &asked, &file, &mut |_, _| {})?;
+    let inputs = SweepInputs {
+        model: llama,
+        adapter: None,
+        choices: &choices,
+    };
+    let cells = sweep(inputs, &grid, &file, &mut |_, _| {})?;
     // the first cell is the unsteered model
-    Ok(cells.into_iter().skip(1).map(|c| c.log_odds).collect())
+    Ok(cells
+        .into_iter()
+        .skip(1)
+        .map(|c| c.scores.log_odds)
+        .collect())
 }
 
 /// Generated tokens by cell and question.
@@ -91,7 +102,7 @@ fn texts(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Vec<
     let prompts: Vec<Vec<u32>> = work.questions.iter().map(|q| q.ids.clone()).collect();
     let layers: BTreeSet<usize> = work.cells.iter().map(|c| c.layer).collect();
     let layers: Vec<usize> = layers.into_iter().collect();
-    let prefilled = Prefilled::of(llama, &prompts, &layers, None)?;
+    let cache = ActivationCache::for_generation(llama, &prompts, &layers, None)?;
     let steering = |cell: &WorkCell| {
         let operator = match cell.operator {
             WorkOperator::Ablate => Operator::Ablate,
@@ -107,7 +118,7 @@ fn texts(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Vec<
     let variants: Vec<_> = work.cells.iter().map(steering).collect::<Result<_>>()?;
     let how = Generation {
         max_new_tokens: work.max_new_tokens,
-        prefilled: Some(&prefilled),
+        cache: Some(&cache),
         ..Generation::default()
     };
     Ok(generate_variants(

@@ -204,7 +204,7 @@ fn an_svec_file_that_is_deep_or_long_is_refused() {
         ),
         (
             json!({"directions": {"1": [1e39, 2]}}).to_string(),
-            "finite norm",
+            "non-zero, finite vector",
         ),
         (
             json!({"directions": {"1": [0, 0]}}).to_string(),

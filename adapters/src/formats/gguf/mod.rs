@@ -1,12 +1,12 @@
 //! GGUF, the container of llama.cpp: typed metadata and tensors in one file.
 //!
-//! candle reads it too, but allocates what the header claims before it looks whether the
-//! file is that long. Files come from strangers, so here every count, length and extent is
-//! held against the bytes that are really there, before memory is asked for; what is said
-//! of the file is an [`Error::Content`](crate::Error) with the field's name. Values and
-//! types of tensors are candle's own.
+//! candle reads it too, but allocates what the header claims before it checks the length of
+//! the file. Files may be hostile, so here every count, length and extent is compared with
+//! the bytes that are there before memory is allocated; errors are
+//! [`Error::Content`](crate::Error) with the name of the field. Values and types of tensors
+//! are candle's own.
 //!
-//! Shapes are row-major, as everywhere in this project; the file has them the other way round.
+//! Shapes are row-major, as everywhere in this project; the file stores them reversed.
 
 mod cursor;
 mod dtype;

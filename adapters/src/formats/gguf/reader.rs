@@ -179,7 +179,7 @@ impl Gguf {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Error {
-        let hint = "write the file again, or give another";
+        let hint = "export the file again";
         Error::content(&self.path, place, expected, found, hint)
     }
 
@@ -266,7 +266,7 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
         let kind = cursor.u32(&place)?;
         let value = cursor.value(&place, kind)?;
         if metadata.insert(key, value).is_some() {
-            return Err(cursor.wrong(&place, "every key once", "it twice"));
+            return Err(cursor.wrong(&place, "each key once", "it twice"));
         }
     }
     let mut infos = BTreeMap::new();
@@ -275,7 +275,7 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
         let place = format!("tensor `{name}`");
         let info = tensor(cursor, &place)?;
         if infos.insert(name, info).is_some() {
-            return Err(cursor.wrong(&place, "every name once", "it twice"));
+            return Err(cursor.wrong(&place, "each name once", "it twice"));
         }
     }
     let alignment = alignment(cursor, metadata.get(ALIGNMENT))?;
@@ -359,7 +359,7 @@ fn place<R: Read>(
     for (from, to, name) in extents {
         if from < last.0 {
             let place = format!("tensor `{name}`");
-            let expected = format!("data behind that of `{}`", last.1);
+            let expected = format!("data after that of `{}`", last.1);
             return Err(cursor.wrong(&place, expected, "data that overlaps it"));
         }
         last = (to, name);

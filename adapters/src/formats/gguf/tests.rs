@@ -232,13 +232,13 @@ fn what_is_claimed_twice_is_refused() -> Result<()> {
     };
     let mut bytes = whole.clone();
     bytes[find("general.name2") + 12] = b'1';
-    assert!(refusal(&bytes).contains("metadata `general.name1`: expected every key once"));
+    assert!(refusal(&bytes).contains("metadata `general.name1`: expected each key once"));
     let mut bytes = whole.clone();
     bytes[find("two")..][..3].copy_from_slice(b"one");
-    assert!(refusal(&bytes).contains("tensor `one`: expected every name once"));
+    assert!(refusal(&bytes).contains("tensor `one`: expected each name once"));
     let mut bytes = whole.clone();
     bytes[find("two") + 3 + 4 + 8 + 4..][..8].copy_from_slice(&[0; 8]);
-    assert!(refusal(&bytes).contains("tensor `two`: expected data behind that of `one`"));
+    assert!(refusal(&bytes).contains("tensor `two`: expected data after that of `one`"));
     Ok(())
 }
 
@@ -250,10 +250,10 @@ fn the_writer_refuses_what_no_reader_would_take() {
         result.err().map(|e| e.to_string()).unwrap_or_default()
     };
     assert_eq!(said("w", &[2], 2), "");
-    assert!(said("w", &[2], 2).contains("tensor `w`") && said("w", &[2], 2).contains("taken"));
+    assert!(said("w", &[2], 2).contains("tensor `w`") && said("w", &[2], 2).contains("in use"));
     assert!(said(&"n".repeat(64), &[2], 2).contains("at most 63 bytes"));
     assert!(said("v", &[3], 2).contains("found 8 bytes"));
-    assert!(said("v", &[0], 0).contains("no dim is 0"));
+    assert!(said("v", &[0], 0).contains("no dim 0"));
     let (_room, path) = file(&[]);
     writer.set("mixed", Value::Array(vec![Value::U8(1), Value::Bool(true)]));
     let message = writer.write(&path).expect_err("mixed").to_string();

@@ -14,14 +14,14 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
-/// A GGUF file in the making; pairs and tensors are written in the order they came.
+/// Builds a GGUF file; pairs and tensors are written in the order in which they were added.
 pub struct GgufWriter {
     metadata: Vec<(String, Value)>,
     tensors: Vec<Stored>,
 }
 
 impl GgufWriter {
-    /// A file for `architecture`, as yet without tensors.
+    /// A file for `architecture`, without tensors.
     pub fn new(architecture: &str) -> Self {
         let architecture = Value::String(architecture.to_owned());
         Self {
@@ -30,7 +30,7 @@ impl GgufWriter {
         }
     }
 
-    /// Sets a value of the metadata; one that had the key gives way.
+    /// Sets a value of the metadata, or replaces it.
     pub fn set(&mut self, key: &str, value: Value) -> &mut Self {
         match self.metadata.iter_mut().find(|(k, _)| k == key) {
             Some((_, old)) => *old = value,
@@ -67,14 +67,14 @@ impl GgufWriter {
         let what = format!("tensor `{name}` of a GGUF file");
         if name.len() > LONGEST_NAME || self.tensors.iter().any(|t| t.name == name) {
             let expected = format!("a new name of at most {LONGEST_NAME} bytes");
-            let found = format!("one of {}, or one that is taken", name.len());
+            let found = format!("a name of {} bytes, or one in use", name.len());
             return Err(Error::value(what, expected, found, "choose another name"));
         }
         let needed = dtype::bytes(dtype, shape).filter(|n| *n > 0);
         if shape.len() > MOST_DIMS || needed != Some(bytes.len() as u64) {
             let expected = format!("the bytes of {shape:?} in {dtype:?}, at most {MOST_DIMS} dims");
             let found = format!("{} bytes", bytes.len());
-            let hint = "rows are made of whole blocks, and no dim is 0";
+            let hint = "rows must be whole blocks, and no dim 0";
             return Err(Error::value(what, expected, found, hint));
         }
         self.tensors.push(Stored {
@@ -179,7 +179,7 @@ fn put(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<()> {
             let first = list.first().map_or(kind(&Value::U32(0)), kind);
             if list.iter().any(|v| kind(v) != first) {
                 let what = format!("metadata `{key}` of a GGUF file");
-                let hint = "a list has one type for all";
+                let hint = "all values of a list have one type";
                 return Err(Error::value(what, "values of one type", "several", hint));
             }
             out.extend(first.to_le_bytes());

@@ -1,5 +1,5 @@
-//! What an `adapter_config.json` says of a module's rank and scale, and whether the adapter
-//! is of a kind that is taken at all.
+//! Rank and scale of each module in `adapter_config.json`; refuses adapters that are not
+//! plain LoRA.
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -34,7 +34,7 @@ impl Config {
                 format!("line {}", e.line()),
                 "JSON with finite numbers",
                 e.to_string(),
-                "write the adapter again",
+                "save the adapter again",
             )
         })?;
         refuse(path, &config)?;
@@ -67,7 +67,7 @@ impl Config {
     }
 }
 
-/// What the first pattern says that matches.
+/// The value of the first pattern that matches.
 fn first<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
     let found = patterns.iter().find(|(p, _)| p.is_match(module));
     found.map(|(_, value)| *value)
@@ -79,7 +79,7 @@ fn wrong(path: &Path, key: &str, expected: &str, found: &Value) -> Error {
         format!("key `{key}`"),
         expected,
         found.to_string(),
-        "write the adapter again",
+        "save the adapter again",
     )
 }
 
@@ -113,17 +113,17 @@ fn patterns<T>(
     entries.iter().map(read).collect()
 }
 
-/// A pattern as PEFT matches it: a whole module path, or its end behind a dot.
+/// A pattern as PEFT matches it: against a whole module path, or its end after a dot.
 ///
-/// PEFT's are Python's. What Python alone has (looking around, back references) does not
-/// compile here; what both read, but differently, is a set inside of a set.
+/// PEFT uses Python's. What only Python has (look-around, back references) does not compile
+/// here; a set inside a set compiles in both, but means something else.
 fn compile(path: &Path, key: &str, pattern: &str) -> Result<Regex> {
     let unsupported = |reason: String| Error::Unsupported {
         what: format!("{}: the pattern `{pattern}` of `{key}`", path.display()),
         reason: format!("{reason}; name the modules by their paths instead"),
     };
     if nests(pattern) {
-        return Err(unsupported("it has a set inside of a set".into()));
+        return Err(unsupported("it has a set inside a set".into()));
     }
     // Alone first: `a)|(b` must not close our own bracket.
     RegexBuilder::new(pattern)
@@ -136,7 +136,7 @@ fn compile(path: &Path, key: &str, pattern: &str) -> Result<Regex> {
         })
         .map_err(|e| {
             let reason = e.to_string();
-            // The last line says what is wrong, those before it draw where.
+            // The last line says what is wrong, the lines before it show where.
             let last = reason.lines().last().unwrap_or_default();
             unsupported(last.trim_start_matches("error: ").to_owned())
         })
@@ -169,7 +169,7 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
             "key `peft_type`",
             "\"LORA\"",
             config["peft_type"].to_string(),
-            "only LoRA adapters are taken",
+            "only LoRA adapters are supported",
         ));
     }
     let set = |key: &str| match &config[key] {
@@ -180,7 +180,7 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
     };
     let kinds = [
         ("use_dora", "DoRA scales the rows of the merged weight"),
-        ("lora_bias", "it trains biases beside A and B"),
+        ("lora_bias", "it also trains biases"),
         ("modules_to_save", "it replaces whole modules"),
         ("layer_replication", "it changes the number of blocks"),
         ("use_qalora", "it pools its inputs"),
@@ -189,14 +189,14 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
         ("trainable_token_indices", "it tunes embeddings"),
         ("alora_invocation_tokens", "it is switched on by tokens"),
         ("arrow_config", "it chooses among adapters by token"),
-        ("kasa_config", "it has singular values beside A and B"),
+        ("kasa_config", "it also has singular values"),
         ("monteclora_config", "it samples its factors"),
     ];
     for (key, reason) in kinds {
         if set(key) {
             return Err(Error::Unsupported {
                 what: format!("{}: adapter with `{key}`", path.display()),
-                reason: format!("{reason}; only plain LoRA on linear layers is taken"),
+                reason: format!("{reason}; only plain LoRA on linear layers is supported"),
             });
         }
     }
@@ -207,8 +207,7 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
                 path.display(),
                 config["bias"]
             ),
-            reason: "it trains biases beside A and B; only plain LoRA on linear layers is taken"
-                .into(),
+            reason: "it also trains biases; only plain LoRA on linear layers is supported".into(),
         });
     }
     // These start from other factors; all others that have a name change the base model.

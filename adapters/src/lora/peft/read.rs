@@ -25,7 +25,7 @@ pub(super) fn read(directory: &Path) -> Result<Adapter> {
                 &name,
                 "a linear layer of a block",
                 format!("`{bare}`"),
-                "only q, k, v, o, gate, up and down are taken",
+                "only q, k, v, o, gate, up and down are supported",
             )
         })?;
         let rank = config.rank(bare);
@@ -36,7 +36,7 @@ pub(super) fn read(directory: &Path) -> Result<Adapter> {
             full: None,
         };
         if modules.insert(module, delta).is_some() {
-            let hint = "write the adapter again";
+            let hint = "save the adapter again";
             return Err(weights.wrong(&name, "each module once", format!("{module} twice"), hint));
         }
     }
@@ -68,8 +68,8 @@ impl Weights {
             return Err(Error::Unsupported {
                 what: format!("{}, a pickle,", pickle.display()),
                 reason: format!(
-                    "reading one runs the code in it; load the adapter with PEFT where you trust \
-                     it, and `save_pretrained` writes {WEIGHTS}"
+                    "reading a pickle runs code in it; if you trust it, load it with PEFT and \
+                     write {WEIGHTS} with `save_pretrained`"
                 ),
             });
         }
@@ -82,7 +82,7 @@ impl Weights {
     fn take(&mut self, name: &str, dim: usize, rank: usize) -> Result<Tensor> {
         let misfit = |found: String| {
             let expected = format!("a matrix whose dim {dim} is the rank {rank} of its config");
-            let hint = "tensors and config belong to different adapters; write it again";
+            let hint = "tensors and config belong to different adapters; save the adapter again";
             self.wrong(name, &expected, found, hint)
         };
         let info = self
@@ -122,9 +122,9 @@ impl Weights {
         let found = found.iter().find(|(part, _)| name.contains(part));
         Err(self.wrong(
             name,
-            "`lora_A.weight` and `lora_B.weight` alone",
+            "only `lora_A.weight` and `lora_B.weight`",
             found.map_or("another tensor", |(_, kind)| kind).to_owned(),
-            "only plain LoRA on linear layers is taken",
+            "only plain LoRA on linear layers is supported",
         ))
     }
 

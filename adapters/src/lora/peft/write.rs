@@ -1,4 +1,4 @@
-//! Writing an adapter so that every reader means the same by it.
+//! Writing an adapter so that all readers agree on it.
 
 use super::config::{CONFIG, PREFIX, WEIGHTS};
 use crate::error::{Error, Result};
@@ -17,9 +17,9 @@ use std::path::Path;
 /// mistral.rs, which knows no `layers_to_transform` and takes the entries as
 /// regular expressions, then merges at just these modules.
 ///
-/// Ranks and scales: one each is written. PEFT could be told several, in `rank_pattern` and
-/// `alpha_pattern`, but mistral.rs reads neither: it stops at another rank, and applies
-/// another alpha wrongly without a word. So where they differ
+/// One rank and one scale are written. PEFT reads several from `rank_pattern` and
+/// `alpha_pattern`, but mistral.rs reads neither: it fails on a different rank and silently
+/// applies the wrong alpha. So where they differ
 ///
 /// - a lower rank is padded with zeros to the highest, which changes no delta;
 /// - a smaller scale moves into B: `B * (scale / largest scale)`, which rounds B in its
@@ -27,8 +27,8 @@ use std::path::Path;
 ///
 /// # Errors
 /// When there are no modules, one has a full delta, or a file cannot be written.
-pub fn save(directory: &Path, update: &Adapter, base_model: &str) -> Result<()> {
-    if update.modules.is_empty() {
+pub fn save(directory: &Path, adapter: &Adapter, base_model: &str) -> Result<()> {
+    if adapter.modules.is_empty() {
         return Err(Error::value(
             "adapter",
             "at least one module",
@@ -36,22 +36,30 @@ pub fn save(directory: &Path, update: &Adapter, base_model: &str) -> Result<()> 
             "tune some modules first",
         ));
     }
-    if let Some((module, _)) = update.modules.iter().find(|(_, l)| l.full.is_some()) {
+    if let Some((module, _)) = adapter
+        .modules
+        .iter()
+        .find(|(_, delta)| delta.full.is_some())
+    {
         return Err(Error::Unsupported {
             what: format!("writing {module}, a full delta, as a PEFT adapter"),
-            reason: "PEFT has factors alone; write it with `delta_file::save`, or merge it".into(),
+            reason: "PEFT has only factors; write it with `delta_file::save`, or merge it".into(),
         });
     }
-    let rank = update
+    let rank = adapter
         .modules
         .values()
         .map(WeightDelta::rank)
         .fold(0, usize::max);
-    let scales = update.modules.values().map(|l| l.scale);
+    let scales = adapter.modules.values().map(|delta| delta.scale);
     let scale = scales.fold(0f64, |s, x| if x.abs() > s.abs() { x } else { s });
     let alpha = scale * rank as f64;
     let whole = (alpha - alpha.round()).abs() < 1e-9;
-    let modules: Vec<String> = update.modules.keys().map(TargetModule::to_string).collect();
+    let modules: Vec<String> = adapter
+        .modules
+        .keys()
+        .map(TargetModule::to_string)
+        .collect();
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -68,10 +76,10 @@ pub fn save(directory: &Path, update: &Adapter, base_model: &str) -> Result<()> 
         "modules_to_save": null,
     });
     let mut tables = BTreeMap::new();
-    for (module, l) in &update.modules {
+    for (module, delta) in &adapter.modules {
         for (letter, factor) in [
-            ("A", padded(&l.a, 0, rank)?),
-            ("B", rescaled(l, rank, scale)?),
+            ("A", padded(&delta.a, 0, rank)?),
+            ("B", rescaled(delta, rank, scale)?),
         ] {
             let table = Table {
                 shape: factor.dims().to_vec(),
@@ -95,10 +103,10 @@ fn padded(factor: &Tensor, dim: usize, rank: usize) -> Result<Tensor> {
 }
 
 /// B for `scale` instead of its own.
-fn rescaled(l: &WeightDelta, rank: usize, scale: f64) -> Result<Tensor> {
-    let b = padded(&l.b, 1, rank)?;
-    Ok(match l.scale == scale {
+fn rescaled(delta: &WeightDelta, rank: usize, scale: f64) -> Result<Tensor> {
+    let b = padded(&delta.b, 1, rank)?;
+    Ok(match delta.scale == scale {
         true => b,
-        false => (b.to_dtype(DType::F64)? * (l.scale / scale))?.to_dtype(DType::F32)?,
+        false => (b.to_dtype(DType::F64)? * (delta.scale / scale))?.to_dtype(DType::F32)?,
     })
 }

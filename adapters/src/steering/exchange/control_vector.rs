@@ -1,10 +1,10 @@
 //! Control vectors in GGUF.
 //!
-//! Tensor `direction.N` is added behind 0-based block N, times the strength that the user
-//! gives: our layer N. llama.cpp's buffer starts at block 1, so it refuses a file with
-//! `direction.0`; repeng may write one. It ignores keys that it does not know, so those of
-//! the GLP convention stand beside its own, and all that we know of the directions beside
-//! those, under `reptune.`: a file of unit vectors is read back bit for bit.
+//! llama.cpp adds tensor `direction.N`, times the strength that the user gives, to the
+//! output of 0-based block N: our layer N. Its buffer starts at block 1, so it refuses a file
+//! with `direction.0`; repeng may write one. It ignores keys that it does not know, so the
+//! file also has those of the GLP convention and, under `reptune.`, everything that we know
+//! of the directions: a file of unit vectors is read back bit for bit.
 
 mod convention;
 
@@ -21,9 +21,9 @@ use std::path::Path;
 
 const ARCHITECTURE: &str = "controlvector";
 const NAME: &str = "direction.";
-/// What stands before the keys of [`DirectionSet::save`].
+/// Prefix of the keys of [`DirectionSet::save`].
 const OURS: &str = "reptune.";
-/// Key of ours that tells what was multiplied into the vectors, if anything was.
+/// Our key for the dose that was multiplied into the vectors, if any.
 const DOSE: &str = "dose";
 
 /// How long the vectors of a file are.
@@ -49,8 +49,8 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     if layers.contains(&0) {
         return Err(Error::Unsupported {
             what: "layer 0 in a control vector".into(),
-            reason: "llama.cpp counts from block 1 there, and refuses a file with `direction.0` \
-                     as a whole; leave layer 0 out"
+            reason: "llama.cpp counts from block 1 there and refuses any file with `direction.0`; \
+                     leave layer 0 out"
                 .into(),
         });
     }
@@ -132,11 +132,11 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
 
 /// Reads a control vector for `operator`; layer N of the file is our layer N + `offset`.
 ///
-/// Vectors that are to be projected out (GLP) are taken for [`Operator::Ablate`] alone.
+/// Vectors that are to be projected out (GLP) are read for [`Operator::Ablate`] only.
 ///
 /// # Errors
-/// When it is no control vector, acts in a way that is not `operator` behind whole blocks
-/// (each is named), a tensor is not one row of f32, or a hash in it is wrong.
+/// When it is not a control vector, does something else than `operator` at block outputs
+/// (errors say what), a tensor is not one row of f32, or a hash is wrong.
 pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     let file = Gguf::open(path)?;
     let architecture = file.text("general.architecture")?.unwrap_or("nothing");
@@ -146,18 +146,18 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
             "`general.architecture`",
             format!("`{ARCHITECTURE}`"),
             format!("`{architecture}`"),
-            "this GGUF holds something else than directions",
+            "this GGUF file does not hold directions",
         ));
     }
     let mut notes = convention::check(&file, offset, operator)?;
     let vectors = vectors(&file)?;
     let ours = ours(&file)?;
     if ours.is_empty() {
-        // A hash of ours takes in these too, and fails with a better message.
+        // Our own hash covers these too, and fails with a better message.
         convention::check_vectors(&file, &vectors)?;
     }
     if vectors.contains_key(&0) {
-        notes.push("it has direction.0, with which llama.cpp refuses it; taken here".into());
+        notes.push("it has direction.0, which llama.cpp refuses; it is read here".into());
     }
     if !ours.is_empty() {
         vectors::no_offset(offset)?;
@@ -188,7 +188,7 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     Ok(read)
 }
 
-/// The tensors by their layers, which stand in the file as llama.cpp counts them.
+/// The vectors by the file's layer numbers.
 fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
     let mut vectors = BTreeMap::new();
     for (name, info) in file.tensors() {
@@ -198,19 +198,19 @@ fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
         };
         let layer = name.strip_prefix(NAME).and_then(vectors::layer);
         let layer = layer.ok_or_else(|| {
-            let hint = "files of rank above 1 (direction.N.j) are not taken";
+            let hint = "files of rank above 1 (direction.N.j) are not supported";
             wrong("a name such as `direction.3`", format!("`{name}`"), hint)
         })?;
         if info.shape.len() != 1 {
             let found = format!("shape {:?}", info.shape);
-            return Err(wrong("one row", found, "write the file again"));
+            return Err(wrong("one row", found, "re-export the file"));
         }
         vectors.insert(layer, file.floats(name)?);
     }
     Ok(vectors)
 }
 
-/// Metadata of ours, without what stands before the keys.
+/// Our metadata, without the prefix of its keys.
 fn ours(file: &Gguf) -> Result<HashMap<String, String>> {
     let mut ours = HashMap::new();
     for key in file.metadata().keys() {
@@ -224,7 +224,7 @@ fn ours(file: &Gguf) -> Result<HashMap<String, String>> {
     Ok(ours)
 }
 
-/// A file of ours, with all that was known of the directions.
+/// The set of a file that reptune wrote.
 fn own(
     path: &Path,
     vectors: BTreeMap<u32, Vec<f32>>,

@@ -1,4 +1,4 @@
-//! `.svec`: JSON with a vector for every layer, keyed by the block behind which it acts.
+//! `.svec`: JSON with a vector for each layer, keyed by the block whose output it is added to.
 
 use super::vectors::{self, Read, Vectors};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use std::path::Path;
 /// Longest file: a vector of every layer of the largest Llama takes a twentieth of it.
 const LONGEST: u64 = 256 << 20;
 
-/// Values are left as text until their layer is known, for messages that name it.
+/// Values stay text until their layer is known, so that errors can name it.
 #[derive(Deserialize)]
 struct Svec<'a> {
     #[serde(default)]
@@ -61,7 +61,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize]) -> Result<()> {
 /// Reads a file; layer N of it is our layer N + `offset`.
 ///
 /// # Errors
-/// When it is no such file, a key is no layer, or a layer has several vectors.
+/// When it is not a `.svec` file, a key is not a layer, or a layer has several vectors.
 pub fn read(path: &Path, offset: i64) -> Result<Read> {
     let wrong = |place: String, expected: &str, found: String, hint: &str| {
         Error::content(path, place, expected, found, hint)
@@ -84,7 +84,7 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
         let place = format!("`directions.{key}`");
         let Some(layer) = vectors::layer(key) else {
             let found = format!("`{key}`");
-            let hint = "write the file again";
+            let hint = "re-export the file";
             return Err(wrong(place, "a layer as key", found, hint));
         };
         let vector = vector(value.get())

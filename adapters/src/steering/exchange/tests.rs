@@ -149,7 +149,7 @@ fn theirs(path: &Path, change: impl FnOnce(&mut GgufWriter)) -> Result<()> {
 }
 
 #[test]
-fn files_of_others_are_taken_with_a_word_on_their_layers() -> Result<()> {
+fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
     let (_room, path) = room();
     let row = |x: f32| [x, 0., 0., 0., 0., 0., 0., 0.];
     theirs(&path, |file| {
@@ -231,7 +231,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
         (|f| f.floats("direction.2", &[4], &[1.; 4]), "8 numbers"),
         (
             |f| f.floats("direction.2", &[8], &[f32::NAN; 8]),
-            "positive, finite norm",
+            "non-zero, finite vector, found norm NaN",
         ),
     ];
     for (change, said) in cases {
@@ -246,7 +246,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
     model.write(&path)?;
     let message = open_directions(&path).expect_err("a model").to_string();
     assert!(
-        message.contains("`llama`") && message.contains("else than directions"),
+        message.contains("`llama`") && message.contains("does not hold directions"),
         "{message}"
     );
     theirs(&path, |file| {

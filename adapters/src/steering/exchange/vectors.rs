@@ -5,12 +5,12 @@ use crate::steering::direction::{Direction, DirectionSet, Provenance};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What was read, with what is worth telling of it.
+/// Directions of a file, and remarks for the user.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Read {
     /// The directions.
     pub set: DirectionSet,
-    /// How they were taken, and what may surprise.
+    /// How the file was interpreted, and what may surprise.
     pub notes: Vec<String>,
 }
 
@@ -19,7 +19,7 @@ pub(super) fn no_offset(offset: i64) -> Result<()> {
     if offset == 0 {
         return Ok(());
     }
-    let expected = "0 for a file of reptune, whose layers are known";
+    let expected = "0, because a file of reptune states its layers";
     let found = offset.to_string();
     Err(Error::value(
         "layer offset",
@@ -29,15 +29,15 @@ pub(super) fn no_offset(offset: i64) -> Result<()> {
     ))
 }
 
-/// A layer as it stands in names and keys: digits without a sign or zeros before them, so
-/// that no two names mean one layer.
+/// The layer in a name or key: digits without sign or leading zeros, so that no two names
+/// mean the same layer.
 pub(super) fn layer(text: &str) -> Option<u32> {
     let layer: u32 = text.parse().ok()?;
     (layer.to_string() == text).then_some(layer)
 }
 
-/// What other programs are to read as the kind of model: only Llamas are extracted from
-/// here, but a set that was read from a file is for whatever that file said.
+/// The kind of model that other programs read: reptune extracts from Llamas only; a set that
+/// was imported keeps what its file said.
 pub(super) fn kind_of_model(set: &DirectionSet) -> &str {
     match set.is_foreign() {
         true => &set.provenance.model,
@@ -46,40 +46,41 @@ pub(super) fn kind_of_model(set: &DirectionSet) -> &str {
 }
 
 pub(super) fn direction(path: &Path, layer: i64, vector: &[f64]) -> Result<Direction> {
+    let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
     Direction::new(vector).map_err(|_| {
         Error::content(
             path,
             format!("direction of layer {layer}"),
-            "a vector of positive, finite norm",
-            "another",
-            "write the file again",
+            "a non-zero, finite vector",
+            format!("norm {norm}"),
+            "re-export the file",
         )
     })
 }
 
-/// Vectors as they stand in a file, with their layers there.
+/// Vectors of a file, by its own layer numbers.
 pub(super) struct Vectors<'a> {
     pub(super) path: &'a Path,
     pub(super) by_layer: BTreeMap<u32, Vec<f32>>,
-    /// What the file says of the model's kind; may be empty.
+    /// The kind of model that the file names; may be empty.
     pub(super) model: String,
-    /// What kind of file it is.
+    /// The kind of file.
     pub(super) origin: &'a str,
 }
 
 impl Vectors<'_> {
-    /// Layer i is taken for our layer i + `offset`. A vector of zeros does nothing, and is
+    /// Converts them; layer i is our layer i + `offset`. A vector of zeros does nothing and is
     /// left out with a note.
     pub(super) fn taken(self, offset: i64) -> Result<Read> {
         let wrong = |place: String, expected: &str, found: String| {
-            Error::content(self.path, place, expected, found, "write the file again")
+            Error::content(self.path, place, expected, found, "re-export the file")
         };
         let moved = match offset {
             0 => String::new(),
             _ => format!(" {offset:+}"),
         };
         let mut notes = vec![format!(
-            "its layer N is taken for the output of block N{moved}, counted from 0"
+            "its layer N is read as the output of block N{moved}, counted from 0"
         )];
         let width = self.by_layer.values().next().map_or(0, Vec::len);
         let mut layers = BTreeMap::new();
@@ -95,7 +96,7 @@ impl Vectors<'_> {
                 return Err(wrong(place, "a layer from 0 on", found));
             };
             if vector.iter().all(|x| *x == 0.) {
-                notes.push(format!("its layer {there} is all zeros, and is left out"));
+                notes.push(format!("its layer {there} is all zeros and is left out"));
                 continue;
             }
             let vector: Vec<f64> = vector.into_iter().map(f64::from).collect();

@@ -9,7 +9,7 @@ use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
     Positions, open_directions_for,
 };
-use reptune_recipes::probe::{NoEffect, probe};
+use reptune_recipes::effect_check::{NoEffect, check_effect};
 use std::path::PathBuf;
 
 /// Prompts on which the effect of steering is checked.
@@ -120,7 +120,7 @@ impl SteeringArgs {
         let few = &prompts[..prompts.len().min(CHECKED)];
         for intervention in interventions {
             progress::note("checking that the steering has an effect");
-            probe(model, intervention, few, adapter, 2)?
+            check_effect(model, intervention, few, adapter, 2)?
                 .require(wanted)
                 .map_err(|e| anyhow!("{e}; --allow-no-effect continues anyway"))?;
         }

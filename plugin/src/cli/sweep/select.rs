@@ -2,11 +2,11 @@
 
 use crate::cli::args::RecipeArgs;
 use crate::cli::output::{print, print_json, share, signed};
-use crate::pipeline::{self, CHOICE_FILE, SELECTION, Selected};
+use crate::pipeline::{self, CHOICE_FILE, SELECTION, Selection};
 use crate::progress;
 use anyhow::Result;
 use reptune_recipes::recipe::Place;
-use reptune_recipes::select::{Choice, Table};
+use reptune_recipes::select::{Selected, SelectionTable};
 use reptune_report::aligned;
 
 pub fn select(a: &RecipeArgs) -> Result<()> {
@@ -46,7 +46,7 @@ fn short(place: &Place) -> String {
 }
 
 /// A row for each dose; layer and place stand on the first of them.
-fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
+fn table(table: &SelectionTable, places: &[Place], choice: Option<&Selected>) -> String {
     let head = [
         "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
         "KL +", "KL -",
@@ -70,7 +70,7 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
             row.extend([up.shift, down.shift].map(signed));
             row.extend([up.kl, down.kl].map(|x| format!("{x:.3}")));
             let this =
-                |t: &&Choice| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
+                |t: &&Selected| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
             row.extend(choice.filter(this).map(|_| "<- chosen".to_owned()));
             rows.push(row);
         }
@@ -83,7 +83,7 @@ fn table(table: &Table, places: &[Place], choice: Option<&Choice>) -> String {
     aligned(&rows)
 }
 
-fn choice(selected: &Selected, places: &[Place]) -> String {
+fn choice(selected: &Selection, places: &[Place]) -> String {
     let c = &selected.choice;
     format!(
         "Chosen: layer {}, {}, coeff {:.2}, which is {} of the mean norm of the residual\n\
@@ -99,7 +99,7 @@ fn choice(selected: &Selected, places: &[Place]) -> String {
     )
 }
 
-fn tested(selected: &Selected) -> String {
+fn tested(selected: &Selection) -> String {
     let head = [
         "on test claims",
         "n",

@@ -4,7 +4,7 @@ use crate::cli::args::RecipeArgs;
 use crate::cli::output::{print, print_json};
 use crate::pipeline;
 use anyhow::{Context, Result};
-use reptune_recipes::search::End;
+use reptune_recipes::search::SearchEnd;
 
 pub fn search(a: &RecipeArgs) -> Result<()> {
     let place = || a.recipe.display().to_string();
@@ -23,7 +23,7 @@ pub fn search(a: &RecipeArgs) -> Result<()> {
         run.session.items.validation.len(),
         modes.join(", ")
     ))?;
-    if found.end == End::OutOfTime {
+    if found.end == SearchEnd::OutOfTime {
         print("The search stopped early: the minutes of [search] ran out.\n")?;
     }
     print(format_args!(

@@ -40,7 +40,7 @@ impl GgufLlama {
     pub(super) fn text(&self, key: &str) -> Result<&str> {
         let text = self.value(key).and_then(|v| v.to_string().ok());
         let text = text.map(String::as_str);
-        text.ok_or_else(|| self.wrong(key, "a text", self.told(key)))
+        text.ok_or_else(|| self.wrong(key, "a text", self.shown(key)))
     }
 
     pub(super) fn texts(&self, key: &str) -> Result<Vec<&str>> {
@@ -49,7 +49,7 @@ impl GgufLlama {
             let each = l.iter().map(|v| v.to_string().ok().map(String::as_str));
             each.collect::<Option<Vec<_>>>()
         });
-        texts.ok_or_else(|| self.wrong(key, "a list of texts", self.told(key)))
+        texts.ok_or_else(|| self.wrong(key, "a list of texts", self.shown(key)))
     }
 
     /// A positive whole number. Lists with one number for every block are taken where all
@@ -64,7 +64,7 @@ impl GgufLlama {
             },
             value => value.and_then(whole),
         };
-        found.ok_or_else(|| self.wrong(key, "a positive whole number", self.told(key)))
+        found.ok_or_else(|| self.wrong(key, "a positive whole number", self.shown(key)))
     }
 
     pub(super) fn number(&self, key: &str) -> Result<f64> {
@@ -76,11 +76,11 @@ impl GgufLlama {
                 .or_else(|| v.to_f64().ok())
         });
         let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
-        number.ok_or_else(|| self.wrong(key, "a positive number", self.told(key)))
+        number.ok_or_else(|| self.wrong(key, "a positive number", self.shown(key)))
     }
 
     /// What a field holds, in a few words.
-    fn told(&self, key: &str) -> String {
+    fn shown(&self, key: &str) -> String {
         match self.value(key) {
             None => "nothing".into(),
             Some(Field::Array(list)) => format!("a list of {}", list.len()),

@@ -1,13 +1,12 @@
 //! Llama models in GGUF, as input.
 //!
-//! A UQFF holds the same blocks of ggml that a GGUF holds, so a GGUF model is rewritten as a
-//! UQFF directory ([`import`]) and from there on is what everything else takes: it is
-//! captured, steered, tuned, merged into, baked and served like any other. Nothing is rounded:
-//! blocks are copied, and floats of 16 bits widened.
+//! A UQFF holds the same blocks of ggml that a GGUF holds, so [`import`] rewrites a GGUF model
+//! as a UQFF directory, which everything else takes like any other. Nothing is rounded: blocks
+//! are copied, and floats of 16 bits widened.
 //!
-//! llama.cpp turns pairs of neighbouring columns of a head where Hugging Face turns column i
-//! with i + half; converters therefore reorder the rows of q and k. Here they are put back,
-//! which is exact for quantized weights too, as their blocks run along a row.
+//! llama.cpp rotates neighbouring columns of a head, Hugging Face column i with i + half, so
+//! converters reorder the rows of q and k. The import restores their order, which is exact for
+//! quantized weights too, because their blocks run along a row.
 //!
 //! A file that is given as a model is imported into the user's [`Store`], once.
 
@@ -68,8 +67,8 @@ fn key(gguf: &Path) -> Result<StoreKey> {
 
 /// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
 /// beside it is taken as it is, with `tokenizer_config.json` and `generation_config.json` if
-/// they are there; else the tokenizer is made from the metadata. `progress` hears how many
-/// blocks are done, and of how many.
+/// they are there; else the tokenizer is made from the metadata. `progress` is called with the
+/// blocks that are done, and their number.
 ///
 /// # Errors
 /// When it is no Llama, lacks a tensor, or holds one of another shape or of a type that
@@ -86,13 +85,13 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     Chat::load(beside)
         .map_err(|e| model.wrong("tokenizer", "one that can be read", e.to_string()))?;
     let directory = UqffDirectory::create(out)?;
-    let mut told = Provenance::of(&spec);
-    told.model = gguf
+    let mut provenance = Provenance::of(&spec);
+    provenance.model = gguf
         .file_stem()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, told)?;
+    let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, provenance)?;
     for layer in 0..spec.layers {
         for kind in ModuleKind::ALL {
             let module = TargetModule { layer, kind };

@@ -1,11 +1,10 @@
 //! Writing a UQFF directory: entries as they come, then the other weights, the
 //! configuration and the tokenizer; whole or not at all.
 
-use super::RESIDUAL;
 use super::entry::Entry;
 use super::provenance::{Digests, Provenance};
 use crate::error::{Error, Result};
-use crate::model::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, RESIDUAL};
 use candle_core::{DType, Tensor};
 use reptune_adapters::ModelSpec;
 use reptune_adapters::files::Staging;

@@ -82,7 +82,7 @@ impl Entry {
         let dtype = match dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
-            Dtype::Other(5) => DType::BF16,
+            Dtype::BF16 => DType::BF16,
             other => {
                 return Err(broken((
                     "a bias of f32, f16 or bf16".into(),

@@ -119,6 +119,25 @@ impl UqffFile {
         }
     }
 
+    /// Reads an entry whose weight must have the shape (O, I).
+    ///
+    /// # Errors
+    /// When it is missing, broken, or has another shape.
+    pub fn shaped(&self, index: usize, shape: (usize, usize)) -> Result<Entry> {
+        let entry = self.entry(index)?;
+        let found = entry.layout().shape;
+        match found == shape {
+            true => Ok(entry),
+            false => Err(Error::model(
+                self.path(),
+                format!("tensor `{index}`"),
+                format!("a weight of shape {shape:?}"),
+                format!("{found:?}"),
+                "config.json and UQFF belong to different models",
+            )),
+        }
+    }
+
     /// Indices of all entries.
     pub fn indices(&self) -> impl Iterator<Item = usize> + '_ {
         self.entries.keys().copied()

@@ -1,8 +1,7 @@
-//! What stands where in the bytes of a UQFF entry.
+//! The parts of a UQFF entry and where they lie in its bytes.
 //!
-//! mistral.rs's own readers believe what an entry says of itself: they allocate the
-//! lengths it claims and copy without looking. So every entry is measured here
-//! first. The layouts are those of UQFF 0.2.0 (mistral.rs 0.8.1), little endian:
+//! mistral.rs's own readers trust an entry: they allocate the lengths that it claims and copy
+//! unchecked. So every entry is measured here first. The layouts are those of UQFF 0.2.0 (mistral.rs 0.8.1), little endian:
 //! version u32, kind u8, then
 //!
 //! - ggml (0): data length u32, has bias u8, type u32, dims, data
@@ -49,6 +48,7 @@ pub enum Dtype {
     U32,
     I32,
     F16,
+    BF16,
     F32,
     F8,
     /// Known to the format, but in no weight or bias that runs on a CPU.
@@ -62,6 +62,7 @@ impl Dtype {
             1 => Self::U32,
             2 => Self::I32,
             4 => Self::F16,
+            5 => Self::BF16,
             6 => Self::F32,
             9 => Self::F8,
             other => Self::Other(other),
@@ -71,13 +72,14 @@ impl Dtype {
     fn bytes(self) -> Option<usize> {
         match self {
             Self::U8 | Self::F8 => Some(1),
-            Self::F16 => Some(2),
+            Self::F16 | Self::BF16 => Some(2),
             Self::U32 | Self::I32 | Self::F32 => Some(4),
-            Self::Other(5) => Some(2), // BF16
             Self::Other(_) => None,
         }
     }
 }
+
+const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 struct Tensor {
     dtype: Dtype,
@@ -169,6 +171,11 @@ impl Cursor<'_> {
         Ok(u32::from_le_bytes(bytes))
     }
 
+    /// Where it says whether there is a bias.
+    fn flag(&mut self) -> Result<usize, Misfit> {
+        Ok(self.take(1, "bias flag")?.start)
+    }
+
     fn dims(&mut self) -> Result<Vec<usize>, Misfit> {
         let count = self.u32("number of dims")?;
         if count > 4 {
@@ -228,8 +235,7 @@ impl Cursor<'_> {
 
     fn ggml(&mut self) -> Result<Layout, Misfit> {
         let length = self.u32("data length")? as usize;
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let code = self.u32("type")?;
         use GgmlDType as G;
         let dtype = match code {
@@ -267,13 +273,12 @@ impl Cursor<'_> {
     }
 
     fn full(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let tensor = self.tensor("weight")?;
         let full = match tensor.dtype {
             Dtype::F32 => Some(DType::F32),
             Dtype::F16 => Some(DType::F16),
-            Dtype::Other(5) => Some(DType::BF16),
+            Dtype::BF16 => Some(DType::BF16),
             _ => None,
         };
         match (tensor.dims.as_slice(), tensor.dtype) {
@@ -286,8 +291,7 @@ impl Cursor<'_> {
     }
 
     fn hqq(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let codes = self.tensor("codes")?;
         let (scales, zeros) = (self.tensor("scales")?, self.tensor("zeros")?);
         let (o, i) = self.matrix()?;
@@ -316,9 +320,8 @@ impl Cursor<'_> {
                 codes.dims.last().copied().unwrap_or(0),
             ],
         };
-        let floats = [Dtype::F32, Dtype::F16, Dtype::Other(5)];
         let fits =
-            |t: &Tensor| t.dims.iter().product::<usize>() == groups && floats.contains(&t.dtype);
+            |t: &Tensor| t.dims.iter().product::<usize>() == groups && FLOATS.contains(&t.dtype);
         if !long
             || codes.dims != expected
             || codes.dtype != dtype
@@ -337,8 +340,7 @@ impl Cursor<'_> {
     }
 
     fn fp8(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let tensor = self.tensor("weight")?;
         self.take(16, "scales and dtype")?;
         match (tensor.dims.as_slice(), tensor.dtype) {
@@ -353,10 +355,9 @@ impl Cursor<'_> {
     }
 
     fn afq(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let codes = self.tensor("codes")?;
-        // bits and group size stand behind the tensors that they explain
+        // bits and group size come after the tensors that they explain
         let start = self.at;
         let scales = self.tensor("scales")?;
         self.tensor("biases")?;
@@ -378,17 +379,15 @@ impl Cursor<'_> {
                 ),
             );
         }
-        let floats = [Dtype::F32, Dtype::F16, Dtype::Other(5)];
         self.at = start;
-        self.expect("scales", &[o, groups], &floats)?;
-        self.expect("biases", &[o, groups], &floats)?;
+        self.expect("scales", &[o, groups], &FLOATS)?;
+        self.expect("biases", &[o, groups], &FLOATS)?;
         self.at = end;
         Ok(Self::made(WeightType::Afq(bits), (o, i), flag))
     }
 
     fn f8q8(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let blocks = self.u32("number of blocks")? as usize;
         let (o, i) = self.matrix()?;
         if o.checked_mul(i).map(|n| n.div_ceil(32)) != Some(blocks) {
@@ -402,8 +401,7 @@ impl Cursor<'_> {
     }
 
     fn mxfp4(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.at;
-        self.u8("bias flag")?;
+        let flag = self.flag()?;
         let codes = self.tensor("codes")?;
         let &[o, half] = codes.dims.as_slice() else {
             return misfit("codes in rows", format!("{:?}", codes.dims));

@@ -14,6 +14,7 @@ mod layout;
 mod provenance;
 mod weight_type;
 
+pub use super::checkpoint::RESIDUAL;
 pub use directory::{CheckpointWeights, EMBEDDINGS, UqffDirectory, UqffWriter};
 pub use entry::Entry;
 pub use file::UqffFile;
@@ -27,8 +28,6 @@ use reptune_adapters::model::ModuleKind;
 /// Name of the file with the linear layers. Without `-0` at its end mistral.rs does
 /// not take files beside it for further shards.
 pub const UQFF: &str = "model.uqff";
-/// Name of the file with all other weights.
-pub const RESIDUAL: &str = "residual.safetensors";
 /// Index of the output head.
 pub const HEAD: usize = 0;
 

@@ -1,10 +1,10 @@
 //! Replies of a judge, kept in a .jsonl file, so that no question is paid for twice.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::json_lines;
 use reptune_adapters::files;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// One line of the file.
@@ -27,33 +27,13 @@ impl Cache {
     /// Reads the file, if there is one. A last line without its end was cut off while
     /// it was written; it is dropped.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let mut replies = HashMap::new();
-        let bytes = match path.exists() {
-            true => files::read(path)?,
-            false => Vec::new(),
-        };
-        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-        if whole < bytes.len() {
-            files::write_atomically(path, |w| w.write_all(&bytes[..whole]))?;
-        }
-        for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate() {
-            if line.is_empty() {
-                continue;
-            }
-            let line: Line = serde_json::from_slice(line).map_err(|e| {
-                Error::input(
-                    path,
-                    format!("line {}", i + 1),
-                    "a reply of a judge: key, model, reply",
-                    e.to_string(),
-                    "delete the line or the file; the judge is asked again",
-                )
-            })?;
-            replies.insert(line.key, line.reply);
-        }
+        let hint = "delete the line or the file; the judge is asked again";
+        let lines: Vec<Line> =
+            json_lines::read(path, "a reply of a judge: key, model, reply", hint)?;
+        let replies = lines.into_iter().map(|line| (line.key, line.reply));
         Ok(Self {
             path: path.to_owned(),
-            replies,
+            replies: replies.collect(),
         })
     }
 
@@ -78,20 +58,7 @@ impl Cache {
             model: model.into(),
             reply,
         };
-        let mut json = serde_json::to_string(&line).unwrap_or_default();
-        json.push('\n');
-        let append = || -> std::io::Result<()> {
-            if let Some(directory) = self.path.parent() {
-                std::fs::create_dir_all(directory)?;
-            }
-            let mut file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&self.path)?;
-            file.write_all(json.as_bytes())?;
-            file.sync_data()
-        };
-        append().map_err(|e| Error::Adapters(reptune_adapters::Error::write(&self.path, e)))?;
+        json_lines::append(&self.path, &line)?;
         self.replies.insert(line.key, line.reply);
         Ok(())
     }

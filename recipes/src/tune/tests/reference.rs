@@ -11,7 +11,7 @@ use reptune_adapters::{ForwardOptions, KeyValueCache, PrefixTree, Resume};
 const BATCH: usize = 3;
 const EPOCHS: usize = 2;
 
-/// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's trunk:
+/// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's activation cache:
 /// a row's last bits depend on the rows beside it.
 fn losses(tuner: &Tuner, some: &[&Prompt], update: &Adapter) -> Result<(Tensor, Option<Tensor>)> {
     let ids: Vec<&[u32]> = some.iter().map(|p| p.ids.as_slice()).collect();
@@ -21,11 +21,11 @@ fn losses(tuner: &Tuner, some: &[&Prompt], update: &Adapter) -> Result<(Tensor, 
     last.sort_unstable();
     last.dedup();
     let kind = tuner.mode.representation();
-    let trunk = tuner.trunk(update)?.expect("a trunk");
-    let known = trunk.rows(&forest, &ids, &rows)?;
+    let (layer, cache) = tuner.cached(update)?.expect("a cache");
+    let known = cache.rows(layer, &forest, &ids, &rows)?;
     let request = ForwardOptions {
         start: Some(Resume {
-            layer: trunk.layer(),
+            layer,
             rows: &known,
         }),
         capture: if kind.is_some() { &[1, 2] } else { &[] },

@@ -29,7 +29,7 @@ impl HookedModel for Breaking<'_> {
     ) -> reptune_adapters::Result<ForwardOutput> {
         let mut pass = self.toy.forward(forest, cache, request)?;
         if request.logits.is_empty() {
-            return Ok(pass); // the trunk
+            return Ok(pass); // the activation cache
         }
         match self.left.get().checked_sub(1) {
             Some(left) => self.left.set(left),

@@ -1,4 +1,4 @@
-//! The keys of the GLP convention: what a reader must look at before it takes a file.
+//! The keys of the GLP convention that a reader must check.
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -6,7 +6,7 @@ use crate::formats::gguf::{Gguf, Value};
 use crate::steering::operator::Operator;
 use std::collections::BTreeMap;
 
-/// Behind whole blocks, where our directions act.
+/// Block outputs, where our directions act.
 pub const HOOK: &str = "residual_stream_post_layer";
 /// Key of the layers, as `1,2,3`.
 pub const LAYER_IDS: &str = "glp.layer_ids_zero_based";
@@ -20,8 +20,8 @@ pub fn hash<'a, L>(vectors: impl IntoIterator<Item = (L, &'a Vec<f32>)>) -> Stri
     files::sha256([bytes.as_slice()])
 }
 
-/// Refuses what `operator` with one vector behind whole blocks is not; tells what else may
-/// surprise.
+/// Refuses files that do something else than `operator` with one vector at block outputs;
+/// returns remarks for the user.
 pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>> {
     let refused = |what: String, reason: &str| {
         Err(Error::Unsupported {
@@ -34,13 +34,13 @@ pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>
         (Some("project"), _) => {
             return refused(
                 "vectors that are to be projected out (`glp.mode` = project)".into(),
-                "added, they would do something else; steer with --operator ablate",
+                "adding them would do something else; steer with --operator ablate",
             );
         }
         (Some(other), _) => {
             return refused(
                 format!("`glp.mode` = {other}"),
-                "only `add` and `project` are known",
+                "only `add` and `project` are supported",
             );
         }
     }
@@ -49,7 +49,7 @@ pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>
         Some(other) => {
             return refused(
                 format!("`glp.hook_point` = {other}"),
-                "directions act behind whole blocks here, residual_stream_post_layer",
+                "directions act on block outputs here, residual_stream_post_layer",
             );
         }
     }
@@ -57,7 +57,7 @@ pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>
         if let Some(found) = file.whole(key)?.filter(|n| *n > most) {
             return refused(
                 format!("`{key}` = {found}, directions of rank above 1 (GLP version 2)"),
-                "one vector a layer is taken",
+                "only one vector per layer is supported",
             );
         }
     }
@@ -69,7 +69,7 @@ pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>
     }
     let mut notes = Vec::new();
     if let Some(other) = file.text("glp.derived_at")?.filter(|at| *at != HOOK) {
-        notes.push(format!("it was derived at another place, {other}"));
+        notes.push(format!("it was derived at another hook point, {other}"));
     }
     if let Some(alpha) = file.number("glp.alpha_default")?.filter(|a| *a != 1.) {
         notes.push(format!(
@@ -79,7 +79,7 @@ pub fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>
     Ok(notes)
 }
 
-/// Holds the vectors against what the file says of them: their layers, and their hash.
+/// Compares the vectors with the layers and the hash that the file states.
 pub fn check_vectors(file: &Gguf, vectors: &BTreeMap<u32, Vec<f32>>) -> Result<()> {
     let wrong = |key: &str, expected: String, found: &str| {
         let hint = "the file was changed or damaged; fetch it again";
@@ -91,16 +91,16 @@ pub fn check_vectors(file: &Gguf, vectors: &BTreeMap<u32, Vec<f32>>) -> Result<(
             hint,
         ))
     };
-    if let Some(Value::String(told)) = file.value(LAYER_IDS) {
+    if let Some(Value::String(stated)) = file.value(LAYER_IDS) {
         let ids: Vec<String> = vectors.keys().map(u32::to_string).collect();
-        if told.split(',').map(str::trim).ne(ids.iter()) {
+        if stated.split(',').map(str::trim).ne(ids.iter()) {
             let expected = format!("`{}`, the layers of its tensors", ids.join(","));
-            return wrong(LAYER_IDS, expected, told);
+            return wrong(LAYER_IDS, expected, stated);
         }
     }
     match file.text(HASH)? {
-        Some(told) if told != hash(vectors) => {
-            wrong(HASH, format!("`{}`, of its tensors", hash(vectors)), told)
+        Some(stated) if stated != hash(vectors) => {
+            wrong(HASH, format!("`{}`, of its tensors", hash(vectors)), stated)
         }
         _ => Ok(()),
     }

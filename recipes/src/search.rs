@@ -6,11 +6,11 @@
 //! learning rate that falls to zero over two epochs is not half of one that falls
 //! over four. What a trial is, is the caller's: the engine knows a recipe and a score.
 
-mod candidate;
+mod search_candidate;
 #[cfg(test)]
 mod tests;
 
-pub use candidate::Candidate;
+pub use search_candidate::SearchCandidate;
 
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Search};
@@ -24,9 +24,9 @@ use std::time::Duration;
 
 /// One candidate on one rung.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trial {
+pub struct SearchTrial {
     /// What was tried.
-    pub candidate: Candidate,
+    pub candidate: SearchCandidate,
     /// Rung, from 0.
     pub rung: usize,
     /// Epochs it was tuned for.
@@ -37,7 +37,7 @@ pub struct Trial {
 
 /// Why a search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
+pub enum SearchEnd {
     /// Every rung was climbed.
     Complete,
     /// The minutes ran out.
@@ -48,13 +48,13 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// Every trial, in the order in which they ran.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<SearchTrial>,
     /// The best of the highest rung.
-    pub best: Trial,
+    pub best: SearchTrial,
     /// The recipe with the best settings, all epochs, and no `[search]`.
     pub recipe: Recipe,
     /// Why it ended.
-    pub end: End,
+    pub end: SearchEnd,
 }
 
 /// Searches as the `[search]` of `recipe` says.
@@ -70,19 +70,19 @@ pub struct Found {
 pub fn search(
     recipe: &Recipe,
     elapsed: &mut dyn FnMut() -> Duration,
-    trial: &mut dyn FnMut(&Recipe, &Candidate) -> Result<f64>,
+    trial: &mut dyn FnMut(&Recipe, &SearchCandidate) -> Result<f64>,
 ) -> Result<Found> {
     let settings = settings(recipe)?;
     let mut candidates = drawn(recipe, settings)?;
-    let mut trials: Vec<Trial> = Vec::new();
-    let mut end = End::Complete;
+    let mut trials: Vec<SearchTrial> = Vec::new();
+    let mut end = SearchEnd::Complete;
     let late = |d: Duration| settings.minutes.is_some_and(|m| d.as_secs_f64() >= m * 60.);
     'rungs: for (rung, share) in settings.rungs.iter().enumerate() {
         let epochs = epochs(recipe, *share);
         let mut scored = Vec::new();
         for candidate in &candidates {
             if !trials.is_empty() && late(elapsed()) {
-                end = End::OutOfTime;
+                end = SearchEnd::OutOfTime;
                 break 'rungs;
             }
             let score = match trial(&candidate.recipe(recipe, epochs), candidate) {
@@ -90,7 +90,7 @@ pub fn search(
                 Err(Error::NotFinite { .. }) => None,
                 Err(error) => return Err(error),
             };
-            trials.push(Trial {
+            trials.push(SearchTrial {
                 candidate: candidate.clone(),
                 rung,
                 epochs,
@@ -144,7 +144,7 @@ fn settings(recipe: &Recipe) -> Result<&Search> {
 
 /// A rung of a search before it is climbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rung {
+pub struct SearchRung {
     /// Candidates that are tried on it, unless a lower rung leaves fewer.
     pub trials: usize,
     /// Epochs that each of them is tuned for.
@@ -155,14 +155,14 @@ pub struct Rung {
 ///
 /// # Errors
 /// When there is no `[search]`, or its runs are too few for its rungs.
-pub fn rungs(recipe: &Recipe) -> Result<Vec<Rung>> {
+pub fn rungs(recipe: &Recipe) -> Result<Vec<SearchRung>> {
     let settings = settings(recipe)?;
     let mut next = drawn(recipe, settings)?.len();
     let rung = |share: &f64| {
         let trials = next;
         next = kept(next, settings.keep);
         let epochs = epochs(recipe, *share);
-        Rung { trials, epochs }
+        SearchRung { trials, epochs }
     };
     Ok(settings.rungs.iter().map(rung).collect())
 }
@@ -179,8 +179,8 @@ fn kept(n: usize, share: f64) -> usize {
 
 /// The candidates of the first rung: the grid, or as many of it, drawn by the
 /// recipe's seed, as the budget in runs can bring up all rungs.
-fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<Candidate>> {
-    let mut grid = Candidate::grid(recipe)?;
+fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<SearchCandidate>> {
+    let mut grid = SearchCandidate::grid(recipe)?;
     let Some(runs) = settings.runs else {
         return Ok(grid);
     };
@@ -223,8 +223,8 @@ impl fmt::Display for Found {
             "score",
         ];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
-        let mut trials: Vec<&Trial> = self.trials.iter().collect();
-        let key = |t: &Trial| t.score.unwrap_or(f64::INFINITY);
+        let mut trials: Vec<&SearchTrial> = self.trials.iter().collect();
+        let key = |t: &SearchTrial| t.score.unwrap_or(f64::INFINITY);
         trials.sort_by(|a, b| a.rung.cmp(&b.rung).then(key(a).total_cmp(&key(b))));
         for t in trials {
             let c = &t.candidate;

@@ -1,13 +1,14 @@
-//! Whether an intervention does anything: no silent no-op.
+//! Whether an intervention does anything.
 //!
-//! A row rule that chooses nothing, a gate that never opens, a layer in the wrong
-//! convention: each leaves a run that looks like a run. The probe compares the model
-//! with and without the intervention on a few prompts, over one and the same forest,
-//! so that without an effect both are equal to the bit.
+//! Positions that choose no token, a gate that never opens, a layer counted from 1: each
+//! leaves a run that looks like any other. The check compares the model with and without
+//! the intervention on a few prompts in the same prefix tree, so that without an effect
+//! both are equal to the bit.
 
-use crate::decide::decide;
 use crate::error::Result;
 use crate::generate::{Generation, generate};
+use crate::open_gates::open_gates;
+use crate::score::kl_divergence;
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
@@ -20,16 +21,16 @@ use std::collections::BTreeSet;
 /// A shift of logits no larger than this is none: it is the rounding of a forward.
 const NOTHING: f64 = 1e-5;
 
-/// What is seen at one module.
+/// What is seen at one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteEffect {
     /// Layer.
     pub layer: usize,
-    /// HookPoint of the block.
+    /// Hook point of the block.
     pub point: HookPoint,
-    /// Mean over the chosen rows of cos(h, d) in the model without the intervention;
-    /// none without rows. The input of layer 0, which hosts do not hand out, is read
-    /// behind block 0.
+    /// Mean over the chosen tokens of cos(h, d) in the model without the intervention;
+    /// none without tokens. The input of layer 0, which a model does not return, is read
+    /// after block 0.
     pub cos_before: Option<f64>,
     /// The same with the intervention.
     pub cos_after: Option<f64>,
@@ -37,15 +38,15 @@ pub struct SiteEffect {
 
 /// What an intervention does to some prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Effect {
+pub struct EffectCheck {
     /// What was done.
     pub operator: Operator,
-    /// On which rows, as a rule.
+    /// On which positions.
     pub rule: String,
-    /// Rows that the rule chose and a gate that decides once let through; a gate that
-    /// decides at every token may let through fewer.
+    /// Tokens that the positions chose and a gate that decides once let through; a gate
+    /// that decides at every token may let through fewer.
     pub rows: usize,
-    /// Sites, by layer.
+    /// What is seen at each layer.
     pub modules: Vec<SiteEffect>,
     /// Next-token distributions that were compared.
     pub readings: usize,
@@ -68,9 +69,9 @@ pub enum NoEffect {
 }
 
 /// Compares the model with and without `intervention` on `prompts`, each followed by
-/// the `tokens` tokens that the model without it would generate (so that rules about
-/// generated rows have some). Distributions are read at the last prompt row and at
-/// every row after it.
+/// the `tokens` tokens that the model without it would generate (so that positions of
+/// generated tokens choose some). Distributions are read at the last prompt token and at
+/// every token after it.
 ///
 /// `kl = mean_r sum_v p_r(v) (ln p_r(v) - ln q_r(v))`, p without and q with it.
 ///
@@ -78,13 +79,13 @@ pub enum NoEffect {
 ///
 /// # Errors
 /// When there is no prompt, one is empty, or the model fails.
-pub fn probe(
-    host: &dyn HookedModel,
+pub fn check_effect(
+    model: &dyn HookedModel,
     intervention: &Intervention,
     prompts: &[Vec<u32>],
     adapter: Option<&Adapter>,
     tokens: usize,
-) -> Result<Effect> {
+) -> Result<EffectCheck> {
     if prompts.is_empty() {
         let hint = "give a few prompts of the kind that will be steered";
         return Err(Error::value("prompts", "at least one", "none", hint).into());
@@ -94,19 +95,19 @@ pub fn probe(
         max_new_tokens: tokens,
         ..Generation::default()
     };
-    let generated = generate(host, prompts, &how, &mut |_| {})?;
+    let generated = generate(model, prompts, &how, &mut |_| {})?;
     let interventions = std::slice::from_ref(intervention);
-    let open = decide(host, prompts, interventions, adapter)?;
-    let mut forest = PrefixTree::new();
+    let open = open_gates(model, prompts, interventions, adapter)?;
+    let mut tree = PrefixTree::new();
     let mut read = BTreeSet::new();
     for ((prompt, generated), open) in prompts.iter().zip(&generated).zip(open) {
         let ids = [prompt.as_slice(), generated].concat();
         let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
-        let rows = forest.insert(None, &ids, mark);
+        let rows = tree.insert(None, &ids, mark);
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
     let read: Vec<u32> = read.into_iter().collect();
-    let rows = forest.masked(0, 0..forest.len());
+    let rows = tree.masked(0, 0..tree.len());
     let layers: Vec<usize> = intervention.layers().collect();
     let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
     let capture: Vec<usize> = capture.into_iter().collect();
@@ -118,7 +119,7 @@ pub fn probe(
             adapter,
             ..ForwardOptions::default()
         };
-        Ok(host.forward(&forest, &mut KeyValueCache::none(), &request)?)
+        Ok(model.forward(&tree, &mut KeyValueCache::none(), &request)?)
     };
     let (before, after) = (run(&[])?, run(interventions)?);
     let modules = layers
@@ -145,9 +146,9 @@ pub fn probe(
     };
     let (before, after) = (table(&before)?, table(&after)?);
     let pairs = || before.iter().zip(&after);
-    let kls: Vec<f64> = pairs().map(|(p, q)| divergence(p, q)).collect();
+    let kls: Vec<f64> = pairs().map(|(p, q)| kl_divergence(p, q)).collect();
     let shifts = pairs().flat_map(|(p, q)| p.iter().zip(q).map(|(p, q)| f64::from((p - q).abs())));
-    Ok(Effect {
+    Ok(EffectCheck {
         operator: intervention.operator(),
         rule: intervention.rows().to_string(),
         rows: rows.len(),
@@ -159,7 +160,7 @@ pub fn probe(
     })
 }
 
-impl Effect {
+impl EffectCheck {
     /// Whether the next-token logits moved.
     pub fn any(&self) -> bool {
         // A shift that is not a number is no absence of one.
@@ -202,7 +203,7 @@ impl Effect {
     }
 }
 
-/// The layer behind whose output the module at `layer` is seen.
+/// The layer whose output shows the intervention at `layer`.
 fn seen_at(intervention: &Intervention, layer: usize) -> usize {
     match intervention.point() {
         HookPoint::ResidPre => layer.saturating_sub(1),
@@ -230,16 +231,4 @@ fn cosine(x: &Intervention, layer: usize, h: &Tensor, rows: &[u32]) -> Result<Op
         })
         .sum();
     Ok(Some(sum / rows.len() as f64))
-}
-
-/// KL(p || q) in nats of the distributions with these logits.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let logs = |logits: &[f32]| -> Vec<f64> {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let shifted = logits.iter().map(|x| f64::from(*x) - f64::from(max));
-        let sum: f64 = shifted.clone().map(f64::exp).sum();
-        shifted.map(|x| x - sum.ln()).collect()
-    };
-    let terms = logs(p).into_iter().zip(logs(q));
-    terms.map(|(p, q)| p.exp() * (p - q)).sum()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Settings that are tried together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct SearchCandidate {
     /// Place in the grid, from 0.
     pub number: usize,
     /// `tuning.layers`.
@@ -22,7 +22,7 @@ pub struct Candidate {
     pub learning_rate: f64,
 }
 
-impl Candidate {
+impl SearchCandidate {
     /// Every combination of the values of `recipe`'s `[search]`, the learning rate
     /// changing fastest.
     ///

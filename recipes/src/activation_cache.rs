@@ -1,0 +1,357 @@
+//! Activations of prompts, computed once for all that is done above them.
+//!
+//! Nothing that is trained or steered above a layer changes its output. So the rows there
+//! are computed once for a whole data set and serve every batch, epoch, seed, coefficient
+//! and sign: a forward begins at them. A cache for generation keeps the keys and values
+//! of the layers below as well.
+
+mod storage;
+
+pub use storage::CacheStorage;
+
+use crate::batch::{TOKENS_PER_FORWARD, batches};
+use crate::error::Result;
+use candle_core::{Tensor, TensorId};
+use reptune_adapters::{
+    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, ModelSpec,
+    PrefixTree, Resume, TargetModule,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use storage::{CachedRows, RowsWriter};
+
+/// The last cache of several tunings. The next tuning, of another mode, seed or rate, uses
+/// it if it trains the same layers on the same prompts.
+pub type SharedActivations = Mutex<Option<Arc<ActivationCache>>>;
+
+/// Residual rows (N, H) at the output of some layers, one for every distinct token of some
+/// prompts, without interventions.
+pub struct ActivationCache {
+    weights: Weights,
+    batches: Vec<CachedBatch>,
+    /// The batch of every prompt.
+    prompts: HashMap<Vec<u32>, usize>,
+    /// Rows of all batches by layer.
+    rows: BTreeMap<usize, CachedRows>,
+}
+
+/// Prompts that were computed together.
+struct CachedBatch {
+    tree: PrefixTree,
+    /// Number of its first row among all.
+    first: usize,
+    /// Keys and values of the cached layers and those below.
+    keys_values: Option<KeyValueCache>,
+}
+
+/// The last layer whose output neither `interventions` nor an update of the modules of
+/// `update` changes, so that a forward can resume after it. `None` if the output of
+/// layer 0 changes, or the embeddings do.
+pub fn last_unchanged(
+    spec: &ModelSpec,
+    interventions: &[Intervention],
+    update: Option<&Adapter>,
+) -> Option<usize> {
+    let steered = interventions.iter().map(Intervention::lowest);
+    let modules = update.into_iter().flat_map(|u| u.modules.keys());
+    let updated = modules.map(|module| module.layer.checked_sub(1));
+    let lowest = steered.chain(updated).min();
+    lowest.unwrap_or(spec.layers.checked_sub(1))
+}
+
+impl ActivationCache {
+    /// Computes the rows of `prompts` at the output of `layer`, under `adapter`.
+    ///
+    /// # Errors
+    /// When the layer does not exist, the model fails, or the file cannot be written.
+    pub fn at_layer(
+        model: &dyn HookedModel,
+        prompts: &[Vec<u32>],
+        layer: usize,
+        adapter: Option<&Adapter>,
+        storage: CacheStorage,
+    ) -> Result<Self> {
+        Self::compute(model, prompts, &[layer], adapter, storage, None)
+    }
+
+    /// Computes the rows of `prompts` at the outputs of `layers`, under `adapter`, and the
+    /// keys and values up to the highest of them, so that a generation under interventions
+    /// at one of them can begin there.
+    ///
+    /// # Errors
+    /// When a layer does not exist, or the model fails.
+    pub fn for_generation(
+        model: &dyn HookedModel,
+        prompts: &[Vec<u32>],
+        layers: &[usize],
+        adapter: Option<&Adapter>,
+    ) -> Result<Self> {
+        let blocks = layers.iter().max().map_or(0, |l| l + 1);
+        let memory = CacheStorage::Memory;
+        Self::compute(model, prompts, layers, adapter, memory, Some(blocks))
+    }
+
+    fn compute(
+        model: &dyn HookedModel,
+        prompts: &[Vec<u32>],
+        layers: &[usize],
+        adapter: Option<&Adapter>,
+        storage: CacheStorage,
+        blocks: Option<usize>,
+    ) -> Result<Self> {
+        let mut writers = layers
+            .iter()
+            .map(|layer| Ok((*layer, RowsWriter::new(storage)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let mut index = HashMap::new();
+        let mut cached = Vec::new();
+        let mut first = 0;
+        for batch in batches(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
+            for prompt in &prompts[batch.prompts] {
+                index.entry(prompt.clone()).or_insert(cached.len());
+            }
+            let mut keys_values = match blocks {
+                Some(blocks) => KeyValueCache::keeping(blocks, batch.tree.len()),
+                None => KeyValueCache::none(),
+            };
+            let options = ForwardOptions {
+                capture: layers,
+                adapter,
+                ..ForwardOptions::default()
+            };
+            let output = model.forward(&batch.tree, &mut keys_values, &options)?;
+            for (layer, writer) in &mut writers {
+                writer.write(&output.residuals[layer].detach())?;
+            }
+            let tree = batch.tree;
+            let tokens = tree.len();
+            cached.push(CachedBatch {
+                tree,
+                first,
+                keys_values: blocks.map(|_| keys_values),
+            });
+            first += tokens;
+        }
+        let hidden = model.spec().hidden;
+        let rows = writers
+            .into_iter()
+            .map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
+        Ok(Self {
+            weights: Weights::of(model, adapter),
+            batches: cached,
+            prompts: index,
+            rows: rows.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The rows of `prompts` at the output of `layer`, in memory: those of `known` if it has
+    /// them, computed from its rows if these are lower, or else from the embeddings.
+    /// `known` must be a cache of the same prompts.
+    ///
+    /// # Errors
+    /// When `known` is of other weights, and as [`ActivationCache::at_layer`].
+    pub fn moved(
+        known: Option<Self>,
+        model: &dyn HookedModel,
+        layer: usize,
+        adapter: Option<&Adapter>,
+        prompts: impl FnOnce() -> Vec<Vec<u32>>,
+    ) -> Result<Self> {
+        match known {
+            Some(known) if known.rows.contains_key(&layer) => {
+                known.check(model, adapter)?;
+                Ok(known)
+            }
+            Some(known) if known.resume_layer(layer).is_some() => {
+                known.raised(model, layer, adapter)
+            }
+            _ => Self::at_layer(model, &prompts(), layer, adapter, CacheStorage::Memory),
+        }
+    }
+
+    /// The rows at `layer`, computed from the highest known ones below it.
+    fn raised(
+        self,
+        model: &dyn HookedModel,
+        layer: usize,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self> {
+        self.check(model, adapter)?;
+        let mut writer = RowsWriter::new(CacheStorage::Memory)?;
+        let known = self.rows.range(..=layer).next_back();
+        for batch in &self.batches {
+            let rows = batch.first as u32..(batch.first + batch.tree.len()) as u32;
+            let rows: Vec<u32> = rows.collect();
+            let start = match known {
+                Some((from, known)) => Some((*from, known.select(rows)?)),
+                None => None,
+            };
+            let start = start.as_ref();
+            let options = ForwardOptions {
+                capture: &[layer],
+                adapter,
+                start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
+                    layer: *layer,
+                    rows,
+                }),
+                ..ForwardOptions::default()
+            };
+            let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
+            writer.write(&output.residuals[&layer].detach())?;
+        }
+        let hidden = model.spec().hidden;
+        let lower = |batch| CachedBatch {
+            keys_values: None,
+            ..batch
+        };
+        Ok(Self {
+            rows: BTreeMap::from([(layer, writer.finish(hidden)?)]),
+            batches: self.batches.into_iter().map(lower).collect(),
+            ..self
+        })
+    }
+
+    /// Number of distinct tokens, N.
+    pub fn len(&self) -> usize {
+        self.batches.last().map_or(0, |b| b.first + b.tree.len())
+    }
+
+    /// True without tokens.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `prompt` is one of the prompts that the cache was computed for.
+    pub fn holds(&self, prompt: &[u32]) -> bool {
+        self.prompts.contains_key(prompt)
+    }
+
+    /// Whether the cache was computed with the weights of `model` under `adapter`.
+    pub fn belongs_to(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> bool {
+        self.weights == Weights::of(model, adapter)
+    }
+
+    /// Refuses other weights than those of the cache.
+    ///
+    /// # Errors
+    /// When `model` or `adapter` is another one.
+    pub fn check(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> Result<()> {
+        if self.belongs_to(model, adapter) {
+            return Ok(());
+        }
+        let expected = "the model and the adapter that it was computed with";
+        let hint = "compute the cache again";
+        Err(Error::value("activation cache", expected, "others", hint).into())
+    }
+
+    /// The highest cached layer that is not above `last_unchanged`: where a forward can
+    /// resume.
+    pub fn resume_layer(&self, last_unchanged: usize) -> Option<usize> {
+        let (layer, _) = self.rows.range(..=last_unchanged).next_back()?;
+        Some(*layer)
+    }
+
+    /// The rows (N, H) at `layer` of the tokens of `tree`, where the tokens of each of
+    /// `prompts` have the numbers of `paths`. If there are more paths, the prompts repeat.
+    ///
+    /// # Errors
+    /// When the layer or a prompt is not cached, or the file cannot be read.
+    pub fn rows<P: AsRef<[u32]>, R: AsRef<[u32]>>(
+        &self,
+        layer: usize,
+        tree: &PrefixTree,
+        prompts: &[P],
+        paths: &[R],
+    ) -> Result<Tensor> {
+        let Some(rows) = self.rows.get(&layer) else {
+            let expected = format!("one of the cached layers {:?}", self.rows.keys());
+            let hint = "cache this layer as well";
+            return Err(Error::value("layer", expected, layer.to_string(), hint).into());
+        };
+        let Some((index, _)) = self.index(tree, prompts, paths) else {
+            let expected = format!("one of the {} cached prompts", self.prompts.len());
+            let hint = "compute the cache for all prompts";
+            return Err(Error::value("prompt", expected, "another", hint).into());
+        };
+        rows.select(index)
+    }
+
+    /// Keys and values up to `layer` of the tokens of `tree`, see [`ActivationCache::rows`],
+    /// for a model of `layers` layers and with room for `room` tokens; `None` where the
+    /// prompts are not cached, or not in one batch.
+    pub(crate) fn keys_values(
+        &self,
+        layer: usize,
+        (tree, prompts, paths): (&PrefixTree, &[Vec<u32>], &[Vec<u32>]),
+        layers: usize,
+        room: usize,
+    ) -> Result<Option<KeyValueCache>> {
+        let Some((mut index, Some(batch))) = self.index(tree, prompts, paths) else {
+            return Ok(None);
+        };
+        let CachedBatch {
+            first, keys_values, ..
+        } = &self.batches[batch];
+        let Some(known) = keys_values else {
+            return Ok(None);
+        };
+        for row in &mut index {
+            *row -= *first as u32;
+        }
+        Ok(Some(known.below(layer + 1, &index, layers, room)?))
+    }
+
+    /// The number of the row of every token of `tree`, and the batch of all prompts, if it
+    /// is one.
+    fn index<P: AsRef<[u32]>, R: AsRef<[u32]>>(
+        &self,
+        tree: &PrefixTree,
+        prompts: &[P],
+        paths: &[R],
+    ) -> Option<(Vec<u32>, Option<usize>)> {
+        let known = prompts.iter().map(|prompt| {
+            let number = *self.prompts.get(prompt.as_ref())?;
+            let batch = &self.batches[number];
+            Some((number, batch.first, batch.tree.path(prompt.as_ref())?))
+        });
+        let known = known.collect::<Option<Vec<_>>>()?;
+        let mut index = vec![0; tree.len()];
+        for (path, (_, first, known)) in paths.iter().zip(known.iter().cycle()) {
+            for (token, known) in path.as_ref().iter().zip(known) {
+                index[*token as usize] = *first as u32 + known;
+            }
+        }
+        let (batch, ..) = *known.first()?;
+        let one = known.iter().all(|(number, ..)| *number == batch);
+        Some((index, one.then_some(batch)))
+    }
+}
+
+/// Which weights activations were computed with: the model by its fingerprint, and the
+/// adapter by its tensors. The factors of an adapter that is being trained keep their
+/// identity while their values change, so no cache may be computed under such an adapter.
+#[derive(PartialEq, Eq)]
+struct Weights {
+    fingerprint: String,
+    adapter: Option<Vec<(TargetModule, Vec<TensorId>, u64)>>,
+}
+
+impl Weights {
+    fn of(model: &dyn HookedModel, adapter: Option<&Adapter>) -> Self {
+        let identity = |adapter: &Adapter| {
+            let modules = adapter.modules.iter().map(|(module, delta)| {
+                let tensors = [&delta.a, &delta.b].into_iter().chain(&delta.full);
+                let tensors = tensors.map(Tensor::id).collect();
+                (*module, tensors, delta.scale.to_bits())
+            });
+            modules.collect()
+        };
+        Self {
+            fingerprint: model.spec().fingerprint.clone(),
+            adapter: adapter.map(identity),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

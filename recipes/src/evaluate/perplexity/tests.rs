@@ -1,0 +1,87 @@
+use super::*;
+use crate::score::toy_variants::{adapter, next, steering, text};
+use crate::toy::tiny;
+
+const SHORT: Windows = Windows {
+    length: 16,
+    stride: 6,
+};
+
+#[test]
+fn perplexity_is_that_of_a_loop_over_tokens_under_every_change() {
+    let toy = tiny();
+    let (steering, update) = (steering(), adapter());
+    let base = ModelVariant::base(&toy);
+    let both = ModelVariant {
+        interventions: &steering,
+        adapter: Some(&update),
+        ..base
+    };
+    let ids = text(45, 3);
+    let mut values = Vec::new();
+    for model in [base, both] {
+        let mut sum = 0.;
+        for t in 1..ids.len() {
+            let begin = (0..).step_by(SHORT.stride).find(|b| t < b + SHORT.length);
+            let begin = begin.expect("a window");
+            sum -= next(&model, &ids[begin..t])[ids[t] as usize];
+        }
+        let got = perplexity(&model, &ids, SHORT, &mut |_| ()).expect("a perplexity");
+        let loss = sum / 44.;
+        assert_eq!(got.tokens, 44);
+        assert!((got.loss - loss).abs() < 1e-5, "{} {loss}", got.loss);
+        assert_eq!(got.perplexity, got.loss.exp());
+        values.push(got.loss);
+    }
+    assert!((values[0] - values[1]).abs() > 1e-3, "{values:?}");
+}
+
+#[test]
+fn a_window_longer_than_the_text_gives_the_plain_value() {
+    let toy = tiny();
+    let base = ModelVariant::base(&toy);
+    let ids = text(30, 8);
+    let plain: f64 = (1..30)
+        .map(|t| -next(&base, &ids[..t])[ids[t] as usize])
+        .sum();
+    for (length, stride) in [(30, 1), (30, 29), (31, 7), (128, 64)] {
+        let windows = Windows { length, stride };
+        let mut calls = 0;
+        let got = perplexity(&base, &ids, windows, &mut |_| calls += 1);
+        let got = got.expect("a perplexity");
+        assert!((got.loss - plain / 29.).abs() < 1e-5);
+        assert_eq!(calls, 1);
+    }
+}
+
+#[test]
+fn windows_follow_the_context() {
+    let mut spec = reptune_adapters::HookedModel::spec(&tiny()).clone();
+    let mut windows = |context| {
+        spec.context = context;
+        let w = Windows::of(&spec);
+        (w.length, w.stride)
+    };
+    assert_eq!(windows(128), (128, 64));
+    assert_eq!(windows(1024), (1024, 512));
+    assert_eq!(windows(4096), (1024, 512));
+}
+
+#[test]
+fn windows_that_cannot_be_are_refused() {
+    let toy = tiny();
+    let refused = |length, stride, tokens| {
+        let windows = Windows { length, stride };
+        let got = perplexity(
+            &ModelVariant::base(&toy),
+            &text(tokens, 0),
+            windows,
+            &mut |_| (),
+        );
+        got.expect_err("what cannot be").to_string()
+    };
+    assert!(refused(129, 64, 9).starts_with("length of windows: expected 2 to 128"));
+    assert!(refused(16, 16, 9).starts_with("stride of windows: expected 1 to 15"));
+    assert!(refused(16, 0, 9).contains("found 0"));
+    assert!(refused(16, 8, 1).starts_with("text for perplexity: expected at least two"));
+}

@@ -1,0 +1,172 @@
+//! How far a variant of a model moves from the model where it should do nothing.
+
+use super::{ModelVariant, log_sum_exp};
+use crate::activation_cache::ActivationCache;
+use crate::batch::{LOGITS_PER_FORWARD, batches};
+use crate::error::Result;
+use crate::score::model_variant::TokenLogits;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// Divergence of next-token distributions from those of another model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Tokens, over all texts.
+    pub rows: usize,
+    /// Mean over the tokens, in nats.
+    pub mean: f64,
+}
+
+/// The divergence of `variant` from its model without interventions and adapter, over all
+/// tokens of `texts`.
+///
+/// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of the model, q of `variant`
+///
+/// `progress` is called after each forward with the number of texts done.
+///
+/// # Errors
+/// When a text is empty or longer than the context.
+pub fn divergence(
+    variant: &ModelVariant,
+    texts: &[Vec<u32>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Divergence> {
+    divergence_from(&ModelVariant::base(variant.model), variant, texts, progress)
+}
+
+/// The divergence of `variant` from `base`, which may be another model of the same
+/// vocabulary, see [`divergence`].
+///
+/// # Errors
+/// When a text is empty or longer than the context.
+pub fn divergence_from(
+    base: &ModelVariant,
+    variant: &ModelVariant,
+    texts: &[Vec<u32>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Divergence> {
+    let mut sum = Sum::default();
+    for range in ranges(texts) {
+        let done = range.end;
+        let texts = &texts[range];
+        let base = TextLogits::of(base, texts, None)?;
+        sum.add(&base, &TextLogits::of(variant, texts, None)?);
+        progress(done);
+    }
+    Ok(sum.mean())
+}
+
+/// The logits of a model at all tokens of some texts, from which the divergence of several
+/// variants is measured.
+pub struct ReferenceLogits {
+    texts: Vec<Vec<u32>>,
+    batches: Vec<(Range<usize>, TextLogits)>,
+}
+
+impl ReferenceLogits {
+    /// Computes the logits of `base`.
+    ///
+    /// # Errors
+    /// When a text is empty or longer than the context, or the model fails.
+    pub fn new(base: &ModelVariant, texts: Vec<Vec<u32>>) -> Result<Self> {
+        let batch = |range: Range<usize>| {
+            let logits = TextLogits::of(base, &texts[range.clone()], None)?;
+            Ok((range, logits))
+        };
+        let batches = ranges(&texts).into_iter().map(batch);
+        Ok(Self {
+            batches: batches.collect::<Result<_>>()?,
+            texts,
+        })
+    }
+
+    /// The texts.
+    pub fn texts(&self) -> &[Vec<u32>] {
+        &self.texts
+    }
+
+    /// The divergence of `variant`, whose forwards resume at rows of `cache` where they can.
+    ///
+    /// # Errors
+    /// When `cache` is of other weights or prompts, or the model fails.
+    pub fn divergence(
+        &self,
+        variant: &ModelVariant,
+        cache: Option<&ActivationCache>,
+    ) -> Result<Divergence> {
+        let mut sum = Sum::default();
+        for (range, base) in &self.batches {
+            let texts = &self.texts[range.clone()];
+            sum.add(base, &TextLogits::of(variant, texts, cache)?);
+        }
+        Ok(sum.mean())
+    }
+}
+
+/// Texts of one forward, cut alike for all variants.
+fn ranges(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
+    let batches = batches(texts, LOGITS_PER_FORWARD, |_, _| 0);
+    batches.into_iter().map(|b| b.prompts).collect()
+}
+
+/// Logits at all tokens of some texts.
+struct TextLogits {
+    logits: TokenLogits,
+    paths: Vec<Vec<u32>>,
+}
+
+impl TextLogits {
+    fn of(
+        variant: &ModelVariant,
+        texts: &[Vec<u32>],
+        cache: Option<&ActivationCache>,
+    ) -> Result<Self> {
+        let batch = variant.pack(texts)?;
+        let all = (0..batch.tree.len() as u32).collect();
+        Ok(Self {
+            logits: variant.logits((&batch, texts), all, cache)?,
+            paths: batch.paths,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    sum: f64,
+    tokens: usize,
+}
+
+impl Sum {
+    /// Adds the texts of both; a token of a shared prefix counts for every text.
+    fn add(&mut self, base: &TextLogits, variant: &TextLogits) {
+        let tokens = |of: &TextLogits| of.paths.concat();
+        for (p, q) in tokens(base).into_iter().zip(tokens(variant)) {
+            self.sum += kl_divergence(base.logits.of(p), variant.logits.of(q));
+            self.tokens += 1;
+        }
+    }
+
+    fn mean(self) -> Divergence {
+        Divergence {
+            rows: self.tokens,
+            mean: self.sum / self.tokens.max(1) as f64,
+        }
+    }
+}
+
+/// `sum_v p(v) (log p(v) - log q(v))` in nats, for the distributions with logits `p` and
+/// `q`. Shapes: both (V,).
+pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (whole_p, whole_q) = (log_sum_exp(p), log_sum_exp(q));
+    let term = |(p, q): (&f32, &f32)| {
+        let (log_p, log_q) = (f64::from(*p) - whole_p, f64::from(*q) - whole_q);
+        match log_p.exp() {
+            0. => 0.,
+            p => p * (log_p - log_q),
+        }
+    };
+    p.iter().zip(q).map(term).sum()
+}
+
+#[cfg(test)]
+mod tests;

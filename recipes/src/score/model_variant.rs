@@ -1,0 +1,133 @@
+//! A model as it is scored: the model, and what changes it.
+
+use crate::activation_cache::{ActivationCache, last_unchanged};
+use crate::batch::Batch;
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use reptune_adapters::steering::intervention::token_mask;
+use reptune_adapters::{
+    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, Resume,
+};
+
+/// A model under interventions and an adapter.
+#[derive(Clone, Copy)]
+pub struct ModelVariant<'a> {
+    /// The model.
+    pub model: &'a dyn HookedModel,
+    /// Interventions on the residual stream.
+    pub interventions: &'a [Intervention],
+    /// LoRA updates.
+    pub adapter: Option<&'a Adapter>,
+}
+
+impl<'a> ModelVariant<'a> {
+    /// The model as it is.
+    pub fn base(model: &'a dyn HookedModel) -> Self {
+        Self {
+            model,
+            interventions: &[],
+            adapter: None,
+        }
+    }
+
+    /// Packs texts that are prompts throughout: positions of generated tokens choose none
+    /// of their tokens.
+    ///
+    /// # Errors
+    /// When a text is empty or longer than the context.
+    pub(crate) fn pack<P: AsRef<[u32]>>(&self, texts: &[P]) -> Result<Batch> {
+        let context = self.model.spec().context;
+        for (i, text) in texts.iter().enumerate() {
+            let tokens = text.as_ref().len();
+            if tokens == 0 || tokens > context {
+                return Err(Error::value(
+                    format!("text {i}"),
+                    format!("1 to {context} tokens"),
+                    tokens.to_string(),
+                    "shorten it to the model's context, or leave it out",
+                )
+                .into());
+            }
+        }
+        let length = |i: usize| texts[i].as_ref().len();
+        Ok(Batch::of(texts, |i, position| {
+            token_mask(self.interventions, position, length(i))
+        }))
+    }
+
+    /// The logits of `tokens` of `batch`, which holds `texts`. The forward resumes at rows
+    /// of `cache` where it can.
+    ///
+    /// # Errors
+    /// When `cache` is of other weights, or the model fails.
+    pub(crate) fn logits<P: AsRef<[u32]>>(
+        &self,
+        (batch, texts): (&Batch, &[P]),
+        mut tokens: Vec<u32>,
+        cache: Option<&ActivationCache>,
+    ) -> Result<TokenLogits> {
+        tokens.sort_unstable();
+        tokens.dedup();
+        let start = match cache {
+            Some(cache) => self.start((batch, texts), cache)?,
+            None => None,
+        };
+        let start = start.as_ref();
+        let options = ForwardOptions {
+            interventions: self.interventions,
+            logits: &tokens,
+            adapter: self.adapter,
+            start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
+                layer: *layer,
+                rows,
+            }),
+            ..ForwardOptions::default()
+        };
+        let output = self
+            .model
+            .forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
+        let Some(logits) = output.logits else {
+            let expected = format!("those of {} tokens", tokens.len());
+            let hint = "the model must return the logits that it is asked for";
+            return Err(Error::value("logits", expected, "none", hint).into());
+        };
+        let (_, vocab) = logits.dims2()?;
+        let values = logits.detach().to_dtype(DType::F32)?.flatten_all()?;
+        Ok(TokenLogits {
+            values: values.to_vec1()?,
+            vocab,
+            tokens,
+        })
+    }
+
+    /// The layer of `cache` where a forward resumes, and the rows there.
+    fn start<P: AsRef<[u32]>>(
+        &self,
+        (batch, texts): (&Batch, &[P]),
+        cache: &ActivationCache,
+    ) -> Result<Option<(usize, Tensor)>> {
+        cache.check(self.model, self.adapter)?;
+        let last = last_unchanged(self.model.spec(), self.interventions, None);
+        let Some(layer) = last.and_then(|last| cache.resume_layer(last)) else {
+            return Ok(None);
+        };
+        let rows = cache.rows(layer, &batch.tree, texts, &batch.paths)?;
+        Ok(Some((layer, rows)))
+    }
+}
+
+/// Logits of some tokens of a prefix tree.
+pub(crate) struct TokenLogits {
+    values: Vec<f32>,
+    vocab: usize,
+    /// In ascending order.
+    tokens: Vec<u32>,
+}
+
+impl TokenLogits {
+    /// Those of one of the tokens that were asked for (V,).
+    pub fn of(&self, token: u32) -> &[f32] {
+        let row = self.tokens.partition_point(|t| *t < token);
+        &self.values[row * self.vocab..(row + 1) * self.vocab]
+    }
+}

@@ -1,0 +1,130 @@
+//! What a model answers and predicts by itself, and what a dose changes in it.
+
+use super::SelectionInputs;
+use crate::activation_cache::{ActivationCache, last_unchanged};
+use crate::data::claim_question;
+use crate::error::{Error, Result};
+use crate::grid::{GridCell, SteeringGrid};
+use crate::recipe::Selection;
+use crate::score::{Choice, ModelVariant, PackedChoices, ReferenceLogits};
+use reptune_adapters::{HookedModel, Positions, files};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// What is measured of a dose.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct DoseScores {
+    /// Mean shift of the log-odds, counted positive where it goes the way of the sign.
+    #[serde(deserialize_with = "number")]
+    pub shift: f64,
+    /// Mean KL on neutral text.
+    #[serde(deserialize_with = "number")]
+    pub kl: f64,
+}
+
+/// JSON writes a number that is not finite as null.
+fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// Measures doses beside the unsteered model.
+pub(super) struct Doses<'a> {
+    model: &'a dyn HookedModel,
+    choices: Vec<Choice>,
+    /// Log-odds of the unsteered model.
+    odds: Vec<f64>,
+    neutral: ReferenceLogits,
+    /// Activations below the last dose: the same for all doses there.
+    cache: Option<ActivationCache>,
+}
+
+impl<'a> Doses<'a> {
+    /// Asks the unsteered model.
+    pub fn new(inputs: SelectionInputs<'a>, settings: &Selection) -> Result<Self> {
+        let SelectionInputs {
+            model,
+            chat,
+            recipe,
+            ..
+        } = inputs;
+        let claims = inputs.claims.iter().take(settings.claims);
+        let questions: Vec<_> = claims.map(|c| claim_question(recipe, c)).collect();
+        let system = [recipe.prompt.system.clone()];
+        let choices = Choice::of_questions(chat, recipe, &system, &questions)?;
+        let texts: Vec<Vec<u32>> = match settings.texts.as_slice() {
+            // What follows the last token is the answer, which is meant to move.
+            [] => {
+                let prompts = choices.iter().take(settings.neutral).map(|c| &c.prompt);
+                prompts.map(|p| p[..p.len() - 1].to_vec()).collect()
+            }
+            texts => {
+                let texts = texts.iter().take(settings.neutral);
+                texts.map(|t| chat.encode(t)).collect::<Result<_>>()?
+            }
+        };
+        let texts: Vec<Vec<u32>> = texts.into_iter().filter(|t| !t.is_empty()).collect();
+        let tokens: usize = texts.iter().map(Vec::len).sum();
+        if choices.is_empty() || tokens == 0 {
+            return Err(Error::input(
+                &recipe.name,
+                "selection",
+                "validation claims and neutral text",
+                format!("{} claims and {tokens} tokens of text", choices.len()),
+                "give more data, or selection.texts",
+            ));
+        }
+        let base = ModelVariant::base(model);
+        Ok(Self {
+            model,
+            odds: crate::score::log_odds(&base, &choices, &mut |_| {})?,
+            choices,
+            neutral: ReferenceLogits::new(&base, texts)?,
+            cache: None,
+        })
+    }
+
+    /// A hash of what all doses depend on. What the unsteered model answers identifies the
+    /// weights.
+    pub fn inputs(&self, positions: &Positions) -> String {
+        let bits = self.odds.iter().map(|x| x.to_bits().to_string());
+        let bits: Vec<String> = bits.collect();
+        let what = format!(
+            "{:?} {:?} {} {positions}",
+            self.choices,
+            self.neutral.texts(),
+            bits.join(" ")
+        );
+        files::sha256([what.as_bytes()])
+    }
+
+    /// Measures the dose of `cell`.
+    pub fn measure(&mut self, grid: &SteeringGrid, cell: &GridCell) -> Result<DoseScores> {
+        let steering = [grid.intervention(cell)?];
+        let variant = ModelVariant {
+            interventions: &steering,
+            ..ModelVariant::base(self.model)
+        };
+        let (spec, choices) = (self.model.spec(), &self.choices);
+        let positions = grid.positions;
+        let mask = |position, prompt| u64::from(positions.chooses(position, prompt));
+        let packed = PackedChoices::new(spec, choices, mask)?;
+        // Where an intervention acts on the embeddings, nothing lies below it.
+        self.cache = match last_unchanged(spec, &steering, None) {
+            Some(layer) => {
+                let texts = self.neutral.texts();
+                let prompts = || [packed.prompts(), texts.to_vec()].concat();
+                let known = self.cache.take();
+                let cache = ActivationCache::moved(known, self.model, layer, None, prompts)?;
+                Some(cache)
+            }
+            None => None,
+        };
+        let cache = self.cache.as_ref();
+        let steered = packed.log_odds(&variant, cache, &mut |_| {})?;
+        let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
+        let sign = cell.coeff.signum();
+        Ok(DoseScores {
+            shift: sign * shifts.sum::<f64>() / self.odds.len() as f64,
+            kl: self.neutral.divergence(&variant, cache)?.mean,
+        })
+    }
+}
