@@ -9,7 +9,8 @@ use reptune::serve::{Limits, Models, Server};
 use reptune::session::Session;
 use reptune::steered::Variant;
 use reptune::store::Store;
-use reptune_adapters::{lora::loss::Mode, lora::peft};
+use reptune_adapters::lora::peft;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::{extract::extract, tune::Tuner};
 use std::path::Path;
 

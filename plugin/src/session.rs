@@ -5,7 +5,9 @@ use crate::error::Result;
 use crate::model::ModelDir;
 use crate::progress;
 use crate::runtime::Engine;
-use reptune_adapters::{Adapter, Decide, DirectionSet, Gate, HookedModel, Intervention, files};
+use reptune_adapters::{
+    Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
+};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
@@ -13,7 +15,6 @@ use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
 use reptune_recipes::generate::Generation;
-use reptune_recipes::recipe::Without;
 use reptune_recipes::score::{Choice, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe};
 use reptune_report::{ModelRow, Outcomes};
@@ -72,8 +73,7 @@ impl Session {
     /// that it names.
     pub fn inputs(&self, parts: &[&dyn Part]) -> String {
         let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
-        let files: Vec<String> = user_files(&self.recipe)
-            .into_iter()
+        let files: Vec<String> = (self.recipe.files().iter())
             .filter_map(|file| files::read(file).ok())
             .map(|bytes| files::sha256([bytes.as_slice()]))
             .collect();
@@ -236,7 +236,8 @@ impl Session {
     /// When the directions lack a layer, or nothing changes.
     pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
         let steering = &self.recipe.steering;
-        let intervention = steering.intervention(directions, coeff, self.llama.spec())?;
+        let intervention =
+            steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
         let effect = check_effect(&self.llama, &intervention, &self.probed()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
         let idle = coeff == 0. || steering.gate.is_some();
@@ -276,7 +277,7 @@ impl Session {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Coeffs> {
         let s = &self.recipe.steering;
-        if let Some(coeff) = s.coeff {
+        if let Some(coeff) = s.total() {
             return Ok(Coeffs {
                 positive: coeff,
                 negative: -coeff,
@@ -344,24 +345,6 @@ impl Answerer for Engine {
         }
         Ok(answers)
     }
-}
-
-/// The user's files that `recipe` reads.
-fn user_files(recipe: &Recipe) -> Vec<&Path> {
-    let data = &recipe.data;
-    let choices = data.choices.iter().map(|c| &c.file);
-    let evaluation = &recipe.evaluation;
-    let texts = evaluation.perplexity.iter().chain(&evaluation.neutral);
-    let texts = texts.map(|t| &t.file);
-    let open = evaluation.open_ended.iter().map(|o| &o.file);
-    let nuisance = match &recipe.extraction.without {
-        Some(Without::File(path)) => Some(path),
-        _ => None,
-    };
-    let files = std::iter::once(&data.claims.file).chain(choices);
-    let files = files.chain(texts).chain(open).chain(nuisance);
-    let files = files.map(PathBuf::as_path);
-    files.chain(recipe.steering.files()).collect()
 }
 
 /// A part of a recipe, of any type.

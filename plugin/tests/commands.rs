@@ -71,7 +71,7 @@ fn a_selection_without_a_fitting_dose_shows_what_was_measured() {
 #[test]
 fn what_is_selected_moves_answers_to_test_claims_its_way() {
     let directory =
-        workplace("offsets = [0, 1]\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
+        workplace("positions = \"last:2\"\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
     let place = directory.path();
     let text = printed(place, &["sweep", "r.toml", "--select"]);
     masked(&text, |text| insta::assert_snapshot!("select", text));
@@ -197,8 +197,7 @@ fn a_sweep_compares_both_signs_and_goes_on_where_it_was_cut_off() {
 
 #[test]
 fn a_search_keeps_a_recipe_that_tunes_better() {
-    let search =
-        "[search]\noffset = [0, 1]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
+    let search = "[search]\npositions = [\"last:1\", \"at:-2\"]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
     let directory = workplace(search);
     let place = directory.path();
     let text = printed(place, &["tune", "r.toml", "--search"]);

@@ -43,7 +43,7 @@ fn steering_without_effect_is_refused_unless_it_is_allowed() {
     let directory = workplace();
     directions_of_the_model(directory.path());
     let steer = "--directions d.safetensors --layers 1 --coeff 3".split(' ');
-    let nowhere = ["--positions", "positions:90", "--max-new-tokens", "2"];
+    let nowhere = ["--positions", "at:90", "--max-new-tokens", "2"];
     let mut arguments: Vec<&str> = GENERATE.split(' ').chain(steer).chain(nowhere).collect();
     insta::assert_snapshot!(refusal(directory.path(), &arguments));
     arguments.push("--allow-no-effect");

@@ -11,18 +11,18 @@ const ROWS: usize = 2048;
 
 /// What is taken of every prompt.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct CaptureRequest<'a> {
     /// Layers whose outputs are taken.
     pub layers: &'a [usize],
     /// Rows of that many last tokens; none: of all.
     pub last: Option<usize>,
     /// Whether logits of all tokens are taken too.
-    pub logits: Logits,
+    pub logits: CaptureLogits,
 }
 
 /// Whether logits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logits {
+pub enum CaptureLogits {
     /// Of all tokens.
     All,
     /// Of none: the forward ends at the highest layer.
@@ -31,7 +31,7 @@ pub enum Logits {
 
 /// What was taken of a prompt.
 #[derive(Debug, Clone)]
-pub struct Captured {
+pub struct CapturedPrompt {
     /// By layer, the rows (T, H) of its tokens, or of the last of them.
     pub residuals: BTreeMap<usize, Tensor>,
     /// Logits (T, V).
@@ -46,8 +46,8 @@ pub struct Captured {
 pub fn capture<P: AsRef<[u32]>>(
     host: &dyn HookedModel,
     prompts: &[P],
-    wanted: &Wanted,
-    take: &mut dyn FnMut(usize, Captured) -> Result<()>,
+    wanted: &CaptureRequest,
+    take: &mut dyn FnMut(usize, CapturedPrompt) -> Result<()>,
 ) -> Result<()> {
     for batch in batches(prompts, ROWS, |_, _| 0) {
         let at = batch.prompts.start;
@@ -64,8 +64,8 @@ pub fn capture<P: AsRef<[u32]>>(
             capture: wanted.layers,
             captured: CaptureTokens::Only(&read.concat()),
             logits: match wanted.logits {
-                Logits::All => &everything,
-                Logits::None => &[],
+                CaptureLogits::All => &everything,
+                CaptureLogits::None => &[],
             },
             ..ForwardOptions::default()
         };
@@ -77,7 +77,7 @@ pub fn capture<P: AsRef<[u32]>>(
                 Ok((*layer, rows.narrow(0, row, read.len())?.detach()))
             };
             let logits = pass.logits.as_ref();
-            let captured = Captured {
+            let captured = CapturedPrompt {
                 residuals: residuals.map(part).collect::<Result<_>>()?,
                 logits: logits.map(|l| l.narrow(0, token, path.len())).transpose()?,
             };
@@ -90,46 +90,4 @@ pub fn capture<P: AsRef<[u32]>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::toy::tiny;
-
-    #[test]
-    fn prompts_that_are_captured_together_are_as_alone() -> Result<()> {
-        let toy = tiny();
-        let prompts = [vec![256, 1, 2, 3, 4], vec![256, 1, 2, 9], vec![7]];
-        for (last, logits) in [(Some(2), Logits::None), (None, Logits::All)] {
-            let wanted = Wanted {
-                layers: &[0, 3],
-                last,
-                logits,
-            };
-            let mut seen = 0;
-            capture(&toy, &prompts, &wanted, &mut |i, together| {
-                assert_eq!(i, seen);
-                seen += 1;
-                let alone = &prompts[i..=i];
-                capture(&toy, alone, &wanted, &mut |_, alone| {
-                    let rows = last.map_or(prompts[i].len(), |k| k.min(prompts[i].len()));
-                    for layer in [0, 3] {
-                        let (a, b) = (&together.residuals[&layer], &alone.residuals[&layer]);
-                        assert_eq!(a.dims(), [rows, 32]);
-                        assert!(off(a, b) < 1e-5);
-                    }
-                    match (&together.logits, &alone.logits) {
-                        (Some(a), Some(b)) => assert!(off(a, b) < 1e-4),
-                        (a, b) => assert!(a.is_none() && b.is_none()),
-                    }
-                    Ok(())
-                })
-            })?;
-            assert_eq!(seen, 3);
-        }
-        Ok(())
-    }
-
-    fn off(a: &Tensor, b: &Tensor) -> f32 {
-        let off = (a - b).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>());
-        off.expect("one shape")
-    }
-}
+mod tests;

@@ -36,12 +36,12 @@ impl Message {
 
 /// Reads a `tokenizer.json`.
 ///
-/// tokenizers 0.21 panics where a decoder or a normalizer is malformed. JSON that is none is
-/// found before, with its line; the rest is caught.
+/// tokenizers 0.21 panics where a decoder or a normalizer is malformed. Text that is not JSON is
+/// reported before, with its line; the rest is caught.
 fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     let broken = |place: String, found: String| {
         let expected = "a tokenizer of Hugging Face tokenizers";
-        Error::input(path, place, expected, found, "fetch it again")
+        Error::input(path, place, expected, found, "download it again")
     };
     let bytes = files::read(path)?;
     serde_json::from_slice::<IgnoredAny>(&bytes)
@@ -55,11 +55,40 @@ fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     }
 }
 
+/// Name of the chat template in error messages.
+const TEMPLATE: &str = "<string>";
+
+/// Compiles a chat template, with the functions and methods that templates of Hugging Face
+/// transformers use.
+fn compiled(template: String) -> std::result::Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> std::result::Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(
+                minijinja::ErrorKind::InvalidOperation,
+                message,
+            ))
+        },
+    );
+    // Templates that print today's date would make prompts differ from day to day.
+    environment.add_function("strftime_now", |_format: String| {
+        String::from("26 Jul 2024")
+    });
+    let added = environment.add_template_owned(TEMPLATE, template);
+    added.map_err(|e| format!("{e:#}"))?;
+    Ok(environment)
+}
+
 /// A tokenizer with a chat template.
 pub struct Chat {
     directory: PathBuf,
     tokenizer: Tokenizer,
-    template: Option<String>,
+    /// The compiled template, or what is wrong with it.
+    template: std::result::Result<Environment<'static>, String>,
     bos: String,
     eos: String,
     /// Tokens that end a generation.
@@ -90,7 +119,7 @@ impl Chat {
                     format!("line {}", e.line()),
                     "JSON",
                     e.to_string(),
-                    "fetch it again",
+                    "download it again",
                 )
             })
         };
@@ -125,7 +154,7 @@ impl Chat {
                         "key `eos_token_id`",
                         "a token id, or several",
                         tokens.to_string(),
-                        "fetch it again",
+                        "download it again",
                     )
                 })
             };
@@ -143,7 +172,7 @@ impl Chat {
         Ok(Self {
             directory: directory.to_owned(),
             tokenizer,
-            template,
+            template: template.map_or_else(|| Err("none".into()), compiled),
             bos: token("bos_token"),
             eos,
             stop,
@@ -175,39 +204,19 @@ impl Chat {
                 "chat template",
                 "a template that renders",
                 found,
-                "give raw prompts, or mend the template",
+                "use raw prompts, or correct the template",
             )
         };
-        let template = self
-            .template
-            .as_deref()
-            .ok_or_else(|| failed("none".into()))?;
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function(
-            "raise_exception",
-            |message: String| -> std::result::Result<String, minijinja::Error> {
-                Err(minijinja::Error::new(
-                    minijinja::ErrorKind::InvalidOperation,
-                    message,
-                ))
-            },
-        );
-        // Templates that print today's date would make prompts differ from day to day.
-        environment.add_function("strftime_now", |_format: String| {
-            String::from("26 Jul 2024")
-        });
+        let environment = self.template.as_ref().map_err(|e| failed(e.clone()))?;
         let context = context! {
             messages => messages,
             add_generation_prompt => purpose == "generation",
             bos_token => self.bos,
             eos_token => self.eos,
         };
-        environment
-            .render_str(template, context)
+        let template = environment.get_template(TEMPLATE);
+        template
+            .and_then(|template| template.render(context))
             .map_err(|e| failed(format!("{e:#}")))
     }
 

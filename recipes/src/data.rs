@@ -1,7 +1,7 @@
 //! Claims and questions from files, split by what they are about.
 
 use crate::error::{Error, Result};
-use crate::recipe::{Choices, Claims, Recipe};
+use crate::recipe::{ChoiceFile, ClaimFile, Recipe};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -21,14 +21,14 @@ pub struct Claim {
     pub group: String,
 }
 
-/// A question whose answer is one of two letters.
+/// A question whose answer is one of two answer tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The user message.
     pub text: String,
-    /// Index of the true label: 0 or 1.
+    /// Index of the right answer token: 0 or 1.
     pub right: usize,
-    /// The options as texts, if they are more than letters.
+    /// The options in words.
     pub options: [String; 2],
 }
 
@@ -132,8 +132,8 @@ pub fn claim_question(recipe: &Recipe, claim: &Claim) -> Question {
     }
 }
 
-fn claims(from: &Claims) -> Result<Vec<Claim>> {
-    Table::read(&from.file)?.rows(|row| {
+fn claims(from: &ClaimFile) -> Result<Vec<Claim>> {
+    DataFile::read(&from.file)?.rows(|row| {
         let text = row.get(&from.claim)?.to_owned();
         let label = match row.get(&from.label)?.to_lowercase().as_str() {
             "true" | "1" | "yes" => true,
@@ -148,10 +148,8 @@ fn claims(from: &Claims) -> Result<Vec<Claim>> {
     })
 }
 
-type Grouped = (Option<String>, Question);
-
-fn choices(from: &Choices, recipe: &Recipe) -> Result<Vec<Grouped>> {
-    Table::read(&from.file)?.rows(|row| {
+fn choices(from: &ChoiceFile, recipe: &Recipe) -> Result<Vec<(Option<String>, Question)>> {
+    DataFile::read(&from.file)?.rows(|row| {
         let right = match row.get(&from.right)?.to_uppercase().as_str() {
             "A" => 0,
             "B" => 1,
@@ -175,19 +173,19 @@ fn choices(from: &Choices, recipe: &Recipe) -> Result<Vec<Grouped>> {
 }
 
 /// Rows of a user's .csv or .jsonl file.
-pub(crate) struct Table<'a> {
+pub(crate) struct DataFile<'a> {
     path: &'a Path,
     rows: Vec<(usize, BTreeMap<String, String>)>,
 }
 
-/// One row, which knows its place.
-pub(crate) struct Row<'a> {
+/// One row, with its line for errors.
+pub(crate) struct DataRow<'a> {
     path: &'a Path,
     line: usize,
     cells: &'a BTreeMap<String, String>,
 }
 
-impl Row<'_> {
+impl DataRow<'_> {
     pub(crate) fn get(&self, column: &str) -> Result<&str> {
         self.cells
             .get(column)
@@ -209,12 +207,12 @@ impl Row<'_> {
             format!("line {}, column `{column}`", self.line),
             expected,
             found,
-            "mend the file, or name the column in the recipe",
+            "correct the file, or name the column in the recipe",
         )
     }
 }
 
-impl<'a> Table<'a> {
+impl<'a> DataFile<'a> {
     pub(crate) fn read(path: &'a Path) -> Result<Self> {
         let bytes = files::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -224,7 +222,7 @@ impl<'a> Table<'a> {
                 format!("line {line}"),
                 "a readable row",
                 found,
-                "mend the file",
+                "correct the file",
             )
         };
         let rows = match path.extension().and_then(|e| e.to_str()) {
@@ -290,11 +288,11 @@ impl<'a> Table<'a> {
         Ok(Self { path, rows })
     }
 
-    pub(crate) fn rows<T>(&self, make: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+    pub(crate) fn rows<T>(&self, make: impl Fn(&DataRow) -> Result<T>) -> Result<Vec<T>> {
         self.rows
             .iter()
             .map(|(line, cells)| {
-                make(&Row {
+                make(&DataRow {
                     path: self.path,
                     line: *line,
                     cells,

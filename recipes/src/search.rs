@@ -216,7 +216,7 @@ impl fmt::Display for Found {
             "epochs",
             "candidate",
             "layers",
-            "offset",
+            "positions",
             "m",
             "token weight",
             "learning rate",
@@ -234,7 +234,9 @@ impl fmt::Display for Found {
                 t.epochs.to_string(),
                 c.number.to_string(),
                 layers.join(" "),
-                c.offset.map_or_else(|| "-".into(), |o| o.to_string()),
+                c.positions
+                    .as_ref()
+                    .map_or_else(|| "-".into(), |p| p.to_string()),
                 c.m.to_string(),
                 c.token_weight.to_string(),
                 format!("{:e}", c.learning_rate),

@@ -12,7 +12,7 @@ pub use selected::Selected;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
-use crate::extract::{Captured, Extracted};
+use crate::extract::{CapturedPairs, Extracted};
 use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
 use crate::recipe::Recipe;
 use doses::{DoseScores, Doses};
@@ -69,13 +69,13 @@ pub struct SelectionInputs<'a> {
     pub model: &'a dyn HookedModel,
     /// Its tokenizer and template.
     pub chat: &'a Chat,
-    /// What is asked, where directions are added (`steering.rows`), and what is tried
+    /// What is asked, where directions are added (`steering.positions`), and what is tried
     /// (`selection`).
     pub recipe: &'a Recipe,
     /// The directions of every place.
     pub found: &'a [Extracted],
     /// Rows of held-out claims at the same places.
-    pub held_out: &'a Captured,
+    pub held_out: &'a CapturedPairs,
     /// The claims that are asked.
     pub claims: &'a [Claim],
 }
@@ -113,12 +113,12 @@ pub fn select(
         layers: &each,
         doses: &fractions,
         ways: &[SteeringWay::Plus, SteeringWay::Minus],
-        positions: &recipe.steering.rows,
+        positions: &recipe.steering.positions,
     };
     let cells = grid.cells()?;
     let all = cells.len();
     let mut doses = Doses::new(inputs, &settings)?;
-    let key = doses.inputs(&recipe.steering.rows);
+    let key = doses.inputs(&recipe.steering.positions);
     let mut measure = |cell: &_| doses.measure(&grid, cell);
     let mut progress = |done| progress(done, all);
     let measured = grid.measure(cells, (file, &key), &mut measure, &mut progress)?;
@@ -168,7 +168,7 @@ fn of_layer(
 
 /// The places in words; the directions and the held-out rows must be of the same ones.
 fn places(inputs: SelectionInputs) -> Result<Vec<String>> {
-    let held_out = inputs.held_out.places().iter();
+    let held_out = inputs.held_out.positions().iter();
     let held_out: Vec<String> = held_out.map(|p| p.to_string()).collect();
     let sets = inputs.found.iter().map(|f| &f.directions.provenance.rows);
     if sets.clone().eq(&held_out) {

@@ -161,6 +161,12 @@ def pairs_of(prompts, recipe, claims):
     return pairs[: e["pairs"]]
 
 
+def offsets(positions):
+    """`last:K` or `at:-1,-3` as offsets, counted back from the last prompt token."""
+    form, value = positions.split(":")
+    return list(range(int(value))) if form == "last" else [-1 - int(p) for p in value.split(",")]
+
+
 @torch.no_grad()
 def captured(model, prompts, offset):
     """Rows (L, P, H) of all block outputs at `offset`, and the greedy next tokens (P,)."""
@@ -186,7 +192,7 @@ def extract(model, prompts, recipe, claims):
     pairs = pairs_of(prompts, recipe, claims)
     sides = [side for pair in pairs for side in pair]
     parts = [
-        captured(model, [ids for ids, _ in sides[i : i + BATCH]], recipe["extraction"]["offset"])
+        captured(model, [ids for ids, _ in sides[i : i + BATCH]], offsets(recipe["extraction"]["positions"])[0])
         for i in range(0, len(sides), BATCH)
     ]
     rows = torch.cat([rows for rows, _ in parts], dim=1).double()
@@ -268,7 +274,7 @@ def losses(model, settings, mode, directions, prompts, truths, letters):
     cosines = torch.stack([
         F.cosine_similarity(output.hidden_states[layer + 1][which, last - offset], directions[layer].unsqueeze(0))
         for layer in settings["layers"]
-        for offset in settings["offsets"]
+        for offset in offsets(settings["positions"])
     ])
     if representation == "out":
         return token, cosines.abs().mean()
@@ -287,7 +293,7 @@ def adapted(directory, settings):
     modules = {
         f"model.layers.{layer}.self_attn.{projection}"
         for layer in settings["layers"]
-        for projection in settings["projections"]
+        for projection in settings["target_modules"]
     }
     if set(factors) != {f"{module}.lora_{letter}" for module in modules for letter in "AB"}:
         raise SystemExit(f"other factors than the recipe's: {sorted(factors)}")

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use reptune::decoder::parse_device;
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::lora::loss::{LabelRow, Mode, representation_loss, token_loss};
+use reptune_adapters::lora::loss::{LabelRow, representation_loss, token_loss};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::steering::intervention::token_mask;
@@ -14,6 +14,7 @@ use reptune_adapters::{
     Adapter, DirectionSet, ForwardOptions, ForwardOutput, HookedModel, Intervention, KeyValueCache,
     LoraInit, ModelSpec, PrefixTree,
 };
+use reptune_recipes::recipe::Mode;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -291,7 +292,9 @@ impl Objective<'_> {
     ) -> Result<Tensor> {
         let measured = self.measure(host, prompts, adapter)?;
         let token = token_loss(&measured.logits, &label_rows(labels), self.mode.label())?;
-        let mut loss = (token * self.mode.token_weight())?;
+        // As in the paper: 1 alone, 1/100 beside a representation loss.
+        let weight = self.mode.representation().map_or(1., |_| 0.01);
+        let mut loss = (token * weight)?;
         if let Some(kind) = self.mode.representation() {
             for (h, d) in &measured.rows {
                 let share = 1. / LAYERS.len() as f64;

@@ -5,11 +5,12 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
-use reptune_adapters::lora::loss::{Label, Mode, Representation, representation_loss, token_loss};
+use reptune_adapters::lora::loss::{Label, Representation, representation_loss, token_loss};
 use reptune_adapters::{
     Adapter, Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator,
     Positions, PrefixTree, lora::peft,
 };
+use reptune_recipes::recipe::Mode;
 use reptune_tests::{
     LAYERS, Objective, Oracle, Walk, fixture, label_rows, llama, logits, marked, pick, whole,
 };

@@ -14,12 +14,12 @@ use reptune::LoadOptions;
 use reptune::session::Session;
 use reptune_adapters::files;
 use reptune_adapters::formats::tables::{self, Table};
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{
     Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, LoraInit, Operator,
     lora::peft,
 };
 use reptune_recipes::extract::{self, Extracted};
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{Message, data::claim_question};
 use reptune_tests::{Walk, device, logits, marked, tolerance};
@@ -115,7 +115,7 @@ fn write_inputs() -> Result<()> {
         spec,
         &LoraInit {
             layers: &t.layers,
-            kinds: &t.projections,
+            kinds: &t.target_modules,
             rank: t.rank,
             alpha: t.alpha,
             seed,
@@ -310,10 +310,13 @@ fn twenty_steps_of_every_mode_are_those_of_torch_and_peft() -> Result<()> {
         let mut steps: Vec<Metrics> = Vec::new();
         let metrics = scratch.path().join("metrics.jsonl");
         let tuned = tuner.tune(start.clone(), &metrics, &mut |m| steps.push(m.clone()))?;
-        let token: Vec<f64> = steps.iter().map(|m| m.token_loss).collect();
+        let token: Vec<f64> = steps
+            .iter()
+            .map(|m| m.loss("token").unwrap_or(f64::NAN))
+            .collect();
         let mut losses = vec![("token", token)];
         if mode.representation().is_some() {
-            let of_rows = steps.iter().filter_map(|m| m.representation_loss);
+            let of_rows = steps.iter().filter_map(|m| m.loss("representation"));
             losses.push(("representation", of_rows.collect()));
         }
         let mut report = format!("{mode}:");

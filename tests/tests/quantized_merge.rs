@@ -11,11 +11,11 @@ use reptune::quantize::{
 use reptune::runtime::Engine;
 use reptune::session::Session;
 use reptune::{Llama, LoadOptions, Source};
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, PrefixTree};
 use reptune_recipes::extract::extract;
 use reptune_recipes::recipe::MergeRounding;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::tune::Tuner;
 use reptune_tests::{flat, logits, pick, random_update, whole};
 use std::path::{Path, PathBuf};

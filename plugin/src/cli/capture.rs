@@ -12,7 +12,7 @@ use clap::Args;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
 use reptune_adapters::{HookedModel, files, formats::safetensors::sort_metadata};
 use reptune_recipes::Chat;
-use reptune_recipes::capture::{Logits, Wanted, capture as captured};
+use reptune_recipes::capture::{CaptureLogits, CaptureRequest, capture as captured};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -61,10 +61,14 @@ pub fn capture(a: &CaptureArgs) -> Result<()> {
     let ids = ids.collect::<std::result::Result<Vec<_>, _>>()?;
     let shown = Progress::new("capture", prompts.len());
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
-    let wanted = Wanted {
+    let wanted = CaptureRequest {
         layers: &layers,
         last: a.last.map(|k| k as usize),
-        logits: if a.logits { Logits::All } else { Logits::None },
+        logits: if a.logits {
+            CaptureLogits::All
+        } else {
+            CaptureLogits::None
+        },
     };
     captured(&llama, &ids, &wanted, &mut |i, found| {
         let ids = Tensor::new(ids[i].as_slice(), llama.device())?;

@@ -8,7 +8,7 @@ use super::output::{print, print_json};
 use crate::pipeline::Rate;
 use anyhow::Result;
 use clap::Args;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use serde_json::json;
 use std::path::PathBuf;
 

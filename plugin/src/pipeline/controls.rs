@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, lora::peft};
-use reptune_recipes::extract::Captured;
+use reptune_recipes::extract::CapturedPairs;
 use reptune_report::SeedRepeats;
 
 /// Tunes and measures every mode with every seed; `key` is that of the directions.
@@ -99,13 +99,13 @@ fn shuffled(
     let shown = Progress::unknown("shuffle pairs");
     let mut progress = |done, all| shown.set_of(done, all);
     let train = &session.items.train;
-    let captured = Captured::of(host, chat, recipe, train, &mut progress)?;
+    let captured = CapturedPairs::of(host, chat, recipe, train, &mut progress)?;
     if captured.pairs() < 2 {
         return Ok(None);
     }
     let rows = &like.provenance.rows;
     let place = captured
-        .places()
+        .positions()
         .iter()
         .position(|p| p.to_string() == *rows);
     // As many one way round as the other: what all pairs share cancels, and is not

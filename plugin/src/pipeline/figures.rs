@@ -3,11 +3,11 @@
 use super::run::METRICS;
 use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
-use reptune_adapters::lora::loss::Mode;
-use reptune_adapters::{DirectionSet, HookedModel, files};
-use reptune_recipes::extract::{Captured, find};
-use reptune_recipes::pictures::{Cosines, LogitLens, Scatter, Scored};
-use reptune_recipes::recipe::{Keep, Recipe, Rows};
+use reptune_adapters::{DirectionSet, Positions, files};
+use reptune_recipes::extract::{CapturedPairs, extract_each};
+use reptune_recipes::pictures::{ComponentScatter, Cosines, LogitLens, Scored};
+use reptune_recipes::recipe::Mode;
+use reptune_recipes::recipe::{PairFilter, Recipe};
 use reptune_recipes::tune::Metrics;
 use reptune_report::{
     CosineMap, DoseCurve, DosePoint, LayerCosine, LensRow, LossCurve, LossStep, ModelRow,
@@ -38,7 +38,7 @@ impl Inputs<'_> {
         let mut progress = |done, all| shown.set_of(done, all);
         let (host, chat) = (&session.llama, &session.chat);
         let claims = &session.items.validation;
-        let held = Captured::of(host, chat, &pictured(session), claims, &mut progress)?;
+        let held = CapturedPairs::of(host, chat, &pictured(session), claims, &mut progress)?;
         let mut report = Report {
             header: self.header(session)?,
             results: self.results.clone(),
@@ -47,7 +47,7 @@ impl Inputs<'_> {
             recipe: text(&session.file)?,
             ..Report::default()
         };
-        let chosen = held.places().iter().map(|p| p.to_string());
+        let chosen = held.positions().iter().map(|p| p.to_string());
         let place = chosen
             .into_iter()
             .position(|p| p == self.directions.provenance.rows)
@@ -67,7 +67,7 @@ impl Inputs<'_> {
                 positive,
                 negative,
             });
-            let components = Scatter::of(contrast)?;
+            let components = ComponentScatter::of(contrast)?;
             report.scatters.push(ScatterFigure {
                 layer,
                 explained: Some(components.explained),
@@ -144,7 +144,7 @@ impl Inputs<'_> {
 /// picture shows also those that the model gets wrong.
 fn pictured(session: &Session) -> Recipe {
     let mut recipe = session.recipe.clone();
-    recipe.extraction.keep = Keep::All;
+    recipe.extraction.keep = PairFilter::All;
     recipe.extraction.pairs = recipe.extraction.pairs.min(PAIRS);
     recipe
 }
@@ -154,13 +154,11 @@ fn pictured(session: &Session) -> Recipe {
 fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> crate::Result<CosineMap> {
     let (host, chat) = (&session.llama, &session.chat);
     let mut recipe = pictured(session);
-    recipe.extraction.rows = Some(Rows::Last(MAPPED));
-    recipe.extraction.offsets = Vec::new();
+    recipe.extraction.positions = Positions::Last(MAPPED);
     recipe.extraction.method = Default::default();
     recipe.extraction.without = None;
-    let train = Captured::of(host, chat, &recipe, &session.items.train, progress)?;
-    let found = find(host.spec(), &recipe, &train)?;
-    let held = Captured::of(host, chat, &recipe, &session.items.validation, progress)?;
+    let (found, _) = extract_each(host, chat, &recipe, &session.items.train, progress)?;
+    let held = CapturedPairs::of(host, chat, &recipe, &session.items.validation, progress)?;
     let cosines = Cosines::map(&held, &found)?;
     let layers: Vec<usize> = (0..held.layers()).collect();
     let column = |layer: &usize| {
@@ -177,10 +175,10 @@ fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> crate::Resu
 fn losses((mode, directory): &(Mode, PathBuf)) -> crate::Result<LossCurve> {
     let step = |m: Metrics| LossStep {
         step: m.step,
-        token: Some(m.token_loss),
-        representation: m.representation_loss,
-        validation_token: m.validation_token_loss,
-        validation_representation: m.validation_representation_loss,
+        token: m.loss("token"),
+        representation: m.loss("representation"),
+        validation_token: m.validation_loss("token"),
+        validation_representation: m.validation_loss("representation"),
     };
     let metrics = Metrics::read(&directory.join(METRICS))?;
     Ok(LossCurve {

@@ -10,9 +10,9 @@ use crate::quantize::{
     Candidate, Exam, QuantizedReport, Retuner, Survey, Ways, auto, calibration, candidates,
 };
 use crate::session::Session;
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
 use reptune_recipes::recipe::MergeRounding;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::tune::Tuner;
 use reptune_report::QuantizedRow;
 use std::path::Path;

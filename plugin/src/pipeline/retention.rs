@@ -8,14 +8,13 @@ use crate::model::Source;
 use crate::model::uqff::WeightType;
 use crate::progress::Progress;
 use crate::quantize::{QuantizedReport, Survey, Ways, calibration};
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::recipe::{MergeRounding, Survival};
+use reptune_recipes::recipe::{MergeRounding, Mode, Retention};
 use reptune_report::QuantizedRow;
 
 const NAME: &str = "survival.json";
 
-/// Makes and measures the merges that the recipe's `[survival]` names; `tuned` are the
+/// Makes and measures the merges that the recipe's `[retention]` names; `tuned` are the
 /// updates of the run, with the hashes of their inputs.
 pub fn retention(
     run: &mut Run,
@@ -23,7 +22,7 @@ pub fn retention(
     tuned: &[Tuned],
     keys: &[String],
 ) -> Result<Vec<QuantizedRow>> {
-    let Some(wanted) = run.session.recipe.survival.clone() else {
+    let Some(wanted) = run.session.recipe.retention.clone() else {
         return Ok(Vec::new());
     };
     let types = wanted.types.iter().map(|t| WeightType::parse(t));
@@ -31,7 +30,7 @@ pub fn retention(
     let r = &run.session.recipe;
     let inputs = run
         .session
-        .inputs(&[&r.survival, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
+        .inputs(&[&r.retention, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
     let mut inputs: Vec<&str> = vec![&inputs];
     inputs.extend(keys.iter().map(String::as_str));
     let session = &run.session;
@@ -49,9 +48,9 @@ pub fn retention(
     run.read(NAME)
 }
 
-/// Refuses a `[survival]` that cannot be carried out, before anything is computed.
+/// Refuses a `[retention]` that cannot be carried out, before anything is computed.
 pub fn check(run: &Run) -> Result<()> {
-    let Some(survival) = &run.session.recipe.survival else {
+    let Some(survival) = &run.session.recipe.retention else {
         return Ok(());
     };
     let file = &run.session.file;
@@ -59,7 +58,7 @@ pub fn check(run: &Run) -> Result<()> {
         WeightType::parse(name).map_err(|e| {
             Error::model(
                 file,
-                "key `survival.types`",
+                "key `retention.types`",
                 "types of mistral.rs",
                 format!("`{name}`"),
                 e.to_string(),
@@ -72,7 +71,7 @@ pub fn check(run: &Run) -> Result<()> {
         let found = format!("`{mode}`");
         return Err(Error::model(
             file,
-            "key `survival.modes`",
+            "key `retention.modes`",
             "modes of `tuning.modes`",
             found,
             hint,
@@ -82,7 +81,7 @@ pub fn check(run: &Run) -> Result<()> {
 }
 
 struct Merges<'a> {
-    wanted: &'a Survival,
+    wanted: &'a Retention,
     source: Source,
     calibration: Vec<Vec<u32>>,
     survey: Survey<'a>,
@@ -92,7 +91,7 @@ struct Merges<'a> {
 
 impl Merges<'_> {
     fn rows(&self, types: &[WeightType], tuned: &[Tuned]) -> Result<Vec<QuantizedRow>> {
-        let (ways, modes) = (&self.wanted.ways, &self.wanted.modes);
+        let (ways, modes) = (&self.wanted.rounding, &self.wanted.modes);
         let merges = types.len() * (1 + ways.len() * modes.len());
         let shown = Progress::new("quantized merges", merges);
         let mut rows = vec![self.survey.unquantized("base", None)?];

@@ -4,12 +4,12 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
 use crate::stages::Stages;
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::{
     Adapter, DirectionSet, HookedModel, ModelSpec, files, lora::delta_file, lora::peft,
     open_directions,
 };
 use reptune_recipes::Recipe;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::tune::{Metrics, Tuner};
 use reptune_recipes::{extract as find, select as choose};
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Run {
             &r.data,
             &r.extraction,
             &r.selection,
-            &r.selection.as_ref().map(|_| &r.steering.rows),
+            &r.selection.as_ref().map(|_| &r.steering.positions),
         ]);
         let session = &self.session;
         let cells = self.stages.path(CELLS);
@@ -75,16 +75,11 @@ impl Run {
             let found = match &recipe.selection {
                 None => find::extract(host, chat, recipe, &session.items.train, &mut progress)?,
                 Some(selection) => {
-                    let captured = find::Captured::of(
-                        host,
-                        chat,
-                        recipe,
-                        &session.items.train,
-                        &mut progress,
-                    )?;
-                    let mut found = find::find(host.spec(), recipe, &captured)?;
+                    let claims = &session.items.train;
+                    let (mut found, _) =
+                        find::extract_each(host, chat, recipe, claims, &mut progress)?;
                     let claims = &session.items.validation;
-                    let held = find::Captured::of(host, chat, recipe, claims, &mut progress)?;
+                    let held = find::CapturedPairs::of(host, chat, recipe, claims, &mut progress)?;
                     let inputs = choose::SelectionInputs {
                         model: host,
                         chat,
@@ -97,7 +92,10 @@ impl Run {
                     let table = choose::select(inputs, &cells, &mut progress)?;
                     let choice = table.choose(selection.kl)?;
                     write_json(&path.with_file_name(CHOICE), &choice)?;
-                    found.swap_remove(choice.place)
+                    let mut found = found.swap_remove(choice.place);
+                    let of_place = table.candidates.iter().filter(|c| c.place == choice.place);
+                    found.ordered = of_place.map(|c| (c.layer, c.ordered)).collect();
+                    found
                 }
             };
             found.directions.save(path)?;
@@ -109,6 +107,7 @@ impl Run {
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);
+            steering.total = None;
             steering.fractions.clear();
         }
         Ok((set, key))
@@ -219,13 +218,12 @@ impl Run {
             let shown = Progress::new(format!("tune {mode}"), tuner.steps());
             let mut progress = |m: &Metrics| {
                 shown.set(m.step);
-                let representation = m
-                    .representation_loss
-                    .map_or_else(String::new, |r| format!(" rep {r:.3}"));
-                shown.message(format!(
-                    "tune {mode}: tok {:.3}{representation}",
-                    m.token_loss
-                ));
+                let loss = |name: &str, term: &str| {
+                    let loss = m.loss(term);
+                    loss.map_or_else(String::new, |loss| format!(" {name} {loss:.3}"))
+                };
+                let (token, rows) = (loss("tok", "token"), loss("rep", "representation"));
+                shown.message(format!("tune {mode}:{token}{rows}"));
             };
             let metrics = path.join(METRICS);
             let update = match (tuner.can_resume(&metrics), from) {
@@ -248,13 +246,19 @@ pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(
     Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
-/// Refuses a recipe that would extract directions at several places.
+/// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    match recipe.extraction.places().len() {
+    match recipe.extraction.each_position().len() {
         1 => Ok(()),
         several => {
             let found = several.to_string();
-            Err(Error::model(file, "`extraction`", "one place", found, hint))
+            Err(Error::model(
+                file,
+                "`extraction.positions`",
+                "one position",
+                found,
+                hint,
+            ))
         }
     }
 }

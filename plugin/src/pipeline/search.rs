@@ -4,7 +4,7 @@ use super::run::{Run, one_place, write_json};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::session::Session;
-use reptune_adapters::{DirectionSet, HookedModel, files};
+use reptune_adapters::{DirectionSet, HookedModel, Positions, files};
 use reptune_recipes::Recipe;
 use reptune_recipes::extract::extract;
 use reptune_recipes::search::{Found, SearchCandidate, rungs, search as halve};
@@ -17,8 +17,8 @@ use std::time::Instant;
 const RESULT: &str = "search.json";
 const BEST: &str = "best.toml";
 
-/// Directions by the offset that a candidate asks for.
-type Directions = BTreeMap<Option<usize>, DirectionSet>;
+/// Directions by the positions that a candidate asks for.
+type Directions = BTreeMap<Option<Positions>, DirectionSet>;
 
 /// What a search found.
 pub struct SearchResult {
@@ -55,7 +55,7 @@ pub fn check_search(file: &Path) -> Result<()> {
         let expected = "a table with lists of settings to try";
         return Err(Error::model(file, "`[search]`", expected, "none", hint));
     }
-    let hint = "choose one with `reptune sweep --select`, and name it as `offset`";
+    let hint = "choose one with `reptune sweep --select`, and name it as `positions`";
     one_place(file, &recipe, hint)?;
     rungs(&recipe)?;
     Ok(())
@@ -95,7 +95,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
         shown.message(format!("trial {trials}, candidate {}", candidate.number));
         let epochs = tried.tuning.epochs;
         let place = trials_in.join(format!("candidate-{}/epochs-{epochs}", candidate.number));
-        let set = &directions[&candidate.offset];
+        let set = &directions[&candidate.positions];
         let score = score(session, tried, set, Some(&place), &mut || shown.step());
         // A trial that ended early has done its part too.
         done += steps(epochs);
@@ -104,7 +104,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     })?;
     drop(shown);
 
-    let set = &directions[&found.best.candidate.offset];
+    let set = &directions[&found.best.candidate.positions];
     let untuned = score(session, &found.recipe, set, None, &mut || {})?;
     let (file, best) = (run.stages.path(RESULT), run.stages.path(BEST));
     let text = found.recipe.to_toml()?;
@@ -119,20 +119,20 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     Ok(result)
 }
 
-/// The directions of every offset, so that a wrong one fails before the first trial.
+/// The directions at every position, so that a wrong one fails before the first trial.
 fn directions(session: &Session, grid: &[SearchCandidate]) -> Result<Directions> {
     let mut directions = Directions::new();
     for candidate in grid {
-        if directions.contains_key(&candidate.offset) {
+        if directions.contains_key(&candidate.positions) {
             continue;
         }
-        let at = candidate.offset.map(|o| format!(" at offset {o}"));
+        let at = candidate.positions.as_ref().map(|p| format!(" at {p}"));
         let shown = Progress::unknown(format!("extract{}", at.unwrap_or_default()));
         let recipe = candidate.recipe(&session.recipe, 1);
         let (llama, claims) = (&session.llama, &session.items.train);
         let mut progress = |done, all| shown.set_of(done, all);
         let found = extract(llama, &session.chat, &recipe, claims, &mut progress)?;
-        directions.insert(candidate.offset, found.directions);
+        directions.insert(candidate.positions.clone(), found.directions);
     }
     Ok(directions)
 }

@@ -7,8 +7,8 @@ use super::run::{Run, write_json};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::session::Session;
-use reptune_adapters::{DirectionSet, Dose, HookedModel, Intervention, Operator};
-use reptune_recipes::extract::{Captured, find};
+use reptune_adapters::{DirectionSet, Dose, Intervention, Operator};
+use reptune_recipes::extract::{CapturedPairs, extract_each};
 use reptune_recipes::score::{Choice, ModelVariant, log_odds};
 use reptune_recipes::select::{Selected, SelectionInputs, SelectionTable, select as choose};
 use serde::{Deserialize, Serialize};
@@ -79,14 +79,16 @@ fn measure(
     unfit: &mut dyn FnMut(&SelectionTable),
 ) -> Result<Selection> {
     let (llama, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
-    let capture = |claims, what: &str| -> Result<Captured> {
-        let shown = Progress::unknown(what);
-        let mut progress = |done, all| shown.set_of(done, all);
-        Ok(Captured::of(llama, chat, recipe, claims, &mut progress)?)
-    };
-    let train = capture(&session.items.train, "capture training pairs")?;
-    let held_out = capture(&session.items.validation, "capture held-out pairs")?;
-    let found = find(llama.spec(), recipe, &train)?;
+    let shown = Progress::unknown("extract at every position");
+    let mut progress = |done, all| shown.set_of(done, all);
+    let claims = &session.items.train;
+    let (found, pairs) = extract_each(llama, chat, recipe, claims, &mut progress)?;
+    drop(shown);
+    let shown = Progress::unknown("capture held-out pairs");
+    let mut progress = |done, all| shown.set_of(done, all);
+    let claims = &session.items.validation;
+    let held_out = CapturedPairs::of(llama, chat, recipe, claims, &mut progress)?;
+    drop(shown);
     let inputs = SelectionInputs {
         model: llama,
         chat,
@@ -106,7 +108,7 @@ fn measure(
     set.save(file)?;
     Ok(Selection {
         kl,
-        pairs: [train.pairs(), train.asked()],
+        pairs,
         held_out: [held_out.pairs(), held_out.asked()],
         choice,
         table,
@@ -123,7 +125,7 @@ fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> Result<Vec<
     let mut tested = Vec::new();
     for coeff in [0., choice.coeff, -choice.coeff] {
         let steering = Intervention::new(set, &[choice.layer], Dose::Coeff(coeff), Operator::Add)?;
-        let steering = [steering.on(session.recipe.steering.rows.clone())];
+        let steering = [steering.on(session.recipe.steering.positions.clone())];
         let variant = ModelVariant {
             interventions: if coeff == 0. { &[] } else { &steering },
             ..ModelVariant::base(&session.llama)

@@ -70,7 +70,7 @@ impl Run {
             layers: sweep_of.layers,
             doses: sweep_of.doses,
             ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
-            positions: &recipe.steering.rows,
+            positions: &recipe.steering.positions,
         };
         let inputs = SweepInputs {
             model: &session.llama,

@@ -4,13 +4,14 @@ use crate::decoder::parse_isq;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
 use candle_core::quantized::GgmlDType;
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{GradientCheckpointing, ModelSpec};
 use reptune_recipes::activation_cache::CacheStorage;
 use reptune_recipes::data::{Claim, Items};
-use reptune_recipes::plan::{Plan, Tuned};
-use reptune_recipes::tune::Prompt;
+use reptune_recipes::plan::TuningPlan;
+use reptune_recipes::recipe::Mode;
+use reptune_recipes::tune::memory::TuningSize;
+use reptune_recipes::tune::{Objective, TuningPrompt};
 use reptune_recipes::{Chat, Recipe};
 use std::path::Path;
 
@@ -33,7 +34,7 @@ pub struct ModePlan {
     /// The mode.
     pub mode: Mode,
     /// The counts.
-    pub plan: Plan,
+    pub plan: TuningPlan,
     /// Whether the activation cache is kept on disk.
     pub cache_on_disk: bool,
     /// Whether blocks are computed again in the backward pass.
@@ -64,7 +65,7 @@ pub fn plan(
     spec.check_layers(&recipe.tuning.layers)?;
     let chat = Chat::load(directory)?;
     let prompts = |claims: &[Claim]| {
-        let all = claims.iter().map(|c| Prompt::new(&chat, &recipe, c));
+        let all = claims.iter().map(|c| TuningPrompt::new(&chat, &recipe, c));
         all.collect::<reptune_recipes::Result<Vec<_>>>()
     };
     let (train, validation) = (prompts(&items.train)?, prompts(&items.validation)?);
@@ -74,23 +75,21 @@ pub fn plan(
     let wanted = |mode: &&Mode| only.is_none_or(|only| only == **mode);
     let (mut modes, mut measured) = (Vec::new(), None);
     for &mode in recipe.tuning.modes.iter().filter(wanted) {
-        let tuned = Tuned {
+        let size = TuningSize {
             spec: &spec,
-            parameters,
-            weights,
             tuning: &recipe.tuning,
-            representation: mode.representation().is_some(),
+            reads_rows: Objective::of(mode).reads_rows(),
             train: &train,
             validation: &validation,
             seed: recipe.seed,
         };
         if rate == Rate::Measured && measured.is_none() {
-            measured = Some(tuned.rate()?);
+            measured = Some(size.rate()?);
         }
-        let within = tuned.within_budget();
+        let within = size.within_budget();
         modes.push(ModePlan {
             mode,
-            plan: Plan::of(&tuned),
+            plan: TuningPlan::of(&size),
             cache_on_disk: within.trunk == CacheStorage::Disk,
             checkpointing: within.activations == GradientCheckpointing::On,
         });

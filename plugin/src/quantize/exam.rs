@@ -74,7 +74,7 @@ impl<'a> Exam<'a> {
         let model = variant(host, adapter);
         let odds = log_odds(&model, &self.choices, &mut |_| {})?;
         let tuning = &self.recipe.tuning;
-        let place = (tuning.all_representation_layers(), &*tuning.all_offsets());
+        let place = (tuning.all_representation_layers(), &*tuning.offsets());
         let cosine = |d| alignment(&model, &self.ids, d, place);
         let divergence = match reference {
             Some((host, adapter)) if !self.neutral.is_empty() => {

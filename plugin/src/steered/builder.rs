@@ -77,13 +77,14 @@ impl Steered {
 
     /// Loads the model and starts its engine.
     ///
-    /// A `with_topology` that is not a file's is not seen when cached files are chosen:
-    /// name another [`Store`] for each.
+    /// Cached files do not depend on a `with_topology` that was not read from a file: give each
+    /// such topology a [`Store`] of its own.
     ///
     /// # Errors
-    /// Those of mistral.rs, of [`Steering::interventions`], of [`BakePlan::of`] and of
-    /// [`peft::load`]; when the model is no full Llama, as adapters and steering need
-    /// one; when the quantization takes no bias.
+    /// Those of mistral.rs, of [`Steering::interventions`], of
+    /// [`BakePlan::of`](crate::bake::BakePlan::of) and of
+    /// [`peft::load`](reptune_adapters::lora::peft::load); when the model is not a Llama with
+    /// full weights, which adapters and steering need; when the quantization takes no bias.
     pub async fn build(self) -> Result<Model> {
         start(self.load().await?).await
     }

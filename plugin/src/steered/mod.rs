@@ -14,14 +14,15 @@
 //! # }
 //! ```
 //!
-//! mistral.rs itself loads the model as its builder says (quantization, dtype, adapter)
-//! and writes it as a UQFF. In a copy of that file the biases of [`bake`](crate::bake) are
-//! set, and the same builder loads the copy. So nothing has to be said twice, and what is
-//! not steered keeps its bits.
+//! mistral.rs itself loads the model as its builder says (quantization, dtype, adapter) and
+//! writes it as a UQFF. The biases of [`bake`](crate::bake) are set in a copy of that file, and
+//! the same builder loads the copy. So no setting has to be repeated, and what is not steered
+//! keeps its bits.
 //!
-//! The files are kept in the [`Store`](crate::store::Store). The settings of a builder can be read only after it
-//! has loaded; so the first build loads twice, and later ones guess that nothing has
-//! changed, load the copy, and look: a builder with other settings gets a file of its own.
+//! The files are kept in the [`Store`](crate::store::Store). The settings of a builder can be
+//! read only after it has loaded, so the first build loads twice. Later builds assume that
+//! nothing has changed, load the copy, and compare: a builder with other settings gets a file
+//! of its own.
 
 mod adapter;
 mod biases;

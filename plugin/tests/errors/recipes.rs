@@ -67,16 +67,11 @@ fn keys() {
             "tune r.toml --search",
         ),
         (
-            |d| {
-                more(
-                    d,
-                    "[extraction]\noffsets = [0, 1]\n[search]\noffset = [0, 1]\n",
-                )
-            },
+            |d| more(d, "[search]\npositions = [\"last:2\"]\n"),
             "tune r.toml --search",
         ),
         (
-            |d| more(d, "[extraction]\noffsets = [0, 1]\n"),
+            |d| more(d, "[extraction]\npositions = \"last:2\"\n"),
             "sweep r.toml --layers 1 --coeffs 3",
         ),
     ]);

@@ -1,7 +1,7 @@
 //! Texts that are read, not asked.
 
 use crate::chat::Chat;
-use crate::data::Table;
+use crate::data::DataFile;
 use crate::error::{Error, Result};
 use crate::recipe::Texts;
 use reptune_adapters::files;
@@ -13,7 +13,7 @@ use reptune_adapters::files;
 /// When the file cannot be read, a column is missing, or there is no text.
 pub fn texts(from: &Texts) -> Result<Vec<String>> {
     if !is_plain(from) {
-        return Table::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
+        return DataFile::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
     }
     let whole = plain(from)?;
     let lines = whole.lines().map(str::trim).filter(|l| !l.is_empty());

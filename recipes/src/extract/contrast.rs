@@ -1,5 +1,6 @@
-//! Rows of pairs at one place and layer: what every method works on.
+//! The rows of pairs at one position and layer, from which a method makes a direction.
 
+use super::pair_sums::PairSums;
 use super::pca::dot as dot64;
 use crate::error::Result;
 use reptune_adapters::{Direction, Error};
@@ -7,7 +8,7 @@ use reptune_adapters::{Direction, Error};
 /// Share of a difference's length below which a projection is rounding, not a vote.
 const ROUNDING: f64 = 1e-9;
 
-/// The positive and the negative residual row of every pair, at one place and layer.
+/// The positive and the negative residual row of every pair, at one position and layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Contrast {
     hidden: usize,
@@ -87,13 +88,13 @@ impl Contrast {
         self.positive().zip(self.negative()).map(difference)
     }
 
-    /// Mean L2 norm of all rows: the natural unit of a dose.
-    pub fn mean_norm(&self) -> f64 {
-        let mut sum = 0.;
-        for (p, n) in self.positive().zip(self.negative()) {
-            sum += norm(p) + norm(n);
+    /// Sums over the pairs.
+    pub(super) fn sums(&self) -> PairSums {
+        let mut sums = PairSums::new(self.hidden);
+        for (positive, negative) in self.positive().zip(self.negative()) {
+            sums.add(positive, negative);
         }
-        sum / (2 * self.pairs()) as f64
+        sums
     }
 
     /// Share of pairs whose positive row projects higher on `direction`.
@@ -133,7 +134,7 @@ impl Contrast {
     ///
     /// # Errors
     /// When as many project lower: nothing says then which sense is right.
-    pub(super) fn turned(&self, v: Vec<f64>) -> Result<Vec<f64>> {
+    pub(super) fn oriented(&self, v: Vec<f64>) -> Result<Vec<f64>> {
         let length = dot64(&v, &v).sqrt();
         let (mut higher, mut lower) = (0, 0);
         for difference in self.differences() {
@@ -155,11 +156,6 @@ impl Contrast {
             .into()),
         }
     }
-}
-
-/// In single products, as the reference norms of direction files have always been.
-fn norm(row: &[f32]) -> f64 {
-    row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

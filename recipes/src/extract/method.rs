@@ -1,13 +1,17 @@
 //! From rows to a direction.
+//!
+//! To add a method: add a variant to [`ExtractionMethod`] with its settings, and an arm to
+//! each function here.
 
 use super::contrast::Contrast;
 use super::nuisance::Nuisance;
+use super::pair_sums::PairSums;
 use super::{pca, probe};
 use crate::error::Result;
-use crate::recipe::{Method, On};
+use crate::recipe::{ExtractionMethod, PcaRows};
 use reptune_adapters::Direction;
 
-impl Method {
+impl ExtractionMethod {
     /// The direction of `contrast` by this method, `without` a nuisance.
     ///
     /// - mean difference: `d = mean_p (h_positive[p] - h_negative[p])`
@@ -16,17 +20,17 @@ impl Method {
     ///   the standard deviation along it
     /// - probe: `w` of `sigmoid(w . h + b)`, fitted to positive (1) and negative (0) rows
     ///
-    /// A nuisance n (unit) is taken out last: `d - (d . n) n`. The result is of unit
-    /// L2, its norm before is kept beside it. These are the ways of section 2 of
+    /// A nuisance n (unit) is projected out last: `d - (d . n) n`. The result is of unit
+    /// L2 norm; its norm before is kept beside it. These are the methods of section 2 of
     /// Representation Tuning (arXiv 2409.06927).
     ///
     /// # Errors
-    /// When there is no such component, its sign is a tie, a fit does not settle, or
+    /// When there is no such component, its sign is a tie, a fit does not converge, or
     /// nothing is left without the nuisance.
     pub fn direction(&self, contrast: &Contrast, without: Option<&Nuisance>) -> Result<Direction> {
         let found = match self {
-            Self::MeanDifference => mean_difference(contrast),
-            Self::Pca(pca) => contrast.turned(pca::component(contrast, *pca)?)?,
+            Self::MeanDifference => contrast.sums().mean_difference(),
+            Self::Pca(pca) => contrast.oriented(pca::component(contrast, *pca)?)?,
             Self::Probe(probe) => probe::weights(contrast, *probe)?,
         };
         let found = match without {
@@ -36,30 +40,26 @@ impl Method {
         Ok(Direction::new(&found)?)
     }
 
+    /// The direction (H,) of sums over pairs; none where this method needs the pairs.
+    pub(super) fn of_sums(&self) -> Option<fn(&PairSums) -> Vec<f64>> {
+        match self {
+            Self::MeanDifference => Some(PairSums::mean_difference),
+            Self::Pca(_) | Self::Probe(_) => None,
+        }
+    }
+
     /// The method in words, for provenance.
     pub(super) fn words(&self) -> String {
         match self {
             Self::MeanDifference => "mean difference".into(),
             Self::Pca(pca) => {
                 let of = match pca.on {
-                    On::Raw => "rows",
-                    On::Differences => "differences",
+                    PcaRows::Raw => "rows",
+                    PcaRows::Differences => "differences",
                 };
                 format!("principal component {} of {of}", pca.component)
             }
             Self::Probe(probe) => format!("logistic probe with l2 {}", probe.l2),
         }
     }
-}
-
-/// Differences in single precision, their sum in double, in the order of the pairs.
-fn mean_difference(contrast: &Contrast) -> Vec<f64> {
-    let mut sums = vec![0f64; contrast.hidden()];
-    for difference in contrast.differences() {
-        for (sum, d) in sums.iter_mut().zip(&difference) {
-            *sum += f64::from(*d);
-        }
-    }
-    let pairs = contrast.pairs() as f64;
-    sums.iter().map(|s| s / pairs).collect()
 }

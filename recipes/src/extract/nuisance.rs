@@ -1,4 +1,4 @@
-//! What a direction should not contain.
+//! What is projected out of a direction.
 
 use super::contrast::Contrast;
 use crate::error::Result;
@@ -32,26 +32,26 @@ impl Nuisance {
         Self::new(&unit)
     }
 
-    /// The direction of the answer letter: over the positive and the negative
+    /// The direction of the answer token: over the positive and the negative
     /// persona, the mean of
-    /// `mean(rows that end in label 0) - mean(rows that end in label 1)`.
+    /// `mean(rows that end in answer token 0) - mean(rows that end in answer token 1)`.
     ///
-    /// Within a persona a letter goes with the truth of the claim; over both
-    /// personas that cancels and the letter is left.
+    /// Within a persona an answer token goes with the truth of the claim; over both
+    /// personas that cancels and the answer token is left.
     ///
-    /// Shapes: `letters` (P, 2), labels of the positive and the negative row.
+    /// Shapes: `answers` (P, 2): 0 or 1, of the positive and the negative row.
     ///
     /// # Errors
-    /// When a persona always ends in the same letter.
-    pub fn letter(contrast: &Contrast, letters: &[[usize; 2]]) -> Result<Self> {
+    /// When a persona always ends in the same answer token.
+    pub fn answer_token(contrast: &Contrast, answers: &[[usize; 2]]) -> Result<Self> {
         let mut sum = vec![0f64; contrast.hidden()];
         for side in [0, 1] {
-            let count = |label: usize| letters.iter().filter(|l| l[side] == label).count();
+            let count = |label: usize| answers.iter().filter(|l| l[side] == label).count();
             let counts = [count(0), count(1)];
-            if counts.contains(&0) || letters.len() != contrast.pairs() {
+            if counts.contains(&0) || answers.len() != contrast.pairs() {
                 return Err(Error::value(
                     "extraction.without",
-                    "for each persona rows that end in the first label and in the second",
+                    "for each persona rows that end in the first answer token and in the second",
                     format!(
                         "{} and {} of {} pairs",
                         counts[0],
@@ -71,11 +71,11 @@ impl Nuisance {
             match side {
                 0 => contrast
                     .positive()
-                    .zip(letters)
+                    .zip(answers)
                     .for_each(|(r, l)| add(r, l[0])),
                 _ => contrast
                     .negative()
-                    .zip(letters)
+                    .zip(answers)
                     .for_each(|(r, l)| add(r, l[1])),
             }
         }

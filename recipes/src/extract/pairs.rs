@@ -3,16 +3,17 @@
 use crate::chat::{Chat, Message};
 use crate::data::Claim;
 use crate::error::{Error, Result};
-use crate::recipe::{Pairing, Place, Recipe};
+use crate::recipe::{Pairing, Recipe};
+use reptune_adapters::Positions;
 
 /// A prompt that ends in an answer.
 pub(super) struct Side {
     pub ids: Vec<u32>,
-    /// Index of the answer letter in `ids`.
+    /// Number of prompt tokens: the index of the answer token in `ids`.
+    pub end: usize,
+    /// Which answer token it is: 0 or 1.
     pub answer: usize,
-    /// Which label the letter is: 0 or 1.
-    pub letter: usize,
-    /// For every place, the indices in `ids` whose mean row is captured.
+    /// For every position, the indices in `ids` whose mean row is captured.
     pub captured: Vec<Vec<usize>>,
 }
 
@@ -26,16 +27,16 @@ impl Pair {
     /// The pairs that `recipe` makes of `claims`.
     ///
     /// # Errors
-    /// When a prompt is shorter than an offset, or a label is not one token.
+    /// When a prompt is too short for a position, or a label is not one token.
     pub fn all(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<Self>> {
         let (yes, no): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(|c| c.label);
-        let side = |personas: &[String], turn: usize, claim: &Claim, letter: usize| {
+        let side = |personas: &[String], turn: usize, claim: &Claim, answer: usize| {
             Side::new(
                 chat,
                 recipe,
                 &personas[turn % personas.len()],
                 claim,
-                letter,
+                answer,
             )
         };
         let (positive, negative) = (&recipe.behaviour.positive, &recipe.behaviour.negative);
@@ -65,56 +66,37 @@ impl Side {
         recipe: &Recipe,
         persona: &str,
         claim: &Claim,
-        letter: usize,
+        answer: usize,
     ) -> Result<Self> {
         let worded = recipe.prompt.worded(&claim.text);
         let messages = Message::conversation(persona, &worded.text);
         let mut ids = chat.prompt(&messages)?;
-        let answer = ids.len();
-        ids.push(chat.label_token(&messages, &recipe.prompt.labels[letter])?);
-        let at = |key: &str, offset: i64| {
-            let index = answer as i64 - 1 - offset;
-            if index < 0 || index > answer as i64 {
-                return Err(Error::input(
-                    &recipe.name,
-                    key,
-                    format!("-1 to {}", answer - 1),
-                    offset.to_string(),
-                    format!("the prompt of `{}` has {answer} tokens", claim.text),
-                ));
-            }
-            Ok(index as usize)
+        let end = ids.len();
+        ids.push(chat.label_token(&messages, &recipe.prompt.labels[answer])?);
+        let wrong = |expected: String, found: &Positions| {
+            let hint = format!("the prompt is that of `{}`", claim.text);
+            let key = "extraction.positions";
+            Error::input(&recipe.name, key, expected, format!("`{found}`"), hint)
         };
-        let key = match (
-            &recipe.extraction.rows,
-            recipe.extraction.offsets.as_slice(),
-        ) {
-            (Some(_), _) => "extraction.rows",
-            (None, []) => "extraction.offset",
-            (None, _) => "extraction.offsets",
-        };
-        let rows = |place: &Place| match place {
-            Place::Offset(offset) => Ok(vec![at(key, *offset)?]),
-            Place::Mean { from, to } => (*from..=*to).map(|o| at(key, o)).collect(),
-            Place::Marked(name) => {
+        let tokens = |position: &Positions| match position {
+            Positions::Marker(name) => {
                 let byte = worded.markers.get(name).ok_or_else(|| {
-                    Error::input(
-                        &recipe.name,
-                        key,
-                        format!("a marker of prompt.claim, {:?}", recipe.prompt.markers()),
-                        format!("`{name}`"),
-                        format!("write <<{name}>> after the token that is meant"),
-                    )
+                    let markers = recipe.prompt.markers();
+                    wrong(format!("a marker of prompt.claim, {markers:?}"), position)
                 })?;
                 Ok(vec![chat.token_before(&messages, *byte)?])
             }
+            other => other.tokens(end).ok_or_else(|| {
+                let expected = format!("tokens of a prompt of {end} tokens, or its answer token");
+                wrong(expected, other)
+            }),
         };
-        let places = recipe.extraction.places();
-        let captured = places.iter().map(rows).collect::<Result<_>>()?;
+        let positions = recipe.extraction.each_position();
+        let captured = positions.iter().map(tokens).collect::<Result<_>>()?;
         Ok(Self {
             ids,
+            end,
             answer,
-            letter,
             captured,
         })
     }

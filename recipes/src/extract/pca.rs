@@ -2,7 +2,7 @@
 
 use super::contrast::Contrast;
 use crate::error::Result;
-use crate::recipe::{On, Pca};
+use crate::recipe::{Pca, PcaRows};
 use nalgebra::{DMatrix, SymmetricEigen};
 use reptune_adapters::Error;
 
@@ -24,8 +24,8 @@ const LEAST: f64 = 1e-10;
 /// When there are fewer components, or the decomposition does not settle.
 pub(super) fn component(contrast: &Contrast, pca: Pca) -> Result<Vec<f64>> {
     let rows = match pca.on {
-        On::Raw => centred(contrast).0,
-        On::Differences => contrast
+        PcaRows::Raw => centred(contrast).0,
+        PcaRows::Differences => contrast
             .differences()
             .map(|d| d.into_iter().map(f64::from).collect())
             .collect(),

@@ -2,23 +2,23 @@
 
 use super::*;
 use crate::data::Items;
-use crate::recipe::{Method, On, Pca, Probe};
+use crate::recipe::{ExtractionMethod, Pca, PcaRows, Probe};
 use crate::toy::{chat, recipe, tiny};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::{Direction, ForwardOptions, KeyValueCache, PrefixTree};
 
-const METHODS: [Method; 4] = [
-    Method::MeanDifference,
-    Method::Pca(Pca {
-        on: On::Raw,
+const METHODS: [ExtractionMethod; 4] = [
+    ExtractionMethod::MeanDifference,
+    ExtractionMethod::Pca(Pca {
+        on: PcaRows::Raw,
         component: 0,
     }),
-    Method::Pca(Pca {
-        on: On::Differences,
+    ExtractionMethod::Pca(Pca {
+        on: PcaRows::Differences,
         component: 0,
     }),
-    Method::Probe(Probe { l2: 1. }),
+    ExtractionMethod::Probe(Probe { l2: 1. }),
 ];
 
 fn cosine(direction: &Direction, v: &[f64]) -> f64 {
@@ -99,7 +99,7 @@ fn every_method_finds_a_planted_direction_with_its_sign() {
 #[test]
 fn a_nuisance_is_taken_out_of_every_method() {
     let p = planted(24, 1., 3.);
-    let letter = Nuisance::letter(&p.contrast, &p.letters).expect("a nuisance");
+    let letter = Nuisance::answer_token(&p.contrast, &p.letters).expect("a nuisance");
     // The letter alone: d cancels over the personas.
     let first: Vec<f64> = p.letter.iter().map(|x| -x).collect();
     let found = letter
@@ -154,18 +154,20 @@ fn components_are_those_worked_out_by_hand() {
     // D = [[3, 1], [1, 2], [2, -1]]; D^T D = [[14, 3], [3, 6]] has eigenvalues 15 and 5
     // with eigenvectors (3, 1) and (1, -3): numpy.linalg.eigh(D.T @ D / 3).
     let c = contrast(&[[3., 1.], [1., 2.], [2., -1.]], &[[0., 0.]; 3]);
-    let pca = |on, component| Method::Pca(Pca { on, component }).direction(&c, None);
+    let pca = |on, component| ExtractionMethod::Pca(Pca { on, component }).direction(&c, None);
     let tenth = 10f64.sqrt().recip();
-    let first = pca(On::Differences, 0).expect("a component");
+    let first = pca(PcaRows::Differences, 0).expect("a component");
     close(&first, [3. * tenth, tenth], 5f64.sqrt());
     // (1, -3) projects the pairs to 0, -5 and 5.
-    let tie = pca(On::Differences, 1).expect_err("a tie").to_string();
+    let tie = pca(PcaRows::Differences, 1).expect_err("a tie").to_string();
     assert!(tie.contains("1 higher and 1 lower of 3"), "{tie}");
-    let none = pca(On::Differences, 2).expect_err("no third").to_string();
+    let none = pca(PcaRows::Differences, 2)
+        .expect_err("no third")
+        .to_string();
     assert!(none.contains("below 2, found 2"), "{none}");
     // Rows about their mean (1, 1/3): X^T X / 6 = [[8, 1], [1, 16/3]] / 6, numpy.cov(X.T, bias=True).
     let (mean, half) = ((8. + 16. / 3.) / 2., (4f64 / 3.).hypot(1.));
-    let first = pca(On::Raw, 0).expect("a component");
+    let first = pca(PcaRows::Raw, 0).expect("a component");
     let (x, y): (f64, f64) = (mean + half - 16. / 3., 1.);
     let unit = [x / x.hypot(y), y / x.hypot(y)];
     close(&first, unit, ((mean + half) / 6.).sqrt());
@@ -193,7 +195,7 @@ fn a_probe_is_that_of_newton_in_the_plane() {
         ),
     ];
     for (l2, unit, norm) in probes {
-        let d = Method::Probe(Probe { l2 }).direction(&c, None);
+        let d = ExtractionMethod::Probe(Probe { l2 }).direction(&c, None);
         close(&d.expect("a direction"), unit, norm);
     }
 }
@@ -212,15 +214,15 @@ fn rows_that_do_not_pair_are_refused() {
     assert!(flat.contains("rows that differ"), "{flat}");
 }
 
-fn captured(extraction: &str) -> Captured {
+fn captured(extraction: &str) -> CapturedPairs {
     let recipe = recipe(extraction);
     let items = Items::read(&recipe).expect("items");
-    Captured::of(&tiny(), &chat(), &recipe, &items.train, &mut |_, _| {}).expect("rows")
+    CapturedPairs::of(&tiny(), &chat(), &recipe, &items.train, &mut |_, _| {}).expect("rows")
 }
 
 #[test]
 fn rows_are_those_of_prompts_run_alone() {
-    let recipe = recipe("pairs = 20\noffset = 3");
+    let recipe = recipe("pairs = 20\npositions = \"at:-4\"");
     let (host, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
     let found = extract(&host, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
@@ -235,7 +237,7 @@ fn rows_are_those_of_prompts_run_alone() {
             .forward(&forest, &mut KeyValueCache::none(), &request)
             .expect("a pass");
         let rows_of: Vec<Vec<f32>> = pass.residuals[&2].to_vec2().expect("rows");
-        rows_of[rows[0][side.answer - 4] as usize].clone()
+        rows_of[rows[0][side.end - 4] as usize].clone()
     };
     let mut sum = vec![0f64; host.spec().hidden];
     for pair in &pairs {
@@ -250,21 +252,24 @@ fn rows_are_those_of_prompts_run_alone() {
     assert!(cosine(direction, &sum) > 1. - 1e-8);
     let p = &found.directions.provenance;
     assert_eq!(p.method, "mean difference, same-answer pairs");
-    assert_eq!(p.rows, "offset 3 from the last prompt token");
+    assert_eq!(p.rows, "at:-4");
     assert_eq!((p.pairs, p.pairs_captured), (20, 20));
 }
 
 #[test]
-fn places_are_captured_together_as_alone() {
-    let last = captured("pairs = 6\nrows = \"last:3\"");
+fn positions_are_captured_together_as_alone() {
+    let last = captured("pairs = 6\npositions = \"last:3\"");
     for offset in 0..3 {
-        let alone = captured(&format!("pairs = 6\noffset = {offset}"));
+        let alone = captured(&format!("pairs = 6\npositions = \"at:-{}\"", offset + 1));
         assert_eq!(last.contrast(offset, 1).ok(), alone.contrast(0, 1).ok());
     }
-    let answer = captured("pairs = 6\nrows = \"answer\"");
-    let listed = captured("pairs = 6\noffsets = [-1, 2]");
-    assert_eq!(answer.contrast(0, 3).ok(), listed.contrast(0, 3).ok());
-    let mean = captured("pairs = 6\nrows = \"mean:0..2\"");
+    let answer = captured("pairs = 6\npositions = \"answer\"");
+    let window = captured("pairs = 6\npositions = \"window:-2..1\"");
+    assert_eq!(answer.contrast(0, 3).ok(), window.contrast(0, 3).ok());
+    assert_eq!(last.contrast(2, 3).ok(), window.contrast(3, 3).ok());
+    let listed = captured("pairs = 6\npositions = \"at:0,-3\"");
+    assert_eq!(last.contrast(2, 3).ok(), listed.contrast(1, 3).ok());
+    let mean = captured("pairs = 6\npositions = \"mean:-2..0\"");
     let of = |place: usize| {
         last.contrast(place, 1)
             .expect("rows")
@@ -286,33 +291,36 @@ fn places_are_captured_together_as_alone() {
 fn a_marker_names_the_token_before_it() {
     // Tokens of the small Llama are bytes: what follows the marker is as many tokens.
     let after = " A) True B) False\n<<assistant>> ".len();
-    let marked = captured("pairs = 6\nrows = \"end\"");
-    let counted = captured(&format!("pairs = 6\noffset = {after}"));
+    let marked = captured("pairs = 6\npositions = \"<end>\"");
+    let counted = captured(&format!("pairs = 6\npositions = \"at:-{}\"", after + 1));
     assert_eq!(marked.contrast(0, 2).ok(), counted.contrast(0, 2).ok());
-    assert_eq!(marked.places()[0].to_string(), "token before <<end>>");
+    assert_eq!(marked.positions()[0].to_string(), "<end>");
 }
 
 #[test]
-fn several_places_are_not_one_direction_set() {
-    let recipe = recipe("pairs = 7\nrows = \"last:2\"\nmethod = { pca = { on = \"raw\" } }");
+fn several_positions_are_not_one_direction_set() {
+    let recipe = recipe("pairs = 7\npositions = \"last:2\"\nmethod = { pca = { on = \"raw\" } }");
     let items = Items::read(&recipe).expect("items");
     let found = extract(&tiny(), &chat(), &recipe, &items.train, &mut |_, _| {});
-    let message = found.expect_err("two places").to_string();
-    assert!(message.contains("2 places"), "{message}");
-    let captured = captured("pairs = 7\nrows = \"last:2\"");
+    let message = found.expect_err("two positions").to_string();
+    assert!(message.contains("2 positions"), "{message}");
+    let captured = captured("pairs = 7\npositions = \"last:2\"");
     let found = find(tiny().spec(), &recipe, &captured).expect("directions");
     let p = &found[1].directions.provenance;
-    assert_eq!(p.rows, "offset 1 from the last prompt token");
+    assert_eq!(p.rows, "at:-2");
     assert_eq!(p.method, "principal component 0 of rows, same-answer pairs");
 }
 
 #[test]
-fn the_letter_is_taken_out_of_the_directions_of_a_model() {
-    let extraction = "pairs = 20\npairing = \"same-claim\"\nrows = \"answer\"";
+fn the_answer_token_is_taken_out_of_the_directions_of_a_model() {
+    let extraction = "pairs = 20\npairing = \"same-claim\"\npositions = \"answer\"";
     let captured = captured(extraction);
-    let without = recipe(&format!("{extraction}\nwithout = \"letter\""));
+    let without = recipe(&format!("{extraction}\nwithout = \"answer-token\""));
     let found = find(tiny().spec(), &without, &captured).expect("directions");
-    let nuisance = Nuisance::letter(captured.contrast(0, 1).expect("rows"), captured.letters());
+    let nuisance = Nuisance::answer_token(
+        captured.contrast(0, 1).expect("rows"),
+        &captured.counted().answers,
+    );
     let d = found[0].directions.layer(1).expect("a direction");
     let v: Vec<f64> = d.unit.iter().map(|x| f64::from(*x)).collect();
     let off = nuisance
@@ -331,4 +339,35 @@ fn the_letter_is_taken_out_of_the_directions_of_a_model() {
     let again = find(tiny().spec(), &itself, &captured).expect("directions");
     let again = again[0].directions.layer(1).expect("a direction");
     assert!(cosine(again, &v).abs() < 1e-6);
+}
+
+#[test]
+fn sums_give_the_directions_of_kept_pairs_in_memory_that_does_not_grow() {
+    let bytes = |sums: &PairSums| std::mem::size_of_val(sums) + 8 * sums.mean_difference().len();
+    let rows = |pairs: usize| {
+        let mut sums = PairSums::new(24);
+        let p = planted(24, 1., 0.).contrast;
+        for (positive, negative) in p.positive().zip(p.negative()).take(pairs) {
+            sums.add(positive, negative);
+        }
+        bytes(&sums)
+    };
+    assert_eq!(rows(1), rows(60));
+    for without in ["", "without = \"answer-token\"", "method = { probe = {} }"] {
+        let recipe = recipe(&format!(
+            "pairs = 12\npairing = \"same-claim\"\npositions = \"window:-1..1\"\n{without}"
+        ));
+        let items = Items::read(&recipe).expect("items");
+        let (host, chat) = (tiny(), chat());
+        let captured = CapturedPairs::of(&host, &chat, &recipe, &items.train, &mut |_, _| {});
+        let kept = find(host.spec(), &recipe, &captured.expect("rows")).expect("directions");
+        let each = extract_each(&host, &chat, &recipe, &items.train, &mut |_, _| {});
+        let (each, pairs) = each.expect("directions");
+        assert_eq!(pairs, [12, 12]);
+        assert_eq!(each.len(), 3);
+        for (summed, kept) in each.iter().zip(&kept) {
+            assert_eq!(summed.directions, kept.directions, "{without}");
+            assert_eq!(summed.ordered.is_empty(), without.is_empty());
+        }
+    }
 }

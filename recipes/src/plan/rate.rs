@@ -1,8 +1,8 @@
-//! How fast this machine works through a step.
+//! How many operations a second this machine does in a step.
 
-use super::{Counts, Tuned};
 use crate::error::Result;
-use crate::tune::{Prompt, batches};
+use crate::tune::memory::{Counts, TuningSize};
+use crate::tune::{TuningPrompt, batches};
 use candle_core::{Device, Tensor, Var};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{
@@ -19,7 +19,7 @@ const MOST_ROWS: usize = 1024;
 /// Bytes of weights that are gone through, more than caches hold.
 const WEIGHTS: usize = 96 << 20;
 
-impl Tuned<'_> {
+impl TuningSize<'_> {
     /// Floating-point operations a second, measured here: frozen blocks of this model's shape
     /// with random weights, forward and backward, over the rows of the first step.
     ///
@@ -27,7 +27,7 @@ impl Tuned<'_> {
     /// When there is no memory for them.
     pub fn rate(&self) -> Result<f64> {
         let spec = narrowed(self.spec);
-        let mut prompts: Vec<&Prompt> = Vec::new();
+        let mut prompts: Vec<&TuningPrompt> = Vec::new();
         let together = match self.tuning.micro_batch {
             0 => usize::MAX,
             some => some,
@@ -47,7 +47,7 @@ impl Tuned<'_> {
         let still = |value: f32| vec![value; forest.len() * half];
         let rotation = Rotation::new(still(1.), still(0.), half);
 
-        let of = Tuned {
+        let of = TuningSize {
             spec: &spec,
             ..*self
         };

@@ -1,18 +1,18 @@
-//! Where items come from, and how they are split.
+//! `[data]`: where items come from, and how they are split.
 
 use super::Wrong;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Items.
+/// Files of items, and their split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Claims that are true or false.
-    pub claims: Claims,
+    pub claims: ClaimFile,
     /// Two-choice questions, for evaluation only.
-    pub choices: Option<Choices>,
-    /// Shares of the claims, by group, for training and validation; the rest is for testing.
+    pub choices: Option<ChoiceFile>,
+    /// Shares of the claims, by group, for training and for validation; the rest is for testing.
     #[serde(default = "default_split")]
     pub split: [f64; 2],
 }
@@ -20,7 +20,7 @@ pub struct Data {
 /// A file of claims, and its columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Claims {
+pub struct ClaimFile {
     /// A .csv or .jsonl file (relative to the recipe file).
     pub file: PathBuf,
     /// Column of the claim.
@@ -37,7 +37,7 @@ pub struct Claims {
 /// A file of two-choice questions, and its columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Choices {
+pub struct ChoiceFile {
     /// A .csv or .jsonl file (relative to the recipe file).
     pub file: PathBuf,
     /// Column of the question.
@@ -70,12 +70,12 @@ impl Data {
         Ok(())
     }
 
-    /// Makes the paths of files relative to `base`.
-    pub(super) fn resolve(&mut self, base: &Path) {
+    /// The paths of its files.
+    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
         let choices = self.choices.as_mut().map(|c| &mut c.file);
-        for file in std::iter::once(&mut self.claims.file).chain(choices) {
-            *file = base.join(&file);
-        }
+        std::iter::once(&mut self.claims.file)
+            .chain(choices)
+            .collect()
     }
 }
 

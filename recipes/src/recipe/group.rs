@@ -1,49 +1,46 @@
-//! Sites of a tuning that are trained in another way than the rest.
+//! `[[tuning.groups]]`: parameter groups, target modules that are trained in another way
+//! than the rest.
 
 use super::Wrong;
 use reptune_adapters::model::ModuleKind;
 use serde::{Deserialize, Serialize};
 
-/// What is trained at a module.
+/// What is trained at a target module.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateKind {
-    /// Factors A and B of the recipe's rank.
+    /// LoRA factors A and B of the recipe's rank.
     #[default]
-    WeightDelta,
-    /// Every element of the weight, as a full delta.
-    Direct,
+    Lora,
+    /// A full delta: every element of the weight.
+    Full,
 }
 
-/// Trained modules with settings of their own; what is left out is as for the rest.
+/// Target modules with settings of their own; what is left out is as for the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Group {
+pub struct ParameterGroup {
     /// Layers of the group, of those that are trained; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub layers: Vec<usize>,
-    /// Weights of the group, of those that are updated; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub projections: Vec<ModuleKind>,
+    /// Target modules of the group, of those that are trained; empty: all.
+    #[serde(default)]
+    pub target_modules: Vec<ModuleKind>,
     /// Peak learning rate.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     /// Weight of the token loss for these modules, in modes with a representation loss.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_weight: Option<f64>,
     /// Weight of the representation loss for these modules.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub representation_weight: Option<f64>,
     /// What is trained.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateKind>,
 }
 
-impl Group {
+impl ParameterGroup {
     /// Whether a trained weight belongs to the group.
     pub fn holds(&self, layer: usize, kind: ModuleKind) -> bool {
         (self.layers.is_empty() || self.layers.contains(&layer))
-            && (self.projections.is_empty() || self.projections.contains(&kind))
+            && (self.target_modules.is_empty() || self.target_modules.contains(&kind))
     }
 
     pub(super) fn check(&self, place: &str) -> Result<(), Wrong> {

@@ -7,28 +7,30 @@ mod data;
 mod evaluation;
 mod extraction;
 mod group;
-mod place;
+mod mode;
 mod prompt;
+mod retention;
 mod schedule;
 mod search;
 mod selection;
 mod steering;
 mod study;
-mod survival;
 mod tuning;
 
-pub use data::{Choices, Claims, Data};
+pub use data::{ChoiceFile, ClaimFile, Data};
 pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
-pub use extraction::{Extraction, Keep, Method, On, Pairing, Pca, Probe, Without};
-pub use group::{Group, UpdateKind};
-pub use place::{Place, Rows};
-pub use prompt::{Behaviour, Prompt, Worded};
+pub use extraction::{
+    Extraction, ExtractionMethod, PairFilter, Pairing, Pca, PcaRows, Probe, Without,
+};
+pub use group::{ParameterGroup, UpdateKind};
+pub use mode::Mode;
+pub use prompt::{Personas, PromptTemplates, WordedClaim};
+pub use retention::{MergeRounding, Retention};
 pub use schedule::Schedule;
 pub use search::Search;
 pub use selection::Selection;
-pub use steering::{Compose, Condition, Steering};
+pub use steering::{Compose, Condition, SteeringSettings};
 pub use study::Study;
-pub use survival::{MergeRounding, Survival};
 pub use tuning::{EarlyStop, Tuning};
 
 use crate::error::{Error, Result};
@@ -48,33 +50,29 @@ pub struct Recipe {
     #[serde(default)]
     pub seed: u64,
     /// What is looked for.
-    pub behaviour: Behaviour,
+    pub behaviour: Personas,
     /// How items become prompts.
-    pub prompt: Prompt,
+    pub prompt: PromptTemplates,
     /// Where items come from.
     pub data: Data,
     /// How the direction is found.
     #[serde(default)]
     pub extraction: Extraction,
-    /// How layer, place and dose are chosen on the validation claims.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How layer, position and dose are chosen on the validation claims.
     pub selection: Option<Selection>,
     /// How the direction is added while the model runs.
-    pub steering: Steering,
+    pub steering: SteeringSettings,
     /// How it is tuned into the weights.
     pub tuning: Tuning,
     /// What is measured.
     #[serde(default)]
     pub evaluation: Evaluation,
     /// Which settings of the tuning a search tries.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
     /// Repeats and controls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub study: Option<Study>,
-    /// What survives in quantized weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub survival: Option<Survival>,
+    /// Quantized merges whose retained effect is measured.
+    pub retention: Option<Retention>,
     /// Directory of the recipe file, as it was named: what relative paths start with.
     #[serde(skip)]
     base: PathBuf,
@@ -99,7 +97,39 @@ impl Wrong {
             found: found.into(),
         })
     }
+
+    /// The error of a value that was refused, at its key.
+    fn from_value(
+        place: &str,
+        checked: std::result::Result<(), reptune_adapters::Error>,
+    ) -> std::result::Result<(), Self> {
+        match checked {
+            Err(reptune_adapters::Error::Value {
+                expected, found, ..
+            }) => Self::key(place, expected, found),
+            Err(other) => Self::key(place, "a valid value", other.to_string()),
+            Ok(()) => Ok(()),
+        }
+    }
 }
+
+/// Keys and values that were renamed.
+const RENAMED: [(&str, &str); 14] = [
+    ("projections", "target_modules"),
+    ("rows", "positions"),
+    ("offset", "positions"),
+    ("offsets", "positions"),
+    ("survival", "retention"),
+    ("ways", "rounding"),
+    ("low-rank", "lora"),
+    ("weight-delta", "lora"),
+    ("direct", "full"),
+    ("corrected", "bias-corrected"),
+    ("calibrated", "gptq"),
+    ("kept", "mixed"),
+    ("grafted", "unquantized"),
+    ("turn", "add-norm-preserving"),
+];
 
 fn positive(x: f64) -> bool {
     x.is_finite() && x > 0.
@@ -125,11 +155,7 @@ impl Recipe {
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
         recipe.base = base.to_owned();
-        recipe.data.resolve(base);
-        recipe.steering.resolve(base);
-        recipe.evaluation.resolve(base);
-        recipe.extraction.resolve(base);
-        recipe.study.iter_mut().for_each(|s| s.resolve(base));
+        recipe.map_paths(|path| base.join(path));
         if base.join(&recipe.model).is_dir() {
             recipe.model = base.join(&recipe.model).display().to_string();
         }
@@ -143,11 +169,7 @@ impl Recipe {
     pub fn to_toml(&self) -> Result<String> {
         let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::read(".", e))?;
         let mut recipe = self.clone();
-        recipe.data.resolve(&here);
-        recipe.steering.resolve(&here);
-        recipe.evaluation.resolve(&here);
-        recipe.extraction.resolve(&here);
-        recipe.study.iter_mut().for_each(|s| s.resolve(&here));
+        recipe.map_paths(|path| here.join(path));
         if here.join(&recipe.model).is_dir() {
             recipe.model = here.join(&recipe.model).display().to_string();
         }
@@ -162,13 +184,48 @@ impl Recipe {
         })
     }
 
-    /// SHA-256 of what the recipe says, wherever it stands.
+    /// The files that the recipe reads: data, texts and directions.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut recipe = self.clone();
+        recipe.study = None; // its one file is written
+        recipe
+            .paths()
+            .into_iter()
+            .map(|path| path.clone())
+            .collect()
+    }
+
+    /// SHA-256 of the parsed recipe, wherever it stands, and of the files that it reads.
     pub fn hash(&self) -> String {
-        let mut text = toml::to_string(self).unwrap_or_default();
-        if !self.base.as_os_str().is_empty() {
-            text = text.replace(&format!("{}/", self.base.display()), "");
+        let mut parsed = self.clone();
+        let stripped = |path: &Path| match path.strip_prefix(&self.base) {
+            Ok(relative) => relative.to_owned(),
+            Err(_) => path.to_owned(),
+        };
+        parsed.map_paths(stripped);
+        parsed.model = stripped(Path::new(&parsed.model)).display().to_string();
+        let mut parts = vec![toml::to_string(&parsed).unwrap_or_default().into_bytes()];
+        for file in self.files() {
+            parts.push(files::read(&file).unwrap_or_default());
         }
-        files::sha256([text.as_bytes()])
+        let hashes = parts.iter().map(|part| files::sha256([part.as_slice()]));
+        let hashes: Vec<String> = hashes.collect();
+        files::sha256(hashes.iter().map(String::as_bytes))
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = self.data.paths();
+        paths.extend(self.extraction.paths());
+        paths.extend(self.steering.paths());
+        paths.extend(self.evaluation.paths());
+        paths.extend(self.study.iter_mut().flat_map(|s| s.results.iter_mut()));
+        paths
+    }
+
+    fn map_paths(&mut self, change: impl Fn(&Path) -> PathBuf) {
+        for path in self.paths() {
+            *path = change(path);
+        }
     }
 
     fn check(&self) -> std::result::Result<(), Wrong> {
@@ -178,7 +235,7 @@ impl Recipe {
         self.extraction.check(&self.prompt.markers())?;
         self.selection.iter().try_for_each(Selection::check)?;
         self.study.iter().try_for_each(Study::check)?;
-        self.survival.iter().try_for_each(Survival::check)?;
+        self.retention.iter().try_for_each(Retention::check)?;
         self.tuning.check()?;
         self.evaluation.check()?;
         if let Some(search) = &self.search {
@@ -207,9 +264,15 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let message = error.message().to_owned();
     let mut quoted = message.split('`').skip(1).step_by(2);
     let hint = match (message.starts_with("unknown"), quoted.next()) {
-        (true, Some(unknown)) => quoted
-            .max_by(|a, b| {
-                strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+        (true, Some(unknown)) => RENAMED
+            .iter()
+            .find(|(old, _)| *old == unknown)
+            .map(|(_, new)| *new)
+            .filter(|new| message.contains(&format!("`{new}`")))
+            .or_else(|| {
+                quoted.max_by(|a, b| {
+                    strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+                })
             })
             .map(|nearest| format!("did you mean `{nearest}`?")),
         _ => None,
@@ -228,27 +291,4 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::toy::directory;
-
-    #[test]
-    fn a_recipe_has_one_hash_wherever_it_stands() -> Result<()> {
-        let shipped = directory("recipes/honesty-llama2-13b-chat.toml");
-        let text = files::read(&shipped)?;
-        let hash = |folder: &str| -> Result<String> {
-            let room = tempfile::tempdir().expect("a directory");
-            let folder = room.path().join(folder);
-            std::fs::create_dir_all(folder.join("claims")).expect("a directory");
-            std::fs::write(folder.join("r.toml"), &text).expect("a file");
-            let recipe = Recipe::read(&folder.join("r.toml"))?;
-            assert!(recipe.data.claims.file.starts_with(&folder));
-            Ok(Recipe::read(&folder.join("r.toml"))?.hash())
-        };
-        assert_eq!(hash("a")?, hash("b/c")?);
-        let mut other = Recipe::read(&shipped)?;
-        other.seed += 1;
-        assert_ne!(other.hash(), Recipe::read(&shipped)?.hash());
-        Ok(())
-    }
-}
+mod tests;

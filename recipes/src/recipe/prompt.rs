@@ -1,6 +1,6 @@
-//! What is looked for, and how items become prompts.
+//! `[behaviour]` and `[prompt]`: what is looked for, and how items become prompts.
 
-use super::{Wrong, place::is_name};
+use super::Wrong;
 use reptune_report::Poles;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// The behaviour, as two personas worded in several ways.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Behaviour {
+pub struct Personas {
     /// Its name, such as honesty.
     pub name: String,
     /// System prompts of the persona that shows it; pairs take them in turn.
@@ -23,7 +23,7 @@ pub struct Behaviour {
 /// Templates of user messages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Prompt {
+pub struct PromptTemplates {
     /// System prompt without a persona: of the base, of tuning and of evaluation.
     /// Empty: none.
     #[serde(default)]
@@ -33,21 +33,21 @@ pub struct Prompt {
     /// Message of a two-choice question; `{question}`, `{a}` and `{b}` are replaced.
     #[serde(default = "default_choice")]
     pub choice: String,
-    /// The two answers: for a true claim, and for a false one.
+    /// The answer tokens: for a true claim, and for a false one.
     #[serde(default = "default_labels")]
     pub labels: [String; 2],
 }
 
 /// A claim's message, and where its markers stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Worded {
+pub struct WordedClaim {
     /// The message.
     pub text: String,
     /// Bytes of the message before each marker.
     pub markers: BTreeMap<String, usize>,
 }
 
-impl Behaviour {
+impl Personas {
     pub(super) fn check(&self) -> Result<(), Wrong> {
         if self.positive.is_empty() || self.negative.is_empty() {
             return Wrong::key(
@@ -65,14 +65,14 @@ impl Behaviour {
     }
 }
 
-impl Prompt {
+impl PromptTemplates {
     /// The message that asks about `claim`.
     ///
     /// A marker `<<name>>` names the token before it and is no part of the message.
     /// It cannot collide with other text: only the recipe's own template is searched,
     /// before the claim is filled in and before the chat template is applied, and a
     /// name is lower-case, so that `<<SYS>>` is text wherever it stands.
-    pub fn worded(&self, claim: &str) -> Worded {
+    pub fn worded(&self, claim: &str) -> WordedClaim {
         let mut text = String::new();
         let mut markers = BTreeMap::new();
         let pieces = pieces(&self.claim);
@@ -82,7 +82,7 @@ impl Prompt {
                 markers.insert(name.to_owned(), text.len());
             }
         }
-        Worded { text, markers }
+        WordedClaim { text, markers }
     }
 
     /// Names of the markers in the template of a claim, in their order.
@@ -98,10 +98,10 @@ impl Prompt {
         }
         let markers = self.markers();
         for (i, name) in markers.iter().enumerate() {
-            if name == "answer" || markers[..i].contains(name) {
+            if markers[..i].contains(name) {
                 return Wrong::key(
                     "prompt.claim",
-                    "markers with different names, none of them `answer`",
+                    "markers with different names",
                     format!("<<{name}>>"),
                 );
             }
@@ -121,6 +121,14 @@ impl Prompt {
         }
         Ok(())
     }
+}
+
+/// Whether `text` can name a marker: a lower-case letter, then letters, digits, `-`.
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// The text before each marker of `template` with its name, then the rest.
@@ -151,35 +159,4 @@ fn default_labels() -> [String; 2] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prompt(claim: &str) -> Prompt {
-        Prompt {
-            system: String::new(),
-            claim: claim.into(),
-            choice: default_choice(),
-            labels: default_labels(),
-        }
-    }
-
-    #[test]
-    fn markers_are_taken_out_of_the_template_and_of_nothing_else() {
-        let worded = prompt("{claim}<<end>> <<SYS>> << True<<<true>>?").worded("x <<end>> y");
-        assert_eq!(worded.text, "x <<end>> y <<SYS>> << True<?");
-        let markers = [("end".to_owned(), 11), ("true".to_owned(), 28)];
-        assert_eq!(worded.markers, BTreeMap::from(markers));
-    }
-
-    #[test]
-    fn two_markers_of_one_name_are_refused() {
-        for claim in ["{claim}<<a>> <<a>>", "{claim}<<answer>>"] {
-            let wrong = prompt(claim).check().expect_err(claim);
-            assert!(
-                wrong.expected.contains("different names"),
-                "{}",
-                wrong.found
-            );
-        }
-    }
-}
+mod tests;

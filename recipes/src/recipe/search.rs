@@ -1,6 +1,8 @@
-//! What a search over settings of the tuning tries.
+//! `[search]`: which settings of the tuning a search tries.
 
 use super::{Recipe, Wrong};
+use reptune_adapters::Positions;
+use reptune_adapters::steering::positions::PositionsUse;
 use serde::{Deserialize, Serialize};
 
 /// Settings to try, every combination of them, by successive halving. An empty list
@@ -11,10 +13,10 @@ pub struct Search {
     /// Blocks of layers, for `tuning.layers`.
     #[serde(default)]
     pub layers: Vec<Vec<usize>>,
-    /// Values for `tuning.offset`, and for `extraction.offset` with it: a direction is
-    /// tuned in where it was found.
+    /// Values for `tuning.positions`, and for `extraction.positions` with it: a direction
+    /// is tuned in where it was found.
     #[serde(default)]
-    pub offset: Vec<usize>,
+    pub positions: Vec<Positions>,
     /// Values for `tuning.m`.
     #[serde(default)]
     pub m: Vec<f64>,
@@ -24,12 +26,10 @@ pub struct Search {
     /// Values for `tuning.learning_rate`.
     #[serde(default)]
     pub learning_rate: Vec<f64>,
-    /// At most so many trials; without it all that the rungs ask for. Where there are
+    /// At most this many trials; without it all that the rungs ask for. Where there are
     /// too many combinations, some are drawn.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub runs: Option<usize>,
-    /// No trial begins after so many minutes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// No trial begins after this many minutes.
     pub minutes: Option<f64>,
     /// Shares of `tuning.epochs` that the candidates are tuned for, rung by rung.
     #[serde(default = "default_rungs")]
@@ -68,13 +68,13 @@ impl Search {
             let expected = "groups without `layers` beside it";
             return Wrong::key("search.layers", expected, "groups of certain layers");
         }
-        if !self.offset.is_empty() && !recipe.tuning.offsets.is_empty() {
-            return Wrong::key("search.offset", "no `tuning.offsets` beside it", "both");
-        }
-        let places = &recipe.extraction;
-        if !self.offset.is_empty() && (places.rows.is_some() || !places.offsets.is_empty()) {
-            let expected = "no `extraction.offsets` or `extraction.rows` beside it";
-            return Wrong::key("search.offset", expected, "both");
+        for positions in &self.positions {
+            let key = "search.positions";
+            Wrong::from_value(key, positions.check(PositionsUse::Tuning))?;
+            if positions.each().len() > 1 {
+                let expected = "one position a value, such as `last:1` or `at:-8`";
+                return Wrong::key(key, expected, format!("`{positions}`"));
+            }
         }
         let rising = self.rungs.windows(2).all(|w| w[0] < w[1]);
         let shares = self.rungs.iter().all(|r| super::positive(*r) && *r <= 1.);

@@ -1,4 +1,4 @@
-//! How layer, place and dose are chosen on the validation claims.
+//! `[selection]`: how layer, position and dose are chosen on the validation claims.
 
 use super::Wrong;
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,12 @@ pub struct Selection {
     /// Largest KL divergence (nats a token) of the steered from the base model on
     /// neutral text.
     pub kl: f64,
-    /// At most so many validation claims are asked.
+    /// At most this many validation claims are asked.
     pub claims: usize,
     /// Neutral texts; empty: prompts of validation claims without a persona, their
     /// last token aside.
     pub texts: Vec<String>,
-    /// At most so many neutral texts are read.
+    /// At most this many neutral texts are read.
     pub neutral: usize,
 }
 

@@ -1,7 +1,8 @@
-//! How the direction is added while the model runs.
+//! `[steering]`: how the direction is added while the model runs.
 
 use super::Wrong;
 use crate::error::Result as Done;
+use reptune_adapters::steering::positions::PositionsUse;
 use reptune_adapters::{
     Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
     open_directions,
@@ -13,28 +14,26 @@ use std::path::{Path, PathBuf};
 /// How the direction is added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Steering {
+pub struct SteeringSettings {
     /// Layers (output of block i, 0-based).
     pub layers: Vec<usize>,
-    /// Multiplier of the unit direction, divided by the number of layers.
+    /// Multiplier of the unit direction: what each layer gets.
     pub coeff: Option<f64>,
-    /// Instead of `coeff`: fractions of the mean residual norm; the one that does
-    /// most on the validation claims is taken, for each sign.
+    /// Instead of `coeff`: a multiplier that is divided by the number of layers.
+    pub total: Option<f64>,
+    /// Instead of `coeff`: fractions of the mean residual norm, divided by the number of
+    /// layers. The one that does most on the validation claims is taken, for each sign.
     #[serde(default)]
     pub fractions: Vec<f64>,
-    /// Rows.
+    /// Tokens that are changed.
     #[serde(default)]
-    pub rows: Positions,
-    // What follows is left out of the text that is hashed where it is not given, so
-    // that recipes without it keep their hash.
-    /// What is done: `add`, `turn` or `clamp`.
-    #[serde(default, skip_serializing_if = "is_addition")]
+    pub positions: Positions,
+    /// What is done: `add`, `add-norm-preserving` or `clamp`.
+    #[serde(default)]
     pub operator: Operator,
     /// What is done to the extracted directions first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directions: Option<Compose>,
     /// Under which condition it acts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Condition>,
 }
 
@@ -44,7 +43,6 @@ pub struct Steering {
 #[serde(deny_unknown_fields)]
 pub struct Compose {
     /// A direction file; none: the extracted directions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
     /// Multiplier of the base.
     #[serde(default = "one")]
@@ -65,7 +63,6 @@ pub struct Compose {
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// A direction file; none: the directions that steer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directions: Option<PathBuf>,
     /// On which side of the threshold it acts.
     #[serde(default)]
@@ -78,10 +75,6 @@ pub struct Condition {
 
 fn one() -> f64 {
     1.
-}
-
-fn is_addition(operator: &Operator) -> bool {
-    *operator == Operator::Add
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
@@ -156,7 +149,7 @@ impl Condition {
     }
 }
 
-impl Steering {
+impl SteeringSettings {
     /// The directions that steer: `extracted`, changed as the table says.
     ///
     /// # Errors
@@ -168,45 +161,43 @@ impl Steering {
         }
     }
 
+    /// The dose as a total over the layers (for `clamp`: the projection at each of them);
+    /// none where fractions are tried.
+    pub fn total(&self) -> Option<f64> {
+        match (self.coeff, self.operator) {
+            (Some(coeff), Operator::Clamp) => Some(coeff),
+            (Some(coeff), _) => Some(coeff * self.layers.len() as f64),
+            (None, _) => self.total,
+        }
+    }
+
     /// The intervention of the table with the directions `set` (of
-    /// [`Steering::directions`]) and `coeff`.
+    /// [`SteeringSettings::directions`]) and `dose`.
     ///
     /// # Errors
     /// When a layer has no direction, or the gate does not fit.
     pub fn intervention(
         &self,
         set: &DirectionSet,
-        coeff: f64,
+        dose: Dose,
         model: &ModelSpec,
     ) -> Done<Intervention> {
-        let plain = Intervention::new(set, &self.layers, Dose::Total(coeff), self.operator)?;
-        let plain = plain.on(self.rows.clone());
+        let plain = Intervention::new(set, &self.layers, dose, self.operator)?;
+        let plain = plain.on(self.positions.clone());
         match &self.gate {
             Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),
             None => Ok(plain),
         }
     }
 
-    /// The direction files that are read.
-    pub fn files(&self) -> Vec<&Path> {
-        let gate = self.gate.iter().filter_map(|g| g.directions.as_ref());
-        let composed = self.directions.iter().flat_map(|c| {
-            let lists = c.plus.iter().chain(&c.minus).chain(&c.without);
-            c.base.iter().chain(lists)
-        });
-        gate.chain(composed).map(PathBuf::as_path).collect()
-    }
-
-    /// Makes the paths of files relative to `base`.
-    pub(super) fn resolve(&mut self, base: &Path) {
+    /// The paths of direction files.
+    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
         let gate = self.gate.iter_mut().filter_map(|g| g.directions.as_mut());
         let composed = self.directions.iter_mut().flat_map(|c| {
             let lists = c.plus.iter_mut().chain(&mut c.minus).chain(&mut c.without);
             c.base.iter_mut().chain(lists)
         });
-        for file in gate.chain(composed) {
-            *file = base.join(&file);
-        }
+        gate.chain(composed).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), Wrong> {
@@ -226,30 +217,41 @@ impl Steering {
                 found,
             );
         }
-        if self.coeff.is_some() != self.fractions.is_empty() {
-            let found = if self.coeff.is_some() {
-                "both"
-            } else {
-                "neither"
+        let doses = [
+            ("coeff", self.coeff.is_some()),
+            ("total", self.total.is_some()),
+            ("fractions", !self.fractions.is_empty()),
+        ];
+        let given: Vec<&str> = doses.iter().filter(|d| d.1).map(|d| d.0).collect();
+        if given.len() != 1 {
+            let expected = "one of `coeff`, `total` and `fractions`";
+            let found = match given.as_slice() {
+                [] => "none".to_owned(),
+                several => several.join(" and "),
             };
-            return Wrong::key("steering", "either `coeff` or `fractions`", found);
+            return Wrong::key("steering", expected, found);
         }
-        if self.coeff.is_some_and(|c| !c.is_finite()) {
-            let found = format!("{:?}", self.coeff);
-            return Wrong::key("steering.coeff", "a finite number", found);
+        for (key, dose) in [("coeff", self.coeff), ("total", self.total)] {
+            if let Some(dose) = dose.filter(|d| !d.is_finite()) {
+                let place = format!("steering.{key}");
+                return Wrong::key(place, "a finite number", dose.to_string());
+            }
         }
         match self.operator {
             Operator::Ablate => {
+                let expected = "`add`, `add-norm-preserving` or `clamp`";
                 let found = "`ablate`, which has no dose";
-                return Wrong::key("steering.operator", "`add`, `turn` or `clamp`", found);
+                return Wrong::key("steering.operator", expected, found);
             }
-            // Fractions are shared out over layers; a projection is not.
+            // Totals and fractions are divided by the number of layers; a projection is not.
             Operator::Clamp if self.coeff.is_none() => {
-                let found = "`fractions`";
+                let found = format!("`{}`", given[0]);
                 return Wrong::key("steering", "`coeff`, the projection to clamp to", found);
             }
             Operator::Add | Operator::AddNormPreserving | Operator::Clamp => {}
         }
+        let positions = self.positions.check(PositionsUse::Steering);
+        Wrong::from_value("steering.positions", positions)?;
         if self.gate.as_ref().is_some_and(|g| g.threshold.is_nan()) {
             return Wrong::key("steering.gate.threshold", "a number", "nan");
         }

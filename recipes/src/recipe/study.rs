@@ -3,7 +3,7 @@
 use super::Wrong;
 use reptune_report::StudyClaim;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Repeats, controls and claims. With this table a run tunes every mode once for each seed,
 /// steers with a random and with a shuffled direction too, and says which claims hold.
@@ -14,7 +14,6 @@ pub struct Study {
     /// the data stays that of the recipe's own seed.
     pub seeds: Vec<u64>,
     /// A Markdown file for the result (relative to the recipe file).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<PathBuf>,
     /// What the study claims about its models; the run says whether it holds.
     #[serde(default)]
@@ -22,13 +21,6 @@ pub struct Study {
 }
 
 impl Study {
-    /// Makes the path of the result relative to `base`.
-    pub(super) fn resolve(&mut self, base: &Path) {
-        if let Some(results) = &mut self.results {
-            *results = base.join(&results);
-        }
-    }
-
     pub(super) fn check(&self) -> Result<(), Wrong> {
         let mut seeds = self.seeds.clone();
         seeds.sort_unstable();

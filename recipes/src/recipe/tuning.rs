@@ -1,9 +1,11 @@
-//! How the direction is tuned into the weights.
+//! `[tuning]`: how the direction is tuned into the weights.
 
-use super::{Group, Schedule, UpdateKind, Wrong};
-use reptune_adapters::lora::loss::Mode;
+use super::{Mode, ParameterGroup, Schedule, UpdateKind, Wrong};
+use reptune_adapters::Positions;
 use reptune_adapters::model::ModuleKind;
+use reptune_adapters::steering::positions::PositionsUse;
 use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
 
 /// When tuning ends before its last epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,7 +14,7 @@ pub struct EarlyStop {
     /// Validations without improvement.
     pub patience: usize,
     /// Validations whose mean is watched; nothing is judged before there are as many.
-    #[serde(default = "one_validation", skip_serializing_if = "is_one")]
+    #[serde(default = "one_validation")]
     pub window: usize,
     /// Steps before which it does not stop.
     #[serde(default)]
@@ -29,13 +31,13 @@ pub struct Tuning {
     /// representation loss.
     pub layers: Vec<usize>,
     /// Layers of the representation loss; empty: those that carry updates.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub representation_layers: Vec<usize>,
-    /// Weights that are updated.
-    #[serde(default = "default_projections")]
-    pub projections: Vec<ModuleKind>,
-    /// What is trained: factors, or whole weights.
-    #[serde(default, skip_serializing_if = "is_default")]
+    /// Target modules: the weights that are updated.
+    #[serde(default = "default_target_modules")]
+    pub target_modules: Vec<ModuleKind>,
+    /// What is trained: LoRA factors, or full deltas.
+    #[serde(default)]
     pub update: UpdateKind,
     /// Rank of the updates.
     #[serde(default = "default_rank")]
@@ -43,13 +45,11 @@ pub struct Tuning {
     /// Scale of the updates times the rank.
     #[serde(default = "default_alpha")]
     pub alpha: f64,
-    /// Row of the representation loss, counted back from the last prompt token.
-    #[serde(default)]
-    pub offset: usize,
-    /// Instead of `offset`: several rows, counted alike; the loss is their mean.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub offsets: Vec<usize>,
-    /// How far in: factor of the representation loss of the `in` modes.
+    /// Tokens at which the representation loss reads the residual stream; of several, the
+    /// loss is the mean.
+    #[serde(default = "default_positions")]
+    pub positions: Positions,
+    /// Factor of the representation loss of the `in` modes.
     #[serde(default = "one")]
     pub m: f64,
     /// Weight of the token loss beside a representation loss.
@@ -58,28 +58,27 @@ pub struct Tuning {
     /// Prompts in a batch.
     #[serde(default = "default_batch")]
     pub batch: usize,
-    /// Prompts in a forward, of which a batch takes as many as it needs; 0: the
-    /// whole batch at once. It spares memory and leaves the gradient the same.
-    #[serde(default, skip_serializing_if = "is_default")]
+    /// Prompts of one forward; a batch takes as many forwards as it needs. 0: the whole
+    /// batch at once. Fewer take less memory; the gradient is the same.
+    #[serde(default)]
     pub micro_batch: usize,
     /// Most memory, in MiB, that tuning takes beside the weights. Where it is short, the
-    /// trunk is kept on disk, and blocks are computed again in the backward.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// activation cache is kept on disk, and blocks are recomputed in the backward
+    /// (gradient checkpointing).
     pub memory: Option<usize>,
     /// Passes over the training claims.
     #[serde(default = "default_epochs")]
     pub epochs: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps of linear warm-up, after which the rate goes as `schedule` says.
+    /// Steps of linear warm-up, after which the rate follows `schedule`.
     #[serde(default = "default_warmup")]
     pub warmup: usize,
     /// What the rate does after its warm-up.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub schedule: Schedule,
-    /// Longest gradient, as L2 norm over everything that is trained; a longer one is
+    /// Largest gradient norm (L2 over everything that is trained); a longer gradient is
     /// scaled down to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
     /// AdamW's weight decay.
     #[serde(default = "default_weight_decay")]
@@ -91,22 +90,23 @@ pub struct Tuning {
     #[serde(default)]
     pub validate_every: usize,
     /// Steps between checkpoints; 0: none.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub checkpoint_every: usize,
     /// Early stop on the validation loss; without it every epoch is run.
     pub early_stop: Option<EarlyStop>,
-    /// Sites that are trained in another way than the rest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<Group>,
+    /// Parameter groups: target modules that are trained in another way than the rest.
+    #[serde(default)]
+    pub groups: Vec<ParameterGroup>,
 }
 
 impl Tuning {
-    /// Rows of the representation loss, counted back from the last prompt token.
-    pub fn all_offsets(&self) -> Vec<usize> {
-        match self.offsets.is_empty() {
-            true => vec![self.offset],
-            false => self.offsets.clone(),
-        }
+    /// Tokens of the representation loss, counted back from the last prompt token.
+    pub fn offsets(&self) -> Vec<usize> {
+        let back = |one: Positions| match one {
+            Positions::At(list) => list.first().map(|p| (-1 - p) as usize),
+            _ => None,
+        };
+        self.positions.each().into_iter().filter_map(back).collect()
     }
 
     /// Layers of the representation loss.
@@ -139,43 +139,27 @@ impl Tuning {
         }
         if self.modes.is_empty()
             || self.layers.is_empty()
-            || self.projections.is_empty()
+            || self.target_modules.is_empty()
             || self.batch == 0
             || self.epochs == 0
         {
             return Wrong::key(
                 "tuning",
-                "at least one mode, layer, kind, prompt a batch and epoch",
+                "at least one mode, layer, target module, prompt a batch and epoch",
                 "an empty list or 0",
             );
         }
         if let Some(clip) = self.clip.filter(|c| !super::positive(*c)) {
             return Wrong::key("tuning.clip", "a positive number", clip.to_string());
         }
-        if !self.offsets.is_empty() && self.offset != 0 {
-            return Wrong::key("tuning.offsets", "either `offset` or `offsets`", "both");
-        }
-        for (name, list) in [
-            ("offsets", &self.offsets),
-            ("representation_layers", &self.representation_layers),
-            ("layers", &self.layers),
-        ] {
-            if let Some(i) = (1..list.len()).find(|&i| list[..i].contains(&list[i])) {
-                let place = format!("tuning.{name}");
-                return Wrong::key(place, "each value once", format!("{} twice", list[i]));
-            }
-        }
-        let modes = (1..self.modes.len()).any(|i| self.modes[..i].contains(&self.modes[i]));
-        let p = &self.projections;
-        let projections = (1..p.len()).any(|i| p[..i].contains(&p[i]));
-        if modes || projections {
-            let place = if modes {
-                "tuning.modes"
-            } else {
-                "tuning.projections"
-            };
-            return Wrong::key(place, "each value once", "one of them twice");
-        }
+        Wrong::from_value(
+            "tuning.positions",
+            self.positions.check(PositionsUse::Tuning),
+        )?;
+        once("modes", &self.modes)?;
+        once("layers", &self.layers)?;
+        once("representation_layers", &self.representation_layers)?;
+        once("target_modules", &self.target_modules)?;
         for (name, value) in [
             ("token_weight", self.token_weight),
             ("weight_decay", self.weight_decay),
@@ -204,7 +188,11 @@ impl Tuning {
             group.check(&place)?;
             let mut empty = true;
             for &layer in &self.layers {
-                for &kind in self.projections.iter().filter(|p| group.holds(layer, **p)) {
+                for &kind in self
+                    .target_modules
+                    .iter()
+                    .filter(|p| group.holds(layer, **p))
+                {
                     empty = false;
                     let first = self.group_of(layer, kind);
                     if first.is_some_and(|first| first < g) {
@@ -215,7 +203,7 @@ impl Tuning {
                 }
             }
             if empty {
-                let expected = "layers and projections of which some are trained";
+                let expected = "layers and target modules of which some are trained";
                 return Wrong::key(place, expected, format!("{group:?}"));
             }
         }
@@ -223,19 +211,25 @@ impl Tuning {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
+fn once<T: PartialEq + Debug>(name: &str, list: &[T]) -> Result<(), Wrong> {
+    match (1..list.len()).find(|&i| list[..i].contains(&list[i])) {
+        Some(i) => {
+            let found = format!("{:?} twice", list[i]);
+            Wrong::key(format!("tuning.{name}"), "each value once", found)
+        }
+        None => Ok(()),
+    }
 }
 
 fn one_validation() -> usize {
     1
 }
 
-fn is_one(window: &usize) -> bool {
-    *window == 1
+fn default_positions() -> Positions {
+    Positions::Last(1)
 }
 
-fn default_projections() -> Vec<ModuleKind> {
+fn default_target_modules() -> Vec<ModuleKind> {
     vec![ModuleKind::VProj, ModuleKind::OProj]
 }
 

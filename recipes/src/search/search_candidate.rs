@@ -3,6 +3,7 @@
 use super::settings;
 use crate::error::Result;
 use crate::recipe::Recipe;
+use reptune_adapters::Positions;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are tried together.
@@ -12,8 +13,8 @@ pub struct SearchCandidate {
     pub number: usize,
     /// `tuning.layers`.
     pub layers: Vec<usize>,
-    /// `tuning.offset`, and `extraction.offset` with it; none: as in the recipe.
-    pub offset: Option<usize>,
+    /// `tuning.positions`, and `extraction.positions` with it; none: as in the recipe.
+    pub positions: Option<Positions>,
     /// `tuning.m`.
     pub m: f64,
     /// `tuning.token_weight`.
@@ -38,20 +39,20 @@ impl SearchCandidate {
             true => vec![t.layers.clone()],
             false => search.layers.clone(),
         };
-        let offsets = match search.offset.is_empty() {
+        let places = match search.positions.is_empty() {
             true => vec![None],
-            false => search.offset.iter().copied().map(Some).collect(),
+            false => search.positions.iter().cloned().map(Some).collect(),
         };
         let mut grid = Vec::new();
         for layers in &layers {
-            for &offset in &offsets {
+            for positions in &places {
                 for m in or(&search.m, t.m) {
                     for token_weight in or(&search.token_weight, t.token_weight) {
                         for learning_rate in or(&search.learning_rate, t.learning_rate) {
                             grid.push(Self {
                                 number: grid.len(),
                                 layers: layers.clone(),
-                                offset,
+                                positions: positions.clone(),
                                 m,
                                 token_weight,
                                 learning_rate,
@@ -68,9 +69,9 @@ impl SearchCandidate {
     pub fn recipe(&self, recipe: &Recipe, epochs: usize) -> Recipe {
         let mut recipe = recipe.clone();
         recipe.tuning.layers = self.layers.clone();
-        if let Some(offset) = self.offset {
-            recipe.tuning.offset = offset;
-            recipe.extraction.offset = offset as i64;
+        if let Some(positions) = &self.positions {
+            recipe.tuning.positions = positions.clone();
+            recipe.extraction.positions = positions.clone();
         }
         recipe.tuning.m = self.m;
         recipe.tuning.token_weight = self.token_weight;

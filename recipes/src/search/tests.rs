@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::recipe::Without;
 use std::path::Path;
 
-const SEARCH: &str = "[search]\nlayers = [[1], [2], [1, 2]]\noffset = [0, 3]\n\
+const SEARCH: &str = "[search]\nlayers = [[1], [2], [1, 2]]\npositions = [\"at:-1\", \"at:-4\"]\n\
     learning_rate = [1e-4, 1e-3, 1e-2]\n";
 
 fn recipe(search: &str) -> Result<Recipe> {
@@ -24,16 +24,16 @@ fn write(path: &Path, search: &str) {
          [steering]\nlayers = [1]\ncoeff = 1.0\n\
          [tuning]\nmodes = [\"in+ & truth\"]\nlayers = [5]\nlearning_rate = 0.01\nepochs = 3\n\
          early_stop = {{ patience = 3 }}\n\
-         [[tuning.groups]]\nprojections = [\"v_proj\"]\nlearning_rate = 0.5\n{search}"
+         [[tuning.groups]]\ntarget_modules = [\"v_proj\"]\nlearning_rate = 0.5\n{search}"
     );
     std::fs::write(path, text).expect("a recipe");
 }
 
-/// Best at layers 1 2, offset 3 and rate 1e-3; early epochs only blur it.
+/// Best at layers 1 2, position -4 and rate 1e-3; early epochs only blur it.
 fn objective(recipe: &Recipe) -> f64 {
     let t = &recipe.tuning;
     let layers = if t.layers == [1, 2] { 0. } else { 1. };
-    let offset = if t.offset == 3 { 0. } else { 0.5 };
+    let offset = if t.offsets() == [3] { 0. } else { 0.5 };
     (t.learning_rate.log10() + 3.).abs() + layers + offset + 1. / t.epochs as f64
 }
 
@@ -59,10 +59,11 @@ fn the_best_of_the_grid_is_found_rung_by_rung() -> Result<()> {
     assert_eq!(epochs, [vec![1; 18], vec![3; 6]].concat());
     let t = &found.recipe.tuning;
     assert_eq!(
-        (t.layers.as_slice(), t.offset, t.learning_rate),
-        (&[1, 2][..], 3, 1e-3)
+        (t.layers.as_slice(), t.offsets(), t.learning_rate),
+        (&[1, 2][..], vec![3], 1e-3)
     );
-    assert_eq!((t.epochs, found.recipe.extraction.offset), (3, 3));
+    assert_eq!(t.epochs, 3);
+    assert_eq!(found.recipe.extraction.positions, t.positions);
     assert_eq!(
         (t.m, t.token_weight),
         (recipe.tuning.m, recipe.tuning.token_weight)
@@ -210,8 +211,8 @@ fn searches_that_cannot_be_name_the_key() {
             "key `search.layers`: expected groups without",
         ),
         (
-            "[extraction]\noffsets = [0, 1]\n[search]\noffset = [1]",
-            "key `search.offset`: expected no `extraction.offsets`",
+            "[search]\npositions = [\"last:2\"]",
+            "key `search.positions`: expected one position a value",
         ),
     ];
     for (text, expected) in cases {

@@ -52,7 +52,7 @@ fn the_largest_effect_within_the_bound_is_chosen() {
 
 #[test]
 fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
-    let mut recipe = recipe("pairs = 6\noffsets = [0, 2]");
+    let mut recipe = recipe("pairs = 6\npositions = \"at:-1,-3\"");
     recipe.selection = Some(Selection {
         fractions: vec![1e-3, 1.],
         claims: 6,
@@ -61,7 +61,7 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
     });
     let (host, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
-    let capture = |claims| Captured::of(&host, &chat, &recipe, claims, &mut |_, _| {});
+    let capture = |claims| CapturedPairs::of(&host, &chat, &recipe, claims, &mut |_, _| {});
     let captured = capture(&items.train).expect("rows");
     let held_out = capture(&items.validation).expect("rows");
     let mut found = find(host.spec(), &recipe, &captured).expect("directions");

@@ -2,9 +2,9 @@
 
 use super::set;
 use crate::error::Result;
-use crate::recipe::{Compose, Steering};
+use crate::recipe::{Compose, SteeringSettings};
 use crate::toy::tiny;
-use reptune_adapters::{Decide, DirectionSet, Gate, HookedModel, Operator};
+use reptune_adapters::{Decide, DirectionSet, Dose, Gate, HookedModel, Operator};
 use std::collections::BTreeMap;
 
 #[test]
@@ -22,22 +22,23 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
         set.save(&path(name))?;
     }
     let text = format!(
-        "layers = [1, 2]\ncoeff = 6.0\nrows = \"window:-1..4\"\noperator = \"turn\"\n\
+        "layers = [1, 2]\ntotal = 6.0\npositions = \"window:-1..4\"\noperator = \"add-norm-preserving\"\n\
          directions = {{ base = {:?}, minus = [{:?}], without = [{:?}] }}\n\
          gate = {{ threshold = 0.5, side = \"below\", decide = {{ once-per-prompt = {{ layer = 3 }} }} }}\n",
         path("a"),
         path("b"),
         path("c")
     );
-    let table: Steering = toml::from_str(&text).expect("a table");
+    let table: SteeringSettings = toml::from_str(&text).expect("a table");
     assert_eq!(
-        toml::from_str::<Steering>(&toml::to_string(&table).expect("TOML")).expect("a table"),
+        toml::from_str::<SteeringSettings>(&toml::to_string(&table).expect("TOML"))
+            .expect("a table"),
         table
     );
     let composed = table.directions(&sets["c"], toy.spec())?;
     let expected = sets["a"].minus(&sets["b"])?.without(&[&sets["c"]])?;
     assert_eq!(composed, expected);
-    let x = table.intervention(&composed, 6., toy.spec())?;
+    let x = table.intervention(&composed, Dose::Total(6.), toy.spec())?;
     assert_eq!(
         (x.operator(), x.rows().to_string().as_str()),
         (Operator::AddNormPreserving, "window:-1..4")
@@ -53,9 +54,8 @@ fn a_recipe_composes_directions_and_sets_a_gate() -> Result<()> {
     assert_eq!(own.evaluate(&sets["c"], toy.spec())?, expected);
     let error = toml::from_str::<Compose>("bass = \"a\"").expect_err("an unknown key");
     assert!(error.to_string().contains("bass"), "{error}");
-    // Tables from before have the text, and so the hash, that they had.
-    let old: Steering = toml::from_str("layers = [1]\ncoeff = 1.0").expect("a table");
-    let keys = toml::to_string(&old).expect("TOML");
-    assert!(!keys.contains("operator") && !keys.contains("gate") && !keys.contains("directions"));
+    assert_eq!(table.total(), Some(6.));
+    let each: SteeringSettings = toml::from_str("layers = [1, 2]\ncoeff = 1.5").expect("a table");
+    assert_eq!(each.total(), Some(3.));
     Ok(())
 }

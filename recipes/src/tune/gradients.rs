@@ -1,8 +1,7 @@
-//! Gradients of what is trained: of one loss or of both by group, summed over parts
-//! of a batch, and shortened.
+//! Gradients of what is trained: of the objective, or of each term by parameter group;
+//! summed over parts of a batch, and clipped.
 
 use super::losses::Losses;
-use super::share::Share;
 use crate::error::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -12,31 +11,29 @@ use reptune_adapters::ops::in_pool;
 pub(super) struct Gradients(Vec<Option<Tensor>>);
 
 impl Gradients {
-    /// Gradients of `part` times the losses, weighted for each variable as its share
-    /// says: one backward where all weigh alike, else one for each loss.
+    /// Gradients of `part` times the objective, whose terms are weighted for each variable:
+    /// one backward where all weigh alike, else one for each term.
     ///
-    /// `g = part (representation_weight dR/dx + token_weight dT/dx)`
-    pub(super) fn of(losses: &Losses, vars: &[Var], shares: &[Share], part: f64) -> Result<Self> {
-        let weights = |s: &Share| (s.token_weight, s.representation_weight);
-        let alike = shares.windows(2).all(|w| weights(&w[0]) == weights(&w[1]));
-        match (&losses.representation, shares.first()) {
-            (Some(representation), _) if !alike => {
-                let token = Self::pick(&backward(&(&losses.token * part)?)?, vars);
-                let other = Self::pick(&backward(&(representation * part)?)?, vars);
-                let mut sums = Vec::new();
-                for ((token, other), share) in token.0.into_iter().zip(other.0).zip(shares) {
-                    let token = weighted(token, share.token_weight)?;
-                    let other = weighted(other, share.representation_weight)?;
-                    sums.push(sum(other, token)?);
-                }
-                Ok(Self(sums))
-            }
-            (_, share) => {
-                let (token, representation) = share.map_or((1., 1.), weights);
-                let total = (losses.total(token, representation)? * part)?;
-                Ok(Self::pick(&backward(&total)?, vars))
+    /// `g = part sum_t weights[t] dL_t/dx`
+    pub(super) fn of(
+        losses: &Losses,
+        vars: &[Var],
+        weights: &[Vec<f64>],
+        part: f64,
+    ) -> Result<Self> {
+        if weights.windows(2).all(|w| w[0] == w[1]) {
+            let weights = weights.first().map_or(&[][..], Vec::as_slice);
+            let total = (losses.total(weights)? * part)?;
+            return Ok(Self::pick(&backward(&total)?, vars));
+        }
+        let mut sums = vec![None; vars.len()];
+        for (t, loss) in losses.0.iter().enumerate() {
+            let gradients = Self::pick(&backward(&(loss * part)?)?, vars);
+            for ((total, gradient), weights) in sums.iter_mut().zip(gradients.0).zip(weights) {
+                *total = sum(total.take(), weighted(gradient, weights[t])?)?;
             }
         }
+        Ok(Self(sums))
     }
 
     fn pick(store: &GradStore, vars: &[Var]) -> Self {

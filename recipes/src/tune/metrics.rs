@@ -3,28 +3,45 @@
 use crate::error::{Error, Result};
 use reptune_adapters::files;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Optimizer step, from 1.
     pub step: usize,
-    /// Token loss of the batch, not weighted.
-    pub token_loss: f64,
-    /// Representation loss of the batch; none in a mode without one.
-    pub representation_loss: Option<f64>,
-    /// Token loss of the validation claims, where they were measured.
-    pub validation_token_loss: Option<f64>,
-    /// Representation loss of the validation claims, where it was measured.
-    pub validation_representation_loss: Option<f64>,
     /// Learning rate of the step, for modules that are in no group.
     pub lr: f64,
+    /// Losses by key, not weighted: `{term}_loss` of the batch for every term of the
+    /// objective, and `validation_{term}_loss` where the validation claims were measured.
+    #[serde(flatten)]
+    pub losses: BTreeMap<String, f64>,
 }
 
 impl Metrics {
+    /// The loss of the batch by a term such as `token` or `representation`.
+    pub fn loss(&self, term: &str) -> Option<f64> {
+        self.losses.get(&format!("{term}_loss")).copied()
+    }
+
+    /// The loss of the validation claims by a term.
+    pub fn validation_loss(&self, term: &str) -> Option<f64> {
+        self.loss(&format!("validation_{term}"))
+    }
+
+    /// Adds to the loss of the batch by a term.
+    pub(super) fn add(&mut self, term: &str, loss: f64) {
+        *self.losses.entry(format!("{term}_loss")).or_insert(0.) += loss;
+    }
+
+    /// Sets the loss of the validation claims by a term.
+    pub(super) fn set_validation(&mut self, term: &str, loss: f64) {
+        self.losses.insert(format!("validation_{term}_loss"), loss);
+    }
+
     /// Reads the lines of a `metrics.jsonl`; numbers may be off in their last bit.
     ///
     /// # Errors

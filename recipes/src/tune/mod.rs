@@ -1,16 +1,18 @@
-//! Tuning low-rank updates, or whole weights, under the dual loss of Representation
-//! Tuning (arXiv 2409.06927).
+//! Tuning LoRA or full deltas under the dual loss of Representation Tuning
+//! (arXiv 2409.06927).
 //!
-//! It differs from the paper in what is trained by default: low-rank factors with
-//! one learning rate, instead of full weights with two. Groups of modules with rates
-//! and losses of their own, and full deltas, are the paper's own setting.
+//! It differs from the paper in what is trained by default: LoRA with one learning rate,
+//! instead of full weights with two. Full deltas, and parameter groups with learning rates
+//! and weights of their own, are the paper's own setting.
 
 mod cached_activations;
 mod checkpoint;
 mod early_stop;
 mod gradients;
 mod losses;
+pub mod memory;
 mod metrics;
+pub mod objective;
 mod order;
 mod prompt;
 mod run;
@@ -19,17 +21,17 @@ mod share;
 mod tests;
 
 pub use metrics::Metrics;
-pub use prompt::Prompt;
+pub use objective::{Objective, Term};
+pub use prompt::TuningPrompt;
 
 use crate::activation_cache::SharedActivations;
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::Result;
-use crate::plan::{Settings, Tuned};
-use crate::recipe::{Recipe, Tuning, UpdateKind};
+use crate::recipe::{Mode, Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
+use memory::{MemorySettings, TuningSize};
 pub(crate) use order::batches;
-use reptune_adapters::lora::loss::{Mode, Representation};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, LoraInit, TargetModule, files};
 use run::Run;
 use share::Share;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 /// Validation prompts of one forward.
 pub(crate) const VALIDATION: usize = 32;
 
-/// Hears of every step.
+/// Called after every step.
 type Progress<'p> = &'p mut dyn FnMut(&Metrics);
 
 /// What one tuning needs.
@@ -47,19 +49,20 @@ pub struct Tuner<'a> {
     host: &'a dyn HookedModel,
     settings: &'a Tuning,
     mode: Mode,
+    objective: Objective,
     directions: Vec<(usize, Tensor)>,
-    train: Vec<Prompt>,
-    validation: Vec<Prompt>,
+    train: Vec<TuningPrompt>,
+    validation: Vec<TuningPrompt>,
     seed: u64,
     shared: Arc<SharedActivations>,
-    within: Settings,
+    within: MemorySettings,
 }
 
 impl<'a> Tuner<'a> {
     /// Prepares a tuning of `mode`.
     ///
     /// # Errors
-    /// When a layer or a direction is missing, or a prompt is shorter than an offset.
+    /// When a layer or a direction is missing, or a prompt is too short for a position.
     pub fn new(
         host: &'a dyn HookedModel,
         chat: &Chat,
@@ -69,8 +72,8 @@ impl<'a> Tuner<'a> {
         train: &[Claim],
         validation: &[Claim],
     ) -> Result<Self> {
-        let prompts = |claims: &[Claim]| -> Result<Vec<Prompt>> {
-            let prompt = |c| Prompt::new(chat, recipe, c);
+        let prompts = |claims: &[Claim]| -> Result<Vec<TuningPrompt>> {
+            let prompt = |c| TuningPrompt::new(chat, recipe, c);
             claims.iter().map(prompt).collect()
         };
         let data = [prompts(train)?, prompts(validation)?];
@@ -87,7 +90,7 @@ impl<'a> Tuner<'a> {
         settings: &'a Tuning,
         mode: Mode,
         directions: &DirectionSet,
-        [train, validation]: [Vec<Prompt>; 2],
+        [train, validation]: [Vec<TuningPrompt>; 2],
         seed: u64,
     ) -> Result<Self> {
         host.spec().check_layers(&settings.layers)?;
@@ -100,18 +103,18 @@ impl<'a> Tuner<'a> {
                 Ok((l, Tensor::new(unit, host.device())?))
             })
             .collect::<Result<_>>()?;
-        let tuned = Tuned {
+        let objective = Objective::of(mode);
+        let size = TuningSize {
             spec: host.spec(),
-            parameters: 0,
-            weights: 0,
             tuning: settings,
-            representation: mode.representation().is_some(),
+            reads_rows: objective.reads_rows(),
             train: &train,
             validation: &validation,
             seed,
         };
         Ok(Self {
-            within: tuned.within_budget(),
+            within: size.within_budget(),
+            objective,
             host,
             settings,
             mode,
@@ -147,7 +150,7 @@ impl<'a> Tuner<'a> {
         (0..total).map(rate).collect()
     }
 
-    /// Fresh factors, and full deltas of zero, for the recipe's modules.
+    /// Initial LoRA factors, and full deltas of zero, for the recipe's target modules.
     ///
     /// # Errors
     /// When rank or alpha do not fit.
@@ -157,17 +160,17 @@ impl<'a> Tuner<'a> {
             spec,
             &LoraInit {
                 layers: &t.layers,
-                kinds: &t.projections,
+                kinds: &t.target_modules,
                 rank: t.rank,
                 alpha: t.alpha,
                 seed: self.seed,
             },
         )?;
         let modules = update.modules.keys().copied();
-        let direct: Vec<TargetModule> = modules
-            .filter(|module| Share::of(t, module).update == UpdateKind::Direct)
+        let full: Vec<TargetModule> = modules
+            .filter(|module| Share::of(t, module).update == UpdateKind::Full)
             .collect();
-        update.make_direct(spec, &direct)?;
+        update.make_direct(spec, &full)?;
         Ok(update)
     }
 
@@ -204,19 +207,17 @@ impl<'a> Tuner<'a> {
         checkpoint::is_of(&Self::checkpoint(metrics), &self.hash())
     }
 
-    /// How well `update` does on the validation claims: token loss plus
-    /// representation loss, the one without its weight and the other without `m`, so
-    /// that runs with other weights compare. Lower is better.
+    /// How well `update` does on the validation claims: the sum of the terms without their
+    /// weights and without `m`, so that runs with other weights compare. Lower is better.
     ///
     /// # Errors
     /// When a forward fails.
     pub fn score(&self, update: &Adapter) -> Result<f64> {
-        let (token, representation) = self.validate(update)?;
-        let m = match self.mode.representation() {
-            Some(Representation::In | Representation::InNegative) => self.settings.m,
-            _ => 1.,
-        };
-        Ok(token + representation.unwrap_or(0.) / m)
+        let losses = self.validate(update)?;
+        let terms = self.objective.terms().iter().zip(losses);
+        Ok(terms
+            .map(|(term, loss)| term.without_factor(loss, self.settings.m))
+            .sum())
     }
 
     /// Where the checkpoint of the run with these `metrics` is.
@@ -245,19 +246,24 @@ impl<'a> Tuner<'a> {
         files::sha256(parts.iter().map(Vec::as_slice))
     }
 
-    /// Mean token and representation loss over the validation claims.
-    fn validate(&self, update: &Adapter) -> Result<(f64, Option<f64>)> {
+    /// Mean losses over the validation claims, by term.
+    fn validate(&self, update: &Adapter) -> Result<Vec<f64>> {
         let update = update.snapshot()?;
-        let (mut token, mut representation) = (0., None);
+        let mut means = vec![0.; self.objective.terms().len()];
         for some in self.validation.chunks(VALIDATION) {
             let losses = self.losses(&some.iter().collect::<Vec<_>>(), &update)?;
             let share = some.len() as f64 / self.validation.len() as f64;
-            let (of_tokens, of_rows) = losses.numbers()?;
-            token += share * of_tokens;
-            if let Some(r) = of_rows {
-                *representation.get_or_insert(0.) += share * r;
+            for (mean, loss) in means.iter_mut().zip(losses.numbers()?) {
+                *mean += share * loss;
             }
         }
-        Ok((token, representation))
+        Ok(means)
+    }
+
+    /// Losses with the names of their terms, for messages.
+    fn named(&self, losses: &[f64]) -> String {
+        let terms = self.objective.terms().iter().zip(losses);
+        let named = terms.map(|(term, loss)| format!("{} loss {loss}", term.name()));
+        named.collect::<Vec<_>>().join(", ")
     }
 }

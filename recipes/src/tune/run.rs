@@ -5,7 +5,7 @@ use super::early_stop::{Verdict, Watch};
 use super::gradients::Gradients;
 use super::metrics::{Log, Metrics};
 use super::order::Order;
-use super::prompt::Prompt;
+use super::prompt::TuningPrompt;
 use super::share::Share;
 use super::{Progress, Tuner};
 use crate::error::{Error, Result};
@@ -20,6 +20,8 @@ pub(super) struct Run<'t, 'a> {
     update: Adapter,
     vars: Vec<Var>,
     shares: Vec<Share>,
+    /// Weights of the terms, for each variable.
+    weights: Vec<Vec<f64>>,
     optimizer: AdamW,
     order: Order,
     watch: Watch,
@@ -58,9 +60,12 @@ impl<'t, 'a> Run<'t, 'a> {
             epsilon: t.epsilon,
             weight_decay: t.weight_decay,
         };
+        let shares = Share::of_all(t, &update);
+        let weights = shares.iter().map(|s| tuner.objective.weights(s)).collect();
         Ok(Self {
             tuner,
-            shares: Share::of_all(t, &update),
+            shares,
+            weights,
             optimizer: AdamW::new(vars.clone(), constants)?,
             update,
             vars,
@@ -113,15 +118,12 @@ impl<'t, 'a> Run<'t, 'a> {
         let (tuner, t) = (self.tuner, self.tuner.settings);
         let total = tuner.steps();
         let batch = self.order.batch(self.steps);
-        let batch: Vec<&Prompt> = batch.iter().map(|&i| &tuner.train[i]).collect();
+        let batch: Vec<&TuningPrompt> = batch.iter().map(|&i| &tuner.train[i]).collect();
         let rate = |peak: f64| t.schedule.rate(peak, self.steps, total, t.warmup);
         let mut line = Metrics {
             step: self.steps + 1,
-            token_loss: 0.,
-            representation_loss: None,
-            validation_token_loss: None,
-            validation_representation_loss: None,
             lr: rate(t.learning_rate),
+            ..Metrics::default()
         };
         let together = match t.micro_batch {
             0 => batch.len(),
@@ -131,19 +133,15 @@ impl<'t, 'a> Run<'t, 'a> {
         for some in batch.chunks(together) {
             let part = some.len() as f64 / batch.len() as f64;
             let losses = tuner.losses(some, &self.update)?;
-            let (token, representation) = losses.numbers()?;
-            line.token_loss += part * token;
-            if let Some(r) = representation {
-                *line.representation_loss.get_or_insert(0.) += part * r;
+            let numbers = losses.numbers()?;
+            for (term, loss) in tuner.objective.terms().iter().zip(&numbers) {
+                line.add(term.name(), part * loss);
             }
-            if ![token, representation.unwrap_or(0.)]
-                .iter()
-                .all(|x| x.is_finite())
-            {
-                let found = format!("token loss {token}, representation loss {representation:?}");
+            if !numbers.iter().all(|x| x.is_finite()) {
+                let found = tuner.named(&numbers);
                 return Err(self.broken(line.step, &batch_of(some), "a finite loss", found));
             }
-            let gradients = Gradients::of(&losses, &self.vars, &self.shares, part)?;
+            let gradients = Gradients::of(&losses, &self.vars, &self.weights, part)?;
             sum = Some(match sum {
                 Some(sum) => sum.add(gradients)?,
                 None => gradients,
@@ -169,17 +167,19 @@ impl<'t, 'a> Run<'t, 'a> {
         if !self.steps.is_multiple_of(every) && self.steps != total {
             return Ok((line, Verdict::GoOn));
         }
-        let (token, representation) = tuner.validate(&self.update)?;
-        line.validation_token_loss = Some(token);
-        line.validation_representation_loss = representation;
-        let watched = representation.unwrap_or(token);
-        if !(token.is_finite() && watched.is_finite()) {
-            let found = format!("token loss {token}, representation loss {representation:?}");
+        let numbers = tuner.validate(&self.update)?;
+        for (term, loss) in tuner.objective.terms().iter().zip(&numbers) {
+            line.set_validation(term.name(), *loss);
+        }
+        if !numbers.iter().all(|x| x.is_finite()) {
+            let found = tuner.named(&numbers);
             let whose = "the validation claims";
             return Err(self.broken(line.step, whose, "a finite loss", found));
         }
         let verdict = match &t.early_stop {
-            Some(early) => self.watch.see(early, self.steps, watched, &self.update)?,
+            Some(early) => self
+                .watch
+                .see(early, self.steps, numbers[0], &self.update)?,
             None => Verdict::GoOn,
         };
         Ok((line, verdict))
@@ -213,7 +213,7 @@ fn remove(checkpoint: &Path) -> Result<()> {
     }
 }
 
-fn batch_of(prompts: &[&Prompt]) -> String {
+fn batch_of(prompts: &[&TuningPrompt]) -> String {
     let claims: Vec<String> = prompts.iter().map(|p| format!("`{}`", p.claim)).collect();
     format!("batch of the claims {}", claims.join(", "))
 }

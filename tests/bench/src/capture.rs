@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use clap::Args;
 use reptune_adapters::HookedModel;
-use reptune_recipes::capture::{Logits, Wanted, capture};
+use reptune_recipes::capture::{CaptureLogits, CaptureRequest, capture};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -36,10 +36,10 @@ pub fn run(a: &CaptureArgs) -> Result<Value> {
         };
         Ok((work, None))
     })?;
-    let wanted = Wanted {
+    let wanted = CaptureRequest {
         layers: &work.layers,
         last: Some(work.last),
-        logits: Logits::None,
+        logits: CaptureLogits::None,
     };
     let started = Instant::now();
     let mut rows: BTreeMap<usize, Vec<Tensor>> = BTreeMap::new();

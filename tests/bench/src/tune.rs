@@ -7,11 +7,13 @@ use crate::{median, peak_bytes};
 use anyhow::{Context, Result};
 use clap::Args;
 use reptune::Llama;
-use reptune_adapters::lora::loss::{Label, Mode, Representation};
+use reptune_adapters::lora::loss::{Label, Representation};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, lora::peft};
-use reptune_recipes::plan::{Plan, Tuned};
+use reptune_recipes::plan::TuningPlan;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::recipe::Tuning;
-use reptune_recipes::tune::{Metrics, Prompt, Tuner};
+use reptune_recipes::tune::memory::TuningSize;
+use reptune_recipes::tune::{Metrics, Tuner, TuningPrompt};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -85,7 +87,7 @@ impl TuneArgs {
         let layers: Vec<usize> = (self.layers.0..=self.layers.1).collect();
         let memory = self.memory.map(|m| format!("memory = {m}\n"));
         let text = format!(
-            "modes = [{:?}]\nlayers = {layers:?}\nrank = {}\nalpha = {}.0\noffset = 7\n\
+            "modes = [{:?}]\nlayers = {layers:?}\nrank = {}\nalpha = {}.0\npositions = \"at:-8\"\n\
              batch = {}\nepochs = {}\nlearning_rate = 1e-3\nwarmup = 2\n{}",
             self.mode.name(),
             self.rank,
@@ -122,9 +124,9 @@ pub fn run(a: &TuneArgs) -> Result<Value> {
     let mut started = Instant::now();
     tuner.tune(update, &metrics, &mut |m: &Metrics| {
         times.push(started.elapsed().as_secs_f64());
-        losses.push(json!([m.token_loss, m.representation_loss]));
-        if let (Some(token), false) = (m.validation_token_loss, work.validation.is_empty()) {
-            validation.push(json!([token, m.validation_representation_loss]));
+        losses.push(json!([m.loss("token"), m.loss("representation")]));
+        if let (Some(token), false) = (m.validation_loss("token"), work.validation.is_empty()) {
+            validation.push(json!([token, m.validation_loss("representation")]));
         }
         started = Instant::now();
     })?;
@@ -146,13 +148,11 @@ pub fn run(a: &TuneArgs) -> Result<Value> {
 
 /// Floating-point operations of a step, as `reptune plan` counts them.
 fn flop_per_step(spec: &ModelSpec, work: &TuneWork) -> f64 {
-    let train: Vec<Prompt> = work.items.iter().map(WorkItem::prompt).collect();
-    let plan = Plan::of(&Tuned {
+    let train: Vec<TuningPrompt> = work.items.iter().map(WorkItem::prompt).collect();
+    let plan = TuningPlan::of(&TuningSize {
         spec,
-        parameters: 0,
-        weights: 0,
         tuning: &work.tuning,
-        representation: work.representation.is_some(),
+        reads_rows: work.representation.is_some(),
         train: &train,
         validation: &[],
         seed: work.seed,
@@ -204,7 +204,7 @@ fn make(llama: &Llama, a: &TuneArgs, directory: &Path) -> Result<(TuneWork, Opti
         m: tuning.m,
         token_weight: tuning.token_weight,
         representation_layers: tuning.all_representation_layers().to_vec(),
-        offsets: tuning.all_offsets(),
+        offsets: tuning.offsets(),
         steps: tuner.batches(),
         rates: tuner.rates(),
         weight_decay: tuning.weight_decay,

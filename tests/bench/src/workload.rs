@@ -9,7 +9,7 @@ use reptune::decoder::{LoadOptions, parse_device, parse_dtype};
 use reptune::model::ModelDir;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, ModelSpec};
-use reptune_recipes::tune::Prompt;
+use reptune_recipes::tune::TuningPrompt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -168,8 +168,8 @@ pub struct WorkItem {
 }
 
 impl WorkItem {
-    pub fn prompt(&self) -> Prompt {
-        Prompt {
+    pub fn prompt(&self) -> TuningPrompt {
+        TuningPrompt {
             claim: String::new(),
             ids: self.ids.clone(),
             right: self.right,
@@ -182,7 +182,7 @@ impl WorkItem {
 #[derive(Serialize, Deserialize)]
 pub struct TuneWork {
     pub kind: String,
-    pub mode: reptune_adapters::lora::loss::Mode,
+    pub mode: reptune_recipes::recipe::Mode,
     pub tuning: reptune_recipes::recipe::Tuning,
     pub seed: u64,
     /// `soft`, `right` or `wrong`.

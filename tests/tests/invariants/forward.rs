@@ -87,7 +87,7 @@ fn assert_differs(what: &str, a: &Tensor, b: &Tensor) {
 #[test]
 fn coeff_zero_is_the_base() -> Result<()> {
     let w = world()?;
-    for rows in ["all", "prompt", "last:3", "positions:0,-2"] {
+    for rows in ["all", "prompt", "last:3", "at:0,-2"] {
         let prompts = &w.prompts[2..];
         let (base, _) = w.run(prompts, &[])?;
         let (zero, _) = w.run(prompts, &[w.add(&[1, 2], 0.)?.on(rows.parse()?)])?;
@@ -106,7 +106,7 @@ fn an_addition_is_exact_at_its_site_and_leaves_what_comes_before() -> Result<()>
     let (base, _) = w.run(&w.prompts[2..], &[])?;
     for rule in [
         Positions::Last(3),
-        Positions::Positions(vec![7, -2, 20]),
+        Positions::At(vec![7, -2, 20]),
         Positions::All,
     ] {
         let (steered, _) = w.run(
@@ -211,7 +211,7 @@ fn interventions_apply_in_their_order() -> Result<()> {
         );
     }
     // On rows of their own, two are the one and the other.
-    let (first, second) = (Positions::Positions(vec![0]), Positions::Last(1));
+    let (first, second) = (Positions::At(vec![0]), Positions::Last(1));
     let (one, two) = (w.add(&[2], 3.)?.on(first), w.add(&[1], -2.)?.on(second));
     let (both, _) = w.run(&w.prompts[2..], &[one.clone(), two.clone()])?;
     let (swapped, _) = w.run(&w.prompts[2..], &[two, one])?;

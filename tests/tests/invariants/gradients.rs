@@ -4,12 +4,12 @@ use anyhow::Result;
 use candle_core::{Tensor, Var};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use reptune::Llama;
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, DirectionSet, Dose, ForwardOptions, HookedModel, Intervention, LoraInit, Operator,
     Positions, PrefixTree,
 };
+use reptune_recipes::recipe::Mode;
 use reptune_tests::{
     Objective, Oracle, ROUNDING, Walk, bits, flat, llama, logits, random_update, whole,
 };

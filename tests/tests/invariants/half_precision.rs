@@ -5,12 +5,12 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use reptune::{Llama, LoadOptions};
-use reptune_adapters::lora::loss::Mode;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{
     Adapter, Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
     Resume,
 };
+use reptune_recipes::recipe::Mode;
 use reptune_tests::{
     Objective, Oracle, Walk, device, fixture, flat, logits, marked, random_update, whole,
 };

@@ -12,14 +12,12 @@ pub use loading::LoadingArgs;
 pub use recipe::RecipeArgs;
 pub use steering::SteeringArgs;
 
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 
 /// Parses a tuning mode by its name in recipes or in file names.
 pub fn mode(text: &str) -> Result<Mode, String> {
-    let is = |mode: &Mode| mode.name() == text || mode.file_name() == text;
     let names = || Mode::ALL.map(|m| m.file_name()).join(", ");
-    let found = Mode::ALL.into_iter().find(is);
-    found.ok_or_else(|| format!("expected one of {}", names()))
+    Mode::named(text).ok_or_else(|| format!("expected one of {}", names()))
 }
 
 /// Parses a share from 0 to 1.

@@ -39,8 +39,8 @@ pub struct SteeringArgs {
     /// whole model
     #[arg(long, default_value_t = HookPoint::ResidPost, value_parser = hooks(), hide_possible_values = true)]
     pub hook: HookPoint,
-    /// Which tokens: all, prompt, generated, last:K, positions:P,Q,.. or window:A..B
-    #[arg(long, default_value_t = Positions::All, allow_hyphen_values = true)]
+    /// Which tokens: all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer
+    #[arg(long, default_value_t = Positions::All, allow_hyphen_values = true, value_parser = Positions::for_steering)]
     pub positions: Positions,
     /// Continue although the steering changes nothing, which is an error otherwise
     #[arg(long, requires = "directions")]

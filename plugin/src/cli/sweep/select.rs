@@ -5,13 +5,13 @@ use crate::cli::output::{print, print_json, share, signed};
 use crate::pipeline::{self, CHOICE_FILE, SELECTION, Selection};
 use crate::progress;
 use anyhow::Result;
-use reptune_recipes::recipe::Place;
+use reptune_adapters::Positions;
 use reptune_recipes::select::{Selected, SelectionTable};
 use reptune_report::aligned;
 
 pub fn select(a: &RecipeArgs) -> Result<()> {
     let session = a.session()?;
-    let places = session.recipe.extraction.places();
+    let places = session.recipe.extraction.each_position();
     let mut run = a.run(session)?;
     let selected = pipeline::select(&mut run, &mut |measured| {
         progress::line(format_args!("{}\n", table(measured, &places, None)));
@@ -36,17 +36,8 @@ pub fn select(a: &RecipeArgs) -> Result<()> {
     print(run.stages.path(SELECTION).display())
 }
 
-/// A place in few letters.
-fn short(place: &Place) -> String {
-    match place {
-        Place::Offset(offset) => format!("offset {offset}"),
-        Place::Mean { from, to } => format!("mean {from}..{to}"),
-        Place::Marked(name) => format!("<<{name}>>"),
-    }
-}
-
 /// A row for each dose; layer and place stand on the first of them.
-fn table(table: &SelectionTable, places: &[Place], choice: Option<&Selected>) -> String {
+fn table(table: &SelectionTable, places: &[Positions], choice: Option<&Selected>) -> String {
     let head = [
         "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
         "KL +", "KL -",
@@ -55,7 +46,7 @@ fn table(table: &SelectionTable, places: &[Place], choice: Option<&Selected>) ->
     for c in &table.candidates {
         let mut first = vec![
             c.layer.to_string(),
-            short(&places[c.place]),
+            places[c.place].to_string(),
             format!("{:.3}", c.ordered),
             format!("{:+.3}", c.positive),
             format!("{:+.3}", c.negative),
@@ -83,14 +74,14 @@ fn table(table: &SelectionTable, places: &[Place], choice: Option<&Selected>) ->
     aligned(&rows)
 }
 
-fn choice(selected: &Selection, places: &[Place]) -> String {
+fn choice(selected: &Selection, places: &[Positions]) -> String {
     let c = &selected.choice;
     format!(
         "Chosen: layer {}, {}, coeff {:.2}, which is {} of the mean norm of the residual\n\
          stream. Of all doses whose KL is at most {} with both signs, it has the largest mean\n\
          shift, {:+.2}; its KL is {:.3}.",
         c.layer,
-        short(&places[c.place]),
+        places[c.place].to_string(),
         c.coeff,
         c.fraction,
         selected.kl,

@@ -4,7 +4,7 @@ use crate::cli::args::RecipeArgs;
 use crate::cli::output::{bytes, facts, print, print_json};
 use crate::pipeline::{self, ModePlan, Planned, Rate};
 use anyhow::Result;
-use reptune_adapters::lora::loss::Mode;
+use reptune_recipes::recipe::Mode;
 use serde_json::{Value, json};
 
 pub fn plan(recipe: &RecipeArgs, mode: Option<Mode>, rate: Rate) -> Result<()> {
@@ -44,12 +44,12 @@ fn as_json(m: &ModePlan, planned: &Planned) -> Value {
 
 fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
     let (plan, memory) = (&m.plan, &m.plan.memory);
-    let share = 100. * plan.rows as f64 / plan.tokens.max(1) as f64;
-    let cache = match (plan.trunk_layer, m.cache_on_disk) {
+    let share = 100. * plan.positions as f64 / plan.tokens.max(1) as f64;
+    let cache = match (plan.cache_layer, m.cache_on_disk) {
         (None, _) => "none: block 0 is tuned or read".to_owned(),
         (Some(l), true) => format!("on disk, {} positions of layer {l}", plan.distinct),
         (Some(l), false) => {
-            let cached = bytes(memory.trunk);
+            let cached = bytes(memory.cache);
             format!("{cached}, {} positions of layer {l}", plan.distinct)
         }
     };
@@ -62,8 +62,7 @@ fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
         Some(rate) => format!("{}FLOP, {}", count(work), time(work / rate)),
         None => format!("{}FLOP", count(work)),
     };
-    let total = planned.weights + memory.trunk + memory.activations;
-    let total = total + memory.backward + memory.optimizer;
+    let total = planned.weights + memory.total();
     let rows = [
         ("mode", m.mode.to_string()),
         ("trained parameters", count(plan.trained as f64)),
@@ -72,7 +71,7 @@ fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
             "positions",
             format!(
                 "{} for {} tokens ({share:.0} %), at most {} in a forward pass",
-                plan.rows, plan.tokens, plan.largest
+                plan.positions, plan.tokens, plan.largest
             ),
         ),
         ("memory", bytes(total)),
@@ -85,7 +84,7 @@ fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
         ("  backward pass", bytes(memory.backward)),
         ("  optimizer", bytes(memory.optimizer)),
         ("operations", flop(plan.work.total())),
-        ("  activation cache", flop(plan.work.trunk)),
+        ("  activation cache", flop(plan.work.cache)),
         ("  a step", flop(step)),
         ("  validation", flop(plan.work.validation)),
     ];

@@ -4,6 +4,11 @@ use super::super::gradients::Gradients;
 use super::*;
 use candle_core::Var;
 
+/// Weights of the terms for every variable.
+fn weights(tuner: &Tuner, shares: &[Share]) -> Vec<Vec<f64>> {
+    shares.iter().map(|s| tuner.objective.weights(s)).collect()
+}
+
 /// Gradients of the training claims with `parts` prompts at once.
 fn gradients(
     tuner: &Tuner,
@@ -12,12 +17,12 @@ fn gradients(
     together: usize,
 ) -> Result<(Vec<Var>, Vec<Vec<f32>>)> {
     let vars = update.trainable(tuner.host.device())?;
-    let prompts: Vec<&Prompt> = tuner.train.iter().collect();
+    let prompts: Vec<&TuningPrompt> = tuner.train.iter().collect();
     let mut sum: Option<Gradients> = None;
     for some in prompts.chunks(together) {
         let losses = tuner.losses(some, update)?;
         let part = some.len() as f64 / prompts.len() as f64;
-        let of_part = Gradients::of(&losses, &vars, &shares(update), part)?;
+        let of_part = Gradients::of(&losses, &vars, &weights(tuner, &shares(update)), part)?;
         sum = Some(match sum {
             Some(sum) => sum.add(of_part)?,
             None => of_part,
@@ -43,7 +48,7 @@ fn off(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 #[test]
 fn parts_of_a_batch_sum_to_the_gradient_of_the_whole() -> Result<()> {
     let setting = setting()?;
-    let recipe = recipe("offsets = [0, 2]\nrank = 4\ntoken_weight = 0.5");
+    let recipe = recipe("positions = \"at:-1,-3\"\nrank = 4\ntoken_weight = 0.5");
     let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
     for mode in Mode::ALL {
         let tuner = setting.tuner(&setting.host, &recipe, mode)?;
@@ -88,7 +93,7 @@ fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
     let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
     let (vars, found) = gradients(&tuner, &mut update, &all, 8)?;
     let shares = all(&update);
-    let prompts: Vec<&Prompt> = tuner.train.iter().collect();
+    let prompts: Vec<&TuningPrompt> = tuner.train.iter().collect();
     for ((var, found), share) in vars.iter().zip(&found).zip(&shares) {
         let start: Vec<f32> = var.as_tensor().flatten_all()?.to_vec1()?;
         let largest = found.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -100,7 +105,7 @@ fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
                 tuner.host.device(),
             )?)?;
             let losses = tuner.losses(&prompts, &update)?;
-            let total = losses.total(share.token_weight, share.representation_weight)?;
+            let total = losses.total(&tuner.objective.weights(share))?;
             Ok(f64::from(total.to_scalar::<f32>()?))
         };
         for i in [0, start.len() / 3, start.len() - 1] {
@@ -127,13 +132,13 @@ fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
 fn gradients_are_those_of_finite_differences() -> Result<()> {
     for mode in [Mode::InPlusTruth, Mode::InMinus, Mode::Out, Mode::Lie] {
         check_differences(
-            "offsets = [0, 3]\nrepresentation_layers = [1, 3]\nrank = 2\ntoken_weight = 0.5",
+            "positions = \"at:-1,-4\"\nrepresentation_layers = [1, 3]\nrank = 2\ntoken_weight = 0.5",
             mode,
         )?;
-        check_differences("update = \"direct\"\ntoken_weight = 0.5", mode)?;
+        check_differences("update = \"full\"\ntoken_weight = 0.5", mode)?;
         check_differences(
-            "token_weight = 0.2\nrank = 2\n[[tuning.groups]]\nprojections = [\"v_proj\"]\n\
-             update = \"direct\"\ntoken_weight = 0.6\nrepresentation_weight = 0.3",
+            "token_weight = 0.2\nrank = 2\n[[tuning.groups]]\ntarget_modules = [\"v_proj\"]\n\
+             update = \"full\"\ntoken_weight = 0.6\nrepresentation_weight = 0.3",
             mode,
         )?;
     }
@@ -148,16 +153,19 @@ fn the_loss_is_the_mean_over_layers_and_offsets() -> Result<()> {
         let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlus)?;
         let update = tuner.fresh()?;
         let losses = tuner.losses(&tuner.train.iter().collect::<Vec<_>>(), &update)?;
-        Ok(losses.numbers()?.1.expect("a representation loss"))
+        Ok(losses.numbers()?[0])
     };
     let mut each = 0.;
     for layer in [1, 3] {
         for offset in [0, 2, 5] {
-            let tuning = format!("offset = {offset}\nrepresentation_layers = [{layer}]");
+            let tuning = format!(
+                "positions = \"at:-{}\"\nrepresentation_layers = [{layer}]",
+                offset + 1
+            );
             each += representation(&tuning)? / 6.;
         }
     }
-    let all = representation("offsets = [0, 2, 5]\nrepresentation_layers = [1, 3]")?;
+    let all = representation("positions = \"at:-1,-3,-6\"\nrepresentation_layers = [1, 3]")?;
     assert!((all - each).abs() < 1e-6, "{all} {each}");
     Ok(())
 }
@@ -171,7 +179,7 @@ fn clipping_keeps_the_direction_and_bounds_the_norm() -> Result<()> {
     let vars = update.trainable(tuner.host.device())?;
     let losses = tuner.losses(&tuner.train.iter().collect::<Vec<_>>(), &update)?;
     let shares = Share::of_all(&recipe.tuning, &update);
-    let of = || Gradients::of(&losses, &vars, &shares, 1.);
+    let of = || Gradients::of(&losses, &vars, &weights(&tuner, &shares), 1.);
     let norm = of()?.norm()?;
     assert!(norm > 0.);
     let half = of()?.clip(norm, norm / 2.)?;

@@ -13,7 +13,11 @@ const EPOCHS: usize = 2;
 
 /// Both losses of some prompts, at layers 1 and 2 and offset 1. It begins at the tuner's activation cache:
 /// a row's last bits depend on the rows beside it.
-fn losses(tuner: &Tuner, some: &[&Prompt], update: &Adapter) -> Result<(Tensor, Option<Tensor>)> {
+fn losses(
+    tuner: &Tuner,
+    some: &[&TuningPrompt],
+    update: &Adapter,
+) -> Result<(Tensor, Option<Tensor>)> {
     let ids: Vec<&[u32]> = some.iter().map(|p| p.ids.as_slice()).collect();
     let (forest, rows) = PrefixTree::pack(&ids);
     let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
@@ -36,7 +40,7 @@ fn losses(tuner: &Tuner, some: &[&Prompt], update: &Adapter) -> Result<(Tensor, 
     let pass = tuner
         .host
         .forward(&forest, &mut KeyValueCache::none(), &request)?;
-    let label = |(p, end): (&&Prompt, &u32)| LabelRow {
+    let label = |(p, end): (&&TuningPrompt, &u32)| LabelRow {
         row: last.iter().position(|r| r == end).expect("a row") as u32,
         right: p.right,
         wrong: p.wrong,
@@ -85,7 +89,7 @@ fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
         order.shuffle(&mut rng);
         for (i, batch) in order.chunks(BATCH).enumerate() {
             let step = lines.len();
-            let batch: Vec<&Prompt> = batch.iter().map(|&i| &tuner.train[i]).collect();
+            let batch: Vec<&TuningPrompt> = batch.iter().map(|&i| &tuner.train[i]).collect();
             let (token, representation) = losses(tuner, &batch, &update)?;
             let loss = match &representation {
                 None => token.clone(),
@@ -99,18 +103,20 @@ fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
             optimizer.step(&loss.backward()?)?;
             let mut line = Metrics {
                 step: step + 1,
-                token_loss: number(&token)?,
-                representation_loss: representation.as_ref().map(number).transpose()?,
-                validation_token_loss: None,
-                validation_representation_loss: None,
                 lr,
+                ..Metrics::default()
             };
+            line.add("token", number(&token)?);
+            if let Some(r) = &representation {
+                line.add("representation", number(r)?);
+            }
             if (i + 1) * BATCH >= order.len() {
-                let all: Vec<&Prompt> = tuner.validation.iter().collect();
+                let all: Vec<&TuningPrompt> = tuner.validation.iter().collect();
                 let (token, representation) = losses(tuner, &all, &update)?;
-                line.validation_token_loss = Some(number(&token)?);
-                line.validation_representation_loss =
-                    representation.as_ref().map(number).transpose()?;
+                line.set_validation("token", number(&token)?);
+                if let Some(r) = &representation {
+                    line.set_validation("representation", number(r)?);
+                }
             }
             lines.push(line);
         }
@@ -121,7 +127,8 @@ fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
 #[test]
 fn plain_settings_give_what_a_plain_loop_gives_bit_for_bit() -> Result<()> {
     let setting = setting()?;
-    let recipe = recipe("offset = 1\nbatch = 3\nepochs = 2\nwarmup = 2\nrank = 4\nm = 1.5");
+    let recipe =
+        recipe("positions = \"at:-2\"\nbatch = 3\nepochs = 2\nwarmup = 2\nrank = 4\nm = 1.5");
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     for mode in Mode::ALL {
@@ -163,10 +170,10 @@ fn early_stop_returns_what_did_best_in_validation() -> Result<()> {
     );
     let losses: Vec<f64> = lines
         .iter()
-        .filter_map(|l| l.validation_representation_loss)
+        .filter_map(|l| l.validation_loss("representation"))
         .collect();
     let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    assert_eq!(tuner.validate(&tuned)?.1, Some(lowest));
+    assert_eq!(tuner.validate(&tuned)?[0], lowest);
     assert!(
         losses.iter().rev().take(3).all(|l| *l >= lowest),
         "{losses:?}"

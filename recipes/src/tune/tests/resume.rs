@@ -41,7 +41,7 @@ impl HookedModel for Failing<'_> {
 const TUNING: &str = "batch = 3\nmicro_batch = 2\nepochs = 4\nwarmup = 2\nrank = 2\nclip = 0.5\n\
     schedule = \"cosine\"\nvalidate_every = 2\ncheckpoint_every = 3\n\
     early_stop = { patience = 3, window = 2, min_steps = 3 }\n\
-    [[tuning.groups]]\nprojections = [\"v_proj\"]\nlearning_rate = 0.03\ntoken_weight = 0.0\nupdate = \"direct\"";
+    [[tuning.groups]]\ntarget_modules = [\"v_proj\"]\nlearning_rate = 0.03\ntoken_weight = 0.0\nupdate = \"full\"";
 
 /// Files of an update and its metrics.
 fn files(room: &Path, update: &Adapter, spec: &ModelSpec) -> Result<[Vec<u8>; 2]> {

@@ -1,7 +1,7 @@
-//! Which quantized merges a run makes and measures.
+//! `[retention]`: which quantized merges a run makes, to measure how much of the tuned
+//! effect they retain.
 
-use super::Wrong;
-use reptune_adapters::lora::loss::Mode;
+use super::{Mode, Wrong};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -54,38 +54,38 @@ impl fmt::Display for MergeRounding {
     }
 }
 
-/// Quantized merges to be made and measured.
+/// Quantized merges that are made and measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Survival {
-    /// Types of the runtime, such as `q4_0`.
+pub struct Retention {
+    /// Quantized types of mistral.rs, such as `q4_0`.
     pub types: Vec<String>,
-    /// Ways of merging.
-    #[serde(default = "ways")]
-    pub ways: Vec<MergeRounding>,
-    /// Modes whose updates are merged; must be among those that are tuned.
+    /// How updates are rounded into them.
+    #[serde(default = "default_rounding")]
+    pub rounding: Vec<MergeRounding>,
+    /// Modes whose updates are merged; they must be among those that are tuned.
     pub modes: Vec<Mode>,
     /// How much larger `mixed` may make the file, as a share.
-    #[serde(default = "growth")]
+    #[serde(default = "default_growth")]
     pub growth: f64,
 }
 
-fn ways() -> Vec<MergeRounding> {
+fn default_rounding() -> Vec<MergeRounding> {
     MergeRounding::ALL[..4].to_vec()
 }
 
-fn growth() -> f64 {
+fn default_growth() -> f64 {
     0.05
 }
 
-impl Survival {
+impl Retention {
     pub(super) fn check(&self) -> Result<(), Wrong> {
-        if self.types.is_empty() || self.ways.is_empty() || self.modes.is_empty() {
-            return Wrong::key("survival", "types, ways and modes", "an empty list");
+        if self.types.is_empty() || self.rounding.is_empty() || self.modes.is_empty() {
+            return Wrong::key("retention", "types, rounding and modes", "an empty list");
         }
         if !(0. ..=10.).contains(&self.growth) {
             let found = self.growth.to_string();
-            return Wrong::key("survival.growth", "a share from 0 to 10", found);
+            return Wrong::key("retention.growth", "a share from 0 to 10", found);
         }
         Ok(())
     }
