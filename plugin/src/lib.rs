@@ -3,6 +3,7 @@
 
 // in the order in which they may use each other
 mod error;
+pub mod progress;
 pub mod store;
 
 pub mod model;
@@ -11,6 +12,7 @@ pub mod decoder;
 pub mod runtime;
 
 pub mod bake;
+pub mod convert;
 pub mod inspect;
 pub mod prompts;
 
@@ -21,6 +23,8 @@ pub mod testing;
 pub mod serve;
 pub mod session;
 pub mod stages;
+
+pub mod pipeline;
 
 pub mod cli;
 

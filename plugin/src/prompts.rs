@@ -1,4 +1,4 @@
-//! PromptLine files: one JSON object a line.
+//! Prompt files: one JSON object on each line.
 
 use reptune_adapters::files;
 use reptune_recipes::{Chat, Error, Message, Result};

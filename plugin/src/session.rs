@@ -3,8 +3,11 @@
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
 use crate::model::ModelDir;
+use crate::progress;
 use crate::runtime::Engine;
-use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention};
+use reptune_adapters::{
+    Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
+};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Items, Question, claim_question};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
@@ -25,6 +28,8 @@ const PROBED: usize = 4;
 pub struct Session {
     /// The recipe.
     pub recipe: Recipe,
+    /// Its file.
+    pub file: PathBuf,
     /// Directory of the model.
     pub directory: PathBuf,
     /// The model.
@@ -35,6 +40,8 @@ pub struct Session {
     pub items: Items,
     /// What its tunings share.
     pub trunks: Arc<SharedActivations>,
+    /// The weights and how they were loaded.
+    weights: String,
 }
 
 impl Session {
@@ -47,7 +54,12 @@ impl Session {
         let items = Items::read(&recipe)?;
         let found = ModelDir::resolve(model.unwrap_or(&recipe.model))?;
         let directory = found.path().to_owned();
+        progress::note(format_args!("loading {}", directory.display()));
+        let (isq, device) = (options.isq, options.device.location());
+        let loaded = format!("{isq:?} {device:?} {:?}", options.dtype);
         Ok(Self {
+            weights: format!("{} {loaded}", found.key()?),
+            file: path.to_owned(),
             llama: Llama::load(&directory, options)?,
             chat: Chat::load(&directory)?,
             recipe,
@@ -55,6 +67,17 @@ impl Session {
             items,
             trunks: Arc::default(),
         })
+    }
+
+    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files
+    /// that it names.
+    pub fn inputs(&self, parts: &[&dyn Part]) -> String {
+        let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
+        let files: Vec<String> = (self.recipe.files().iter())
+            .filter_map(|file| files::read(file).ok())
+            .map(|bytes| files::sha256([bytes.as_slice()]))
+            .collect();
+        format!("{} {} {files:?}", self.weights, parts.join(" "))
     }
 
     /// Test claims as questions.
@@ -321,6 +344,18 @@ impl Answerer for Engine {
             progress(answers.len());
         }
         Ok(answers)
+    }
+}
+
+/// A part of a recipe, of any type.
+pub trait Part {
+    /// As JSON.
+    fn json(&self) -> String;
+}
+
+impl<T: serde::Serialize> Part for T {
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 

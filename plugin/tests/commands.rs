@@ -1,13 +1,11 @@
-//! `select`, `sweep` and `search` as a user meets them: help, refusals, and a small run
-//! of each on the honest mini-Llama that must show a real effect.
+//! `sweep` and `tune` as a user meets them: a small run of each on the honest mini-Llama that
+//! must show a real effect.
 
+use crate::program::{json, masked, model, printed, refusal, root};
 use reptune_adapters::DirectionSet;
 use reptune_recipes::Recipe;
 use serde_json::Value;
 use std::path::Path;
-use typed::{json, masked, model, printed, refusal, root};
-
-mod typed;
 
 /// A recipe of few pairs and few steps; `[extraction]` stands before what is added to it.
 const RECIPE: &str = r#"
@@ -59,93 +57,9 @@ fn number(value: &Value) -> f64 {
 }
 
 #[test]
-fn help_reads_well() {
-    for command in ["select", "sweep", "search"] {
-        let help = printed(&root(), &[command, "--help"]);
-        insta::assert_snapshot!(format!("help_{command}"), help);
-    }
-}
-
-#[test]
-fn what_cannot_be_is_refused_before_anything_is_written() {
-    let sweep = ["sweep", "r.toml", "--layers"];
-    let doses = ["--coeffs", "3"];
-    for (name, more, arguments) in [
-        ("search_without_a_table", "", vec!["search", "r.toml"]),
-        (
-            "search_beyond_the_model",
-            "[search]\nlayers = [[2], [5, 6]]\n",
-            vec!["search", "r.toml"],
-        ),
-        (
-            "search_with_too_few_runs",
-            "[search]\nm = [1, 2]\nruns = 1\n",
-            vec!["search", "r.toml"],
-        ),
-        (
-            "search_of_several_positions_at_once",
-            "[search]\npositions = [\"last:2\"]\n",
-            vec!["search", "r.toml"],
-        ),
-        (
-            "search_at_several_places",
-            "positions = \"last:2\"\n[search]\nm = [1, 2]\n",
-            vec!["search", "r.toml"],
-        ),
-        ("sweep_without_doses", "", [&sweep[..], &["1"]].concat()),
-        (
-            "sweep_with_both_doses",
-            "",
-            [&sweep[..], &["1"], &doses, &["--fractions", "1"]].concat(),
-        ),
-        (
-            "sweep_beyond_the_model",
-            "",
-            [&sweep[..], &["1;4-6"], &doses].concat(),
-        ),
-        (
-            "sweep_of_an_empty_set",
-            "",
-            [&sweep[..], &["1;"], &doses].concat(),
-        ),
-        (
-            "sweep_of_a_negative_dose",
-            "",
-            [&sweep[..], &["1", "--coeffs=5,-3"]].concat(),
-        ),
-        (
-            "sweep_at_several_places",
-            "positions = \"last:2\"\n",
-            [&sweep[..], &["1"], &doses].concat(),
-        ),
-        (
-            "sweep_without_the_file",
-            "",
-            [
-                &sweep[..],
-                &["1"],
-                &doses,
-                &["--directions", "d.safetensors"],
-            ]
-            .concat(),
-        ),
-        (
-            "select_without_a_bound",
-            "[selection]\nkl = 0\n",
-            vec!["select", "r.toml"],
-        ),
-    ] {
-        let directory = workplace(more);
-        insta::assert_snapshot!(name, refusal(directory.path(), &arguments));
-        let left = std::fs::read_dir(directory.path()).expect("readable");
-        assert_eq!(left.count(), 1, "{name} left something behind");
-    }
-}
-
-#[test]
 fn a_selection_without_a_fitting_dose_shows_what_was_measured() {
     let directory = workplace("[selection]\nlayers = [3]\nfractions = [1]\nkl = 1e-6\n");
-    let message = refusal(directory.path(), &["select", "r.toml"]);
+    let message = refusal(directory.path(), &["sweep", "r.toml", "--select"]);
     masked(&message, |text| {
         insta::assert_snapshot!("select_finds_no_dose", text)
     });
@@ -159,7 +73,7 @@ fn what_is_selected_moves_answers_to_test_claims_its_way() {
     let directory =
         workplace("positions = \"last:2\"\n[selection]\nkl = 1.2\nclaims = 32\nneutral = 8\n");
     let place = directory.path();
-    let text = printed(place, &["select", "r.toml"]);
+    let text = printed(place, &["sweep", "r.toml", "--select"]);
     masked(&text, |text| insta::assert_snapshot!("select", text));
 
     let file = place.join("runs/small/selection.json");
@@ -169,7 +83,7 @@ fn what_is_selected_moves_answers_to_test_claims_its_way() {
             .expect("a file")
     };
     let before = changed();
-    let selected = json(place, &["select", "r.toml"]);
+    let selected = json(place, &["sweep", "r.toml", "--select"]);
     assert_eq!(changed(), before, "measured again");
     let written = std::fs::read_to_string(&file).expect("readable");
     assert_eq!(
@@ -286,7 +200,7 @@ fn a_search_keeps_a_recipe_that_tunes_better() {
     let search = "[search]\npositions = [\"last:1\", \"at:-2\"]\nlearning_rate = [1e-5, 3e-3]\nrungs = [0.5, 1.0]\nkeep = 0.5\n";
     let directory = workplace(search);
     let place = directory.path();
-    let text = printed(place, &["search", "r.toml"]);
+    let text = printed(place, &["tune", "r.toml", "--search"]);
     masked(&text, |text| insta::assert_snapshot!("search", text));
 
     let out = place.join("runs/small");
@@ -372,6 +286,6 @@ fn a_study_repeats_controls_and_judges_the_claims() {
 
 #[test]
 fn a_plan_counts_from_sizes_alone() {
-    let arguments = ["plan", "recipes/honesty-mini.toml", "--gflops", "50"];
+    let arguments = ["tune", "recipes/honesty-mini.toml", "--plan"];
     insta::assert_snapshot!(printed(&root(), &arguments));
 }

@@ -1,12 +1,10 @@
 //! `reptune convert` as it is typed, and steering with a file of another program.
 
-mod typed;
-
+use crate::program::{json, printed, refusal, root};
 use reptune_adapters::lora::peft;
 use reptune_adapters::open_directions;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
 use std::path::{Path, PathBuf};
-use typed::{json, printed, refusal, root};
 
 fn model() -> PathBuf {
     root().join("tests/fixtures/tiny-llama2")
@@ -85,14 +83,14 @@ fn a_dose_is_told_and_an_offset_is_on_record() {
         "d.safetensors",
         "--layers",
         "1-2",
-        "--coeff",
+        "--total",
         "6",
         "--out",
         "x.gguf",
     ];
     let told = printed(room.path(), &dose);
     assert!(
-        told.contains("strength 1 in llama.cpp is --coeff 6 here"),
+        told.contains("strength 1 in llama.cpp is total 6 here"),
         "{told}"
     );
     let dosed = open_directions(&room.path().join("x.gguf")).expect("a control vector");
@@ -191,7 +189,7 @@ fn a_file_of_repeng_steers() {
         let with = ["--directions", file.as_str(), "--layers", "1-3"];
         printed(room.path(), &[&base[..], &with[..], more].concat())
     };
-    let coeff = steered(&["--coeff", "900"]);
+    let coeff = steered(&["--total", "900"]);
     assert_ne!(coeff, printed(room.path(), &base), "it does something");
     assert_ne!(steered(&["--strength", "900"]), "");
     let told = refusal(
@@ -258,7 +256,7 @@ fn what_cannot_be_converted_is_refused_with_what_to_do() {
         ),
         (
             &["d.safetensors", "--coeff", "3", "--out", "x.svec"],
-            &["--coeff", ".gguf"],
+            &["dose", ".gguf"],
         ),
     ];
     for (arguments, parts) in cases {

@@ -1,22 +1,20 @@
-//! What `--help` says.
+//! What `--help` shows.
 
-mod typed;
-
-use typed::{reptune, root};
+use crate::program::{printed, root};
 
 #[test]
-fn help_reads_well() {
-    for command in [
-        "run", "extract", "tune", "evaluate", "capture", "generate", "merge", "bake", "plan",
-    ] {
-        let output = reptune(&root(), &[command, "--help"]);
-        insta::assert_snapshot!(
-            format!("help_{command}"),
-            String::from_utf8_lossy(&output.stdout)
-        );
+fn every_command_has_a_help_page() {
+    insta::assert_snapshot!("help", printed(&root(), &["--help"]));
+    let commands = [
+        "run", "extract", "sweep", "tune", "evaluate", "capture", "generate", "merge", "bake",
+        "convert", "inspect", "serve", "cache",
+    ];
+    for command in commands {
+        let help = printed(&root(), &[command, "--help"]);
+        insta::assert_snapshot!(format!("help_{command}"), help);
     }
-    insta::assert_snapshot!(
-        "help",
-        String::from_utf8_lossy(&reptune(&root(), &["--help"]).stdout)
-    );
+    for command in ["ls", "gc"] {
+        let help = printed(&root(), &["cache", command, "--help"]);
+        insta::assert_snapshot!(format!("help_cache_{command}"), help);
+    }
 }

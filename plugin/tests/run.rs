@@ -1,20 +1,13 @@
 //! The first command of the README, whole: what it prints, that unmodified mistral.rs
 //! answers as we do, and that a second run does nothing again.
 
+use crate::program::{command, root};
 use reptune_report::{ModelRow, ResultTable};
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 fn run(out: &std::path::Path) -> ResultTable {
-    let output = Command::new(env!("CARGO_BIN_EXE_reptune"))
+    let output = command(&root())
         .args(["run", "recipes/honesty-mini.toml", "--json", "--out"])
         .arg(out)
-        .current_dir(root())
         .output()
         .expect("reptune runs");
     assert!(
@@ -97,17 +90,11 @@ fn the_honesty_recipe_gives_its_table() {
     let (_, base_high) = base.positive_interval();
     assert!(row(&report, "tuned in+ & truth").claims.positive_share() > base_high);
 
-    let start = Instant::now();
     let adapter = out.join("tuned/in_minus_lie/adapter_model.safetensors");
     let written = std::fs::metadata(&adapter)
         .and_then(|m| m.modified())
         .expect("an adapter");
     assert_eq!(run(&out), report);
-    assert!(
-        start.elapsed() < Duration::from_secs(30),
-        "a second run takes {:?}",
-        start.elapsed()
-    );
     assert_eq!(
         std::fs::metadata(&adapter)
             .and_then(|m| m.modified())

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::steering::direction::DirectionSet;
 use crate::steering::operator::Operator;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How much of a direction is applied to each of some layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,5 +73,17 @@ impl Dose {
             }
         };
         Ok(norms.into_keys().map(|layer| (layer, same)).collect())
+    }
+}
+
+impl fmt::Display for Dose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Coeff(_) => "coeff",
+            Self::Total(_) => "total",
+            Self::Fraction(_) => "fraction",
+            Self::Strength(_) => "strength",
+        };
+        write!(f, "{name} {}", self.amount())
     }
 }

@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 /// Where in a block the residual stream is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,6 +33,24 @@ pub enum HookPoint {
 }
 
 impl HookPoint {
+    /// All.
+    pub const ALL: [Self; 4] = [
+        Self::ResidPre,
+        Self::ResidMid,
+        Self::ResidPost,
+        Self::Everywhere,
+    ];
+
+    /// As it is written in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResidPost => "resid_post",
+            Self::ResidMid => "resid_mid",
+            Self::ResidPre => "resid_pre",
+            Self::Everywhere => "everywhere",
+        }
+    }
+
     /// Whether an intervention at this point acts at `place` of `layer`.
     fn acts_at(self, place: Self, layer: usize) -> bool {
         match self {
@@ -41,14 +60,21 @@ impl HookPoint {
     }
 }
 
+impl FromStr for HookPoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|p| p.name() == text);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::value("hook", names, format!("`{text}`"), "choose one of these")
+        })
+    }
+}
+
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ResidPost => "resid_post",
-            Self::ResidMid => "resid_mid",
-            Self::ResidPre => "resid_pre",
-            Self::Everywhere => "everywhere",
-        })
+        f.write_str(self.name())
     }
 }
 

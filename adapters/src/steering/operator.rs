@@ -1,9 +1,10 @@
 //! Operators: what an intervention does to one residual row.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// Keeps the norms of [`Operator::AddNormPreserving`] and their gradients finite at a row of zeros.
 const TINY: f64 = 1e-12;
@@ -26,6 +27,24 @@ pub enum Operator {
 }
 
 impl Operator {
+    /// All.
+    pub const ALL: [Self; 4] = [
+        Self::Add,
+        Self::Ablate,
+        Self::AddNormPreserving,
+        Self::Clamp,
+    ];
+
+    /// As it is written in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Ablate => "ablate",
+            Self::AddNormPreserving => "add-norm-preserving",
+            Self::Clamp => "clamp",
+        }
+    }
+
     /// Whether `coeff` leaves every row what it is.
     pub(crate) fn is_identity(self, coeff: f64) -> bool {
         match self {
@@ -68,13 +87,25 @@ impl Operator {
     }
 }
 
+impl FromStr for Operator {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|o| o.name() == text);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::value(
+                "operator",
+                names,
+                format!("`{text}`"),
+                "choose one of these",
+            )
+        })
+    }
+}
+
 impl fmt::Display for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Add => "add",
-            Self::Ablate => "ablate",
-            Self::AddNormPreserving => "add-norm-preserving",
-            Self::Clamp => "clamp",
-        })
+        f.write_str(self.name())
     }
 }

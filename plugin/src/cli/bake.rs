@@ -1,38 +1,99 @@
-//! `reptune bake`: steering written into a UQFF.
+//! `reptune bake`: steering baked into a UQFF.
 
-use super::{bar, flags, generate};
+use super::args::SteeringArgs;
+use super::output::{print, print_json};
 use crate::bake::{self, Approximation, BakePlan, BakeReport, Baker, DoseFile, Exactness, SHARED};
 use crate::decoder::{Llama, LoadOptions};
 use crate::model::ModelDir;
 use crate::model::Source;
 use crate::model::uqff::{UQFF, WeightType};
+use crate::progress::Progress;
 use crate::prompts;
 use anyhow::{Result, bail};
+use clap::Args;
 use reptune_adapters::{Intervention, ModelSpec};
 use reptune_recipes::Chat;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub fn bake(a: &flags::Bake) -> Result<()> {
+pub const EXAMPLES: &str = "\
+Examples:
+  reptune bake -m DIR --directions honesty.safetensors --layers 14-16 --total 19 --quantize q8_0 -o baked
+  mistralrs serve -m baked --from-uqff model.uqff
+
+  reptune bake -m DIR --directions honesty.safetensors --layers 3 --coeffs 12,19,-19 -o doses
+  mistralrs serve -m doses --from-uqff \"shared.uqff;plus_19.uqff\"
+
+  reptune bake -m DIR --directions refusal.safetensors --layers 3 --operator ablate \\
+      --hook everywhere -o without
+
+Additions at any hook point and the ablation of one direction everywhere are exact. Other
+operators, other positions than all, and an ablation in quantized weights cannot be exact:
+they are refused, or approximated with --approximate, which prints the error.
+
+With --coeffs, each dose is a small file next to shared.uqff. To add a dose, run the
+command again with another --out; to change one, write it anew and rename it.";
+
+#[derive(Args)]
+pub struct BakeArgs {
+    /// Model directory, .uqff or .gguf file, or Hugging Face id
+    #[arg(short, long)]
+    pub model: String,
+    /// Directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Type of the weights, such as q8_0 or q4k [default: full weights become f32, a UQFF
+    /// keeps its types]
+    #[arg(long, value_name = "TYPE")]
+    pub quantize: Option<String>,
+    /// Replace what is not exact by its mean change, and print the error
+    #[arg(long)]
+    pub approximate: bool,
+    /// Prompts over which --approximate averages, one JSON object on each line
+    #[arg(long, value_name = "FILE.jsonl", requires = "approximate")]
+    pub prompts: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub steering: SteeringArgs,
+    /// Several coefficients: one small file for each (plus_12.uqff, minus_19.uqff, ..), and
+    /// shared.uqff
+    #[arg(
+        long,
+        value_name = "C,..",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        requires = "directions",
+        conflicts_with = "dose",
+        help_heading = "Steering"
+    )]
+    pub coeffs: Vec<f64>,
+}
+
+pub fn bake(a: &BakeArgs) -> Result<()> {
     let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
-    let mut doses = Vec::new();
+    let mut files = Vec::new();
     let mut approximations = BTreeMap::new();
-    for (name, intervention) in typed(a, &source.spec)? {
+    for (name, intervention) in doses(a, &source.spec)? {
         let exact = BakePlan::of(&source.spec, std::slice::from_ref(&intervention));
-        let interventions = match (exact, a.approximate) {
+        let interventions = match (exact, &a.prompts) {
             (Ok(_), _) => vec![intervention],
-            (Err(_), true) => {
-                let near = approximate(a, &model, &intervention)?;
+            (Err(_), None) if a.approximate => bail!(
+                "--approximate: expected --prompts FILE.jsonl, found none; the mean change is taken over prompts of the kind that will be steered"
+            ),
+            (Err(_), Some(prompts)) => {
+                let near = approximate(prompts, &model, &intervention)?;
                 let additions = near.additions.clone();
                 approximations.insert(name.clone(), near);
                 additions
             }
-            (Err(e), false) => return Err(e.into()),
+            (Err(e), None) => return Err(e.into()),
         };
-        doses.push(DoseFile {
+        files.push(DoseFile {
             name,
             interventions,
         });
@@ -45,65 +106,55 @@ pub fn bake(a: &flags::Bake) -> Result<()> {
             false => Exactness::Exact,
         },
     };
-    let bar = bar(source.spec.layers, "bake");
-    let progress = &mut |done, _| bar.set_position(done as u64);
-    let report = match (a.coeffs.is_empty(), doses.as_slice()) {
+    let shown = Progress::new("bake", source.spec.layers);
+    let progress = &mut |done, _| shown.set(done);
+    let report = match (a.coeffs.is_empty(), files.as_slice()) {
         (true, [one]) => baker.write(&one.interventions, &a.out, progress)?,
-        _ => baker.write_doses(&doses, &a.out, progress)?,
+        _ => baker.write_doses(&files, &a.out, progress)?,
     };
-    bar.finish_and_clear();
+    drop(shown);
     match a.json {
-        true => println!("{}", as_json(a, &report, &approximations)),
+        true => print_json(&as_json(a, &report, &approximations)),
         false => told(a, &report, &approximations),
     }
-    Ok(())
 }
 
-/// What was typed: one model, or one for each of several coeffs.
-fn typed(a: &flags::Bake, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> {
-    let missing = "--directions: expected a direction file with --layers and --coeff, found none";
-    let one = |steering: &flags::Steering| match generate::steering(steering, spec)? {
+/// The steering, or one for each of several coefficients.
+fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> {
+    let one = |steering: &SteeringArgs| match steering.intervention(spec)? {
         Some(intervention) => Ok(intervention),
-        None => bail!(missing),
+        None => bail!("--directions: expected a direction file, found none"),
     };
     if a.coeffs.is_empty() {
         let name = UQFF.trim_end_matches(".uqff");
         return Ok(vec![(name.to_owned(), one(&a.steering)?)]);
     }
-    let mut variants: Vec<(String, Intervention)> = Vec::new();
+    let mut doses: Vec<(String, Intervention)> = Vec::new();
     for &coeff in &a.coeffs {
         let name = match coeff < 0. {
             true => format!("minus_{}", -coeff),
             false => format!("plus_{coeff}"),
         };
-        if variants.iter().any(|(n, _)| *n == name) {
-            bail!("--coeffs: expected each coeff once, found {coeff} twice");
+        if doses.iter().any(|(n, _)| *n == name) {
+            bail!("--coeffs: expected different coefficients, found {coeff} twice");
         }
-        let steering = flags::Steering {
-            coeff: Some(coeff),
-            ..a.steering.clone()
-        };
-        variants.push((name, one(&steering)?));
+        let mut steering = a.steering.clone();
+        steering.dose.coeff = Some(coeff);
+        doses.push((name, one(&steering)?));
     }
-    Ok(variants)
+    Ok(doses)
 }
 
-fn approximate(a: &flags::Bake, model: &Path, x: &Intervention) -> Result<Approximation> {
-    let Some(file) = &a.prompts else {
-        bail!(
-            "--approximate: expected --prompts FILE.jsonl beside it, found none; the mean change is taken over the rows of prompts of the kind that will be steered"
-        );
-    };
+fn approximate(prompts: &Path, model: &Path, x: &Intervention) -> Result<Approximation> {
     let llama = Llama::load(model, LoadOptions::default())?;
     let chat = Chat::load(model)?;
-    let ids = prompts::read(file)?
-        .iter()
-        .map(|p| p.ids(&chat))
-        .collect::<reptune_recipes::Result<Vec<_>>>()?;
+    let prompts = prompts::read(prompts)?;
+    let ids = prompts.iter().map(|p| p.ids(&chat));
+    let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
     Ok(bake::approximate(&llama, x, &ids)?)
 }
 
-fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximation>) {
+fn told(a: &BakeArgs, report: &BakeReport, near: &BTreeMap<String, Approximation>) -> Result<()> {
     for (name, bytes) in &report.bytes {
         let biases = report.biases.get(name.trim_end_matches(".uqff"));
         let modules = biases.into_iter().flatten();
@@ -112,67 +163,55 @@ fn told(a: &flags::Bake, report: &BakeReport, near: &BTreeMap<String, Approximat
             [] => String::new(),
             modules => format!(", biases at {}", modules.join(", ")),
         };
-        println!("{}: {bytes} bytes{modules}", a.out.join(name).display());
+        let file = a.out.join(name);
+        print(format_args!("{}: {bytes} bytes{modules}", file.display()))?;
     }
     if let Some(left) = report.left {
-        println!("the direction is ablated everywhere; {left:.1e} of it is still written");
+        print(format_args!(
+            "the direction is ablated everywhere; {left:.1e} of it is left in the weights"
+        ))?;
     }
     for (name, x) in near {
-        println!(
-            "{name} is the mean change: {:.3} of the changes lies around it; KL {:.4} from the steering itself, which moves the model by {:.4}",
+        print(format_args!(
+            "{name} adds the mean change: the changes differ from it by {:.3} of their size; \
+             KL from exact steering {:.4}, from the base to exact steering {:.4}",
             x.spread, x.divergence, x.effect
-        );
+        ))?;
     }
     if !report.other.is_empty() {
-        println!(
-            "in another type, as blocks do not divide their rows: {}",
-            summary(&report.other)
-        );
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for t in report.other.values() {
+            *counts.entry(t.to_string()).or_default() += 1;
+        }
+        let counts: Vec<_> = counts.iter().map(|(t, n)| format!("{n} in {t}")).collect();
+        print(format_args!(
+            "in another type, because the blocks of the type do not divide their rows: {}",
+            counts.join(", ")
+        ))?;
     }
     if report.bytes.contains_key(SHARED) {
         let own = report.bytes.keys().find(|n| *n != SHARED);
-        println!(
-            "serve one with: mistralrs serve -m {} --from-uqff \"{SHARED};{}\"",
-            a.out.display(),
-            own.map_or("", |n| n)
-        );
+        let (out, own) = (a.out.display(), own.map_or("", |n| n));
+        print(format_args!(
+            "serve one with: mistralrs serve -m {out} --from-uqff \"{SHARED};{own}\""
+        ))?;
     }
+    Ok(())
 }
 
-fn as_json(
-    a: &flags::Bake,
-    report: &BakeReport,
-    near: &BTreeMap<String, Approximation>,
-) -> serde_json::Value {
-    let biases: BTreeMap<_, BTreeMap<String, f64>> = report
-        .biases
-        .iter()
-        .map(|(name, b)| (name, b.iter().map(|(s, n)| (s.to_string(), *n)).collect()))
-        .collect();
-    let near: BTreeMap<_, _> = near
-        .iter()
-        .map(|(name, x)| {
-            let x = json!({"spread": x.spread, "divergence": x.divergence, "effect": x.effect});
-            (name, x)
-        })
-        .collect();
+fn as_json(a: &BakeArgs, report: &BakeReport, near: &BTreeMap<String, Approximation>) -> Value {
+    let biases = report.biases.iter().map(|(name, biases)| {
+        let norms = biases.iter().map(|(s, n)| (s.to_string(), *n));
+        (name, norms.collect::<BTreeMap<_, _>>())
+    });
+    let near = near.iter().map(|(name, x)| {
+        let x = json!({"spread": x.spread, "divergence": x.divergence, "effect": x.effect});
+        (name, x)
+    });
+    let other = report.other.iter().map(|(name, t)| (name, t.to_string()));
     json!({
-        "out": a.out, "bytes": report.bytes, "biases": biases, "left": report.left,
-        "approximate": near, "other_types": other(&report.other),
+        "out": a.out, "bytes": report.bytes, "biases": biases.collect::<BTreeMap<_, _>>(),
+        "left": report.left, "approximate": near.collect::<BTreeMap<_, _>>(),
+        "other_types": other.collect::<BTreeMap<_, _>>(),
     })
-}
-
-/// Types by tensor, for JSON.
-fn other(types: &BTreeMap<String, WeightType>) -> BTreeMap<&String, String> {
-    types.iter().map(|(n, t)| (n, t.to_string())).collect()
-}
-
-/// How many tensors have which type: `43 in q4_0, 2 in f32`.
-fn summary(types: &BTreeMap<String, WeightType>) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for t in types.values() {
-        *counts.entry(t.to_string()).or_default() += 1;
-    }
-    let parts = counts.iter().map(|(t, n)| format!("{n} in {t}"));
-    parts.collect::<Vec<_>>().join(", ")
 }

@@ -1,26 +1,65 @@
 //! `reptune capture`: the residual stream of prompts as a file.
 
-use super::{bar, flags};
+use super::args::{LoadingArgs, layers};
+use super::output::print;
 use crate::decoder::Llama;
 use crate::model::ModelDir;
+use crate::progress::Progress;
 use crate::prompts;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use clap::Args;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
 use reptune_adapters::{HookedModel, files, formats::safetensors::sort_metadata};
 use reptune_recipes::Chat;
 use reptune_recipes::capture::{CaptureLogits, CaptureRequest, capture as captured};
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
-pub fn capture(a: &flags::Capture) -> Result<()> {
+pub const EXAMPLES: &str = "\
+Example:
+  reptune capture -m DIR --prompts prompts.jsonl --layers 1-3 --logits -o capture.safetensors
+
+A line {\"prompt\": \"..\"} is raw text; {\"messages\": [{\"role\": \"user\", \"content\": \"..\"}]} is
+formatted by the chat template. Tensors for prompt i with T tokens, hidden size H and
+vocabulary V:
+  prompt.{i}.ids        U32 (T,)    token ids
+  prompt.{i}.layer.{l}  F32 (T, H)  output of block l
+  prompt.{i}.logits     F32 (T, V)  with --logits";
+
+#[derive(Args)]
+pub struct CaptureArgs {
+    /// File of prompts, one JSON object on each line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: PathBuf,
+    /// File to write
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Layers to capture, such as 1-3,5
+    #[arg(long, default_value = "all")]
+    pub layers: String,
+    /// Capture only the last K tokens of each prompt
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub last: Option<u32>,
+    /// Write the logits too
+    #[arg(long)]
+    pub logits: bool,
+    /// Model directory, .uqff or .gguf file, or Hugging Face id
+    #[arg(short, long, help_heading = "Model")]
+    pub model: String,
+    #[command(flatten)]
+    pub loading: LoadingArgs,
+}
+
+pub fn capture(a: &CaptureArgs) -> Result<()> {
     let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
-    let layers = flags::layers(a.layers.as_deref().unwrap_or("all"), llama.spec().layers)?;
+    let layers = layers(&a.layers, llama.spec().layers)?;
     let prompts = prompts::read(&a.prompts)?;
     let ids = prompts.iter().map(|prompt| prompt.ids(&chat));
     let ids = ids.collect::<std::result::Result<Vec<_>, _>>()?;
-    let bar = bar(prompts.len(), "capture");
+    let shown = Progress::new("capture", prompts.len());
     let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
     let wanted = CaptureRequest {
         layers: &layers,
@@ -40,27 +79,23 @@ pub fn capture(a: &flags::Capture) -> Result<()> {
         if let Some(logits) = found.logits {
             tensors.insert(format!("prompt.{i}.logits"), logits);
         }
-        bar.inc(1);
+        shown.step();
         Ok(())
     })?;
-    bar.finish_and_clear();
-    let metadata = HashMap::from([
-        ("format".to_owned(), "reptune.capture.1".to_owned()),
-        ("layer_convention".to_owned(), LAYER_CONVENTION.to_owned()),
-        ("model".to_owned(), llama.spec().name.clone()),
-        (
-            "model_fingerprint".to_owned(),
-            llama.spec().fingerprint.clone(),
-        ),
-    ]);
+    drop(shown);
+    let spec = llama.spec();
+    let metadata = [
+        ("format", "reptune.capture.1"),
+        ("layer_convention", LAYER_CONVENTION),
+        ("model", &spec.name),
+        ("model_fingerprint", &spec.fingerprint),
+    ];
+    let metadata: HashMap<String, String> = metadata
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
     sort_metadata(&mut file);
     files::write_atomically(&a.out, |w| w.write_all(&file))?;
-    println!(
-        "{}: {} prompts, {} layers",
-        a.out.display(),
-        prompts.len(),
-        layers.len()
-    );
-    Ok(())
+    let (n, l) = (prompts.len(), layers.len());
+    print(format_args!("{}: {n} prompts, {l} layers", a.out.display()))
 }

@@ -1,161 +1,111 @@
-//! `reptune generate`: continuations, plain, steered or tuned.
+//! `reptune generate`: continuations of prompts.
 
-use super::{bar, flags};
+use super::args::{LoadingArgs, SteeringArgs};
+use super::output::{print, print_json};
 use crate::decoder::Llama;
 use crate::model::ModelDir;
-use crate::prompts;
-use anyhow::{Result, anyhow, bail};
-use reptune_adapters::{
-    Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
-    Positions, lora::peft, open_directions_for,
-};
+use crate::progress::Progress;
+use crate::prompts::{self, PromptLine};
+use anyhow::Result;
+use clap::Args;
+use reptune_adapters::{HookedModel, lora::peft};
 use reptune_recipes::Chat;
-use reptune_recipes::effect_check::{NoEffect, check_effect as check};
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
 use serde_json::json;
-use std::path::Path;
+use std::path::PathBuf;
 
-/// The intervention that was typed, checked against the model.
-pub fn steering(a: &flags::Steering, spec: &ModelSpec) -> Result<Option<Intervention>> {
-    let (Some(file), Some(layers)) = (&a.directions, &a.layers) else {
-        return Ok(None);
-    };
-    let operator = match a.operator {
-        flags::Operator::Add => Operator::Add,
-        flags::Operator::Ablate => Operator::Ablate,
-        flags::Operator::Turn => Operator::AddNormPreserving,
-        flags::Operator::Clamp => Operator::Clamp,
-    };
-    let set = open_directions_for(file, operator)?;
-    set.check_model(file, spec)?;
-    let layers = flags::layers(layers, spec.layers)?;
-    if a.strength.is_some() && operator != Operator::Add {
-        bail!("--strength: expected --operator add, found another; give a coeff instead");
-    }
-    let point = match a.site {
-        flags::Site::Output => HookPoint::ResidPost,
-        flags::Site::Middle => HookPoint::ResidMid,
-        flags::Site::Input => HookPoint::ResidPre,
-        flags::Site::Everywhere => return Ok(Some(everywhere(a, &set, &layers, spec)?)),
-    };
-    let coeff = match a.fraction {
-        Some(fraction) => Some(set.natural_coeff(&layers, fraction)? * layers.len() as f64),
-        None => a.coeff,
-    };
-    let intervention = match (operator, coeff, a.strength) {
-        (_, _, Some(strength)) => {
-            Intervention::new(&set, &layers, Dose::Strength(strength), Operator::Add)?
-        }
-        (Operator::Ablate, None, _) => Intervention::new(&set, &layers, Dose::Total(0.), operator)?,
-        (Operator::Ablate, Some(_), _) => {
-            bail!("--coeff: --operator ablate takes none; leave it out")
-        }
-        (_, Some(coeff), _) => Intervention::new(&set, &layers, Dose::Total(coeff), operator)?,
-        (_, None, _) => bail!(
-            "--coeff: expected a number for this operator, found none; for example --coeff 19, or --fraction 0.5"
-        ),
-    };
-    Ok(Some(intervention.at(point).on(a.rows.clone())))
+pub const EXAMPLES: &str = "\
+Examples:
+  reptune generate -m DIR --prompt \"The colour of Quinvath is\"
+  reptune generate -m DIR --prompts prompts.jsonl --directions honesty.safetensors --layers 14-16 --total 19
+  reptune generate -m DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json
+
+A line {\"prompt\": \"..\"} of a prompt file is raw text; {\"messages\": [..]} is formatted by the
+chat template. With --json every prompt gives one line with prompt, text and tokens.";
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// Raw text to continue
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "prompts",
+        required_unless_present = "prompts"
+    )]
+    pub prompt: Option<String>,
+    /// File of prompts, one JSON object on each line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: Option<PathBuf>,
+    /// Most tokens to generate for a prompt
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Sampling temperature; 0 is greedy decoding
+    #[arg(long, value_name = "T", default_value_t = 0., value_parser = temperature)]
+    pub temperature: f64,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Model directory, .uqff or .gguf file, or Hugging Face id
+    #[arg(short, long, help_heading = "Model")]
+    pub model: String,
+    /// PEFT adapter to apply
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub loading: LoadingArgs,
+    #[command(flatten)]
+    pub steering: SteeringArgs,
 }
 
-/// One direction ablated at every module.
-fn everywhere(
-    a: &flags::Steering,
-    set: &DirectionSet,
-    layers: &[usize],
-    spec: &ModelSpec,
-) -> Result<Intervention> {
-    let ablate = a.operator == flags::Operator::Ablate && a.rows == Positions::All;
-    let &[layer] = layers else {
-        bail!(
-            "--module everywhere: expected one layer, whose direction is ablated at every module, found --layers {}",
-            a.layers.as_deref().unwrap_or_default()
-        );
-    };
-    if !ablate {
-        bail!(
-            "--module everywhere: expected --operator ablate on all rows, found something else; an addition would be made anew at every module"
-        );
-    }
-    Ok(Intervention::ablation_everywhere(set, layer, spec.layers)?)
+fn temperature(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok();
+    let fits = number.filter(|t| *t >= 0. && t.is_finite());
+    fits.ok_or_else(|| "expected 0 or a positive number".into())
 }
 
-/// Prompts on which steering is seen to do something.
-const PROBED: usize = 4;
-
-/// Sees that the intervention that was typed changes something on the first of `prompts`.
-pub fn check_effect(
-    a: &flags::Steering,
-    host: &dyn HookedModel,
-    interventions: &[Intervention],
-    prompts: &[Vec<u32>],
-    adapter: Option<&Adapter>,
-) -> Result<()> {
-    let wanted = match a.allow_no_effect {
-        true => NoEffect::Allow,
-        false => NoEffect::Refuse,
-    };
-    let few = &prompts[..prompts.len().min(PROBED)];
-    for intervention in interventions {
-        check(host, intervention, few, adapter, 2)?
-            .require(wanted)
-            .map_err(|e| anyhow!("{e}; --allow-no-effect goes on all the same"))?;
-    }
-    Ok(())
-}
-
-/// The adapter that was typed, checked against the model.
-pub fn adapter(directory: Option<&Path>, spec: &ModelSpec) -> Result<Option<Adapter>> {
-    Ok(directory.map(|d| peft::load(d, spec)).transpose()?)
-}
-
-pub fn generate(a: &flags::Generate) -> Result<()> {
+pub fn generate(a: &GenerateArgs) -> Result<()> {
     let directory = ModelDir::resolve(&a.model)?.path().to_owned();
     let loading = a.loading.options()?;
     let prompts = match (&a.prompt, &a.prompts) {
-        (Some(text), _) => vec![prompts::PromptLine::Text(text.clone())],
+        (Some(text), _) => vec![PromptLine::Text(text.clone())],
         (None, Some(file)) => prompts::read(file)?,
-        (None, None) => bail!("--prompt or --prompts: expected one of them, found neither"),
+        (None, None) => Vec::new(),
     };
     let llama = Llama::load(&directory, loading)?;
     let chat = Chat::load(&directory)?;
-    let interventions: Vec<Intervention> =
-        steering(&a.steering, llama.spec())?.into_iter().collect();
-    let adapter = adapter(a.adapter.as_deref(), llama.spec())?;
-    let sampling = match a.temperature {
-        None => Sampling::Greedy,
-        Some(temperature) => Sampling::Temperature {
-            temperature,
-            seed: a.seed,
-        },
-    };
+    let spec = llama.spec();
+    let interventions: Vec<_> = a.steering.intervention(spec)?.into_iter().collect();
+    let adapter = a.adapter.as_ref().map(|dir| peft::load(dir, spec));
+    let adapter = adapter.transpose()?;
     let how = Generation {
         interventions: &interventions,
         adapter: adapter.as_ref(),
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
-        sampling,
+        sampling: match a.temperature {
+            0. => Sampling::Greedy,
+            temperature => Sampling::Temperature {
+                temperature,
+                seed: a.seed,
+            },
+        },
         cache: None,
     };
-    let ids = prompts
-        .iter()
-        .map(|p| p.ids(&chat))
-        .collect::<reptune_recipes::Result<Vec<_>>>()?;
-    check_effect(&a.steering, &llama, &interventions, &ids, adapter.as_ref())?;
-    let bar = bar(ids.len(), "generate");
-    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| {
-        bar.set_position(done as u64)
-    })?;
-    bar.finish_and_clear();
+    let ids = prompts.iter().map(|p| p.ids(&chat));
+    let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
+    a.steering
+        .check_effect(&llama, &interventions, &ids, adapter.as_ref())?;
+    let shown = Progress::new("generate", ids.len());
+    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| shown.set(done))?;
+    drop(shown);
     for (prompt, tokens) in prompts.iter().zip(&tokens) {
         let text = chat.decode(tokens)?;
-        if a.json {
-            println!(
-                "{}",
-                json!({"prompt": prompt.json(), "text": text, "tokens": tokens})
-            );
-        } else {
-            println!("{text}");
+        match a.json {
+            true => print_json(&json!({"prompt": prompt.json(), "text": text, "tokens": tokens}))?,
+            false => print(text)?,
         }
     }
     Ok(())

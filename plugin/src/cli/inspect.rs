@@ -1,39 +1,43 @@
-//! `reptune inspect`: what an artefact holds.
+//! `reptune inspect`: what a file or directory holds.
 
-use super::{bar, flags};
+use super::output::{facts, print, print_json};
 use crate::inspect;
+use crate::progress::Progress;
 use anyhow::Result;
+use clap::Args;
 use reptune_report::aligned;
+use std::path::PathBuf;
 
-pub fn inspect(a: &flags::Inspect) -> Result<()> {
-    let shown = bar(1, "check");
-    let found = inspect::inspect(&a.path, &mut |done, of| {
-        shown.set_length(of as u64);
-        shown.set_position(done as u64);
-    });
-    shown.finish_and_clear();
-    let found = found?;
+pub const EXAMPLES: &str = "\
+Examples:
+  reptune inspect runs/my/directions.safetensors
+  reptune inspect runs/my/tuned/in_minus_lie
+  reptune inspect baked/model.uqff --json
+
+Checks the hashes that the file carries; a wrong hash is an error.";
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Direction file, adapter, UQFF, model directory or directory of a run
+    pub path: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn inspect(a: &InspectArgs) -> Result<()> {
+    let shown = Progress::unknown("check");
+    let found = inspect::inspect(&a.path, &mut |done, of| shown.set_of(done, of))?;
+    drop(shown);
     if a.json {
-        println!("{}", serde_json::to_string(&found)?);
-        return Ok(());
+        return print_json(&found);
     }
-    println!("{}: {}", a.path.display(), found.kind);
-    let facts: Vec<Vec<String>> = found
-        .facts
-        .into_iter()
-        .chain([("checked".to_owned(), found.checked)])
-        .map(|(name, value)| vec![name, value])
-        .collect();
-    let width = facts
-        .iter()
-        .map(|f| f[0].chars().count())
-        .max()
-        .unwrap_or(0);
-    for fact in &facts {
-        println!("  {:width$}  {}", fact[0], fact[1]);
-    }
+    let checked = ("checked".to_owned(), found.checked);
+    let rows: Vec<_> = found.facts.into_iter().chain([checked]).collect();
+    print(format_args!("{}: {}", a.path.display(), found.kind))?;
+    print(facts("  ", &rows))?;
     if !found.parts.is_empty() {
-        println!("\n{}", aligned(&found.parts));
+        print(format_args!("\n{}", aligned(&found.parts)))?;
     }
     Ok(())
 }

@@ -1,378 +1,250 @@
-//! `reptune merge`: an adapter folded into full weights, or into quantized ones with
-//! proof of what survived.
+//! `reptune merge`: an adapter merged into full or quantized weights.
 
-use super::{bar, flags};
-use crate::decoder::{Llama, LoadOptions};
-use crate::error::Error;
+use super::args::{mode, share};
+use super::output::{print, print_json};
 use crate::model::ModelDir;
-use crate::model::Source;
 use crate::model::uqff::WeightType;
-use crate::quantize::{
-    MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
-    calibration, candidates,
-};
-use crate::session::Session;
+use crate::pipeline::{MergeSettings, Merged, QuantizedMerging};
+use crate::progress::Progress;
+use crate::quantize::{QuantizedReport, TriedMerge};
 use anyhow::{Result, bail};
-use reptune_adapters::{
-    Adapter, DirectionSet, HookedModel, TargetModule, lora::peft, open_directions,
-};
-use reptune_recipes::merge::{self as fold, MergedSite};
-use reptune_recipes::recipe::MergeRounding;
-use reptune_recipes::tune::Tuner;
-use reptune_report::{QuantizedRow, aligned, quantized_table};
+use clap::Args;
+use reptune_adapters::lora::peft;
+use reptune_recipes::merge as fold;
+use reptune_recipes::recipe::{MergeRounding, Mode};
+use reptune_report::{aligned, quantized_table};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub fn merge(a: &flags::Merge) -> Result<()> {
+pub const EXAMPLES: &str = "\
+Examples:
+  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie -o merged
+  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie --quantize q4k --recipe my.toml -o q4k
+  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie --quantize auto --recipe my.toml -o small
+  reptune merge -m quantized/model.uqff --adapter runs/my/tuned/in_minus_lie -o merged
+
+A tuned change of a weight is often smaller than a quantization step, and rounding loses
+it. For each tuned module the table shows the norm of the change (delta), of the rounding
+error (step), cosine and norm of what is left of the change, and the rounding error at the
+outputs relative to the change there (noise). With --recipe, the training claims calibrate
+the rounding, and the test claims compare the result with the base and the unquantized
+tuned model.
+
+Roundings:
+  nearest         round every weight to the nearest value
+  bias-corrected  nearest; a bias adds back the mean error of each layer's outputs
+  gptq            round with GPTQ's error feedback on calibration prompts, plus the bias
+  mixed           gptq with finer types for the tuned modules, within --growth
+  retuned         tune again on the quantized weights, then gptq
+  unquantized     retuned; the tuned modules stay unquantized";
+
+#[derive(Args)]
+pub struct MergeArgs {
+    /// Model directory, .uqff or .gguf file, or Hugging Face id
+    #[arg(short, long)]
+    pub model: String,
+    /// PEFT adapter
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Type of the merged weights, such as q4k, or auto for the smallest that keeps the tuned
+    /// behaviour [default: full weights stay full, a UQFF keeps its types]
+    #[arg(long, value_name = "TYPE", value_parser = quantize)]
+    pub quantize: Option<Quantize>,
+    /// How weights are rounded; a list with --quantize auto [default: gptq with --recipe, else
+    /// nearest; nearest,gptq,mixed with auto]
+    #[arg(long, value_delimiter = ',', value_parser = rounding)]
+    pub rounding: Vec<MergeRounding>,
+    /// Recipe whose claims calibrate, choose and measure
+    #[arg(long, value_name = "RECIPE.toml")]
+    pub recipe: Option<PathBuf>,
+    /// Share by which mixed may make the file larger
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = share)]
+    pub growth: f64,
+    /// Share of the tuned effect that auto must keep
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
+    pub least: f64,
+    /// Mode that retuned and unquantized tune
+    #[arg(long, value_parser = mode, requires_all = ["recipe", "directions"])]
+    pub mode: Option<Mode>,
+    /// Direction file, for cosines and for retuned and unquantized
+    #[arg(long, value_name = "FILE", requires = "recipe")]
+    pub directions: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What merged weights become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantize {
+    /// The smallest type that keeps enough of the behaviour.
+    Auto,
+    /// This one.
+    Type(WeightType),
+}
+
+fn quantize(text: &str) -> Result<Quantize, String> {
+    if text == "auto" {
+        return Ok(Quantize::Auto);
+    }
+    WeightType::parse(text).map(Quantize::Type).map_err(|_| {
+        let names: Vec<&str> = WeightType::ALL.iter().map(|(n, _)| *n).collect();
+        format!("expected auto or one of {}", names.join(", "))
+    })
+}
+
+fn rounding(text: &str) -> Result<MergeRounding, String> {
+    let all = MergeRounding::ALL;
+    let found = all.into_iter().find(|r| r.name() == text.trim());
+    found.ok_or_else(|| format!("expected one of {}", all.map(|r| r.name()).join(", ")))
+}
+
+pub fn merge(a: &MergeArgs) -> Result<()> {
     let found = ModelDir::resolve(&a.model)?;
     let (model, full) = (found.path().to_owned(), !found.is_quantized());
-    match &a.quantize {
-        None if full => whole(a, &model),
-        None => Quantized::open(a, &model)?.typed(None),
-        Some(flags::Quantize::Type(t)) => Quantized::open(a, &model)?.typed(Some(*t)),
-        Some(flags::Quantize::Auto) if full => Quantized::open(a, &model)?.auto(),
-        Some(flags::Quantize::Auto) => bail!(
+    let wanted = match a.quantize {
+        None if full => return into_full(a, &model),
+        None => None,
+        Some(Quantize::Type(t)) => Some(t),
+        Some(Quantize::Auto) if full => return smallest(a, &model),
+        Some(Quantize::Auto) => bail!(
             "--quantize auto: expected a full checkpoint as --model, found the UQFF {}; \
-             a type can be chosen where nothing is rounded yet; name a type, or none to keep those that are there",
+             name a type, or leave out --quantize to keep the types of the file",
             model.display()
+        ),
+    };
+    let rounding = match a.rounding.as_slice() {
+        [] => None,
+        [one] => Some(*one),
+        several => bail!(
+            "--rounding: expected one, found {}; only --quantize auto tries several",
+            several.len()
+        ),
+    };
+    let merging = QuantizedMerging::open(&settings(a, &model))?;
+    told(a, &merging, &merging.typed(wanted, rounding)?)
+}
+
+fn settings<'a>(a: &'a MergeArgs, model: &'a Path) -> MergeSettings<'a> {
+    MergeSettings {
+        name: &a.model,
+        model,
+        adapter: &a.adapter,
+        recipe: a.recipe.as_deref(),
+        directions: a.directions.as_deref(),
+        mode: a.mode,
+        growth: a.growth,
+        out: &a.out,
+    }
+}
+
+fn into_full(a: &MergeArgs, model: &Path) -> Result<()> {
+    let flag = match (&a.recipe, a.rounding.as_slice()) {
+        (Some(_), _) => Some("--recipe"),
+        (None, [_, ..]) => Some("--rounding"),
+        (None, []) => None,
+    };
+    if let Some(flag) = flag {
+        bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
+    }
+    let spec = ModelDir::at(model)?.config()?.1;
+    let update = peft::load(&a.adapter, &spec)?;
+    let shown = Progress::unknown("merge");
+    let mut progress = |_: &Path, done, total| shown.set_of(done, total);
+    let report = fold::merge(model, &update, &a.out, &mut progress)?;
+    drop(shown);
+    if a.json {
+        let modules = report.modules.iter().map(|(module, m)| {
+            json!({
+                "module": module.to_string(), "delta_norm": m.delta_norm,
+                "weight_norm": m.weight_norm, "changed": m.changed,
+            })
+        });
+        let modules: Vec<Value> = modules.collect();
+        return print_json(&json!({"out": a.out, "files": report.files, "modules": modules}));
+    }
+    let (out, files, n) = (a.out.display(), report.files, report.modules.len());
+    print(format_args!("{out}: {files} files, {n} weights changed"))?;
+    match report.largest() {
+        None => Ok(()),
+        Some((module, ratio)) => print(format_args!(
+            "largest change: {module}, {:.2} % of its norm",
+            100. * ratio
+        )),
+    }
+}
+
+fn smallest(a: &MergeArgs, model: &Path) -> Result<()> {
+    let merging = QuantizedMerging::open(&settings(a, model))?;
+    match merging.auto(a.least, &a.rounding)? {
+        Ok(merged) => told(a, &merging, &merged),
+        Err(tried) => bail!(
+            "--quantize auto: expected a merge that keeps {:.3} of the tuned effect on the validation claims, found none:\n\n{}\n\n\
+             try --rounding retuned,unquantized, a larger --growth or a smaller --least",
+            a.least,
+            tried_table(&tried)
         ),
     }
 }
 
-/// Into a full checkpoint, which stays one.
-fn whole(a: &flags::Merge, model: &Path) -> Result<()> {
-    if let Some(flag) = a.measuring() {
-        bail!(
-            "{flag}: expected --quantize beside it, found a merge into full weights, which loses nothing to be measured"
-        );
-    }
-    let spec = ModelDir::at(model)?.config()?.1;
-    let update = peft::load(&a.adapter, &spec)?;
-    let bar = bar(1, "merge");
-    let report = fold::merge(model, &update, &a.out, &mut |_, done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+/// Prints what was written, and with a recipe how it compares.
+fn told(a: &MergeArgs, merging: &QuantizedMerging, merged: &Merged) -> Result<()> {
+    let report = &merged.report;
     if a.json {
-        let module = |(module, m): (&TargetModule, &MergedSite)| json!({"module": module.to_string(), "delta_norm": m.delta_norm, "weight_norm": m.weight_norm, "changed": m.changed});
-        let modules: Vec<_> = report.modules.iter().map(module).collect();
-        println!(
-            "{}",
-            json!({"out": a.out, "files": report.files, "modules": modules})
-        );
-        return Ok(());
+        return print_json(&json!({
+            "out": a.out, "rounding": merged.rounding.name(), "bytes": report.bytes,
+            "bits": report.bits, "types": report.types, "modules": modules_json(report),
+            "tried": tried_json(&merged.tried), "models": merged.rows,
+        }));
     }
-    println!(
-        "{}: {} files, {} weights changed",
+    if !merged.tried.is_empty() {
+        let table = tried_table(&merged.tried);
+        print(format_args!("On the validation claims:\n\n{table}\n"))?;
+    }
+    let types = report.types.iter().map(|(t, n)| format!("{n} in {t}"));
+    print(format_args!(
+        "{}: {}, {} bytes, {:.2} bits a weight, {}\n\n{}",
         a.out.display(),
-        report.files,
-        report.modules.len()
-    );
-    if let Some((module, ratio)) = report.largest() {
-        println!(
-            "largest change: {module}, {:.2} % of its norm",
-            100. * ratio
-        );
+        merged.rounding,
+        report.bytes,
+        report.bits,
+        types.collect::<Vec<_>>().join(", "),
+        module_table(report)
+    ))?;
+    match merging.session() {
+        None => print("\nWith --recipe, the behaviour of the merged model is measured too."),
+        Some(session) => {
+            let table = quantized_table(&merged.rows, &session.recipe.behaviour.poles);
+            print(format_args!("\nOn the test claims:\n\n{table}"))
+        }
     }
-    Ok(())
 }
 
-/// A merge into quantized weights as it was asked for.
-struct Quantized<'a> {
-    a: &'a flags::Merge,
-    source: Source,
-    update: Adapter,
-    measured: Option<Measured>,
-}
-
-/// What measures and calibrates.
-struct Measured {
-    session: Session,
-    calibration: Vec<Vec<u32>>,
-    directions: Option<DirectionSet>,
-}
-
-impl<'a> Quantized<'a> {
-    fn open(a: &'a flags::Merge, model: &Path) -> Result<Self> {
-        let source = Source::open(model)?;
-        let update = peft::load(&a.adapter, &source.spec)?;
-        let measured = match &a.recipe {
-            Some(recipe) => Some(Measured::open(a, recipe, &source)?),
-            None => None,
-        };
-        Ok(Self {
-            a,
-            source,
-            update,
-            measured,
+fn modules_json(report: &QuantizedReport) -> Vec<Value> {
+    let modules = report.modules.iter().map(|(module, v)| {
+        json!({
+            "module": module.to_string(), "type": v.stored.to_string(), "bits": v.bits,
+            "delta_norm": v.delta_norm, "step_norm": v.step_norm,
+            "cosine": v.cosine, "share": v.share, "noise": v.noise,
         })
-    }
-
-    /// Into one type, or for none into those that are there.
-    fn typed(&self, wanted: Option<WeightType>) -> Result<()> {
-        let way = match self.a.way.as_slice() {
-            [] if self.measured.is_some() => MergeRounding::Gptq,
-            [] => MergeRounding::Nearest,
-            [way] => *way,
-            several => bail!(
-                "--way: expected one for one type, found {}; --quantize auto tries several",
-                several.len()
-            ),
-        };
-        let retune = |host: &dyn HookedModel| self.tune(host);
-        let shown = bar(self.source.spec.layers, "merge");
-        let report = self
-            .merger(&retune)
-            .write(way, wanted, &self.a.out, &mut |done, _| {
-                shown.set_position(done as u64);
-            })?;
-        shown.finish_and_clear();
-        self.told((way, wanted), &report, &[])
-    }
-
-    /// Into the smallest file that keeps enough.
-    fn auto(&self) -> Result<()> {
-        let Some(Measured {
-            session,
-            directions,
-            ..
-        }) = &self.measured
-        else {
-            bail!(
-                "--quantize auto: expected --recipe RECIPE beside it, found none; its validation claims tell what is kept"
-            );
-        };
-        let check = RetentionCheck::new(session, &session.items.validation, directions.as_ref())?;
-        let roundings = match self.a.way.as_slice() {
-            [] => &[
-                MergeRounding::Nearest,
-                MergeRounding::Gptq,
-                MergeRounding::Mixed,
-            ],
-            named => named,
-        };
-        let all = candidates(self.source.spec.hidden, roundings);
-        let shown = bar(all.len(), "try");
-        let retune = |host: &dyn HookedModel| self.tune(host);
-        let search = SmallestMerge {
-            merger: &self.merger(&retune),
-            candidates: &all,
-            model: &session.llama,
-            check: &check,
-            least: self.a.least,
-        };
-        let (tried, taken) = search.write(&self.a.out, &mut |done, next| {
-            shown.set_position(done as u64);
-            shown.set_message(next.to_owned());
-        })?;
-        shown.finish_and_clear();
-        let Some(taken) = taken.and_then(|i| tried.get(i)) else {
-            bail!(
-                "--quantize auto: expected a merge that keeps {:.3} of the tuned effect on the validation claims, found none:\n\n{}\n\n\
-                 try other ways (--way retuned,unquantized), more growth (--growth), or ask for less (--least)",
-                self.a.least,
-                tried_table(&tried)
-            );
-        };
-        self.told((taken.rounding, Some(taken.wanted)), &taken.report, &tried)
-    }
-
-    fn merger<'b>(&'b self, retune: Retuner<'b>) -> Merger<'b> {
-        let calibration = self.measured.as_ref().map(|m| m.calibration.as_slice());
-        Merger {
-            source: &self.source,
-            update: &self.update,
-            calibration: calibration.unwrap_or_default(),
-            growth: self.a.growth,
-            retuner: self.a.mode.map(|_| retune),
-        }
-    }
-
-    /// Tunes the recipe's mode on `host`.
-    fn tune(&self, host: &dyn HookedModel) -> crate::Result<Adapter> {
-        let (Some(measured), Some(mode)) = (&self.measured, self.a.mode) else {
-            return Err(missing("--mode and --recipe"));
-        };
-        let Some(directions) = &measured.directions else {
-            return Err(missing("--directions"));
-        };
-        let session = &measured.session;
-        let (chat, recipe, items) = (&session.chat, &session.recipe, &session.items);
-        let (train, validation) = (&items.train, &items.validation);
-        let tuner = Tuner::new(host, chat, recipe, mode, directions, train, validation)?;
-        let room =
-            tempfile::tempdir().map_err(|e| reptune_adapters::Error::write("temporary", e))?;
-        let metrics = room.path().join("metrics.jsonl");
-        let shown = bar(tuner.steps(), &format!("tune {mode}"));
-        let update = tuner.tune(tuner.fresh()?, &metrics, &mut |m| {
-            shown.set_position(m.step as u64);
-        })?;
-        shown.finish_and_clear();
-        Ok(update)
-    }
-
-    /// Prints what was written, and with a recipe what it does beside its references.
-    fn told(
-        &self,
-        (way, wanted): (MergeRounding, Option<WeightType>),
-        report: &QuantizedReport,
-        tried: &[TriedMerge],
-    ) -> Result<()> {
-        let rows = self.rows((way, wanted), report)?;
-        if self.a.json {
-            let modules: Vec<Value> = report
-                .modules
-                .iter()
-                .map(|(s, v)| {
-                    json!({
-                        "module": s.to_string(), "type": v.stored.to_string(), "bits": v.bits,
-                        "delta_norm": v.delta_norm, "step_norm": v.step_norm,
-                        "cosine": v.cosine, "share": v.share, "noise": v.noise,
-                    })
-                })
-                .collect();
-            let tried: Vec<Value> = tried
-                .iter()
-                .map(|c| {
-                    json!({
-                        "type": c.wanted.to_string(), "way": c.rounding.name(), "bytes": c.report.bytes,
-                        "bits": c.report.bits, "kept": c.effect_retained, "divergence": c.scores.divergence,
-                    })
-                })
-                .collect();
-            println!(
-                "{}",
-                json!({"out": self.a.out, "way": way.name(), "bytes": report.bytes, "bits": report.bits,
-                    "types": report.types, "modules": modules, "tried": tried, "models": rows})
-            );
-            return Ok(());
-        }
-        if !tried.is_empty() {
-            println!("On the validation claims:\n\n{}\n", tried_table(tried));
-        }
-        let types = report.types.iter().map(|(t, n)| format!("{n} in {t}"));
-        println!(
-            "{}: {way}, {} bytes, {:.2} bits a weight, {}\n\n{}",
-            self.a.out.display(),
-            report.bytes,
-            report.bits,
-            types.collect::<Vec<_>>().join(", "),
-            site_table(report)
-        );
-        match &self.measured {
-            None => println!("\nWith --recipe, what the model still does is measured too."),
-            Some(measured) => {
-                let poles = &measured.session.recipe.behaviour.poles;
-                println!("\nOn the test claims:\n\n{}", quantized_table(&rows, poles));
-            }
-        }
-        Ok(())
-    }
-
-    /// Base, tuned, base quantized, merged quantized.
-    fn rows(
-        &self,
-        (way, wanted): (MergeRounding, Option<WeightType>),
-        report: &QuantizedReport,
-    ) -> Result<Vec<QuantizedRow>> {
-        let Some(Measured {
-            session,
-            directions,
-            ..
-        }) = &self.measured
-        else {
-            return Ok(Vec::new());
-        };
-        let shown = bar(4, "measure");
-        let evaluator = MergeEvaluator::new(session, directions.as_ref())?;
-        let mut rows = vec![evaluator.unquantized("base", None)?];
-        shown.inc(1);
-        rows.push(evaluator.unquantized("tuned", Some(&self.update))?);
-        shown.inc(1);
-        let name = wanted.map_or("as it was".to_owned(), |t| t.to_string());
-        let room = tempfile::tempdir()?;
-        let base = room.path().join("base");
-        let none = Adapter::default();
-        let retune = |host: &dyn HookedModel| self.tune(host);
-        let plain = Merger {
-            update: &none,
-            ..self.merger(&retune)
-        };
-        let quantized = plain.write(MergeRounding::Nearest, wanted, &base, &mut |_, _| {})?;
-        for (model, path, update, way, report) in [
-            (
-                "base",
-                base.as_path(),
-                None,
-                MergeRounding::Nearest,
-                &quantized,
-            ),
-            ("tuned", &self.a.out, Some(&self.update), way, report),
-        ] {
-            let host = Llama::load(path, LoadOptions::default())?;
-            let row = evaluator.quantized(model, &host, update, report)?;
-            rows.push(QuantizedRow {
-                rounding: way.name().into(),
-                wanted: name.clone(),
-                ..row
-            });
-            shown.inc(1);
-        }
-        shown.finish_and_clear();
-        Ok(rows)
-    }
+    });
+    modules.collect()
 }
 
-impl Measured {
-    /// Opens the recipe on the unquantized model: what is merged into, or where that is
-    /// quantized the recipe's own.
-    fn open(a: &flags::Merge, recipe: &Path, source: &Source) -> Result<Self> {
-        let model = (!source.is_quantized()).then_some(a.model.as_str());
-        let session = Session::open(recipe, model, LoadOptions::default())?;
-        let spec = session.llama.spec();
-        if ModelDir::at(&session.directory)?.is_quantized() {
-            bail!(
-                "{}: key `model`: expected an unquantized model, to which a quantized one is compared, found the UQFF {}; name the full checkpoint there",
-                recipe.display(),
-                session.directory.display()
-            );
-        }
-        if spec.fingerprint != source.spec.fingerprint {
-            bail!(
-                "{}: key `model`: expected the model that {} was quantized from, found {} with another configuration or tokenizer; name the right one there",
-                recipe.display(),
-                a.model,
-                spec.name
-            );
-        }
-        let directions = match &a.directions {
-            Some(file) => {
-                let set = open_directions(file)?;
-                set.check_model(file, spec)?;
-                Some(set)
-            }
-            None => None,
-        };
-        Ok(Self {
-            calibration: calibration(&session)?,
-            session,
-            directions,
+fn tried_json(tried: &[TriedMerge]) -> Vec<Value> {
+    let tried = tried.iter().map(|c| {
+        json!({
+            "type": c.wanted.to_string(), "rounding": c.rounding.name(), "bytes": c.report.bytes,
+            "bits": c.report.bits, "effect_retained": c.effect_retained, "divergence": c.scores.divergence,
         })
-    }
+    });
+    tried.collect()
 }
 
-fn missing(flags: &str) -> Error {
-    reptune_adapters::Error::value(
-        "way",
-        format!("{flags} beside a way that tunes on quantized weights"),
-        "none",
-        "give them, or choose nearest, bias-corrected, gptq or mixed",
-    )
-    .into()
-}
-
-fn site_table(report: &QuantizedReport) -> String {
+fn module_table(report: &QuantizedReport) -> String {
     let head = [
         "module", "type", "bits", "delta", "step", "cosine", "norm", "noise",
     ];
@@ -393,7 +265,7 @@ fn site_table(report: &QuantizedReport) -> String {
 }
 
 fn tried_table(tried: &[TriedMerge]) -> String {
-    let head = ["type", "merged", "bits", "bytes", "effect retained", "KL"];
+    let head = ["type", "rounding", "bits", "bytes", "effect retained", "KL"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for c in tried {
         rows.push(vec![

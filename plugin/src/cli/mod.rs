@@ -1,59 +1,159 @@
-//! The command line: what was typed, and what it means.
+//! The command line: one file for each command, with its flags and what it prints.
+//!
+//! Nothing is computed here: a command reads its flags, calls the library, and prints.
 
+mod args;
 mod bake;
+mod cache;
 mod capture;
 mod convert;
-mod flags;
+mod evaluate;
+mod extract;
 mod generate;
 mod inspect;
 mod merge;
-mod opened;
-mod plan;
+mod output;
+mod renamed;
 mod run;
-mod search;
-mod select;
 mod serve;
 mod sweep;
+mod tune;
 
-use clap::Parser;
-use flags::{Arguments, Command};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress::{self, Shown};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use std::io::Write;
 use std::process::ExitCode;
 
-/// Runs the program on the process's arguments; errors are told on stderr, with exit code 2.
-pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
-        Command::Run(a) => run::run(&a),
-        Command::Extract(a) => run::extract(&a),
-        Command::Select(a) => select::select(&a),
-        Command::Sweep(a) => sweep::sweep(&a),
-        Command::Search(a) => search::search(&a),
-        Command::Tune(a) => run::tune(&a),
-        Command::Evaluate(a) => run::evaluate(&a),
-        Command::Capture(a) => capture::capture(&a),
-        Command::Generate(a) => generate::generate(&a),
-        Command::Merge(a) => merge::merge(&a),
-        Command::Bake(a) => bake::bake(&a),
-        Command::Convert(a) => convert::convert(&a),
-        Command::Inspect(a) => inspect::inspect(&a),
-        Command::Serve(a) => serve::serve(&a),
-        Command::Plan(a) => plan::plan(&a),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
+/// Find the direction of a behaviour in a Llama model, steer with it, tune it into the
+/// weights, and write files that mistral.rs, PEFT and llama.cpp load
+///
+/// Layers are counted from 0: layer i is the output of decoder block i.
+#[derive(Parser)]
+#[command(
+    name = "reptune",
+    version,
+    max_term_width = 90,
+    arg_required_else_help = true
+)]
+#[command(after_help = "Start with `reptune run recipes/honesty-mini.toml`. \
+    `reptune COMMAND --help` shows the flags of a command and examples.\n\n\
+    Exit codes: 0 success, 1 failure, 2 wrong usage.")]
+struct Arguments {
+    /// Show no progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Also show which stages run and which are up to date
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Print a completion script for this shell, and exit
+    #[arg(long, value_name = "SHELL")]
+    completions: Option<Shell>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole recipe: extract, tune, merge, bake and evaluate
+    #[command(after_help = run::EXAMPLES)]
+    Run(args::RecipeArgs),
+    /// Extract the direction of a behaviour
+    #[command(after_help = extract::EXAMPLES)]
+    Extract(args::RecipeArgs),
+    /// Compare layers and doses of steering, or choose one with --select
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::SweepArgs),
+    /// Tune a direction into the weights, search for settings, or estimate the cost
+    #[command(after_help = tune::EXAMPLES)]
+    Tune(tune::TuneArgs),
+    /// Ask a model the test questions of a recipe
+    #[command(after_help = evaluate::EXAMPLES)]
+    Evaluate(evaluate::EvaluateArgs),
+    /// Write the residual stream of prompts to a file
+    #[command(after_help = capture::EXAMPLES)]
+    Capture(capture::CaptureArgs),
+    /// Generate text, optionally steered or with an adapter
+    #[command(after_help = generate::EXAMPLES)]
+    Generate(generate::GenerateArgs),
+    /// Merge an adapter into full or quantized weights
+    #[command(after_help = merge::EXAMPLES)]
+    Merge(merge::MergeArgs),
+    /// Bake steering into a UQFF file that unmodified mistral.rs loads
+    #[command(after_help = bake::EXAMPLES)]
+    Bake(bake::BakeArgs),
+    /// Convert directions, adapters and models between file formats
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(convert::ConvertArgs),
+    /// Show what a file or directory holds, and check its hashes
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::InspectArgs),
+    /// Serve a model and its steered and tuned variants over an OpenAI-compatible API
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::ServeArgs),
+    /// List or clean up the cache of derived files
+    #[command(after_help = cache::EXAMPLES)]
+    Cache(cache::CacheArgs),
+}
+
+impl Command {
+    fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Run(a) => run::run(a),
+            Self::Extract(a) => extract::extract(a),
+            Self::Sweep(a) => sweep::sweep(a),
+            Self::Tune(a) => tune::tune(a),
+            Self::Evaluate(a) => evaluate::evaluate(a),
+            Self::Capture(a) => capture::capture(a),
+            Self::Generate(a) => generate::generate(a),
+            Self::Merge(a) => merge::merge(a),
+            Self::Bake(a) => bake::bake(a),
+            Self::Convert(a) => convert::convert(a),
+            Self::Inspect(a) => inspect::inspect(a),
+            Self::Serve(a) => serve::serve(a),
+            Self::Cache(a) => cache::cache(a),
         }
     }
 }
 
-/// A progress bar on stderr with the time left.
-fn bar(length: usize, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(length as u64);
-    let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(what.to_owned());
-    bar
+/// Runs the program on the arguments of the process: exit code 1 after a failure, whose
+/// message goes to stderr, and 2 for arguments that are wrong.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => match renamed::hint(&error) {
+            Some(hint) => return fail(hint, 2),
+            None => error.exit(),
+        },
+    };
+    progress::show(match (arguments.quiet, arguments.verbose) {
+        (true, _) => Shown::Nothing,
+        (false, false) => Shown::Progress,
+        (false, true) => Shown::Notes,
+    });
+    let result = match (&arguments.completions, &arguments.command) {
+        (Some(shell), _) => completions(*shell),
+        (None, Some(command)) => command.run(),
+        (None, None) => {
+            let missing = clap::error::ErrorKind::MissingSubcommand;
+            Arguments::command()
+                .error(missing, "a command is required; see `reptune --help`")
+                .exit()
+        }
+    };
+    match result {
+        Err(error) if !error.is::<output::ClosedPipe>() => fail(format!("{error:#}"), 1),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn fail(message: String, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {message}");
+    ExitCode::from(code)
+}
+
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "reptune", &mut script);
+    output::print(String::from_utf8_lossy(&script).trim_end())
 }

@@ -1,140 +1,152 @@
-//! `reptune sweep`: sets of layers x doses x {+, -, ablate}, scored by the log-odds of the answers.
+//! `reptune sweep`: layers, doses and signs of steering, compared.
 
-use super::opened::{directory, growing, inputs, one_place, open, share, signed};
-use super::{bar, flags};
-use crate::session::Session;
-use crate::stages::Stages;
+mod select;
+
+use super::args::{RecipeArgs, layer_sets};
+use super::output::{print, print_json, share, signed};
+use crate::pipeline::{self, Run, SWEEP_CELLS, Sweep, SweepCell as Cell};
+use crate::progress::Progress;
 use anyhow::{Context, Result};
-use reptune_adapters::{DirectionSet, Dose, HookedModel, open_directions};
+use clap::{ArgGroup, Args, ValueEnum};
+use reptune_adapters::{Dose, HookedModel};
 use reptune_recipes::Recipe;
-use reptune_recipes::data::claim_question;
-use reptune_recipes::extract::extract;
-use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use reptune_recipes::score::Choice;
-use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep as score};
+use reptune_recipes::grid::SteeringWay as Way;
 use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// A cell of the sweep with its scores.
-type Cell = MeasuredCell<ChoiceScores>;
+pub const EXAMPLES: &str = "\
+Examples:
+  reptune sweep recipes/honesty-mini.toml --layers \"1;2;3;1-3\" --fractions 0.5,1
+  reptune sweep my.toml --layers \"12;14-16\" --totals 5,12,19 --on test
+  reptune sweep my.toml --select
+  reptune sweep my.toml --directions runs/my/selection.safetensors --layers 3 --coeffs 9
 
-const CELLS: &str = "sweep.jsonl";
-const DIRECTIONS: &str = "sweep.safetensors";
+Every set of layers is steered with + and - of every dose, and once with the direction
+ablated. The table shows how often the right answer is likelier, and the mean log-odds.
+Cells that are in sweep.jsonl already are not computed again.
 
-pub fn sweep(a: &flags::Sweep) -> Result<()> {
-    let place = || a.recipe.recipe.display().to_string();
-    if a.directions.is_none() {
-        let hint =
-            "choose one with `reptune select`, and give its selection.safetensors as --directions";
-        one_place(&a.recipe.recipe, &Recipe::read(&a.recipe.recipe)?, hint)?;
-    }
-    let session = open(&a.recipe)?;
-    let spec = session.llama.spec();
-    let sets = flags::layer_sets(&a.layers, spec.layers)?;
-    let loaded = a.directions.as_ref().map(|file| {
-        let set = open_directions(file)?;
-        set.check_model(file, spec)?;
-        reptune_adapters::Result::Ok((set, file.clone()))
-    });
-    let loaded = loaded.transpose()?;
-    let mut stages = Stages::open(&directory(&a.recipe, &session))?;
-    let (set, source) = match loaded {
-        Some(loaded) => loaded,
-        None => extracted(a, &session, &mut stages).with_context(place)?,
-    };
-    let claims = match a.on {
-        flags::Claims::Validation => &session.items.validation,
-        flags::Claims::Test => &session.items.test,
-    };
-    let recipe = &session.recipe;
-    let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
-    let choices = Choice::of_questions(&session.chat, recipe, &session.plain(), &questions)?;
-    let coeffs = a.coeffs.iter().copied().map(Dose::Total);
-    let fractions = a.fractions.iter().copied().map(Dose::Fraction);
-    let doses: Vec<Dose> = coeffs.chain(fractions).collect();
-    let grid = SteeringGrid {
-        directions: &[&set],
-        layers: &sets,
-        doses: &doses,
-        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
-        positions: &recipe.steering.positions,
-    };
-    let file = stages.path(CELLS);
-    let bar = bar(1, "sweep");
-    let inputs = SweepInputs {
-        model: &session.llama,
-        adapter: None,
-        choices: &choices,
-    };
-    let cells = score(inputs, &grid, &file, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    });
-    let cells = cells.with_context(place)?;
-    bar.finish_and_clear();
-    let on = match a.on {
-        flags::Claims::Validation => "validation",
-        flags::Claims::Test => "test",
-    };
-    if a.recipe.json {
-        let best = |way| best(&cells, way).map(|c| &c.key);
-        println!(
-            "{}",
-            json!({
-                "on": on, "n": choices.len(), "directions": source, "file": file,
-                "best": {"plus": best(SteeringWay::Plus), "minus": best(SteeringWay::Minus)}, "cells": cells,
-            })
-        );
-        return Ok(());
-    }
-    println!(
-        "{} {on} claims, directions of {}\n",
-        choices.len(),
-        source.display()
-    );
-    println!("{}\n", table(&cells));
-    for way in [SteeringWay::Plus, SteeringWay::Minus] {
-        println!("{}", named(&cells, way));
-    }
-    let broken: usize = cells
-        .iter()
-        .map(|c| c.scores.log_odds.iter().filter(|x| x.is_none()).count())
-        .sum();
-    if broken > 0 {
-        println!("{broken} scores are no numbers, and count as neither answer: lower the doses.");
-    }
-    println!("\n{}", file.display());
-    Ok(())
+With --select, layer, place and dose are chosen on the validation claims, as the recipe's
+[selection] says, and tested on the test claims. Writes selection.json, and the chosen
+directions as selection.safetensors.";
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("doses").required(true))]
+pub struct SweepArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Choose one layer, place and dose as the recipe's [selection] says
+    #[arg(long, group = "doses", conflicts_with_all = ["layers", "directions", "on"])]
+    pub select: bool,
+    /// Sets of layers, separated by `;`; the layers of a set are steered together
+    #[arg(long, value_name = "SETS", required_unless_present = "select")]
+    pub layers: Option<String>,
+    /// Coefficients that each layer gets
+    #[arg(long, value_name = "C,..", value_delimiter = ',', value_parser = positive, group = "doses")]
+    pub coeffs: Vec<f64>,
+    /// Coefficients that are divided by the number of layers
+    #[arg(long, value_name = "C,..", value_delimiter = ',', value_parser = positive, group = "doses")]
+    pub totals: Vec<f64>,
+    /// Coefficients relative to the mean norm of the residual stream
+    #[arg(long, value_name = "F,..", value_delimiter = ',', value_parser = positive, group = "doses")]
+    pub fractions: Vec<f64>,
+    /// Direction file [default: directions are extracted as the recipe says]
+    #[arg(long, value_name = "FILE")]
+    pub directions: Option<PathBuf>,
+    /// Claims that are asked
+    #[arg(long, value_name = "CLAIMS", default_value = "validation")]
+    pub on: Claims,
 }
 
-/// The directions of the recipe, as its `[steering]` changes them.
-fn extracted(
-    a: &flags::Sweep,
-    session: &Session,
-    stages: &mut Stages,
-) -> Result<(DirectionSet, PathBuf)> {
-    let (llama, recipe) = (&session.llama, &session.recipe);
-    stages.run(DIRECTIONS, &[&inputs(&a.recipe, session)?], |path| {
-        let (bar, mut progress) = growing("extract");
-        let claims = &session.items.train;
-        let found = extract(llama, &session.chat, recipe, claims, &mut progress)?;
-        bar.finish_and_clear();
-        Ok(found.directions.save(path)?)
-    })?;
-    let path = stages.path(DIRECTIONS);
-    let set = DirectionSet::load(&path)?;
-    Ok((recipe.steering.directions(&set, llama.spec())?, path))
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Claims {
+    Validation,
+    Test,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse::<f64>().ok();
+    let positive = number.filter(|x| *x > 0. && x.is_finite());
+    positive.ok_or_else(|| "expected a positive number; both signs are tried".into())
+}
+
+pub fn sweep(a: &SweepArgs) -> Result<()> {
+    let file = &a.recipe.recipe;
+    let place = || file.display().to_string();
+    let Some(layers) = &a.layers else {
+        return select::select(&a.recipe).with_context(place);
+    };
+    if a.directions.is_none() {
+        let hint = "choose one with `reptune sweep --select`, and give its selection.safetensors as --directions";
+        pipeline::one_place(file, &Recipe::read(file)?, hint)?;
+    }
+    let session = a.recipe.session()?;
+    let spec = session.llama.spec();
+    let sets = layer_sets(layers, spec.layers)?;
+    let loaded = a.directions.as_ref().map(|file| {
+        let set = pipeline::direction_set(file, spec)?;
+        crate::Result::Ok((set, file.clone()))
+    });
+    let loaded = loaded.transpose()?;
+    let mut run = a.recipe.run(session)?;
+    let (directions, source) = match loaded {
+        Some(loaded) => loaded,
+        None => run.sweep_directions().with_context(place)?,
+    };
+    let doses = a.coeffs.iter().copied().map(Dose::Coeff);
+    let totals = a.totals.iter().copied().map(Dose::Total);
+    let fractions = a.fractions.iter().copied().map(Dose::Fraction);
+    let doses: Vec<Dose> = doses.chain(totals).chain(fractions).collect();
+    let sweep = Sweep {
+        directions: &directions,
+        layers: &sets,
+        doses: &doses,
+        claims: match a.on {
+            Claims::Validation => &run.session.items.validation,
+            Claims::Test => &run.session.items.test,
+        },
+    };
+    let shown = Progress::unknown("sweep");
+    let cells = run.sweep(&sweep, &mut |done, all| shown.set_of(done, all));
+    let cells = cells.with_context(place)?;
+    drop(shown);
+    told(a, &run, sweep.claims.len(), &source, &cells)
+}
+
+fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) -> Result<()> {
+    let file = run.stages.path(SWEEP_CELLS);
+    let on = match a.on {
+        Claims::Validation => "validation",
+        Claims::Test => "test",
+    };
+    if a.recipe.json {
+        let best = |way| best(cells, way).map(|c| &c.key);
+        return print_json(&json!({
+            "on": on, "n": n, "directions": source, "file": file,
+            "best": {"plus": best(Way::Plus), "minus": best(Way::Minus)}, "cells": cells,
+        }));
+    }
+    let source = source.display();
+    print(format_args!("{n} {on} claims, directions of {source}\n"))?;
+    print(format_args!("{}\n", table(cells)))?;
+    for way in [Way::Plus, Way::Minus] {
+        print(sentence(cells, way))?;
+    }
+    let scores = cells.iter().flat_map(|c| &c.scores.log_odds);
+    let broken = scores.filter(|x| x.is_none()).count();
+    if broken > 0 {
+        print(format_args!(
+            "{broken} scores are not finite and count as neither answer; use smaller doses"
+        ))?;
+    }
+    print(format_args!("\n{}", file.display()))
 }
 
 /// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
-fn best(cells: &[Cell], way: SteeringWay) -> Option<&Cell> {
-    let moved = |c: &Cell| {
-        if way == SteeringWay::Minus {
-            c.scores.outcomes.negative
-        } else {
-            c.scores.outcomes.positive
-        }
+fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
+    let moved = |c: &Cell| match way {
+        Way::Minus => c.scores.outcomes.negative,
+        _ => c.scores.outcomes.positive,
     };
     let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
     of_way.min_by(|a, b| {
@@ -160,68 +172,60 @@ fn ranges(layers: &[usize]) -> String {
 }
 
 fn table(cells: &[Cell]) -> String {
-    let header = [
+    let head = [
         "layers",
-        "way",
-        "coeff",
+        "sign",
+        "total",
         "fraction",
-        "honest by letters",
+        "right answer likelier",
         "log-odds",
         "shift",
     ];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
     let base = cells.first().map_or(0., |c| c.scores.mean);
     for c in cells {
-        let steered = matches!(c.cell.way, Some(SteeringWay::Plus | SteeringWay::Minus));
-        let only = |text: String| if steered { text } else { "-".to_owned() };
+        let added = matches!(c.cell.way, Some(Way::Plus | Way::Minus));
+        let only = |text: String| if added { text } else { "-".to_owned() };
+        let fraction = c.cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
+        let (layers, sign) = match c.cell.way {
+            None => ("-".to_owned(), "unsteered"),
+            Some(Way::Plus) => (ranges(&c.cell.layers), "+"),
+            Some(Way::Minus) => (ranges(&c.cell.layers), "-"),
+            Some(Way::Ablate) => (ranges(&c.cell.layers), "ablate"),
+        };
         rows.push(vec![
-            if c.cell.layers.is_empty() {
-                "-".to_owned()
-            } else {
-                ranges(&c.cell.layers)
-            },
-            match c.cell.way {
-                None => "unsteered",
-                Some(SteeringWay::Plus) => "+",
-                Some(SteeringWay::Minus) => "-",
-                Some(SteeringWay::Ablate) => "ablate",
-            }
-            .to_owned(),
+            layers,
+            sign.to_owned(),
             only(signed(c.cell.coeff)),
-            only(
-                c.cell
-                    .fraction
-                    .map_or_else(|| "?".into(), |f| format!("{f:+.3}")),
-            ),
+            only(fraction),
             share(c.scores.outcomes.positive, c.scores.log_odds.len()),
             signed(c.scores.mean),
-            match c.cell.way {
-                Some(_) => signed(c.scores.mean - base),
-                None => String::new(),
-            },
+            c.cell
+                .way
+                .map_or(String::new(), |_| signed(c.scores.mean - base)),
         ]);
     }
     aligned(&rows)
 }
 
 /// The best cell of a sign in a sentence.
-fn named(cells: &[Cell], way: SteeringWay) -> String {
+fn sentence(cells: &[Cell], way: Way) -> String {
     let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
         return String::new();
     };
     let (with, without) = (best.scores.outcomes, base.scores.outcomes);
     let (what, with, without) = match way {
-        SteeringWay::Minus => ("most lies", with.negative, without.negative),
-        _ => ("most honest", with.positive, without.positive),
+        Way::Minus => ("most wrong answers", with.negative, without.negative),
+        _ => ("most right answers", with.positive, without.positive),
     };
     let n = best.scores.log_odds.len();
     let several = if best.cell.layers.len() > 1 { "s" } else { "" };
     let fraction = best
         .cell
         .fraction
-        .map_or_else(String::new, |f| format!(" ({f:+.3})"));
+        .map_or(String::new(), |f| format!(" ({f:+.3})"));
     format!(
-        "{what}: layer{several} {}, coeff {}{fraction}: {}, unsteered {}{}",
+        "{what}: layer{several} {}, total {}{fraction}: {}, unsteered {}{}",
         ranges(&best.cell.layers),
         signed(best.cell.coeff),
         share(with, n),

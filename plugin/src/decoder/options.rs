@@ -78,7 +78,7 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
         "bf16" => Ok(DType::BF16),
         "f16" => Ok(DType::F16),
         _ => {
-            let hint = "--isq quantizes";
+            let hint = "--quantize stores smaller types";
             Err(Error::value("dtype", "f32, bf16 or f16", format!("`{name}`"), hint).into())
         }
     }

@@ -12,7 +12,7 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the models |
 //! | `POST /v1/chat/completions` | chat, streamed or not |
 //! | `POST /v1/completions` | raw text, streamed or not |
-//! | `GET /v1/steering`, `POST /v1/steering` | variants and their coeffs; changing one |
+//! | `GET /v1/steering`, `POST /v1/steering` | variants and their doses; changing one |
 //!
 //! Everything else is 404.
 
@@ -188,8 +188,9 @@ async fn known_host(
         .parse::<std::net::IpAddr>()
         .is_ok_and(|ip| ip.is_loopback());
     if app.local && !loopback && !name.eq_ignore_ascii_case("localhost") {
-        let text =
-            format!("expected a HookedModel of this machine, such as localhost, found `{host}`");
+        let text = format!(
+            "expected the name of this machine in the header `Host`, such as localhost, found `{host}`"
+        );
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
     Ok(next.run(request).await)

@@ -12,6 +12,7 @@ use crate::runtime::{SharedEngine, on_own_thread};
 use crate::steered::Variant;
 use crate::store::Store;
 use axum::http::StatusCode;
+use reptune_adapters::Dose;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
@@ -116,36 +117,36 @@ impl Models {
         }
     }
 
-    /// Replaces the engine of the steered model `name` by one with another coeff.
+    /// Replaces the engine of the steered model `name` by one with another dose.
     ///
     /// While the new one is made and loaded the old one answers, so for that time
     /// memory holds both.
     ///
     /// # Errors
-    /// 404 for an unknown model, 400 for one that is not steered or a coeff that is not
+    /// 404 for an unknown model, 400 for one that is not steered or a dose that is not
     /// finite; 500 when the new engine does not load, and then the old one stays.
-    pub async fn steer(&self, name: &str, coeff: f64) -> std::result::Result<(), Refusal> {
+    pub async fn steer(&self, name: &str, dose: Dose) -> std::result::Result<(), Refusal> {
         let served = self.named(name)?;
         let _turn = served.changing.lock().await;
         let Some(steering) = served.variant().steering else {
             return Err(Refusal::field(
                 "model",
-                format!("`{}` is not steered, so it has no coeff", served.name),
+                format!("`{}` is not steered, so it has no dose", served.name),
             ));
         };
         let steering = steering
-            .with_amounts(&[coeff])
-            .map_err(|e| Refusal::field("coeff", e.to_string()))?;
+            .with_doses(&[dose])
+            .map_err(|e| Refusal::field("model", e.to_string()))?;
         let variant = Variant {
             steering: Some(steering),
             ..served.given.clone()
         };
         let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
         let made = on_own_thread("loading", move || {
-            // Not kept: a dial that is turned would fill the disk. What is loaded is in memory.
+            // Not kept in the cache, which many doses would fill.
             let room = cache.temporary()?;
             let out = room.path().join("model");
-            SharedEngine::load(&given.with_coeff(coeff, &base, &cache, &out)?)
+            SharedEngine::load(&given.with_dose(dose, &base, &cache, &out)?)
         });
         let engine = made.await.map_err(|e| {
             let text = format!("`{}` stays as it was: {e}", served.name);

@@ -1,11 +1,19 @@
-//! `/v1/steering`: which variants are steered, and by how much; and the dial.
+//! `/v1/steering`: which variants are steered, and by how much.
 
 use super::models::Served;
 use super::{App, Refusal, body};
 use axum::Json;
 use axum::extract::{Request, State};
 use reptune_adapters::Dose;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// The kinds of a dose, as in `--steer`.
+const DOSES: [(&str, fn(f64) -> Dose); 4] = [
+    ("coeff", Dose::Coeff),
+    ("total", Dose::Total),
+    ("fraction", Dose::Fraction),
+    ("strength", Dose::Strength),
+];
 
 /// `GET /v1/steering`.
 pub async fn list(State(app): State<App>) -> Json<Value> {
@@ -13,43 +21,65 @@ pub async fn list(State(app): State<App>) -> Json<Value> {
     Json(json!({"object": "list", "data": data}))
 }
 
-/// `POST /v1/steering` with `{"model": NAME, "coeff": NUMBER}`.
+/// `POST /v1/steering` with `{"model": NAME, "coeff": NUMBER}`, or another kind of dose.
 pub async fn change(State(app): State<App>, request: Request) -> Result<Json<Value>, Refusal> {
     let body = body::object(request, &app.limits).await?;
-    if let Some(other) = body
-        .keys()
-        .find(|k| !["model", "coeff"].contains(&k.as_str()))
-    {
-        return Err(Refusal::field(
-            other,
-            format!("expected `model` and `coeff`, found `{other}`"),
-        ));
-    }
     let Some(Value::String(name)) = body.get("model").cloned() else {
         return Err(Refusal::field("model", "expected `model` to be a name"));
     };
-    let Some(coeff) = body.get("coeff").and_then(Value::as_f64) else {
-        return Err(Refusal::field("coeff", "expected `coeff` to be a number"));
-    };
-    // A change that has begun is finished, also if who asked for it has gone.
+    let dose = dose(&body)?;
+    // Continues to the end even if the client disconnects.
     let models = app.models.clone();
     let done = tokio::spawn(async move {
-        models.steer(&name, coeff).await?;
+        models.steer(&name, dose).await?;
         Ok(described(models.named(&name)?))
     });
     let described = done.await.map_err(Refusal::failed)??;
     Ok(Json(described.unwrap_or_default()))
 }
 
-/// A steered model. Files are told by their name: where they lie is nobody's business.
+/// The one dose of `body`.
+fn dose(body: &Map<String, Value>) -> Result<Dose, Refusal> {
+    let mut found = None;
+    for (key, value) in body.iter().filter(|(key, _)| *key != "model") {
+        let Some((_, kind)) = DOSES.iter().find(|(name, _)| name == key) else {
+            let text = format!(
+                "expected `model` and one of `coeff`, `total`, `fraction` and `strength`, found `{key}`"
+            );
+            return Err(Refusal::field(key, text));
+        };
+        let Some(number) = value.as_f64() else {
+            return Err(Refusal::field(
+                key,
+                format!("expected `{key}` to be a number"),
+            ));
+        };
+        if found.replace(kind(number)).is_some() {
+            return Err(Refusal::field(key, "expected one dose, found several"));
+        }
+    }
+    let missing = "expected a dose: `coeff`, `total`, `fraction` or `strength`";
+    found.ok_or_else(|| Refusal::field("coeff", missing))
+}
+
+/// A steered model. Only the names of files are shown, not their directories.
 fn described(served: &Served) -> Option<Value> {
     let steering = served.variant().steering?;
     let part = steering.parts().first()?;
-    Some(json!({
+    let mut described = json!({
         "model": served.name(),
         "file": part.file().file_name().unwrap_or_default().to_string_lossy(),
         "layers": part.layers(),
-        "coeff": part.dose().ok().map(Dose::amount),
-        "point": part.point(),
-    }))
+        "hook": part.point(),
+    });
+    if let Ok(dose) = part.dose() {
+        let key = match dose {
+            Dose::Coeff(_) => "coeff",
+            Dose::Total(_) => "total",
+            Dose::Fraction(_) => "fraction",
+            Dose::Strength(_) => "strength",
+        };
+        described[key] = json!(dose.amount());
+    }
+    Some(described)
 }

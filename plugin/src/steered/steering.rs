@@ -106,27 +106,25 @@ impl Steering {
         &self.parts
     }
 
-    /// The same with other numbers in the doses, one for each file. A coefficient stays one
-    /// at each layer, and a strength stays a strength; any other dose becomes a total.
+    /// The same with other doses, one for each file.
     ///
     /// # Errors
-    /// When there are more or fewer numbers than files, or one is not finite.
-    pub fn with_amounts(mut self, amounts: &[f64]) -> Result<Self> {
-        if amounts.len() != self.parts.len() || amounts.iter().any(|x| !x.is_finite()) {
+    /// When there are more or fewer doses than files, or one is not finite.
+    pub fn with_doses(mut self, doses: &[Dose]) -> Result<Self> {
+        if doses.len() != self.parts.len() || doses.iter().any(|d| !d.amount().is_finite()) {
             return Err(Error::value(
-                "coeff",
-                format!("{} finite numbers, one a direction file", self.parts.len()),
-                format!("{amounts:?}"),
+                "doses",
+                format!(
+                    "{} with a finite number, one for each direction file",
+                    self.parts.len()
+                ),
+                format!("{doses:?}"),
                 "give them in the order of the files",
             )
             .into());
         }
-        for (part, amount) in self.parts.iter_mut().zip(amounts) {
-            part.dose = Some(match part.dose {
-                Some(Dose::Coeff(_)) => Dose::Coeff(*amount),
-                Some(Dose::Strength(_)) => Dose::Strength(*amount),
-                _ => Dose::Total(*amount),
-            });
+        for (part, dose) in self.parts.iter_mut().zip(doses) {
+            part.dose = Some(*dose);
         }
         Ok(self)
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::uqff::WeightType;
 use crate::model::{ModelDir, Source};
 use crate::store::{Store, StoreKey};
-use reptune_adapters::{Intervention, lora::peft};
+use reptune_adapters::{Dose, Intervention, lora::peft};
 use reptune_recipes::merge::merge;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -59,16 +59,16 @@ impl Variant {
     ///
     /// # Errors
     /// As [`Variant::directory`]; when the variant is not steered by one file.
-    pub fn with_coeff(
+    pub fn with_dose(
         &self,
-        coeff: f64,
+        dose: Dose,
         model: &Path,
         cache: &Store,
         out: &Path,
     ) -> Result<PathBuf> {
         let steering = self.steering.clone();
         let changed = Self {
-            steering: steering.map(|s| s.with_amounts(&[coeff])).transpose()?,
+            steering: steering.map(|s| s.with_doses(&[dose])).transpose()?,
             ..self.clone()
         };
         let made = self.directory(model, cache)?;

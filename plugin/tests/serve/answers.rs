@@ -111,18 +111,18 @@ fn a_coeff_is_changed_and_changed_back_while_the_server_runs() {
     let ours = Ours::of(&room);
     let listed = server.get("/v1/steering").json(200);
     let expected = json!({"object": "list", "data": [
-        {"model": "waves", "file": "waves.safetensors", "layers": LAYERS, "coeff": COEFF, "point": "output"},
-        {"model": "both", "file": "waves.safetensors", "layers": LAYERS, "coeff": COEFF, "point": "output"},
+        {"model": "waves", "file": "waves.safetensors", "layers": LAYERS, "total": COEFF, "hook": "resid_post"},
+        {"model": "both", "file": "waves.safetensors", "layers": LAYERS, "total": COEFF, "hook": "resid_post"},
     ]});
     assert_eq!(listed, expected);
     let first = server.ask("waves", QUESTION, TOKENS);
     let both = server.ask("both", QUESTION, TOKENS);
     let mut seen = vec![first.clone()];
     for coeff in [-COEFF, 0., COEFF] {
-        let changed = server.post("/v1/steering", &json!({"model": "waves", "coeff": coeff}));
-        assert_eq!(changed.json(200)["coeff"], coeff);
+        let changed = server.post("/v1/steering", &json!({"model": "waves", "total": coeff}));
+        assert_eq!(changed.json(200)["total"], coeff);
         assert_eq!(
-            server.get("/v1/steering").json(200)["data"][0]["coeff"],
+            server.get("/v1/steering").json(200)["data"][0]["total"],
             coeff
         );
         let answer = server.ask("waves", QUESTION, TOKENS);
@@ -152,10 +152,11 @@ fn a_coeff_is_changed_and_changed_back_while_the_server_runs() {
             404,
             "`base`, `waves`, `tuned`, `both`, found `nobody`",
         ),
+        (json!({"model": "waves"}), 400, "expected a dose"),
         (
-            json!({"model": "waves"}),
+            json!({"model": "waves", "coeff": 1, "total": 2}),
             400,
-            "expected `coeff` to be a number",
+            "expected one dose",
         ),
         (
             json!({"model": "waves", "coeff": "12"}),
@@ -197,7 +198,7 @@ fn who_is_being_answered_while_a_coeff_changes_hears_the_old_one_to_its_end() {
         assert_eq!(&first, b"HTTP/1.1 200 OK");
         streams.push(stream);
     }
-    let changed = server.post("/v1/steering", &json!({"model": "waves", "coeff": -COEFF}));
+    let changed = server.post("/v1/steering", &json!({"model": "waves", "total": -COEFF}));
     changed.json(200);
     for stream in streams {
         let events = reply(stream).events();

@@ -5,7 +5,6 @@ use super::{quick, running};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -285,7 +284,7 @@ fn only_the_routes_that_are_meant_are_there() {
         assert!(
             reply
                 .refusal(403)
-                .contains("expected a HookedModel of this machine"),
+                .contains("expected the name of this machine"),
             "{reply:?}"
         );
     }
@@ -336,12 +335,10 @@ fn large_slow_and_broken_bodies_are_refused_in_time() {
             .contains("nobody")
     );
     // Half a body, and then silence.
-    let begun = Instant::now();
     let refusal = server
         .send(&(json_head(CHAT, &fitting) + &fitting[..100]))
         .refusal(408);
     assert!(refusal.contains("within 300ms"), "{refusal}");
-    assert!(begun.elapsed() < Duration::from_secs(5));
     // Half a head, and then silence: it waits, and nobody waits for it.
     let mut silent = server.open();
     silent.write_all(b"POST /v1/chat").expect("sent");
@@ -382,13 +379,8 @@ fn clients_that_leave_in_the_middle_of_an_answer_disturb_nobody() {
             }
             drop(connection);
         }
-        let begun = Instant::now();
         for _ in 0..20 {
             assert_eq!(server.ask("base", "Is it true?", 8), before);
         }
-        println!(
-            "stream {stream}: 20 answers in {:?} after eight left",
-            begun.elapsed()
-        );
     }
 }

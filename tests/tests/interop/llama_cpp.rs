@@ -71,7 +71,9 @@ fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
         write(p, &[1, 2, 3], Length::Unit)
     })?;
     // at strength 3 this is coeff 3 * 2 on layers 1 and 3
-    written("dose.gguf", |p| write(p, &[1, 3], Length::Dose(2.)))?;
+    written("dose.gguf", |p| {
+        write(p, &[1, 3], Length::Dose(reptune_adapters::Dose::Total(2.)))
+    })?;
     let spec = llama("tiny-llama2")?.spec().clone();
     let update = peft::load(&interop("peft/plain"), &spec)?;
     written("lora.gguf", |p| lora::write(p, &update, &spec))

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::formats::gguf::{Gguf, GgufWriter, Value};
 use crate::formats::tables::{self, CONTENT_HASH, content_hash_of_vectors};
 use crate::steering::direction::{Direction, DirectionSet};
+use crate::steering::dose::Dose;
 use crate::steering::operator::Operator;
 use convention::HOOK;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,9 +34,9 @@ pub enum Length {
     /// `norm * unit`, as the vectors were before normalising: a strength is what it was in the
     /// file of another program that they came from.
     Stored,
-    /// `coeff / layers * unit`: a strength of 1 is the steering with this coeff. Read back,
-    /// a direction is that of its vector, with the length of this as its norm.
-    Dose(f64),
+    /// `coeff * unit`, with the coefficient that this dose gives a layer: strength 1 applies
+    /// the dose. Read back, a direction has the length of its vector as its norm.
+    Dose(Dose),
 }
 
 /// Writes the directions of `layers` as a control vector of llama.cpp.
@@ -59,13 +60,17 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     if layers.is_empty() {
         return wrong("layers", "at least one", "none".into(), "for example 1-3");
     }
-    let factor = match length {
-        Length::Unit | Length::Stored => 1.,
-        Length::Dose(coeff) => coeff / layers.len() as f64,
+    let listed: Vec<usize> = layers.iter().copied().collect();
+    let coeffs = match length {
+        Length::Unit | Length::Stored => BTreeMap::new(),
+        Length::Dose(dose) => dose.per_layer(set, &listed, Operator::Add)?,
     };
-    if factor == 0. || !(factor as f32).is_finite() {
+    if coeffs
+        .values()
+        .any(|c| *c == 0. || !(*c as f32).is_finite())
+    {
         let found = format!("{length:?}");
-        return wrong("coeff", "a number other than 0", found, "for example 19.0");
+        return wrong("dose", "a number other than 0", found, "for example 19.0");
     }
     let mut written = DirectionSet {
         layers: BTreeMap::new(),
@@ -75,7 +80,8 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         let Direction { unit, norm } = set.layer(layer)?;
         let factor = match length {
             Length::Stored => *norm,
-            Length::Unit | Length::Dose(_) => factor,
+            Length::Unit => 1.,
+            Length::Dose(_) => coeffs[&layer],
         };
         let scaled = Direction {
             unit: unit.iter().map(|x| x * factor as f32).collect(),
@@ -106,7 +112,10 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     let dose = match length {
         Length::Unit => None,
         Length::Stored => Some("as stored".to_owned()),
-        Length::Dose(coeff) => Some(format!("coeff {coeff} over {} layers", layers.len())),
+        Length::Dose(Dose::Total(total)) => {
+            Some(format!("coeff {total} over {} layers", layers.len()))
+        }
+        Length::Dose(dose) => Some(dose.to_string()),
     };
     metadata.extend(dose.map(|dose| (DOSE.to_owned(), dose)));
     let hash = content_hash_of_vectors(&written.tables(), &metadata);

@@ -83,7 +83,7 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
     let (_room, path) = room();
     let set = set()?;
     let steering = Intervention::new(&set, &[1, 3], Dose::Total(5.), Operator::Add)?;
-    control_vector::write(&path, &set, &[1, 3], Length::Dose(5.))?;
+    control_vector::write(&path, &set, &[1, 3], Length::Dose(Dose::Total(5.)))?;
     let read = open_directions(&path)?;
     let mut told = set.provenance.clone();
     told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();

@@ -1,0 +1,215 @@
+//! Directions, adapters and models in the formats of other programs.
+
+use crate::error::{Error, Result};
+use crate::model::{ModelDir, gguf};
+use reptune_adapters::formats::gguf::Gguf;
+use reptune_adapters::lora::gguf as lora;
+use reptune_adapters::steering::exchange::control_vector::{self, Length};
+use reptune_adapters::steering::exchange::{self, svec};
+use reptune_adapters::{Dose, Error as Fault, ModelSpec, lora::peft};
+use std::path::Path;
+
+/// A conversion.
+pub struct Conversion<'a> {
+    /// What is converted.
+    pub from: &'a Path,
+    /// The file or directory to write; its extension gives the format.
+    pub out: &'a Path,
+    /// The model of an adapter.
+    pub model: Option<&'a str>,
+    /// The layers of directions, from the number of layers; all where there is none.
+    pub layers: Option<&'a dyn Fn(usize) -> Result<Vec<usize>>>,
+    /// The dose that the vectors of a GGUF get.
+    pub dose: Option<Dose>,
+    /// Layer i of a direction file is our layer i + this.
+    pub layer_offset: i64,
+}
+
+/// What was written.
+pub struct Converted {
+    /// In one sentence.
+    pub what: String,
+    /// What the reader must know about it.
+    pub notes: Vec<String>,
+}
+
+impl Conversion<'_> {
+    /// Converts; `progress` is called with the tensors of a model that are done, and all.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the other format cannot hold it.
+    pub fn convert(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Converted> {
+        if self.from.is_dir() {
+            return self.adapter();
+        }
+        if !self.from.is_file() {
+            return Err(Error::model(
+                self.from,
+                "file or directory",
+                "something to convert",
+                "nothing",
+                "check the path",
+            ));
+        }
+        if !Gguf::is_one(self.from) {
+            return self.directions();
+        }
+        let file = Gguf::open(self.from)?;
+        let kind = file.text("general.type")?;
+        match (kind, file.text("general.architecture")?) {
+            (Some("adapter"), _) => self.gguf_adapter(),
+            (_, Some("controlvector")) => self.directions(),
+            _ => self.gguf_model(progress),
+        }
+    }
+
+    fn directions(&self) -> Result<Converted> {
+        let exchange::Read { set, mut notes } = exchange::read(self.from, self.layer_offset)?;
+        let held: Vec<usize> = set.layers.keys().copied().collect();
+        let format = self.out.extension().and_then(|e| e.to_str());
+        let format = format.unwrap_or_default();
+        let layers = match self.layers {
+            Some(layers) => layers(held.last().map_or(1, |l| l + 1))?,
+            None if format == "gguf" && held.first() == Some(&0) => {
+                notes.push("layer 0 is left out: llama.cpp cannot steer block 0".into());
+                held[1..].to_vec()
+            }
+            None => held,
+        };
+        if self.dose.is_some() && format != "gguf" {
+            return Err(unfit(
+                "dose",
+                "a .gguf file as --out",
+                format!("`{}`", self.out.display()),
+                "only control vectors of llama.cpp hold a dose; leave it out",
+            ));
+        }
+        let n = layers.len();
+        match format {
+            "gguf" => {
+                let length = match self.dose {
+                    Some(dose) => Length::Dose(dose),
+                    None if set.provenance.origin.is_empty() => Length::Unit,
+                    None => Length::Stored,
+                };
+                control_vector::write(self.out, &set, &layers, length)?;
+                notes.extend(match length {
+                    Length::Dose(dose) => vec![
+                        format!("strength 1 in llama.cpp is {dose} here"),
+                        "left out: the norms of the directions, which the dose replaces".into(),
+                    ],
+                    Length::Unit => vec![
+                        "unit vectors: a strength in llama.cpp is a coefficient at every layer"
+                            .into(),
+                    ],
+                    Length::Stored => {
+                        vec!["vectors keep their norm: a strength means what it meant there".into()]
+                    }
+                });
+            }
+            "svec" => {
+                svec::write(self.out, &set, &layers)?;
+                notes.push(
+                    "left out, because .svec cannot hold it: name and fingerprint of the model, \
+                     recipe, method, positions, numbers of pairs, residual norms, hash"
+                        .into(),
+                );
+            }
+            "safetensors" => {
+                let mut kept = set;
+                kept.layers.retain(|l, _| layers.contains(l));
+                kept.save(self.out)?;
+            }
+            other => {
+                return Err(unfit(
+                    "--out",
+                    "a name that ends in .safetensors, .gguf or .svec",
+                    format!("`{other}`"),
+                    "the extension gives the format",
+                ));
+            }
+        }
+        Ok(Converted {
+            what: format!("directions of {n} layers; layer i is the output of block i, from 0"),
+            notes,
+        })
+    }
+
+    fn adapter(&self) -> Result<Converted> {
+        self.no_directions()?;
+        if self.out.extension().is_none_or(|e| e != "gguf") {
+            return Err(unfit(
+                "--out",
+                "a name that ends in .gguf, for an adapter of llama.cpp",
+                self.out.display().to_string(),
+                "rename it",
+            ));
+        }
+        let spec = self.spec()?;
+        let update = peft::load(self.from, &spec)?;
+        lora::write(self.out, &update, &spec)?;
+        let n = update.modules.len();
+        Ok(Converted {
+            what: format!("a LoRA of {n} weights for llama.cpp"),
+            notes: vec![
+                "rows of B of q_proj and k_proj are in llama.cpp's order".into(),
+                "left out: keys of adapter_config.json other than rank and alpha".into(),
+            ],
+        })
+    }
+
+    fn gguf_adapter(&self) -> Result<Converted> {
+        self.no_directions()?;
+        let spec = self.spec()?;
+        let update = lora::read(self.from, &spec)?;
+        peft::save(self.out, &update, &spec.name)?;
+        let n = update.modules.len();
+        Ok(Converted {
+            what: format!("a PEFT adapter of {n} weights"),
+            notes: vec!["rows of B of q_proj and k_proj are in Hugging Face's order".into()],
+        })
+    }
+
+    fn gguf_model(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Converted> {
+        self.no_directions()?;
+        gguf::import(self.from, self.out, progress)?;
+        Ok(Converted {
+            what: "a UQFF directory with the same quantized weights".into(),
+            notes: Vec::new(),
+        })
+    }
+
+    /// Refuses settings that only directions have.
+    fn no_directions(&self) -> Result<()> {
+        let given = [
+            ("--layers", self.layers.is_some()),
+            ("dose", self.dose.is_some()),
+            ("--layer-offset", self.layer_offset != 0),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((flag, _)) => Err(unfit(
+                flag,
+                "directions to convert",
+                self.from.display().to_string(),
+                "leave it out",
+            )),
+        }
+    }
+
+    fn spec(&self) -> Result<ModelSpec> {
+        let Some(model) = self.model else {
+            return Err(unfit(
+                "--model",
+                "the model of the adapter, whose heads give the order of rows",
+                "none",
+                "add --model",
+            ));
+        };
+        Ok(ModelDir::resolve(model)?.config()?.1)
+    }
+}
+
+fn unfit(what: &str, expected: &str, found: impl Into<String>, hint: &str) -> Error {
+    Fault::value(what, expected, found, hint).into()
+}

@@ -1,0 +1,128 @@
+//! Progress of long work, on stderr: a bar on a terminal, otherwise a line every few seconds.
+//!
+//! Nothing is shown until [`show`] is called, so libraries and tests stay silent.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Display;
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// Least time between two lines.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+static SHOWN: AtomicU8 = AtomicU8::new(Shown::Nothing as u8);
+
+/// What is written to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// Nothing.
+    Nothing,
+    /// Progress.
+    Progress,
+    /// Progress, and a line for each stage.
+    Notes,
+}
+
+/// Sets what this process writes to stderr.
+pub fn show(shown: Shown) {
+    SHOWN.store(shown as u8, Ordering::Relaxed);
+}
+
+fn shows(wanted: Shown) -> bool {
+    SHOWN.load(Ordering::Relaxed) >= wanted as u8
+}
+
+/// Writes a line where progress is shown. A closed stderr is no error.
+pub fn line(text: impl Display) {
+    if shows(Shown::Progress) {
+        let _ = writeln!(stderr(), "{text}");
+    }
+}
+
+/// Writes a line where notes are shown.
+pub fn note(text: impl Display) {
+    if shows(Shown::Notes) {
+        line(text);
+    }
+}
+
+/// The progress of one piece of work; it disappears when it is dropped.
+pub struct Progress {
+    bar: ProgressBar,
+    /// When the last line was written, where lines are.
+    lines: Option<Mutex<Instant>>,
+}
+
+impl Progress {
+    /// Progress of `length` steps of `what`.
+    pub fn new(what: impl Into<String>, length: usize) -> Self {
+        let wanted = shows(Shown::Progress);
+        let terminal = stderr().is_terminal();
+        let bar = match wanted && terminal {
+            true => ProgressBar::new(length as u64),
+            false => {
+                let bar = ProgressBar::hidden();
+                bar.set_length(length as u64);
+                bar
+            }
+        };
+        let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len}, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(what.into());
+        Self {
+            bar,
+            lines: (wanted && !terminal).then(|| Mutex::new(Instant::now())),
+        }
+    }
+
+    /// Progress of work whose length is given by [`Progress::set_of`].
+    pub fn unknown(what: impl Into<String>) -> Self {
+        Self::new(what, 1)
+    }
+
+    /// `done` steps are done.
+    pub fn set(&self, done: usize) {
+        self.bar.set_position(done as u64);
+        self.print();
+    }
+
+    /// `done` of `all` steps are done.
+    pub fn set_of(&self, done: usize, all: usize) {
+        self.bar.set_length(all as u64);
+        self.set(done);
+    }
+
+    /// One more step is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
+        self.print();
+    }
+
+    /// Changes what is said about the work.
+    pub fn message(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+
+    fn print(&self) {
+        let Some(lines) = &self.lines else { return };
+        let Ok(mut last) = lines.lock() else { return };
+        if last.elapsed() < INTERVAL {
+            return;
+        }
+        *last = Instant::now();
+        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let left = self.bar.eta().as_secs();
+        line(format_args!(
+            "{}: {done}/{all}, {left} s left",
+            self.bar.message()
+        ));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

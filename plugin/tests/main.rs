@@ -1,0 +1,11 @@
+//! The program as its users meet it: what it prints, writes, serves and refuses.
+
+mod commands;
+mod convert;
+mod errors;
+mod help;
+mod output;
+mod program;
+mod run;
+mod serve;
+mod weights;
