@@ -13,6 +13,10 @@ use super::{libraries, none};
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Most circles of a module that holds code with its own child. The goal is none; this limit
+/// only goes down.
+const WITH_CHILDREN: usize = 30;
+
 /// From importing to imported node, with one import as an example.
 type Arrows = BTreeMap<usize, BTreeMap<usize, String>>;
 
@@ -127,8 +131,29 @@ fn modules_form_no_circle() -> Result<()> {
         let named = |circle| format!("{} {circle}", room.package);
         findings.extend(circles(&all).into_iter().map(named));
     }
-    none("circles between modules", &findings);
+    let (through_parents, between): (Vec<String>, Vec<String>) =
+        findings.into_iter().partition(|c| is_through_parent(c));
+    println!(
+        "{} circles of a module and its child",
+        through_parents.len()
+    );
+    none("circles between modules", &between);
+    assert!(
+        through_parents.len() <= WITH_CHILDREN,
+        "circles of a module with code and its child, at most {WITH_CHILDREN}: {through_parents:#?}"
+    );
     Ok(())
+}
+
+/// Whether a circle, `in b: b -> b::inner -> b (..)`, goes through the directory's own file.
+fn is_through_parent(circle: &str) -> bool {
+    let parts = circle
+        .split_once("in ")
+        .and_then(|(_, c)| c.split_once(": "));
+    parts.is_some_and(|(directory, names)| {
+        let names = names.split(" (").next().unwrap_or_default();
+        names.split(" -> ").any(|name| name == directory)
+    })
 }
 
 /// The circles of a crate whose files are given.
