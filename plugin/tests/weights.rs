@@ -66,7 +66,7 @@ fn a_merge_into_quantized_weights_tells_what_survives() {
     let rows = told["models"].as_array().expect("rows");
     let names: Vec<&str> = rows.iter().filter_map(|r| r["model"].as_str()).collect();
     assert_eq!(names, ["base", "tuned", "base", "tuned"]);
-    let balance = |i: usize| rows[i]["behaviour"]["balance"].as_f64().expect("balance");
+    let balance = |i: usize| rows[i]["balance"].as_f64().expect("balance");
     assert!(balance(0) > 0.5 && balance(1) < -0.9, "{rows:?}");
     assert!(balance(2) > 0.5 && balance(3) < -0.9, "{rows:?}");
     let module = &told["modules"][0];
@@ -101,7 +101,7 @@ fn auto_takes_the_smallest_file_or_none() {
     ];
     let told = json(room.path(), &[&auto[..], &["--out", "small"]].concat());
     let tried = told["tried"].as_array().expect("tried");
-    let kept = tried.last().expect("one")["kept"].as_f64().expect("kept");
+    let kept = tried.last().expect("one")["effect_retained"].as_f64().expect("kept");
     assert!(kept >= 0.95, "{tried:?}");
     let bytes = std::fs::metadata(room.path().join("small/model.uqff"));
     assert_eq!(told["bytes"].as_u64(), bytes.ok().map(|m| m.len()));
@@ -142,7 +142,7 @@ fn steering_is_baked_and_inspected() {
     ]);
     insta::assert_snapshot!("baked_doses", doses);
     let dose = json(room.path(), &["inspect", "doses/plus_12.uqff"]);
-    assert_eq!(dose["facts"]["steering"], "add 12, output of layers 3");
+    assert_eq!(dose["facts"]["steering"], "add at resid_post: coeff 12 at layer 3");
     let everywhere = [
         "--layers",
         "3",

@@ -9,7 +9,7 @@ mod storage;
 
 pub use storage::CacheStorage;
 
-use crate::batch::{TOKENS_PER_FORWARD, batches};
+use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
 use crate::error::Result;
 use candle_core::{Tensor, TensorId};
 use reptune_adapters::{
@@ -106,7 +106,7 @@ impl ActivationCache {
         let mut index = HashMap::new();
         let mut cached = Vec::new();
         let mut first = 0;
-        for batch in batches(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
+        for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
             for prompt in &prompts[batch.prompts] {
                 index.entry(prompt.clone()).or_insert(cached.len());
             }

@@ -7,6 +7,9 @@ use std::ops::Range;
 /// Tokens of one forward. More prompts are computed in several forwards.
 pub(crate) const TOKENS_PER_FORWARD: usize = 4096;
 
+/// Tokens of one forward that fills an activation cache or reads residuals.
+pub(crate) const CACHED_PER_FORWARD: usize = 2048;
+
 /// Tokens of one forward that keeps the logits of all of them, which are large.
 pub(crate) const LOGITS_PER_FORWARD: usize = 512;
 
@@ -51,10 +54,30 @@ pub(crate) fn batches<P: AsRef<[u32]>>(
     tokens: usize,
     mask: impl Fn(usize, usize) -> TokenMask,
 ) -> Vec<Batch> {
+    cut(prompts, tokens, mask, |batch| batch.tree.len())
+}
+
+/// [`batches`] of at most `tokens` tokens in all, shared ones counted for each prompt: these
+/// batches do not depend on what the prompts share.
+pub(crate) fn batches_by_length<P: AsRef<[u32]>>(
+    prompts: &[P],
+    tokens: usize,
+    mask: impl Fn(usize, usize) -> TokenMask,
+) -> Vec<Batch> {
+    let length = |batch: &Batch| batch.paths.iter().map(Vec::len).sum();
+    cut(prompts, tokens, mask, length)
+}
+
+fn cut<P: AsRef<[u32]>>(
+    prompts: &[P],
+    tokens: usize,
+    mask: impl Fn(usize, usize) -> TokenMask,
+    size: impl Fn(&Batch) -> usize,
+) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
         let prompt = prompt.as_ref();
-        let fits = |b: &mut Batch| b.tree.len() + prompt.len() <= tokens;
+        let fits = |b: &mut Batch| size(b) + prompt.len() <= tokens;
         if !batches.last_mut().is_some_and(fits) {
             batches.push(Batch::new(i));
         }

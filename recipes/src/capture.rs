@@ -1,6 +1,6 @@
 //! Residual rows of prompts, at any layers.
 
-use crate::batch::batches;
+use crate::batch::batches_by_length;
 use crate::error::Result;
 use candle_core::Tensor;
 use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache};
@@ -49,7 +49,7 @@ pub fn capture<P: AsRef<[u32]>>(
     wanted: &CaptureRequest,
     take: &mut dyn FnMut(usize, CapturedPrompt) -> Result<()>,
 ) -> Result<()> {
-    for batch in batches(prompts, ROWS, |_, _| 0) {
+    for batch in batches_by_length(prompts, ROWS, |_, _| 0) {
         let at = batch.prompts.start;
         let (forest, paths) = (batch.tree, batch.paths);
         let read = |path: &Vec<u32>| {

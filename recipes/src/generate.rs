@@ -8,7 +8,7 @@ mod variant_group;
 pub use sampling::Sampling;
 
 use crate::activation_cache::{ActivationCache, last_unchanged};
-use crate::batch::{TOKENS_PER_FORWARD, batches};
+use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
 use crate::error::Result;
 use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::{Adapter, HookedModel, Intervention};
@@ -65,7 +65,7 @@ pub fn generate_variants(
     how: &Generation,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Vec<u32>>>> {
-    let batches = batches(prompts, TOKENS_PER_FORWARD, |_, _| 0);
+    let batches = batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0);
     let grown = batches
         .iter()
         .map(|b| b.tree.len() + b.prompts.len() * how.max_new_tokens);

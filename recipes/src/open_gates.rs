@@ -4,7 +4,7 @@
 //! decided here becomes token masks by
 //! `reptune_adapters::steering::intervention::token_mask_gated`.
 
-use crate::batch::{TOKENS_PER_FORWARD, batches};
+use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
 use crate::error::Result;
 use candle_core::DType;
 use reptune_adapters::model::prefix_tree::TokenMask;
@@ -44,7 +44,7 @@ pub fn open_gates<P: AsRef<[u32]>>(
     let layers: BTreeSet<usize> = gates.iter().map(|(_, layer, _)| *layer).collect();
     let layers: Vec<usize> = layers.into_iter().collect();
     model.spec().check_layers(&layers)?;
-    for batch in batches(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
+    for batch in batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
         let from = batch.prompts.start;
         let last = batch.paths.iter().enumerate().map(|(i, path)| {
             let last = path.last().copied();

@@ -365,7 +365,8 @@ fn files_are_made_once_verified_and_made_again_when_they_are_broken() -> Result<
                     .collect::<Result<_>>()?,
                 false => Vec::new(),
             };
-            for file in inner {
+            // The list of an entry may be written anew when its hashes are checked.
+            for file in inner.into_iter().filter(|f| !f.ends_with("files.json")) {
                 files.push((file.clone(), std::fs::metadata(&file)?.modified()?));
             }
         }

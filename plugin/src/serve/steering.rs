@@ -7,8 +7,11 @@ use axum::extract::{Request, State};
 use reptune_adapters::Dose;
 use serde_json::{Map, Value, json};
 
+/// A dose of an amount.
+type MakeDose = fn(f64) -> Dose;
+
 /// The kinds of a dose, as in `--steer`.
-const DOSES: [(&str, fn(f64) -> Dose); 4] = [
+const DOSES: [(&str, MakeDose); 4] = [
     ("coeff", Dose::Coeff),
     ("total", Dose::Total),
     ("fraction", Dose::Fraction),

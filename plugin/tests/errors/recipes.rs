@@ -28,7 +28,7 @@ rank = 2
 fn recipe(directory: &Path, from: &str, to: &str) {
     assert!(RECIPE.contains(from), "no `{from}` in the recipe");
     write(directory, "r.toml", &RECIPE.replace(from, to));
-    let claim = |i: usize| format!("claim {i},{}\n", i % 2 == 0);
+    let claim = |i: usize| format!("claim {i},{}\n", i.is_multiple_of(2));
     let claims: String = (0..40).map(claim).collect();
     write(directory, "claims.csv", &format!("claim,label\n{claims}"));
 }

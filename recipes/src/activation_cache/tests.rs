@@ -81,7 +81,7 @@ fn a_cache_refuses_other_weights() -> Result<()> {
         let message = other.expect_err("other weights").to_string();
         assert!(message.contains("the adapter that it was"), "{message}");
     }
-    let moved = ActivationCache::moved(Some(of_base), &toy, 2, Some(&update), || prompts());
+    let moved = ActivationCache::moved(Some(of_base), &toy, 2, Some(&update), prompts);
     assert!(moved.is_err());
     Ok(())
 }

@@ -17,7 +17,9 @@ fn a_batch_has_as_many_prompts_as_fit() {
 #[test]
 fn a_shared_prefix_counts_once() {
     let prompts: Vec<Vec<u32>> = (0..4).map(|i| vec![7, 8, 9, i]).collect();
-    assert_eq!(cut(&prompts, 6), [0..2, 2..4]);
-    let masked = batches(&prompts, 6, |prompt, _| prompt as u64);
-    assert_eq!(masked.len(), 4, "another mask makes another token");
+    assert_eq!(cut(&prompts, 9), [0..3, 3..4]);
+    let masked = batches(&prompts, 9, |prompt, _| prompt as u64);
+    assert_eq!(masked.len(), 2, "another mask makes another token");
+    let apart = batches_by_length(&prompts, 9, |_, _| 0);
+    assert_eq!(apart.len(), 2, "shared tokens count for each prompt");
 }

@@ -1,6 +1,6 @@
 //! How far the tokens that a tuning looks at point along the direction.
 
-use crate::batch::{TOKENS_PER_FORWARD, batches};
+use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
 use crate::error::Result;
 use crate::score::ModelVariant;
 use candle_core::{DType, Tensor};
@@ -22,7 +22,7 @@ pub fn alignment(
 ) -> Result<f64> {
     let (mut sum, mut count) = (0., 0usize);
     let mask = |i: usize, position| token_mask(variant.interventions, position, prompts[i].len());
-    for batch in batches(prompts, TOKENS_PER_FORWARD, mask) {
+    for batch in batches_by_length(prompts, CACHED_PER_FORWARD, mask) {
         let mut tokens = Vec::new();
         for path in &batch.paths {
             for offset in offsets {

@@ -179,9 +179,10 @@ impl NuisanceFile {
     }
 
     fn at(&self, layer: usize) -> Result<Option<Nuisance>> {
-        let direction = self.0.iter().map(|set| set.layer(layer));
-        let nuisance = direction.map(|d| Nuisance::from_direction(d?));
-        nuisance.last().transpose()
+        match &self.0 {
+            None => Ok(None),
+            Some(set) => Ok(Some(Nuisance::from_direction(set.layer(layer)?)?)),
+        }
     }
 }
 

@@ -1,13 +1,10 @@
 //! Principal components of rows.
 
-use super::contrast::Contrast;
+use super::contrast::{Contrast, dot64};
 use crate::error::Result;
 use crate::recipe::{Pca, PcaRows};
 use nalgebra::{DMatrix, SymmetricEigen};
 use reptune_adapters::Error;
-
-/// Partial sums of [`dot`].
-const LANES: usize = 8;
 
 /// Least share of the total variance that a component must have.
 const LEAST: f64 = 1e-10;
@@ -112,7 +109,7 @@ pub(crate) fn components(rows: &[Vec<f64>], many: usize) -> Result<Vec<Vec<f64>>
                 }
                 false => v.copy_from_slice(u.as_slice()),
             }
-            let scale = (variance(&k) / n as f64).sqrt() / dot(&v, &v).sqrt();
+            let scale = (variance(&k) / n as f64).sqrt() / dot64(&v, &v).sqrt();
             v.into_iter().map(|x| x * scale).collect()
         })
         .collect())
@@ -123,28 +120,10 @@ pub(super) fn gram(rows: &[Vec<f64>]) -> DMatrix<f64> {
     let mut gram = DMatrix::zeros(rows.len(), rows.len());
     for (i, a) in rows.iter().enumerate() {
         for (j, b) in rows.iter().enumerate().take(i + 1) {
-            let product = dot(a, b);
+            let product = dot64(a, b);
             gram[(i, j)] = product;
             gram[(j, i)] = product;
         }
     }
     gram
-}
-
-/// `a . b` in a fixed order that lets the processor add several products at once.
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0f64; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = a
-        .remainder()
-        .iter()
-        .zip(b.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
-    for (a, b) in a.zip(b) {
-        for i in 0..LANES {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum::<f64>() + rest
 }

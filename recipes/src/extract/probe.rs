@@ -33,7 +33,7 @@ const LEAST: f64 = 1e-10;
 pub(super) fn weights(contrast: &Contrast, probe: Probe) -> Result<Vec<f64>> {
     let (mut rows, _) = centred(contrast);
     let n = rows.len();
-    let square: f64 = rows.iter().map(|r| super::pca::dot(r, r)).sum();
+    let square: f64 = rows.iter().map(|r| super::contrast::dot64(r, r)).sum();
     let s = (square / n as f64).sqrt();
     if s == 0. || !s.is_finite() {
         return Err(failed("rows that differ", format!("a spread of {s}")));

@@ -8,22 +8,30 @@ use crate::grid::{GridCell, SteeringGrid};
 use crate::recipe::Selection;
 use crate::score::{Choice, ModelVariant, PackedChoices, ReferenceLogits};
 use reptune_adapters::{HookedModel, Positions, files};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// What is measured of a dose.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct DoseScores {
     /// Mean shift of the log-odds, counted positive where it goes the way of the sign.
-    #[serde(deserialize_with = "number")]
+    #[serde(with = "exact")]
     pub shift: f64,
     /// Mean KL on neutral text.
-    #[serde(deserialize_with = "number")]
+    #[serde(with = "exact")]
     pub kl: f64,
 }
 
-/// JSON writes a number that is not finite as null.
-fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+/// Numbers as text: JSON readers differ in the last bit of a number, and know no NaN.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(x)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Measures doses beside the unsteered model.

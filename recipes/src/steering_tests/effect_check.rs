@@ -31,7 +31,7 @@ fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
     let none = check_effect(&toy, &late, &prompts(), None, 0)?;
     assert_eq!((none.rows, none.shift, none.kl), (0, 0., 0.));
     let message = none.clone().require(NoEffect::Refuse).expect_err("no rows");
-    for part in ["layer 1 output", "`generated`", "0 rows", "row rule"] {
+    for part in ["layer 1 resid_post", "`generated`", "0 rows", "row rule"] {
         assert!(message.to_string().contains(part), "{message}");
     }
     assert_eq!(none.clone().require(NoEffect::Allow)?, none);

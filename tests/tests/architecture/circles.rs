@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most circles of a module that holds code with its own child. The goal is none; this limit
 /// only goes down.
-const WITH_CHILDREN: usize = 30;
+const WITH_CHILDREN: usize = 16;
 
 /// From importing to imported node, with one import as an example.
 type Arrows = BTreeMap<usize, BTreeMap<usize, String>>;

@@ -231,7 +231,16 @@ fn a_dose_that_does_not_fit_the_others_is_refused() -> Result<()> {
     let output = add(&[3], 6., HookPoint::ResidPost)?;
     insta::assert_snapshot!("dose_at_another_layer", refused(vec![output]));
     insta::assert_snapshot!("dose_of_ablation", refused(vec![everywhere(1)?]));
-    let other = Source::open(&fixture("tiny-llama32"))?;
+    let renamed = room.path().join("other");
+    std::fs::create_dir(&renamed)?;
+    for file in std::fs::read_dir(fixture("tiny-llama2"))? {
+        let file = file?.path();
+        std::fs::copy(&file, renamed.join(file.file_name().unwrap_or_default()))?;
+    }
+    let tokenizer = renamed.join("tokenizer.json");
+    let text = std::fs::read_to_string(&tokenizer)?;
+    std::fs::write(&tokenizer, text + "\n")?;
+    let other = Source::open(&renamed)?;
     let other = Baker {
         source: &other,
         ..baker

@@ -126,7 +126,7 @@ fn a_pickle_is_refused_by_name_with_what_to_do() -> Result<()> {
     std::fs::copy(config, room.path().join("adapter_config.json"))?;
     std::fs::write(room.path().join("adapter_model.bin"), "PK")?;
     let message = peft::read(room.path()).expect_err("a pickle").to_string();
-    for part in ["adapter_model.bin", "runs the code", "`save_pretrained`"] {
+    for part in ["adapter_model.bin", "runs code", "`save_pretrained`"] {
         assert!(message.contains(part), "{message}");
     }
     Ok(())

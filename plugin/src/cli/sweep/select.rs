@@ -80,13 +80,7 @@ fn choice(selected: &Selection, places: &[Positions]) -> String {
         "Chosen: layer {}, {}, coeff {:.2}, which is {} of the mean norm of the residual\n\
          stream. Of all doses whose KL is at most {} with both signs, it has the largest mean\n\
          shift, {:+.2}; its KL is {:.3}.",
-        c.layer,
-        places[c.place].to_string(),
-        c.coeff,
-        c.fraction,
-        selected.kl,
-        c.effect,
-        c.kl
+        c.layer, places[c.place], c.coeff, c.fraction, selected.kl, c.effect, c.kl
     )
 }
 

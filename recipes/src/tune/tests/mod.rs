@@ -73,13 +73,17 @@ fn text(tuning: &str) -> String {
         true => "",
         false => "learning_rate = 0.01\n",
     };
+    let layers = match of_all.contains("\nlayers") {
+        true => "",
+        false => "layers = [1, 2]\n",
+    };
     format!(
         "name = \"toy\"\nmodel = \"toy\"\nseed = 3\n\
          [behaviour]\nname = \"x\"\npositive = [\"p\"]\nnegative = [\"n\"]\n\
          [prompt]\nclaim = \"{{claim}}?\"\nlabels = [\"A\", \"B\"]\n\
          [data]\nclaims = {{ file = \"claims.csv\" }}\n\
          [steering]\nlayers = [1]\ncoeff = 1.0\n\
-         [tuning]\nmodes = [\"in+ & truth\"]\nlayers = [1, 2]\n{rate}{tuning}\n"
+         [tuning]\nmodes = [\"in+ & truth\"]\n{layers}{rate}{tuning}\n"
     )
 }
 
