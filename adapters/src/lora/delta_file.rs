@@ -118,7 +118,7 @@ fn whole(path: &Path) -> Result<(Adapter, Metadata)> {
     Ok((from_tables(path, tables, &metadata)?, metadata))
 }
 
-/// The adapter of [`tables`]; errors name the file `path`.
+/// The adapter of [`tables()`]; errors name the file `path`.
 ///
 /// # Errors
 /// When a tensor or scale is missing, superfluous, or of a shape that does not fit the others.
