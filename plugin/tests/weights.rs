@@ -101,7 +101,9 @@ fn auto_takes_the_smallest_file_or_none() {
     ];
     let told = json(room.path(), &[&auto[..], &["--out", "small"]].concat());
     let tried = told["tried"].as_array().expect("tried");
-    let kept = tried.last().expect("one")["effect_retained"].as_f64().expect("kept");
+    let kept = tried.last().expect("one")["effect_retained"]
+        .as_f64()
+        .expect("kept");
     assert!(kept >= 0.95, "{tried:?}");
     let bytes = std::fs::metadata(room.path().join("small/model.uqff"));
     assert_eq!(told["bytes"].as_u64(), bytes.ok().map(|m| m.len()));
@@ -142,7 +144,10 @@ fn steering_is_baked_and_inspected() {
     ]);
     insta::assert_snapshot!("baked_doses", doses);
     let dose = json(room.path(), &["inspect", "doses/plus_12.uqff"]);
-    assert_eq!(dose["facts"]["steering"], "add at resid_post: coeff 12 at layer 3");
+    assert_eq!(
+        dose["facts"]["steering"],
+        "add at resid_post: coeff 12 at layer 3"
+    );
     let everywhere = [
         "--layers",
         "3",
