@@ -13,10 +13,10 @@ use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
 use crate::error::Result;
 use candle_core::{Tensor, TensorId};
 use reptune_adapters::{
-    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, ModelSpec,
-    PrefixTree, Resume, TargetModule,
+    Adapter, CaptureTokens, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache,
+    ModelSpec, PrefixTree, Resume, TargetModule,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use storage::{CachedRows, RowsWriter};
 
@@ -28,20 +28,12 @@ pub type SharedActivations = Mutex<Option<Arc<ActivationCache>>>;
 /// prompts, without interventions.
 pub struct ActivationCache {
     weights: Weights,
-    batches: Vec<CachedBatch>,
-    /// The batch of every prompt.
-    prompts: HashMap<Vec<u32>, usize>,
-    /// Rows of all batches by layer.
-    rows: BTreeMap<usize, CachedRows>,
-}
-
-/// Prompts that were computed together.
-struct CachedBatch {
+    /// All prompts; each token has a row.
     tree: PrefixTree,
-    /// Number of its first row among all.
-    first: usize,
-    /// Keys and values of the cached layers and those below.
-    keys_values: Option<KeyValueCache>,
+    rows: BTreeMap<usize, CachedRows>,
+    /// Prompts that were computed together, with keys and values of the cached layers and
+    /// those below; empty unless the cache is for generation.
+    keys_values: Vec<(PrefixTree, KeyValueCache)>,
 }
 
 /// The last layer whose output neither `interventions` nor an update of the modules of
@@ -71,7 +63,7 @@ impl ActivationCache {
         adapter: Option<&Adapter>,
         storage: CacheStorage,
     ) -> Result<Self> {
-        Self::compute(model, prompts, &[layer], adapter, storage, None)
+        Self::compute(model, prompts, &[layer], (adapter, storage), None, None)
     }
 
     /// Computes the rows of `prompts` at the outputs of `layers`, under `adapter`, and the
@@ -88,60 +80,14 @@ impl ActivationCache {
     ) -> Result<Self> {
         let blocks = layers.iter().max().map_or(0, |l| l + 1);
         let memory = CacheStorage::Memory;
-        Self::compute(model, prompts, layers, adapter, memory, Some(blocks))
-    }
-
-    fn compute(
-        model: &dyn HookedModel,
-        prompts: &[Vec<u32>],
-        layers: &[usize],
-        adapter: Option<&Adapter>,
-        storage: CacheStorage,
-        blocks: Option<usize>,
-    ) -> Result<Self> {
-        let mut writers = layers
-            .iter()
-            .map(|layer| Ok((*layer, RowsWriter::new(storage)?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
-        let mut index = HashMap::new();
-        let mut cached = Vec::new();
-        let mut first = 0;
-        for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
-            for prompt in &prompts[batch.prompts] {
-                index.entry(prompt.clone()).or_insert(cached.len());
-            }
-            let mut keys_values = match blocks {
-                Some(blocks) => KeyValueCache::keeping(blocks, batch.tree.len()),
-                None => KeyValueCache::none(),
-            };
-            let options = ForwardOptions {
-                capture: layers,
-                adapter,
-                ..ForwardOptions::default()
-            };
-            let output = model.forward(&batch.tree, &mut keys_values, &options)?;
-            for (layer, writer) in &mut writers {
-                writer.write(&output.residuals[layer].detach())?;
-            }
-            let tree = batch.tree;
-            let tokens = tree.len();
-            cached.push(CachedBatch {
-                tree,
-                first,
-                keys_values: blocks.map(|_| keys_values),
-            });
-            first += tokens;
-        }
-        let hidden = model.spec().hidden;
-        let rows = writers
-            .into_iter()
-            .map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
-        Ok(Self {
-            weights: Weights::of(model, adapter),
-            batches: cached,
-            prompts: index,
-            rows: rows.collect::<Result<_>>()?,
-        })
+        Self::compute(
+            model,
+            prompts,
+            layers,
+            (adapter, memory),
+            None,
+            Some(blocks),
+        )
     }
 
     /// The rows of `prompts` at the output of `layer`, in memory: those of `known` if it has
@@ -157,38 +103,60 @@ impl ActivationCache {
         adapter: Option<&Adapter>,
         prompts: impl FnOnce() -> Vec<Vec<u32>>,
     ) -> Result<Self> {
+        let known = known.filter(|known| known.resume_layer(layer).is_some());
+        if let Some(known) = &known {
+            known.check(model, adapter)?;
+        }
         match known {
-            Some(known) if known.rows.contains_key(&layer) => {
-                known.check(model, adapter)?;
-                Ok(known)
+            Some(known) if known.rows.contains_key(&layer) => Ok(known),
+            known => {
+                let how = (adapter, CacheStorage::Memory);
+                Self::compute(model, &prompts(), &[layer], how, known.as_ref(), None)
             }
-            Some(known) if known.resume_layer(layer).is_some() => {
-                known.raised(model, layer, adapter)
-            }
-            _ => Self::at_layer(model, &prompts(), layer, adapter, CacheStorage::Memory),
         }
     }
 
-    /// The rows at `layer`, computed from the highest known ones below it.
-    fn raised(
-        self,
+    /// Computes each row once, in the first batch that has its token. Forwards resume at the
+    /// rows of `known`. With `blocks`, the keys and values of so many blocks are kept.
+    fn compute(
         model: &dyn HookedModel,
-        layer: usize,
-        adapter: Option<&Adapter>,
+        prompts: &[Vec<u32>],
+        layers: &[usize],
+        (adapter, storage): (Option<&Adapter>, CacheStorage),
+        known: Option<&Self>,
+        blocks: Option<usize>,
     ) -> Result<Self> {
-        self.check(model, adapter)?;
-        let mut writer = RowsWriter::new(CacheStorage::Memory)?;
-        let known = self.rows.range(..=layer).next_back();
-        for batch in &self.batches {
-            let rows = batch.first as u32..(batch.first + batch.tree.len()) as u32;
-            let rows: Vec<u32> = rows.collect();
-            let start = match known {
-                Some((from, known)) => Some((*from, known.select(rows)?)),
-                None => None,
+        let writer = |layer: &usize| Ok((*layer, RowsWriter::new(storage)?));
+        let writers = layers.iter().map(writer);
+        let mut writers = writers.collect::<Result<BTreeMap<_, _>>>()?;
+        let mut tree = PrefixTree::new();
+        let mut kept = Vec::new();
+        for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
+            let prompts = &prompts[batch.prompts];
+            // Tokens of the batch that have no row yet, in the order of the rows.
+            let (before, mut new) = (tree.len(), Vec::new());
+            for (prompt, path) in prompts.iter().zip(&batch.paths) {
+                for (row, token) in tree.insert(None, prompt, |_| 0).iter().zip(path) {
+                    if *row as usize == before + new.len() {
+                        new.push(*token);
+                    }
+                }
+            }
+            if new.is_empty() && blocks.is_none() {
+                continue;
+            }
+            let from = known.and_then(|k| k.rows.keys().next_back());
+            let start = match (known, from) {
+                (Some(known), Some(from)) => {
+                    let rows = known.rows(*from, &batch.tree, prompts, &batch.paths)?;
+                    Some((*from, rows))
+                }
+                _ => None,
             };
             let start = start.as_ref();
             let options = ForwardOptions {
-                capture: &[layer],
+                capture: layers,
+                captured: CaptureTokens::Only(&new),
                 adapter,
                 start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
                     layer: *layer,
@@ -196,24 +164,33 @@ impl ActivationCache {
                 }),
                 ..ForwardOptions::default()
             };
-            let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
-            writer.write(&output.residuals[&layer].detach())?;
+            let mut keys_values = match blocks {
+                Some(blocks) => KeyValueCache::keeping(blocks, batch.tree.len()),
+                None => KeyValueCache::none(),
+            };
+            let output = model.forward(&batch.tree, &mut keys_values, &options)?;
+            for (layer, writer) in &mut writers {
+                writer.write(&output.residuals[layer].detach())?;
+            }
+            if blocks.is_some() {
+                kept.push((batch.tree, keys_values));
+            }
         }
         let hidden = model.spec().hidden;
-        let lower = |batch| CachedBatch {
-            keys_values: None,
-            ..batch
-        };
+        let rows = writers
+            .into_iter()
+            .map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
         Ok(Self {
-            rows: BTreeMap::from([(layer, writer.finish(hidden)?)]),
-            batches: self.batches.into_iter().map(lower).collect(),
-            ..self
+            weights: Weights::of(model, adapter),
+            tree,
+            rows: rows.collect::<Result<_>>()?,
+            keys_values: kept,
         })
     }
 
     /// Number of distinct tokens, N.
     pub fn len(&self) -> usize {
-        self.batches.last().map_or(0, |b| b.first + b.tree.len())
+        self.tree.len()
     }
 
     /// True without tokens.
@@ -221,9 +198,9 @@ impl ActivationCache {
         self.len() == 0
     }
 
-    /// Whether `prompt` is one of the prompts that the cache was computed for.
+    /// Whether all tokens of `prompt` have rows here.
     pub fn holds(&self, prompt: &[u32]) -> bool {
-        self.prompts.contains_key(prompt)
+        self.tree.path(prompt).is_some()
     }
 
     /// Whether the cache was computed with the weights of `model` under `adapter`.
@@ -268,8 +245,8 @@ impl ActivationCache {
             let hint = "cache this layer as well";
             return Err(Error::value("layer", expected, layer.to_string(), hint).into());
         };
-        let Some((index, _)) = self.index(tree, prompts, paths) else {
-            let expected = format!("one of the {} cached prompts", self.prompts.len());
+        let Some(index) = index(&self.tree, tree, prompts, paths) else {
+            let expected = "one of the cached prompts";
             let hint = "compute the cache for all prompts";
             return Err(Error::value("prompt", expected, "another", hint).into());
         };
@@ -286,45 +263,30 @@ impl ActivationCache {
         layers: usize,
         room: usize,
     ) -> Result<Option<KeyValueCache>> {
-        let Some((mut index, Some(batch))) = self.index(tree, prompts, paths) else {
-            return Ok(None);
+        let known = |(batch, keys_values): &(PrefixTree, KeyValueCache)| {
+            let index = index(batch, tree, prompts, paths)?;
+            Some(keys_values.below(layer + 1, &index, layers, room))
         };
-        let CachedBatch {
-            first, keys_values, ..
-        } = &self.batches[batch];
-        let Some(known) = keys_values else {
-            return Ok(None);
-        };
-        for row in &mut index {
-            *row -= *first as u32;
-        }
-        Ok(Some(known.below(layer + 1, &index, layers, room)?))
+        Ok(self.keys_values.iter().find_map(known).transpose()?)
     }
+}
 
-    /// The number of the row of every token of `tree`, and the batch of all prompts, if it
-    /// is one.
-    fn index<P: AsRef<[u32]>, R: AsRef<[u32]>>(
-        &self,
-        tree: &PrefixTree,
-        prompts: &[P],
-        paths: &[R],
-    ) -> Option<(Vec<u32>, Option<usize>)> {
-        let known = prompts.iter().map(|prompt| {
-            let number = *self.prompts.get(prompt.as_ref())?;
-            let batch = &self.batches[number];
-            Some((number, batch.first, batch.tree.path(prompt.as_ref())?))
-        });
-        let known = known.collect::<Option<Vec<_>>>()?;
-        let mut index = vec![0; tree.len()];
-        for (path, (_, first, known)) in paths.iter().zip(known.iter().cycle()) {
-            for (token, known) in path.as_ref().iter().zip(known) {
-                index[*token as usize] = *first as u32 + known;
-            }
+/// For every token of `tree`, its number in `known`, if that has all `prompts`.
+fn index<P: AsRef<[u32]>, R: AsRef<[u32]>>(
+    known: &PrefixTree,
+    tree: &PrefixTree,
+    prompts: &[P],
+    paths: &[R],
+) -> Option<Vec<u32>> {
+    let known = prompts.iter().map(|prompt| known.path(prompt.as_ref()));
+    let known = known.collect::<Option<Vec<_>>>()?;
+    let mut index = vec![0; tree.len()];
+    for (path, known) in paths.iter().zip(known.iter().cycle()) {
+        for (token, known) in path.as_ref().iter().zip(known) {
+            index[*token as usize] = *known;
         }
-        let (batch, ..) = *known.first()?;
-        let one = known.iter().all(|(number, ..)| *number == batch);
-        Some((index, one.then_some(batch)))
     }
+    Some(index)
 }
 
 /// Which weights activations were computed with: the model by its fingerprint, and the
