@@ -71,9 +71,9 @@ fn described(served: &Served) -> Option<Value> {
     let part = steering.parts().first()?;
     let mut described = json!({
         "model": served.name(),
-        "file": part.file().file_name().unwrap_or_default().to_string_lossy(),
-        "layers": part.layers(),
-        "hook": part.point(),
+        "file": part.file.file_name().unwrap_or_default().to_string_lossy(),
+        "layers": part.layers,
+        "hook": part.point,
     });
     if let Ok(dose) = part.dose() {
         let key = match dose {

@@ -54,10 +54,7 @@ pub(super) fn variant(
 }
 
 /// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
-/// `biases` at the `down_proj` of their blocks: what [`additions`](crate::bake::additions)
-/// come to. The weights are copied as they are, one at a time.
-///
-/// Shapes: every bias (H,).
+/// `biases`, each (H,), at their modules. The weights are copied as they are, one at a time.
 ///
 /// # Errors
 /// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
@@ -75,10 +72,8 @@ fn write(
     let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
     let shown = names.iter().map(String::as_str);
     let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
-    let places: BTreeMap<usize, (TargetModule, &Tensor)> = biases
-        .iter()
-        .map(|(module, bias)| (uqff::index(module.layer, module.kind), (*module, bias)))
-        .collect();
+    let place = |m: &TargetModule| uqff::index(m.layer, m.kind);
+    let places: BTreeMap<usize, _> = biases.iter().map(|b| (place(b.0), b)).collect();
     for index in file.indices() {
         let mut entry = file.entry(index)?;
         if let Some((module, bias)) = places.get(&index) {

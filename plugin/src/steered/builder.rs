@@ -1,6 +1,5 @@
 //! [`Steer`]: steering and tuning as methods of mistral.rs's own builder.
 
-use super::adapter::Adapter;
 use super::biases::{biases, variant};
 use super::steering::Steering;
 use crate::error::{Error, Result};
@@ -10,43 +9,36 @@ use crate::runtime::{Loaded, on_own_thread, pipeline, start};
 use crate::store::{Store, StoreKey};
 use mistralrs::core::{AddModelConfig, ModelSelected};
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
+use reptune_adapters::{Error as Fault, ModelSpec, files, lora::peft};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Steering and tuning on a builder of mistral.rs.
-pub trait Steer: Sized {
+pub trait Steer: Into<Steered> {
     /// Adds directions to the residual stream, at every token.
-    fn steered(self, steering: Steering) -> Steered;
-
-    /// Merges a PEFT directory into the weights while they load. Under steering the
-    /// tuned model is what is steered.
-    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered;
-}
-
-impl Steer for TextModelBuilder {
     fn steered(self, steering: Steering) -> Steered {
-        Steered::from(self).steered(steering)
-    }
-
-    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered {
-        Steered::from(self).tuned(adapter)
-    }
-}
-
-impl Steer for Steered {
-    fn steered(mut self, steering: Steering) -> Steered {
-        self.steering = Some(match self.steering {
+        let mut all = self.into();
+        all.steering = Some(match all.steering {
             Some(earlier) => earlier.and(steering),
             None => steering,
         });
-        self
+        all
     }
 
-    fn tuned(mut self, adapter: impl Into<PathBuf>) -> Steered {
-        self.adapter = Some(adapter.into());
-        self
+    /// Merges a PEFT directory into the weights while they load. Under steering the
+    /// tuned model is what is steered.
+    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered {
+        let adapter = Some(adapter.into());
+        Steered {
+            adapter,
+            ..self.into()
+        }
     }
 }
+
+impl Steer for TextModelBuilder {}
+impl Steer for Steered {}
 
 /// A builder of mistral.rs with what is to be added to its model.
 #[derive(Clone)]
@@ -111,15 +103,13 @@ impl Steered {
             return Err(Error::model(model.path(), "model", expected, found, hint));
         }
         let (_, spec) = model.config()?;
-        let adapter = match &self.adapter {
-            Some(adapter) => Some(Adapter::read(adapter, &spec)?),
-            None => None,
-        };
+        let adapter = self.adapter.as_ref().map(|a| rewritten(a, &spec));
+        let adapter = adapter.transpose()?;
         let biases = match &self.steering {
             Some(steering) => biases(&spec, steering)?,
             None => BTreeMap::new(),
         };
-        let adapted = adapter.as_ref().map(Adapter::directory);
+        let adapted = adapter.as_ref().map(|(directory, _)| directory.path());
         if biases.is_empty() {
             return pipeline(runtime, &id, self.builder, adapted);
         }
@@ -128,13 +118,10 @@ impl Steered {
             None => Store::open()?,
         };
         let place = model.path().display();
-        let identity = StoreKey::new(
-            format!("{place}, steered on a builder"),
-            [
-                model.key()?.as_str(),
-                adapter.as_ref().map_or("", |a| &a.hash),
-            ],
-        );
+        let hash = adapter.as_ref().map_or("", |(_, hash)| hash);
+        let weights = model.key()?;
+        let parts = [weights.as_str(), hash];
+        let identity = StoreKey::new(format!("{place}, steered on a builder"), parts);
         let key = |settings: &str| identity.and(settings);
         let from = |base: &Path, settings: &str| -> Result<(PathBuf, Loaded)> {
             let file = variant(&cache, &key(settings), base, &spec, &biases)?;
@@ -166,14 +153,29 @@ impl Steered {
     }
 }
 
-/// Removes what mistral.rs writes beside a UQFF: the builder finds the other weights where it
+/// A PEFT directory rewritten as mistral.rs reads one (one rank, one alpha, whole module paths),
+/// because it would misread what it does not know; and the hash of both files.
+fn rewritten(directory: &Path, spec: &ModelSpec) -> Result<(TempDir, String)> {
+    let update = peft::load(directory, spec)?;
+    let written = tempfile::tempdir().map_err(|e| Fault::write("adapter", e))?;
+    peft::save(written.path(), &update, &spec.name)?;
+    let file = |name: &str| files::read(&written.path().join(name));
+    let parts = [
+        file("adapter_config.json")?,
+        file("adapter_model.safetensors")?,
+    ];
+    let hash = files::sha256(parts.iter().map(Vec::as_slice));
+    Ok((written, hash))
+}
+
+/// Removes what mistral.rs writes next to a UQFF: the builder finds the other weights where it
 /// found them before.
 fn keep_only_uqff(directory: &Path) -> Result<()> {
-    let io = |e| reptune_adapters::Error::read(directory, e);
+    let io = |e| Fault::read(directory, e);
     for file in std::fs::read_dir(directory).map_err(io)? {
         let file = file.map_err(io)?.path();
         if file.extension().is_none_or(|e| e != "uqff") {
-            std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
+            std::fs::remove_file(&file).map_err(|e| Fault::write(&file, e))?;
         }
     }
     Ok(())
@@ -181,12 +183,13 @@ fn keep_only_uqff(directory: &Path) -> Result<()> {
 
 /// The settings of a builder that change the weights, as they can be read after loading.
 fn settings(config: &AddModelConfig) -> Result<String> {
-    let Some(loader) = &config.loader_config else {
-        return Err(Error::Runtime {
-            place: "builder".into(),
-            reason: "it does not say how it loaded; this needs mistral.rs 0.8.1".into(),
-        });
+    let wrong = |reason: &str| Error::Runtime {
+        place: "builder".into(),
+        reason: reason.into(),
     };
+    let loader = config.loader_config.as_ref();
+    let loader = loader
+        .ok_or_else(|| wrong("it does not say how it loaded; this needs mistral.rs 0.8.1"))?;
     let ModelSelected::Plain {
         arch,
         topology,
@@ -196,22 +199,14 @@ fn settings(config: &AddModelConfig) -> Result<String> {
         ..
     } = &loader.model_selected
     else {
-        return Err(Error::Runtime {
-            place: "builder".into(),
-            reason: "it loaded something else than a text model".into(),
-        });
+        return Err(wrong("it loaded something else than a text model"));
     };
-    let source = (
-        &loader.hf_revision,
-        arch,
-        topology,
-        imatrix,
-        calibration_file,
-    );
+    let revision = &loader.hf_revision;
+    let source = (revision, arch, topology, imatrix, calibration_file);
     let organization = organization.map(|o| format!("{o:?}"));
+    let (isq, dtype, device) = (loader.isq, loader.dtype, &loader.device);
     Ok(format!(
-        "{:?} {:?} {:?} {source:?} {organization:?}",
-        loader.isq, loader.dtype, loader.device
+        "{isq:?} {dtype:?} {device:?} {source:?} {organization:?}"
     ))
 }
 
@@ -224,10 +219,11 @@ fn checked(file: &Path, loaded: Loaded) -> Result<Loaded> {
     };
     for index in uqff.indices() {
         let entry = uqff.entry(index)?;
-        let plain = matches!(entry.layout().stored, WeightType::F32 | WeightType::Ggml(_));
+        let stored = entry.layout().stored;
+        let plain = matches!(stored, WeightType::F32 | WeightType::Ggml(_));
         if entry.layout().bias.is_some() && !plain && dtype != Some(ModelDType::F32) {
             return Err(Error::Bake {
-                what: format!("into {} of this dtype", entry.layout().stored),
+                what: format!("into {stored} of this dtype"),
                 reason: "mistral.rs 0.8.1 adds an f32 bias there; say \
                          `.with_dtype(ModelDType::F32)` on the builder, or take a Q type"
                     .into(),
