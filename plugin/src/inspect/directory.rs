@@ -17,14 +17,6 @@ pub(super) fn is_adapter(path: &Path) -> bool {
     path.join(PEFT).is_file() || path.join(delta_file::FILE).is_file()
 }
 
-pub(super) fn is_model(path: &Path) -> bool {
-    path.join("config.json").is_file()
-}
-
-pub(super) fn is_run(path: &Path) -> bool {
-    path.join(stages::FILE).is_file()
-}
-
 /// A PEFT directory, or an update with full deltas.
 pub(super) fn adapter(path: &Path) -> Result<Inspection> {
     let (update, checked) = match path.join(PEFT).is_file() {

@@ -9,6 +9,7 @@ mod inspection;
 pub use inspection::Inspection;
 
 use crate::error::{Error, Result};
+use crate::stages;
 use reptune_adapters::formats::gguf::Gguf;
 use std::path::Path;
 
@@ -21,8 +22,8 @@ type Kind = (
 /// The first kind that is recognized is read.
 const KINDS: [Kind; 10] = [
     (directory::is_adapter, |path, _| directory::adapter(path)),
-    (directory::is_run, |path, _| directory::run(path)),
-    (directory::is_model, directory::model),
+    (|p| p.join(stages::FILE).is_file(), |p, _| directory::run(p)),
+    (|p| p.join("config.json").is_file(), directory::model),
     (file::is_directions, |path, _| file::directions(path)),
     (file::is_adapter, |path, _| {
         directory::adapter(path.parent().unwrap_or(path))

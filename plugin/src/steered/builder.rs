@@ -1,15 +1,18 @@
 //! [`Steer`]: steering and tuning as methods of mistral.rs's own builder.
 
-use super::biases::{biases, variant};
 use super::steering::Steering;
+use crate::bake::BakePlan;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{UQFF, WeightType};
+use crate::model::uqff::{self, UQFF, WeightType};
 use crate::runtime::{Loaded, on_own_thread, pipeline, start};
 use crate::store::{Store, StoreKey};
+use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected};
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
-use reptune_adapters::{Error as Fault, ModelSpec, files, lora::peft};
+use reptune_adapters::formats::safetensors::TensorFileWriter;
+use reptune_adapters::{Error as Fault, ModelSpec, TargetModule, files, lora::peft};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -123,8 +126,14 @@ impl Steered {
         let parts = [weights.as_str(), hash];
         let identity = StoreKey::new(format!("{place}, steered on a builder"), parts);
         let key = |settings: &str| identity.and(settings);
+        let mut written = Vec::new();
+        for (module, bias) in &biases {
+            written.extend(module.to_string().into_bytes());
+            bias.write_bytes(&mut written)?;
+        }
         let from = |base: &Path, settings: &str| -> Result<(PathBuf, Loaded)> {
-            let file = variant(&cache, &key(settings), base, &spec, &biases)?;
+            let write = |out: &Path| write_biases(base, &spec, &biases, out);
+            let file = cache.entry(&key(settings).and(&written), write)?.join(UQFF);
             #[allow(deprecated)] // its successor makes a builder of its own
             let builder = self.builder.clone().from_uqff(vec![file.clone()]);
             Ok((file, pipeline(runtime, &id, builder, None)?))
@@ -166,6 +175,66 @@ fn rewritten(directory: &Path, spec: &ModelSpec) -> Result<(TempDir, String)> {
     ];
     let hash = files::sha256(parts.iter().map(Vec::as_slice));
     Ok((written, hash))
+}
+
+/// The biases that steer, without those that are zero.
+fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<TargetModule, Tensor>> {
+    let plan = BakePlan::of(spec, &steering.interventions(spec)?)?;
+    if plan.embeddings.is_some() {
+        return Err(Error::Bake {
+            what: "an addition at the input of layer 0".into(),
+            reason: "that is in the embeddings, which the builder loads as they are; \
+                     use `reptune bake`, or another layer"
+                .into(),
+        });
+    }
+    let mut left = BTreeMap::new();
+    for (module, bias) in plan.biases {
+        if bias.to_vec1::<f32>()?.iter().any(|x| *x != 0.) {
+            left.insert(module, bias);
+        }
+    }
+    Ok(left)
+}
+
+/// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
+/// `biases`, each (H,), at their modules. The weights are copied as they are, one at a time.
+///
+/// # Errors
+/// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
+fn write_biases(
+    from: &Path,
+    spec: &ModelSpec,
+    biases: &BTreeMap<TargetModule, Tensor>,
+    out: &Path,
+) -> Result<()> {
+    let Some(file) = ModelDir::at(from)?.open_uqff()? else {
+        let hint = "mistral.rs wrote none";
+        return Err(Error::model(from, "*.uqff", "a UQFF", "none", hint));
+    };
+    std::fs::create_dir_all(out).map_err(|e| Fault::write(out, e))?;
+    let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
+    let shown = names.iter().map(String::as_str);
+    let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
+    let place = |m: &TargetModule| uqff::index(m.layer, m.kind);
+    let places: BTreeMap<usize, _> = biases.iter().map(|b| (place(b.0), b)).collect();
+    for index in file.indices() {
+        let mut entry = file.entry(index)?;
+        if let Some((module, bias)) = places.get(&index) {
+            let (shape, expected) = (entry.layout().shape, module.kind.shape(spec));
+            if shape != expected {
+                let place = format!("tensor `{index}`");
+                let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));
+                let hint = "its linear layers are not those of a Llama";
+                return Err(Error::model(from, place, expected, found, hint));
+            }
+            entry = entry.with_bias(Some(bias))?;
+        }
+        let bytes = entry.bytes();
+        writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;
+    }
+    writer.finish()?;
+    Ok(())
 }
 
 /// Removes what mistral.rs writes next to a UQFF: the builder finds the other weights where it

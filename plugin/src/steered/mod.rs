@@ -24,7 +24,6 @@
 //! nothing has changed, load the copy, and compare: a builder with other settings gets a file
 //! of its own.
 
-mod biases;
 mod builder;
 mod steering;
 mod variant;
