@@ -120,7 +120,24 @@ impl Interview {
     pub async fn ask(&self, model: &Model) -> Result<String> {
         let mut answers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
-            let answer = self.answer(model, prompt).await;
+            let answer = match prompt {
+                InterviewPrompt::Chat { system, user } => {
+                    let mut request = RequestBuilder::new().set_sampling(self.sampling());
+                    if let Some(system) = system {
+                        request = request.add_message(TextMessageRole::System, system);
+                    }
+                    let request = request.add_message(TextMessageRole::User, user);
+                    runtime::chat(model, request).await
+                }
+                InterviewPrompt::Raw(text) => {
+                    let message = RequestMessage::Completion {
+                        text: text.clone(),
+                        echo_prompt: false,
+                        best_of: None,
+                    };
+                    runtime::complete(model, message, self.sampling()).await
+                }
+            };
             answers.push(answer.map_err(|reason| Error::Runtime {
                 place: format!("question {}", i + 1),
                 reason,
@@ -170,32 +187,6 @@ impl Interview {
             sampling.top_k = None;
         }
         sampling
-    }
-
-    /// What mistral.rs answers to a prompt, or says about it.
-    async fn answer(
-        &self,
-        model: &Model,
-        prompt: &InterviewPrompt,
-    ) -> std::result::Result<String, String> {
-        match prompt {
-            InterviewPrompt::Chat { system, user } => {
-                let mut request = RequestBuilder::new().set_sampling(self.sampling());
-                if let Some(system) = system {
-                    request = request.add_message(TextMessageRole::System, system);
-                }
-                let request = request.add_message(TextMessageRole::User, user);
-                runtime::chat(model, request).await
-            }
-            InterviewPrompt::Raw(text) => {
-                let message = RequestMessage::Completion {
-                    text: text.clone(),
-                    echo_prompt: false,
-                    best_of: None,
-                };
-                runtime::complete(model, message, self.sampling()).await
-            }
-        }
     }
 }
 

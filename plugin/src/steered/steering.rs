@@ -127,7 +127,7 @@ impl Steering {
         Ok(self)
     }
 
-    /// What this does to a model, as additions on every row.
+    /// What this does to a model, as additions at every token.
     ///
     /// # Errors
     /// When a file was made for another model or lacks a layer, or layers or a dose

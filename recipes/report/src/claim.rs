@@ -220,13 +220,7 @@ impl Finding {
             Column::data("p", |f: &Self| f.p),
             words("published", "published", |f| f.claim.published.clone()),
         ];
-        Section::new(
-            "claims",
-            "Claims",
-            "What the recipe claims, and whether this run agrees. Look for claims that do not \
-             hold, and at how far their numbers are from holding.",
-        )
-        .table(&columns, findings)
+        Section::new("claims", "Claims").table(&columns, findings)
     }
 }
 

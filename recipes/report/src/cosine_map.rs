@@ -44,14 +44,9 @@ impl CosineMap {
             return Ok(None);
         };
         let (layer, offset, difference) = largest;
-        let section = Section::new(
-            "cosine-map",
-            "Where positives and negatives differ",
-            "Mean cosine of positives minus that of negatives, by layer and by token before the \
-             answer. Look for cells of full colour: the direction is clearest there.",
-        )
-        .sides("positives higher", "negatives higher")
-        .data(&["layer", "offset", "cosine_difference"], self.cells());
+        let section = Section::new("cosine-map", "Where positives and negatives differ")
+            .sides("positives higher", "negatives higher")
+            .data(&["layer", "offset", "cosine_difference"], self.cells());
         Ok(Section {
             note: Some(format!(
                 "The outlined cell (layer {layer}, offset {offset}) has the largest difference, {}, \

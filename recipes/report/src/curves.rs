@@ -101,15 +101,10 @@ impl DoseCurve {
         let choices = |row: &Row| row.1.choices;
         let plots = curves.iter().filter_map(Self::plots);
         columns.extend(Column::outcomes(("", "choices"), poles, choices));
-        Section::new(
-            "doses",
-            "Dose and response",
-            "Bands are Wilson 95 % intervals. Look for a share that changes with the coeff while \
-             the two shares still add up to 1; where they no longer do, the model stops answering.",
-        )
-        .sides(&poles.positive, &poles.negative)
-        .sheet(sheet(&columns, &rows))
-        .plots(plots.flatten().flatten().collect())
+        Section::new("doses", "Dose and response")
+            .sides(&poles.positive, &poles.negative)
+            .sheet(sheet(&columns, &rows))
+            .plots(plots.flatten().flatten().collect())
     }
 }
 
@@ -207,17 +202,12 @@ impl LossCurve {
                 row.1.validation_representation
             }),
         ];
-        Section::new(
-            "losses",
-            "Losses",
-            "Thin lines: batches; thick lines with dots: validation. Look for validation losses \
-             that fall with those of the batches and do not rise again.",
-        )
-        .legend([
-            ("token loss", Ink::TOKEN),
-            ("representation loss", Ink::REPRESENTATION),
-        ])
-        .sheet(sheet(&columns, &rows))
-        .plots(curves.iter().filter_map(Self::plot).collect())
+        Section::new("losses", "Losses")
+            .legend([
+                ("token loss", Ink::TOKEN),
+                ("representation loss", Ink::REPRESENTATION),
+            ])
+            .sheet(sheet(&columns, &rows))
+            .plots(curves.iter().filter_map(Self::plot).collect())
     }
 }

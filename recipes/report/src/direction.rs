@@ -50,25 +50,20 @@ impl LayerCosine {
         let cosines = [(&positive[..], Ink::POSITIVE), (&negative, Ink::NEGATIVE)];
         let shares = [(&ordered[..], Ink::TEXT)];
         let rows = layers.iter();
-        Section::new(
-            "layers",
-            "The direction, layer by layer",
-            "Look for layers where the two lines are far apart and nearly all pairs are ordered \
-             correctly; the rule at .5 is chance.",
-        )
-        .legend([
-            ("positives", Ink::POSITIVE),
-            ("negatives", Ink::NEGATIVE),
-            ("pairs ordered correctly", Ink::TEXT),
-        ])
-        .data(
-            &["layer", "positive", "negative", "ordered"],
-            rows.map(|l| (l.layer, l.positive, l.negative, l.ordered)),
-        )
-        .plots(vec![
-            figure("Mean cosine with the direction", low_high, &cosines, 0.),
-            figure("Share of pairs ordered correctly", to_one, &shares, 0.5),
-        ])
+        Section::new("layers", "The direction, layer by layer")
+            .legend([
+                ("positives", Ink::POSITIVE),
+                ("negatives", Ink::NEGATIVE),
+                ("pairs ordered correctly", Ink::TEXT),
+            ])
+            .data(
+                &["layer", "positive", "negative", "ordered"],
+                rows.map(|l| (l.layer, l.positive, l.negative, l.ordered)),
+            )
+            .plots(vec![
+                figure("Mean cosine with the direction", low_high, &cosines, 0.),
+                figure("Share of pairs ordered correctly", to_one, &shares, 0.5),
+            ])
     }
 }
 
@@ -118,15 +113,10 @@ impl ProjectionFigure {
     pub(crate) fn section(layers: &[Self]) -> Option<Section> {
         let rows = layers.iter();
         let rows = rows.flat_map(|l| both_sets(l.layer, &l.positive, &l.negative));
-        Section::new(
-            "projections",
-            "Projections on the direction",
-            "Look for two hills that hardly overlap: in such a layer one number separates \
-             positives from negatives.",
-        )
-        .sides("positives", "negatives")
-        .data(&["layer", "set", "projection"], rows)
-        .plots(layers.iter().filter_map(Self::plot).collect())
+        Section::new("projections", "Projections on the direction")
+            .sides("positives", "negatives")
+            .data(&["layer", "set", "projection"], rows)
+            .plots(layers.iter().filter_map(Self::plot).collect())
     }
 }
 
@@ -174,18 +164,13 @@ impl ScatterFigure {
     pub(crate) fn section(layers: &[Self]) -> Option<Section> {
         let rows = layers.iter();
         let rows = rows.flat_map(|l| both_sets(l.layer, &l.positive, &l.negative));
-        Section::new(
-            "components",
-            "Principal components",
-            "Look for two clouds that are separated along one axis: in such a layer the pairs \
-             differ mainly in the behaviour.",
-        )
-        .sides("positives (dots)", "negatives (rings)")
-        .data(
-            &["layer", "set", "component_1", "component_2"],
-            rows.map(|(layer, set, [x, y])| (layer, set, x, y)),
-        )
-        .plots(layers.iter().filter_map(Self::plot).collect())
+        Section::new("components", "Principal components")
+            .sides("positives (dots)", "negatives (rings)")
+            .data(
+                &["layer", "set", "component_1", "component_2"],
+                rows.map(|(layer, set, [x, y])| (layer, set, x, y)),
+            )
+            .plots(layers.iter().filter_map(Self::plot).collect())
     }
 }
 

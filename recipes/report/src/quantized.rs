@@ -6,8 +6,8 @@ use crate::section::Section;
 use crate::table::{Column, aligned, grid};
 use serde::{Deserialize, Serialize};
 
-/// Above the table.
-pub(crate) const CAPTION: &str = "Effect retained: the share of what tuning changed in the \
+/// What the columns are.
+const CAPTION: &str = "Effect retained: the share of what tuning changed in the \
 unquantized model that the quantized model still has. It is measured on the balance of the answers \
 (positive minus negative) and on the log-odds, both on the test claims; the smaller share counts. KL: \
 from the same model unquantized, on the neutral texts. Delta: cosine and norm of what is left of the \
@@ -107,7 +107,11 @@ impl QuantizedRow {
     }
 
     pub(crate) fn section(all: &[Self], poles: &Poles) -> Option<Section> {
-        Section::new("quantized", "In quantized weights", CAPTION).table(&Self::columns(poles), all)
+        let section = Section {
+            note: Some(CAPTION.to_owned()),
+            ..Section::new("quantized", "In quantized weights")
+        };
+        section.table(&Self::columns(poles), all)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::cosine_map::CosineMap;
 use crate::curves::{DoseCurve, LossCurve};
 use crate::direction::{LayerCosine, ProjectionFigure, ScatterFigure};
 use crate::error::{Error, Result};
-use crate::quantized::{CAPTION, QuantizedRow};
+use crate::quantized::QuantizedRow;
 use crate::result_table::{ResultTable, SeedRepeats};
 use crate::section::Section;
 use crate::table::{csv, json};
@@ -33,20 +33,6 @@ pub struct RunHeader {
     pub seeds: Vec<u64>,
     /// Hashes by the name of what was hashed.
     pub hashes: BTreeMap<String, String>,
-}
-
-impl RunHeader {
-    /// Name and value of every particular that is there.
-    fn lines(&self) -> Vec<(String, String)> {
-        let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
-        let mut lines = vec![("date".to_owned(), self.date.clone())];
-        lines.extend(self.versions.clone());
-        lines.push(("seeds".into(), seeds.join(", ")));
-        let hashes = self.hashes.iter();
-        lines.extend(hashes.map(|(k, v)| (format!("SHA-256 of {k}"), v.clone())));
-        lines.retain(|l| !l.1.is_empty());
-        lines
-    }
 }
 
 /// What a run found. A part that is empty is left out of the page.
@@ -155,7 +141,7 @@ impl Report {
             recipe => self.results.recipe,
             recipe_hash => self.results.recipe_hash,
             model => self.results.model,
-            header => self.header.lines(),
+            header => self.header,
             recipe_text => self.recipe,
             sections,
         })
@@ -168,21 +154,25 @@ impl Report {
         let names = [&r.recipe, &r.model, &self.header.date].map(|n| escaped(n));
         let named: Vec<String> = names.into_iter().filter(|n| !n.is_empty()).collect();
         let mut parts = vec![format!("## {}", named.join(", "))];
+        if let Some(results) = r.section() {
+            parts.push("Shares with Wilson 95 % intervals.".into());
+            let question = escaped(&r.sample_question);
+            let note = results
+                .note
+                .map(|_| format!("Question of the samples: {question}"));
+            parts.extend(note);
+            parts.push(table(&results.table));
+        }
         let seeds = "Mean over the seeds, with the least and the largest.";
-        for (section, caption) in [
-            (r.section(), "Shares with Wilson 95 % intervals."),
-            (SeedRepeats::section(&self.repeats, poles), seeds),
-            (Finding::section(&self.findings), ""),
-            (QuantizedRow::section(&self.quantized, poles), CAPTION),
-        ] {
+        let others = [
+            (SeedRepeats::section(&self.repeats, poles), Some(seeds)),
+            (Finding::section(&self.findings), None),
+            (QuantizedRow::section(&self.quantized, poles), None),
+        ];
+        for (section, caption) in others {
             let Some(section) = section else { continue };
-            let title = (section.title != "Results").then(|| format!("### {}", section.title));
-            parts.extend(title);
-            parts.extend((!caption.is_empty()).then(|| caption.to_owned()));
-            if section.note.is_some() {
-                let question = escaped(&r.sample_question);
-                parts.push(format!("Question of the samples: {question}"));
-            }
+            parts.push(format!("### {}", section.title));
+            parts.extend(caption.map(str::to_owned).or(section.note));
             parts.push(table(&section.table));
         }
         format!("{}\n", parts.join("\n\n"))

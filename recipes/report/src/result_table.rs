@@ -65,11 +65,7 @@ impl ResultTable {
         let question = &self.sample_question;
         Section {
             note: (!question.is_empty()).then(|| format!("Question of the samples: {question}")),
-            ..Section::new(
-                "results",
-                "Results",
-                "Shares with Wilson 95 % intervals. Look for models whose intervals do not overlap.",
-            )
+            ..Section::new("results", "Results")
         }
         .table(&self.columns(), &self.rows)
     }
@@ -84,14 +80,9 @@ impl ResultTable {
             ("Two-choice questions", choices.collect()),
         ];
         let plots = sets.into_iter().filter(|s| !s.1.is_empty());
-        Section::new(
-            "shares",
-            "Answers by model",
-            "Lines are Wilson 95 % intervals. Look for tuned models that beat the steered ones, \
-             above all on two-choice questions, whose format was not tuned on.",
-        )
-        .sides(&self.poles.positive, &self.poles.negative)
-        .plots(plots.map(|(title, bars)| panel(title, &bars)).collect())
+        Section::new("shares", "Answers by model")
+            .sides(&self.poles.positive, &self.poles.negative)
+            .plots(plots.map(|(title, bars)| panel(title, &bars)).collect())
     }
 }
 
@@ -187,12 +178,6 @@ impl SeedRepeats {
                 Some((text, spread.map(Cell::from).to_vec()))
             })
         }));
-        Section::new(
-            "repeats",
-            "Other seeds",
-            "Mean over the seeds, with the least and the largest. Look for models that differ by \
-             more than their seeds do.",
-        )
-        .table(&columns, all)
+        Section::new("repeats", "Other seeds").table(&columns, all)
     }
 }

@@ -15,9 +15,7 @@ pub(crate) struct Section {
     pub(crate) id: &'static str,
     /// Title.
     pub(crate) title: &'static str,
-    /// What to look for, in a line.
-    pub(crate) caption: &'static str,
-    /// A second line.
+    /// A line about it, after the caption that the template has for it.
     pub(crate) note: Option<String>,
     /// Names and their colours.
     pub(crate) legend: Vec<(String, Ink)>,
@@ -36,11 +34,10 @@ pub(crate) struct Section {
 
 impl Section {
     /// A section without content.
-    pub(crate) fn new(id: &'static str, title: &'static str, caption: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str, title: &'static str) -> Self {
         Self {
             id,
             title,
-            caption,
             ..Self::default()
         }
     }

@@ -29,11 +29,7 @@ impl Sample {
             let answers = s.answers.iter();
             answers.map(|a| (&s.prompt, &a.model, &a.text))
         });
-        let section = Section::new(
-            "samples",
-            "Sample answers",
-            "Look for answers that change while the language stays fluent.",
-        );
+        let section = Section::new("samples", "Sample answers");
         (!samples.is_empty()).then(|| Section {
             samples: minijinja::Value::from_serialize(samples),
             ..section.data(&["prompt", "model", "answer"], rows)
@@ -66,12 +62,7 @@ impl LensRow {
                 tokens.map(move |(i, token)| (l.layer, end, i + 1, token))
             })
         });
-        let section = Section::new(
-            "lens",
-            "The direction in tokens",
-            "Final norm and unembedding applied to the direction. Look for layers whose words are \
-             about the behaviour and not about the answer tokens.",
-        );
+        let section = Section::new("lens", "The direction in tokens");
         let section = section.table(&columns, layers)?;
         Some(section.data(&["layer", "end", "rank", "token"], rows))
     }
