@@ -54,24 +54,17 @@ pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
     let bytes = files::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut prompts = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
+    let lines = text.lines().enumerate();
+    for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
         prompts.push(serde_json::from_str(line).map_err(|_| {
             let (place, found) = (format!("line {}", i + 1), format!("`{line}`"));
             let expected = "{\"prompt\": \"..\"} or {\"messages\": [..]}";
             Error::input(path, place, expected, found, hint)
         })?);
     }
-    match prompts.is_empty() {
-        true => Err(Error::input(
-            path,
-            "file",
-            "at least one prompt",
-            "none",
-            hint,
-        )),
-        false => Ok(prompts),
+    if prompts.is_empty() {
+        let expected = "at least one prompt";
+        return Err(Error::input(path, "file", expected, "none", hint));
     }
+    Ok(prompts)
 }

@@ -3,7 +3,7 @@
 use super::inspection::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{HEAD, Provenance, index};
+use crate::model::uqff::{BakedSteering, HEAD, index};
 use reptune_adapters::formats::gguf::{Gguf, TensorInfo};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -19,9 +19,14 @@ pub(super) fn ends(path: &Path, extension: &str) -> bool {
 
 /// Directions that this program wrote.
 pub(super) fn is_directions(path: &Path) -> bool {
-    let format = |file: TensorFile| file.metadata().get("format").cloned();
-    let ours = || format(TensorFile::open(path).ok()?);
-    ends(path, "safetensors") && ours().is_some_and(|f| f == "reptune.directions.1")
+    let format = || {
+        TensorFile::open(path)
+            .ok()?
+            .metadata()
+            .get("format")
+            .cloned()
+    };
+    ends(path, "safetensors") && format().is_some_and(|f| f == "reptune.directions.1")
 }
 
 /// The weights of an adapter, which is read with its directory.
@@ -32,9 +37,11 @@ pub(super) fn is_adapter(path: &Path) -> bool {
 
 /// A GGUF with directions.
 pub(super) fn is_control_vector(path: &Path) -> bool {
-    let kind =
-        |file: &Gguf| file.text("general.architecture").ok().flatten() == Some("controlvector");
-    Gguf::is_one(path) && Gguf::open(path).is_ok_and(|file| kind(&file))
+    let kind = |file: Gguf| {
+        file.text("general.architecture")
+            .map(|t| t == Some("controlvector"))
+    };
+    Gguf::is_one(path) && Gguf::open(path).and_then(kind).unwrap_or(false)
 }
 
 /// A GGUF: an adapter or a model.
@@ -170,7 +177,13 @@ pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resul
         .fact("bits a weight", format!("{bits:.2}"))
         .fact("biases", rows.len());
     if let Some(p) = &provenance {
-        report = provenance_facts(report, p);
+        let steering: Vec<_> = p.steering.iter().map(steered).collect();
+        report = report
+            .fact("made by", &p.made_by)
+            .fact("model", &p.model)
+            .fact("model fingerprint", &p.model_fingerprint)
+            .fact("merged updates", p.updates.join(", "))
+            .fact("steering", steering.join("; "));
     }
     match rows.is_empty() {
         true => Ok(report),
@@ -178,21 +191,14 @@ pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resul
     }
 }
 
-fn provenance_facts(report: Inspection, p: &Provenance) -> Inspection {
-    let steering = p.steering.iter().map(|s| match (s.operator, s.point) {
-        (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
-        (operator, point) => {
-            let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
-            let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
-            format!("{operator} at {point}: coeff {}", coeffs.join(", "))
-        }
-    });
-    report
-        .fact("made by", &p.made_by)
-        .fact("model", &p.model)
-        .fact("model fingerprint", &p.model_fingerprint)
-        .fact("merged updates", p.updates.join(", "))
-        .fact("steering", steering.collect::<Vec<_>>().join("; "))
+fn steered(s: &BakedSteering) -> String {
+    let (operator, point) = (s.operator, s.point);
+    if point == HookPoint::Everywhere {
+        return format!("{operator} everywhere");
+    }
+    let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
+    let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
+    format!("{operator} at {point}: coeff {}", coeffs.join(", "))
 }
 
 fn named(entry: usize) -> String {

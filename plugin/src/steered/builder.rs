@@ -108,18 +108,13 @@ impl Steered {
         let (_, spec) = model.config()?;
         let adapter = self.adapter.as_ref().map(|a| rewritten(a, &spec));
         let adapter = adapter.transpose()?;
-        let biases = match &self.steering {
-            Some(steering) => biases(&spec, steering)?,
-            None => BTreeMap::new(),
-        };
+        let biases = self.steering.as_ref().map(|s| biases(&spec, s));
+        let biases = biases.transpose()?.unwrap_or_default();
         let adapted = adapter.as_ref().map(|(directory, _)| directory.path());
         if biases.is_empty() {
             return pipeline(runtime, &id, self.builder, adapted);
         }
-        let cache = match self.cache {
-            Some(cache) => cache,
-            None => Store::open()?,
-        };
+        let cache = self.cache.map_or_else(Store::open, Ok)?;
         let place = model.path().display();
         let hash = adapter.as_ref().map_or("", |(_, hash)| hash);
         let weights = model.key()?;
@@ -152,10 +147,10 @@ impl Steered {
         let builder = self.builder.clone().write_uqff(made.join(UQFF));
         let settings = settings(&pipeline(runtime, &id, builder, adapted)?.2)?;
         keep_only_uqff(&made)?;
-        let base = match cache.get(&key(&settings)) {
-            Some(base) => base,
-            None => cache.keep(&key(&settings), &made)?,
-        };
+        let key = key(&settings);
+        let base = cache
+            .get(&key)
+            .map_or_else(|| cache.keep(&key, &made), Ok)?;
         cache.keep_note(&identity, &settings)?;
         let (file, loaded) = from(&base, &settings)?;
         checked(&file, loaded)

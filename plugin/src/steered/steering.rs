@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 /// [`Steering::total`] is divided over the layers. Several files add up.
 #[derive(Debug, Clone)]
 pub struct Steering {
-    parts: Vec<SteeringFile>,
+    /// The files and how they are used.
+    pub parts: Vec<SteeringFile>,
 }
 
 /// One file and how it is used.
@@ -103,11 +104,6 @@ impl Steering {
     pub fn and(mut self, other: Self) -> Self {
         self.parts.extend(other.parts);
         self
-    }
-
-    /// The files and how they are used.
-    pub fn parts(&self) -> &[SteeringFile] {
-        &self.parts
     }
 
     /// The same with other doses, one for each file.

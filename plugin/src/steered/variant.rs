@@ -42,7 +42,7 @@ impl Variant {
         let model_key = ModelDir::at(&model)?.key()?;
         let mut parts = vec!["baked in two files".to_owned(), model_key];
         parts.extend(self.quantize.map(|q| q.to_string()));
-        for part in self.steering.iter().flat_map(Steering::parts) {
+        for part in self.steering.iter().flat_map(|s| &s.parts) {
             let (layers, dose, point) = (&part.layers, part.dose()?, part.point);
             parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash));
         }
@@ -174,7 +174,7 @@ impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let merged = self.adapter.iter();
         let merged = merged.map(|a| format!("merged with {}", a.display()));
-        let parts = self.steering.iter().flat_map(Steering::parts);
+        let parts = self.steering.iter().flat_map(|s| &s.parts);
         let steered = parts.map(|part| format!("steered by {}", part.file.display()));
         let stored = self.quantize.iter().map(|q| format!("as {q}"));
         let all: Vec<String> = merged.chain(steered).chain(stored).collect();
