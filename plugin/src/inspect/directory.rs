@@ -19,11 +19,9 @@ pub(super) fn is_adapter(path: &Path) -> bool {
 
 /// A PEFT directory, or an update with full deltas.
 pub(super) fn adapter(path: &Path) -> Result<Inspection> {
+    let fits = "no hash to check; tensors and configuration fit";
     let (update, checked) = match path.join(PEFT).is_file() {
-        true => (
-            peft::read(path)?,
-            "no hash to check; tensors and configuration fit",
-        ),
+        true => (peft::read(path)?, fits),
         false => (delta_file::read(path)?, "content hash: right"),
     };
     let rank = |l: &WeightDelta| match l.full {

@@ -148,9 +148,8 @@ impl Steered {
         let settings = settings(&pipeline(runtime, &id, builder, adapted)?.2)?;
         keep_only_uqff(&made)?;
         let key = key(&settings);
-        let base = cache
-            .get(&key)
-            .map_or_else(|| cache.keep(&key, &made), Ok)?;
+        let keep = || cache.keep(&key, &made);
+        let base = cache.get(&key).map_or_else(keep, Ok)?;
         cache.keep_note(&identity, &settings)?;
         let (file, loaded) = from(&base, &settings)?;
         checked(&file, loaded)
