@@ -43,13 +43,9 @@ impl Conversion<'_> {
             return self.adapter();
         }
         if !self.from.is_file() {
-            return Err(Error::model(
-                self.from,
-                "file or directory",
-                "something to convert",
-                "nothing",
-                "check the path",
-            ));
+            let (place, expected) = ("file or directory", "something to convert");
+            let hint = "check the path";
+            return Err(Error::model(self.from, place, expected, "nothing", hint));
         }
         if !Gguf::is_one(self.from) {
             return self.directions();
@@ -59,12 +55,16 @@ impl Conversion<'_> {
         match (kind, file.text("general.architecture")?) {
             (Some("adapter"), _) => self.gguf_adapter(),
             (_, Some("controlvector")) => self.directions(),
-            _ => self.gguf_model(progress),
+            _ => {
+                self.no_directions()?;
+                gguf::import(self.from, self.out, progress)?;
+                converted("a UQFF directory with the same quantized weights", &[])
+            }
         }
     }
 
     fn directions(&self) -> Result<Converted> {
-        let exchange::Read { set, mut notes } = exchange::read(self.from, self.layer_offset)?;
+        let exchange::Read { mut set, mut notes } = exchange::read(self.from, self.layer_offset)?;
         let held: Vec<usize> = set.layers.keys().copied().collect();
         let format = self.out.extension().and_then(|e| e.to_str());
         let format = format.unwrap_or_default();
@@ -77,14 +77,10 @@ impl Conversion<'_> {
             None => held,
         };
         if self.dose.is_some() && format != "gguf" {
-            return Err(unfit(
-                "dose",
-                "a .gguf file as --out",
-                format!("`{}`", self.out.display()),
-                "only control vectors of llama.cpp hold a dose; leave it out",
-            ));
+            let hint = "only control vectors of llama.cpp hold a dose; leave it out";
+            let found = format!("`{}`", self.out.display());
+            return Err(unfit("dose", "a .gguf file as --out", found, hint));
         }
-        let n = layers.len();
         match format {
             "gguf" => {
                 let length = match self.dose {
@@ -93,19 +89,19 @@ impl Conversion<'_> {
                     None => Length::Stored,
                 };
                 control_vector::write(self.out, &set, &layers, length)?;
-                notes.extend(match length {
-                    Length::Dose(dose) => vec![
-                        format!("strength 1 in llama.cpp is {dose} here"),
-                        "left out: the norms of the directions, which the dose replaces".into(),
-                    ],
-                    Length::Unit => vec![
+                notes.push(match length {
+                    Length::Dose(dose) => format!("strength 1 in llama.cpp is {dose} here"),
+                    Length::Unit => {
                         "unit vectors: a strength in llama.cpp is a coefficient at every layer"
-                            .into(),
-                    ],
+                            .into()
+                    }
                     Length::Stored => {
-                        vec!["vectors keep their norm: a strength means what it meant there".into()]
+                        "vectors keep their norm: a strength means what it meant there".into()
                     }
                 });
+                notes.extend(self.dose.map(|_| {
+                    "left out: the norms of the directions, which the dose replaces".into()
+                }));
             }
             "svec" => {
                 svec::write(self.out, &set, &layers)?;
@@ -116,46 +112,36 @@ impl Conversion<'_> {
                 );
             }
             "safetensors" => {
-                let mut kept = set;
-                kept.layers.retain(|l, _| layers.contains(l));
-                kept.save(self.out)?;
+                set.layers.retain(|l, _| layers.contains(l));
+                set.save(self.out)?;
             }
             other => {
-                return Err(unfit(
-                    "--out",
-                    "a name that ends in .safetensors, .gguf or .svec",
-                    format!("`{other}`"),
-                    "the extension gives the format",
-                ));
+                let expected = "a name that ends in .safetensors, .gguf or .svec";
+                let hint = "the extension gives the format";
+                return Err(unfit("--out", expected, format!("`{other}`"), hint));
             }
         }
-        Ok(Converted {
-            what: format!("directions of {n} layers; layer i is the output of block i, from 0"),
-            notes,
-        })
+        let n = layers.len();
+        let what = format!("directions of {n} layers; layer i is the output of block i, from 0");
+        Ok(Converted { what, notes })
     }
 
     fn adapter(&self) -> Result<Converted> {
         self.no_directions()?;
         if self.out.extension().is_none_or(|e| e != "gguf") {
-            return Err(unfit(
-                "--out",
-                "a name that ends in .gguf, for an adapter of llama.cpp",
-                self.out.display().to_string(),
-                "rename it",
-            ));
+            let expected = "a name that ends in .gguf, for an adapter of llama.cpp";
+            let found = self.out.display().to_string();
+            return Err(unfit("--out", expected, found, "rename it"));
         }
         let spec = self.spec()?;
         let update = peft::load(self.from, &spec)?;
         lora::write(self.out, &update, &spec)?;
         let n = update.modules.len();
-        Ok(Converted {
-            what: format!("a LoRA of {n} weights for llama.cpp"),
-            notes: vec![
-                "rows of B of q_proj and k_proj are in llama.cpp's order".into(),
-                "left out: keys of adapter_config.json other than rank and alpha".into(),
-            ],
-        })
+        let notes = [
+            "rows of B of q_proj and k_proj are in llama.cpp's order",
+            "left out: keys of adapter_config.json other than rank and alpha",
+        ];
+        converted(&format!("a LoRA of {n} weights for llama.cpp"), &notes)
     }
 
     fn gguf_adapter(&self) -> Result<Converted> {
@@ -164,19 +150,8 @@ impl Conversion<'_> {
         let update = lora::read(self.from, &spec)?;
         peft::save(self.out, &update, &spec.name)?;
         let n = update.modules.len();
-        Ok(Converted {
-            what: format!("a PEFT adapter of {n} weights"),
-            notes: vec!["rows of B of q_proj and k_proj are in Hugging Face's order".into()],
-        })
-    }
-
-    fn gguf_model(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Converted> {
-        self.no_directions()?;
-        gguf::import(self.from, self.out, progress)?;
-        Ok(Converted {
-            what: "a UQFF directory with the same quantized weights".into(),
-            notes: Vec::new(),
-        })
+        let note = "rows of B of q_proj and k_proj are in Hugging Face's order";
+        converted(&format!("a PEFT adapter of {n} weights"), &[note])
     }
 
     /// Refuses settings that only directions have.
@@ -186,28 +161,26 @@ impl Conversion<'_> {
             ("dose", self.dose.is_some()),
             ("--layer-offset", self.layer_offset != 0),
         ];
-        match given.into_iter().find(|(_, given)| *given) {
-            None => Ok(()),
-            Some((flag, _)) => Err(unfit(
-                flag,
-                "directions to convert",
-                self.from.display().to_string(),
-                "leave it out",
-            )),
-        }
+        let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) else {
+            return Ok(());
+        };
+        let found = self.from.display().to_string();
+        Err(unfit(flag, "directions to convert", found, "leave it out"))
     }
 
     fn spec(&self) -> Result<ModelSpec> {
-        let Some(model) = self.model else {
-            return Err(unfit(
-                "--model",
-                "the model of the adapter, whose heads give the order of rows",
-                "none",
-                "add --model",
-            ));
-        };
-        Ok(ModelDir::resolve(model)?.config()?.1)
+        let expected = "the model of the adapter, whose heads give the order of rows";
+        let missing = || unfit("--model", expected, "none", "add --model");
+        Ok(ModelDir::resolve(self.model.ok_or_else(missing)?)?
+            .config()?
+            .1)
     }
+}
+
+fn converted(what: &str, notes: &[&str]) -> Result<Converted> {
+    let notes = notes.iter().map(|note| (*note).to_owned()).collect();
+    let what = what.to_owned();
+    Ok(Converted { what, notes })
 }
 
 fn unfit(what: &str, expected: &str, found: impl Into<String>, hint: &str) -> Error {

@@ -4,6 +4,7 @@
 // in the order in which they may use each other
 mod error;
 pub mod progress;
+pub mod stages;
 pub mod store;
 
 pub mod model;
@@ -22,7 +23,6 @@ pub mod testing;
 
 pub mod serve;
 pub mod session;
-pub mod stages;
 
 pub mod pipeline;
 

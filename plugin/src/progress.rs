@@ -2,7 +2,7 @@
 //!
 //! Nothing is shown until [`show`] is called, so libraries and tests stay silent.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
@@ -60,14 +60,11 @@ impl Progress {
     pub fn new(what: impl Into<String>, length: usize) -> Self {
         let wanted = shows(Shown::Progress);
         let terminal = stderr().is_terminal();
-        let bar = match wanted && terminal {
-            true => ProgressBar::new(length as u64),
-            false => {
-                let bar = ProgressBar::hidden();
-                bar.set_length(length as u64);
-                bar
-            }
+        let target = match wanted && terminal {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
         };
+        let bar = ProgressBar::with_draw_target(Some(length as u64), target);
         let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len}, {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(what.into());
@@ -112,12 +109,9 @@ impl Progress {
             return;
         }
         *last = Instant::now();
-        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        let left = self.bar.eta().as_secs();
-        line(format_args!(
-            "{}: {done}/{all}, {left} s left",
-            self.bar.message()
-        ));
+        let (what, done) = (self.bar.message(), self.bar.position());
+        let (all, left) = (self.bar.length().unwrap_or(0), self.bar.eta().as_secs());
+        line(format_args!("{what}: {done}/{all}, {left} s left"));
     }
 }
 

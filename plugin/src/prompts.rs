@@ -50,33 +50,21 @@ impl PromptLine {
 /// # Errors
 /// Names the line that is not a prompt.
 pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
+    let hint = "write one JSON object a line";
     let bytes = files::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let prompts = lines
-        .map(|(i, line)| {
-            serde_json::from_str(line).map_err(|_| {
-                Error::input(
-                    path,
-                    format!("line {}", i + 1),
-                    "{\"prompt\": \"..\"} or {\"messages\": [..]}",
-                    format!("`{line}`"),
-                    "write one JSON object a line",
-                )
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut prompts = Vec::new();
+    let lines = text.lines().enumerate();
+    for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+        prompts.push(serde_json::from_str(line).map_err(|_| {
+            let (place, found) = (format!("line {}", i + 1), format!("`{line}`"));
+            let expected = "{\"prompt\": \"..\"} or {\"messages\": [..]}";
+            Error::input(path, place, expected, found, hint)
+        })?);
+    }
     if prompts.is_empty() {
-        return Err(Error::input(
-            path,
-            "file",
-            "at least one prompt",
-            "none",
-            "write one JSON object a line",
-        ));
+        let expected = "at least one prompt";
+        return Err(Error::input(path, "file", expected, "none", hint));
     }
     Ok(prompts)
 }

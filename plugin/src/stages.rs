@@ -1,9 +1,12 @@
 //! Stages of a run that are skipped while their inputs are the same.
 
 use crate::error::{Error, Result};
-use reptune_adapters::files;
+use reptune_adapters::{Error as Fault, files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The file of a run that names its stages.
+pub(crate) const FILE: &str = "stages.json";
 
 /// The directory of a run, with the input hash of every finished stage in
 /// `stages.json`. Cut off at any point, the next run does what is not finished.
@@ -12,31 +15,18 @@ pub struct Stages {
     done: BTreeMap<String, String>,
 }
 
-const FILE: &str = "stages.json";
-
-/// What an interrupted stage does when it is run again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Interrupted {
-    StartsAnew,
-    GoesOn,
-}
-
 impl Stages {
     /// Opens the run in `out`, or starts one there.
     ///
     /// # Errors
     /// When `out` holds something else.
     pub fn open(out: &Path) -> Result<Self> {
-        let io = |e| reptune_adapters::Error::write(out, e);
+        let io = |e| Fault::write(out, e);
         let file = out.join(FILE);
         if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
-            return Err(Error::model(
-                out,
-                "output directory",
-                "an empty directory, or that of an earlier run",
-                "other files",
-                "name another with --out",
-            ));
+            let expected = "an empty directory, or that of an earlier run";
+            let (found, hint) = ("other files", "name another with --out");
+            return Err(Error::model(out, "output directory", expected, found, hint));
         }
         std::fs::create_dir_all(out).map_err(io)?;
         let done = match file.is_file() {
@@ -49,10 +39,8 @@ impl Stages {
                 remove(&entry.path())?;
             }
         }
-        let stages = Self {
-            out: out.to_owned(),
-            done,
-        };
+        let out = out.to_owned();
+        let stages = Self { out, done };
         stages.save()?;
         Ok(stages)
     }
@@ -74,10 +62,13 @@ impl Stages {
         inputs: &[&str],
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        self.stage(name, inputs, Interrupted::StartsAnew, work)
+        self.run_resumable(name, inputs, |path| {
+            remove(path)?;
+            work(path)
+        })
     }
 
-    /// [`Stages::run`] of `work` that goes on from what it left at its path when it
+    /// [`Stages::run`] of `work` that continues from what it left at its path when it
     /// was interrupted with the same `inputs`.
     ///
     /// # Errors
@@ -88,31 +79,17 @@ impl Stages {
         inputs: &[&str],
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        self.stage(name, inputs, Interrupted::GoesOn, work)
-    }
-
-    fn stage(
-        &mut self,
-        name: &str,
-        inputs: &[&str],
-        interrupted: Interrupted,
-        work: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<String> {
-        let version = env!("CARGO_PKG_VERSION");
-        let parts = inputs
-            .iter()
-            .chain([&name, &version])
-            .flat_map(|s| [s.as_bytes(), b"\n"]);
-        let key = files::sha256(parts);
+        let parts = inputs.iter().chain([&name, &env!("CARGO_PKG_VERSION")]);
+        let key = files::sha256(parts.flat_map(|s| [s.as_bytes(), b"\n"]));
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);
         }
         let begun = format!("{name} (begun)");
         self.done.remove(name);
-        let same = self.done.insert(begun.clone(), key.clone()).as_ref() == Some(&key);
+        let earlier = self.done.insert(begun.clone(), key.clone());
         self.save()?;
-        if !(same && interrupted == Interrupted::GoesOn) {
+        if earlier.as_ref() != Some(&key) {
             remove(&path)?;
         }
         work(&path)?;
@@ -124,7 +101,7 @@ impl Stages {
 
     fn save(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&self.done).unwrap_or_default();
-        Ok(files::write_atomically(&self.out.join(FILE), |w| {
+        Ok(files::write_atomically(&self.path(FILE), |w| {
             writeln!(w, "{text}")
         })?)
     }
@@ -136,7 +113,7 @@ fn remove(path: &Path) -> Result<()> {
         false if path.exists() => std::fs::remove_file(path),
         false => Ok(()),
     };
-    removed.map_err(|e| reptune_adapters::Error::write(path, e).into())
+    Ok(removed.map_err(|e| Fault::write(path, e))?)
 }
 
 #[cfg(test)]

@@ -24,17 +24,17 @@ use crate::runtime::{self, Engine};
 use mistralrs::{Model, RequestBuilder, TextMessageRole};
 use mistralrs_core::{RequestMessage, SamplingParams};
 use regex::Regex;
-use std::fmt;
 
 /// Columns of a line.
 const WIDTH: usize = 88;
 
 /// Questions to a model, and how it is to answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Interview {
-    prompts: Vec<InterviewPrompt>,
+    /// What is asked.
+    pub prompts: Vec<InterviewPrompt>,
     system: Option<String>,
-    max_tokens: usize,
+    max_tokens: Option<usize>,
     temperature: Option<f64>,
     redactions: Vec<(Regex, String)>,
 }
@@ -53,38 +53,12 @@ pub enum InterviewPrompt {
     Raw(String),
 }
 
-/// What was asked and said. Shown, it is the text of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transcript(String);
-
-impl Default for Interview {
-    fn default() -> Self {
-        let redact = |(pattern, with): &(&str, &str)| {
-            let pattern = Regex::new(pattern).ok()?;
-            Some((pattern, (*with).to_owned()))
-        };
-        Self {
-            prompts: Vec::new(),
-            system: None,
-            max_tokens: 64,
-            temperature: None,
-            redactions: MACHINE.iter().filter_map(redact).collect(),
-        }
-    }
-}
+const UUID: &str = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+const TIME: &str = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^\s]*";
+const PATH: &str = r"/(?:tmp|home|root|Users|private|var)/[^\s,;:'`]+";
 
 /// What differs from machine to machine and from run to run.
-const MACHINE: [(&str, &str); 3] = [
-    (
-        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-        "[uuid]",
-    ),
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^\s]*", "[time]"),
-    (
-        r"/(?:tmp|home|root|Users|private|var)/[^\s,;:'`]+",
-        "[path]",
-    ),
-];
+const MACHINE: [(&str, &str); 3] = [(UUID, "[uuid]"), (TIME, "[time]"), (PATH, "[path]")];
 
 impl Interview {
     /// An interview of these questions.
@@ -114,17 +88,16 @@ impl Interview {
     }
 
     /// Most tokens of an answer; 64 if not said.
-    pub fn max_tokens(self, max_tokens: usize) -> Self {
-        Self { max_tokens, ..self }
+    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = Some(max_tokens);
+        self
     }
 
     /// Draws tokens at this temperature. mistral.rs seeds every model alike when it is
     /// loaded, so ask a newly loaded one.
-    pub fn temperature(self, temperature: f64) -> Self {
-        Self {
-            temperature: Some(temperature),
-            ..self
-        }
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.temperature = Some(temperature);
+        self
     }
 
     /// Shows `with` wherever an answer matches `pattern`, a regular expression.
@@ -140,19 +113,31 @@ impl Interview {
         Ok(self)
     }
 
-    /// What is asked.
-    pub fn prompts(&self) -> &[InterviewPrompt] {
-        &self.prompts
-    }
-
     /// Asks a model of mistral.rs.
     ///
     /// # Errors
     /// [`Error::Runtime`] with the question and what mistral.rs said.
-    pub async fn ask(&self, model: &Model) -> Result<Transcript> {
+    pub async fn ask(&self, model: &Model) -> Result<String> {
         let mut answers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
-            let answer = self.answer(model, prompt).await;
+            let answer = match prompt {
+                InterviewPrompt::Chat { system, user } => {
+                    let mut request = RequestBuilder::new().set_sampling(self.sampling());
+                    if let Some(system) = system {
+                        request = request.add_message(TextMessageRole::System, system);
+                    }
+                    let request = request.add_message(TextMessageRole::User, user);
+                    runtime::chat(model, request).await
+                }
+                InterviewPrompt::Raw(text) => {
+                    let message = RequestMessage::Completion {
+                        text: text.clone(),
+                        echo_prompt: false,
+                        best_of: None,
+                    };
+                    runtime::complete(model, message, self.sampling()).await
+                }
+            };
             answers.push(answer.map_err(|reason| Error::Runtime {
                 place: format!("question {}", i + 1),
                 reason,
@@ -161,16 +146,19 @@ impl Interview {
         Ok(self.transcript(&answers))
     }
 
-    /// The transcript of answers that something else gave, in the order of
-    /// [`Interview::prompts`].
-    pub fn transcript<S: AsRef<str>>(&self, answers: &[S]) -> Transcript {
+    /// The transcript of answers that something else gave, in the order of `prompts`.
+    pub fn transcript<S: AsRef<str>>(&self, answers: &[S]) -> String {
+        let machine = MACHINE.map(|(pattern, with)| Some((Regex::new(pattern).ok()?, with)));
+        let given = self
+            .redactions
+            .iter()
+            .map(|(p, with)| (p.clone(), with.as_str()));
+        let redactions: Vec<(Regex, &str)> = machine.into_iter().flatten().chain(given).collect();
         let mut text = String::new();
         for (prompt, answer) in self.prompts.iter().zip(answers) {
             let mut block = |label: &str, body: &str| {
-                for line in wrapped(&format!("{label}{body}")) {
-                    text.push_str(&line);
-                    text.push('\n');
-                }
+                let lines = wrapped(&format!("{label}{body}"));
+                text.extend(lines.into_iter().map(|line| line + "\n"));
             };
             match prompt {
                 InterviewPrompt::Chat { system, user } => {
@@ -181,53 +169,24 @@ impl Interview {
                 }
                 InterviewPrompt::Raw(start) => block("[raw] ", start),
             }
-            let redact = |text: String, (pattern, with): &(Regex, String)| {
-                pattern.replace_all(&text, with.as_str()).into_owned()
-            };
-            let answer = self
-                .redactions
-                .iter()
-                .fold(answer.as_ref().trim().to_owned(), redact);
+            let mut answer = answer.as_ref().trim().to_owned();
+            for (pattern, with) in &redactions {
+                answer = pattern.replace_all(&answer, *with).into_owned();
+            }
             block("-> ", &answer);
             text.push('\n');
         }
-        Transcript(text.trim_end().to_owned())
+        text.trim_end().to_owned()
     }
 
     fn sampling(&self) -> SamplingParams {
         let mut sampling = SamplingParams::deterministic();
-        sampling.max_len = Some(self.max_tokens);
+        sampling.max_len = self.max_tokens.or(Some(64));
         if let Some(temperature) = self.temperature {
             sampling.temperature = Some(temperature);
             sampling.top_k = None;
         }
         sampling
-    }
-
-    /// What mistral.rs answers to a prompt, or says about it.
-    async fn answer(
-        &self,
-        model: &Model,
-        prompt: &InterviewPrompt,
-    ) -> std::result::Result<String, String> {
-        match prompt {
-            InterviewPrompt::Chat { system, user } => {
-                let mut request = RequestBuilder::new().set_sampling(self.sampling());
-                if let Some(system) = system {
-                    request = request.add_message(TextMessageRole::System, system);
-                }
-                let request = request.add_message(TextMessageRole::User, user);
-                runtime::chat(model, request).await
-            }
-            InterviewPrompt::Raw(text) => {
-                let message = RequestMessage::Completion {
-                    text: text.clone(),
-                    echo_prompt: false,
-                    best_of: None,
-                };
-                runtime::complete(model, message, self.sampling()).await
-            }
-        }
     }
 }
 
@@ -236,14 +195,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Runtime`] with the question and what mistral.rs said.
-    pub fn interview(&self, interview: &Interview) -> Result<Transcript> {
+    pub fn interview(&self, interview: &Interview) -> Result<String> {
         self.block_on(interview.ask(self.model()))
-    }
-}
-
-impl fmt::Display for Transcript {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -252,14 +205,9 @@ fn wrapped(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for line in text.lines() {
         let mut rest = line;
-        while rest.chars().count() > WIDTH {
-            let end = rest
-                .char_indices()
-                .nth(WIDTH)
-                .map_or(rest.len(), |(i, _)| i);
-            let Some(cut) = rest[..end].rfind(' ').filter(|c| *c > 0) else {
-                break;
-            };
+        while let Some((end, _)) = rest.char_indices().nth(WIDTH)
+            && let Some(cut) = rest[..end].rfind(' ').filter(|c| *c > 0)
+        {
             lines.push(rest[..cut].to_owned());
             rest = &rest[cut + 1..];
         }

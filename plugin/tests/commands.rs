@@ -266,7 +266,7 @@ fn a_study_repeats_controls_and_judges_the_claims() {
         let row = row.unwrap_or_else(|| panic!("no row `{start}`"));
         let claims: reptune_report::Outcomes =
             serde_json::from_value(row["claims"].clone()).expect("outcomes");
-        claims.negative_share()
+        claims.share(reptune_report::Verdict::Negative)
     };
     // The direction steers; a random one of the same length does not.
     assert!(lies("steered -") > lies("base") + 0.3);

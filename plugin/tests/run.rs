@@ -2,7 +2,7 @@
 //! answers as we do, and that a second run does nothing again.
 
 use crate::program::{command, root};
-use reptune_report::{ModelRow, ResultTable};
+use reptune_report::{ModelRow, ResultTable, Verdict};
 
 fn run(out: &std::path::Path) -> ResultTable {
     let output = command(&root())
@@ -43,7 +43,13 @@ fn readme_agrees(report: &ResultTable) {
         let choices = row.choices.expect("two-choice questions");
         let measured: Vec<f64> = [row.claims, choices]
             .iter()
-            .flat_map(|t| [t.positive_share(), t.negative_share(), t.n() as f64])
+            .flat_map(|t| {
+                [
+                    t.share(Verdict::Positive),
+                    t.share(Verdict::Negative),
+                    t.n() as f64,
+                ]
+            })
             .collect();
         assert_eq!(shown.len(), measured.len(), "{line}");
         for (shown, measured) in shown.iter().zip(&measured) {
@@ -86,12 +92,35 @@ fn the_honesty_recipe_gives_its_table() {
 
     // What the issue of this recipe is: each way works.
     let base = row(&report, "base").claims;
-    assert!(row(&report, "prompted, positive").claims.positive_share() >= 0.9);
-    assert!(row(&report, "prompted, negative").claims.negative_share() >= 0.9);
-    assert!(row(&report, "steered -").claims.positive_share() <= base.positive_share() - 0.3);
-    assert!(row(&report, "tuned in- & lie").claims.negative_share() >= 0.7);
-    let (_, base_high) = base.positive_interval();
-    assert!(row(&report, "tuned in+ & truth").claims.positive_share() > base_high);
+    assert!(
+        row(&report, "prompted, positive")
+            .claims
+            .share(Verdict::Positive)
+            >= 0.9
+    );
+    assert!(
+        row(&report, "prompted, negative")
+            .claims
+            .share(Verdict::Negative)
+            >= 0.9
+    );
+    assert!(
+        row(&report, "steered -").claims.share(Verdict::Positive)
+            <= base.share(Verdict::Positive) - 0.3
+    );
+    assert!(
+        row(&report, "tuned in- & lie")
+            .claims
+            .share(Verdict::Negative)
+            >= 0.7
+    );
+    let (_, base_high) = base.interval(Verdict::Positive);
+    assert!(
+        row(&report, "tuned in+ & truth")
+            .claims
+            .share(Verdict::Positive)
+            > base_high
+    );
 
     let adapter = out.join("tuned/in_minus_lie/adapter_model.safetensors");
     let written = std::fs::metadata(&adapter)

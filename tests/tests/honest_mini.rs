@@ -4,7 +4,7 @@
 use anyhow::Result;
 use reptune::runtime::Engine;
 use reptune::session::Session;
-use reptune::testing::{Interview, InterviewPrompt, Transcript};
+use reptune::testing::{Interview, InterviewPrompt};
 use reptune_adapters::{Adapter, DirectionSet, Dose, Intervention, Operator};
 use reptune_recipes::evaluate::Answerer;
 use reptune_recipes::recipe::Mode;
@@ -57,10 +57,10 @@ fn prompts(session: &Session) -> Result<Vec<Vec<u32>>> {
         }
     };
     let all = interview(session);
-    Ok(all.prompts().iter().map(ids).collect::<Result<_, _>>()?)
+    Ok(all.prompts.iter().map(ids).collect::<Result<_, _>>()?)
 }
 
-fn shown(session: &Session, answerer: &dyn Answerer) -> Result<Transcript> {
+fn shown(session: &Session, answerer: &dyn Answerer) -> Result<String> {
     let texts = answerer.answer(&prompts(session)?, 8, &mut |_| {})?;
     Ok(interview(session).transcript(&texts))
 }

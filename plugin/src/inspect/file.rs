@@ -1,9 +1,9 @@
 //! Single files.
 
-use super::{Inspection, Progress, counted, extension, ranges};
+use super::inspection::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{HEAD, Provenance, index};
+use crate::model::uqff::{BakedSteering, HEAD, index};
 use reptune_adapters::formats::gguf::{Gguf, TensorInfo};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -12,26 +12,36 @@ use reptune_adapters::{
 };
 use std::path::Path;
 
+/// Whether `path` is a file of this extension.
+pub(super) fn ends(path: &Path, extension: &str) -> bool {
+    path.is_file() && path.extension().is_some_and(|e| e == extension)
+}
+
 /// Directions that this program wrote.
 pub(super) fn is_directions(path: &Path) -> bool {
-    let format = |file: TensorFile| file.metadata().get("format").cloned();
-    let ours = || format(TensorFile::open(path).ok()?);
-    extension(path) == "safetensors" && ours().is_some_and(|f| f == "reptune.directions.1")
+    let format = || {
+        TensorFile::open(path)
+            .ok()?
+            .metadata()
+            .get("format")
+            .cloned()
+    };
+    ends(path, "safetensors") && format().is_some_and(|f| f == "reptune.directions.1")
 }
 
 /// The weights of an adapter, which is read with its directory.
 pub(super) fn is_adapter(path: &Path) -> bool {
-    path.is_file()
-        && [delta_file::FILE, "adapter_model.safetensors"]
-            .iter()
-            .any(|name| path.ends_with(name))
+    let names = [delta_file::FILE, "adapter_model.safetensors"];
+    path.is_file() && names.iter().any(|name| path.ends_with(name))
 }
 
 /// A GGUF with directions.
 pub(super) fn is_control_vector(path: &Path) -> bool {
-    let kind =
-        |file: &Gguf| file.text("general.architecture").ok().flatten() == Some("controlvector");
-    Gguf::is_one(path) && Gguf::open(path).is_ok_and(|file| kind(&file))
+    let kind = |file: Gguf| {
+        file.text("general.architecture")
+            .map(|t| t == Some("controlvector"))
+    };
+    Gguf::is_one(path) && Gguf::open(path).and_then(kind).unwrap_or(false)
 }
 
 /// A GGUF: an adapter or a model.
@@ -40,17 +50,15 @@ pub(super) fn gguf(path: &Path) -> Result<Inspection> {
     let text = |key: &str| file.text(key).map(Option::unwrap_or_default);
     let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
     let is_adapter = text("general.type")? == "adapter";
-    let report = Inspection::new(
-        if is_adapter {
-            "GGUF adapter"
-        } else {
-            "GGUF model"
-        },
-        "no hash to check; every tensor has its place in the file",
-    )
-    .fact("architecture", text("general.architecture")?)
-    .fact("name", text("general.name")?)
-    .fact("tensors", counted(types));
+    let kind = match is_adapter {
+        true => "GGUF adapter",
+        false => "GGUF model",
+    };
+    let checked = "no hash to check; every tensor has its place in the file";
+    let report = Inspection::new(kind, checked)
+        .fact("architecture", text("general.architecture")?)
+        .fact("name", text("general.name")?)
+        .fact("tensors", counted(types));
     if !is_adapter {
         let number = |key: &str| {
             let number = file.whole(&format!("llama.{key}")).ok().flatten();
@@ -67,10 +75,7 @@ pub(super) fn gguf(path: &Path) -> Result<Inspection> {
     Ok(report
         .fact("kind", text("adapter.type")?)
         .fact("alpha", alpha.map_or(String::new(), |a| a.to_string()))
-        .table(
-            ["tensor", "shape"],
-            file.tensors().iter().map(shape).collect(),
-        ))
+        .table(["tensor", "shape"], file.tensors().iter().map(shape)))
 }
 
 pub(super) fn directions(path: &Path) -> Result<Inspection> {
@@ -94,21 +99,16 @@ pub(super) fn foreign_directions(path: &Path) -> Result<Inspection> {
 
 fn direction_set(set: &DirectionSet) -> Inspection {
     let p = &set.provenance;
-    let rows = set
-        .layers
-        .iter()
-        .map(|(layer, d)| {
-            let norm = p.residual_norms.get(layer);
-            [
-                layer.to_string(),
-                d.unit.len().to_string(),
-                format!("{:.4}", d.norm),
-                norm.map_or("-".into(), |n| format!("{n:.4}")),
-            ]
-        })
-        .collect();
+    let rows = set.layers.iter().map(|(layer, d)| {
+        let residual = p.residual_norms.get(layer);
+        let residual = residual.map_or("-".into(), |n| format!("{n:.4}"));
+        let (width, norm) = (d.unit.len().to_string(), format!("{:.4}", d.norm));
+        [layer.to_string(), width, norm, residual]
+    });
+    // The last part of a path: an artefact does not show where its author keeps models.
+    let model = Path::new(&p.model).file_name().unwrap_or_default();
     Inspection::new("direction set", "content hash: right")
-        .fact("model", model_name(&p.model))
+        .fact("model", model.to_string_lossy())
         .fact("model layers", p.model_layers)
         .fact("model fingerprint", &p.model_fingerprint)
         .fact("method", &p.method)
@@ -120,36 +120,22 @@ fn direction_set(set: &DirectionSet) -> Inspection {
         .table(["layer", "width", "norm", "residual norm"], rows)
 }
 
-/// The last part of a path: an artefact does not show where its author keeps models.
-fn model_name(name: &str) -> String {
-    let last = Path::new(name).file_name().unwrap_or_default();
-    last.to_string_lossy().into_owned()
-}
-
 /// Any other safetensors.
 pub(super) fn tensors(path: &Path) -> Result<Inspection> {
     let file = TensorFile::open(path)?;
     let names = file.names();
     let infos: Vec<_> = names.iter().filter_map(|n| file.info(n)).collect();
-    let metadata = file.metadata();
+    let dtypes = infos.iter().map(|i| format!("{:?}", i.dtype));
     let mut report = Inspection::new("tensors", "no hash to check; the header fits the file")
         .fact("tensors", names.len())
-        .fact(
-            "dtypes",
-            counted(infos.iter().map(|i| format!("{:?}", i.dtype))),
-        );
-    for (key, value) in &metadata {
+        .fact("dtypes", counted(dtypes.clone()));
+    for (key, value) in &file.metadata() {
         report = report.fact(key, value);
     }
     const MOST: usize = 20;
-    let rows = names.iter().zip(infos).take(MOST).map(|(name, info)| {
-        [
-            name.clone(),
-            format!("{:?}", info.dtype),
-            format!("{:?}", info.shape),
-        ]
-    });
-    let rows = rows.collect();
+    let shapes = infos.iter().map(|i| format!("{:?}", i.shape));
+    let rows = names.iter().zip(dtypes.zip(shapes)).take(MOST);
+    let rows = rows.map(|(name, (dtype, shape))| [name.clone(), dtype, shape]);
     let report = report.table(["tensor", "dtype", "shape"], rows);
     Ok(match names.len() > MOST {
         true => report.fact("shown", format!("the first {MOST}")),
@@ -158,7 +144,7 @@ pub(super) fn tensors(path: &Path) -> Result<Inspection> {
 }
 
 /// A `.uqff`, or a directory with one.
-pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
+pub(super) fn uqff(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
     let Some(file) = ModelDir::at(path)?.open_uqff()? else {
         let hint = "give a .uqff or its directory";
         return Err(Error::model(path, "*.uqff", "a file", "nothing", hint));
@@ -169,36 +155,35 @@ pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
     let mut rows = Vec::new();
     for i in file.indices() {
         let entry = file.entry(i)?;
-        let (o, inputs) = entry.layout().shape;
-        types.push(entry.layout().stored);
-        elements += o * inputs;
-        bytes += entry.layout().end;
+        let layout = entry.layout();
+        types.push(layout.stored);
+        elements += layout.shape.0 * layout.shape.1;
+        bytes += layout.end;
         if let Some(bias) = entry.bias()? {
             let norm: f32 = bias.sqr()?.sum_all()?.sqrt()?.to_scalar()?;
-            rows.push([
-                named(i),
-                entry.layout().stored.to_string(),
-                format!("{norm:.4}"),
-            ]);
+            rows.push([named(i), layout.stored.to_string(), format!("{norm:.4}")]);
         }
     }
-    let names = file
-        .paths()
-        .map(|p| p.file_name().unwrap_or_default().to_string_lossy());
+    let names = file.paths().filter_map(|p| p.file_name());
+    let names: Vec<_> = names.map(|n| n.to_string_lossy()).collect();
+    let bits = 8. * bytes as f64 / elements.max(1) as f64;
     let checked = match &provenance {
         Some(_) => "hashes of weights, biases and provenance: right",
         None => "no hash to check: not written by reptune; every entry can be read",
     };
     let mut report = Inspection::new("UQFF", checked)
-        .fact("files", names.collect::<Vec<_>>().join(", "))
+        .fact("files", names.join(", "))
         .fact("entries", counted(types))
-        .fact(
-            "bits a weight",
-            format!("{:.2}", 8. * bytes as f64 / elements.max(1) as f64),
-        )
+        .fact("bits a weight", format!("{bits:.2}"))
         .fact("biases", rows.len());
     if let Some(p) = &provenance {
-        report = provenance_facts(report, p);
+        let steering: Vec<_> = p.steering.iter().map(steered).collect();
+        report = report
+            .fact("made by", &p.made_by)
+            .fact("model", &p.model)
+            .fact("model fingerprint", &p.model_fingerprint)
+            .fact("merged updates", p.updates.join(", "))
+            .fact("steering", steering.join("; "));
     }
     match rows.is_empty() {
         true => Ok(report),
@@ -206,31 +191,22 @@ pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
     }
 }
 
-fn provenance_facts(report: Inspection, p: &Provenance) -> Inspection {
-    let steering = p.steering.iter().map(|s| match (s.operator, s.point) {
-        (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
-        (operator, point) => {
-            let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
-            let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
-            format!("{operator} at {point}: coeff {}", coeffs.join(", "))
-        }
-    });
-    report
-        .fact("made by", &p.made_by)
-        .fact("model", &p.model)
-        .fact("model fingerprint", &p.model_fingerprint)
-        .fact("merged updates", p.updates.join(", "))
-        .fact("steering", steering.collect::<Vec<_>>().join("; "))
+fn steered(s: &BakedSteering) -> String {
+    let (operator, point) = (s.operator, s.point);
+    if point == HookPoint::Everywhere {
+        return format!("{operator} everywhere");
+    }
+    let coeff = |(layer, coeff): (&usize, &f64)| format!("{coeff} at layer {layer}");
+    let coeffs: Vec<String> = s.coeffs.iter().map(coeff).collect();
+    format!("{operator} at {point}: coeff {}", coeffs.join(", "))
 }
 
 fn named(entry: usize) -> String {
-    match entry {
-        HEAD => "output head".into(),
-        _ => {
-            let (layer, which) = ((entry - 1) / 7, (entry - 1) % 7);
-            let kind = ModuleKind::ALL[which];
-            debug_assert_eq!(index(layer, kind), entry);
-            TargetModule { layer, kind }.to_string()
-        }
+    if entry == HEAD {
+        return "output head".into();
     }
+    let (layer, which) = ((entry - 1) / 7, (entry - 1) % 7);
+    let kind = ModuleKind::ALL[which];
+    debug_assert_eq!(index(layer, kind), entry);
+    TargetModule { layer, kind }.to_string()
 }

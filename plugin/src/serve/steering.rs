@@ -68,12 +68,12 @@ fn dose(body: &Map<String, Value>) -> Result<Dose, Refusal> {
 /// A steered model. Only the names of files are shown, not their directories.
 fn described(served: &Served) -> Option<Value> {
     let steering = served.variant().steering?;
-    let part = steering.parts().first()?;
+    let part = steering.parts.first()?;
     let mut described = json!({
         "model": served.name(),
-        "file": part.file().file_name().unwrap_or_default().to_string_lossy(),
-        "layers": part.layers(),
-        "hook": part.point(),
+        "file": part.file.file_name().unwrap_or_default().to_string_lossy(),
+        "layers": part.layers,
+        "hook": part.point,
     });
     if let Ok(dose) = part.dose() {
         let key = match dose {

@@ -1,52 +1,47 @@
 //! [`Steer`]: steering and tuning as methods of mistral.rs's own builder.
 
-use super::adapter::Adapter;
-use super::biases::{biases, variant};
 use super::steering::Steering;
+use crate::bake::BakePlan;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{UQFF, WeightType};
+use crate::model::uqff::{self, UQFF, WeightType};
 use crate::runtime::{Loaded, on_own_thread, pipeline, start};
 use crate::store::{Store, StoreKey};
+use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected};
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
+use reptune_adapters::formats::safetensors::TensorFileWriter;
+use reptune_adapters::{Error as Fault, ModelSpec, TargetModule, files, lora::peft};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Steering and tuning on a builder of mistral.rs.
-pub trait Steer: Sized {
+pub trait Steer: Into<Steered> {
     /// Adds directions to the residual stream, at every token.
-    fn steered(self, steering: Steering) -> Steered;
-
-    /// Merges a PEFT directory into the weights while they load. Under steering the
-    /// tuned model is what is steered.
-    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered;
-}
-
-impl Steer for TextModelBuilder {
     fn steered(self, steering: Steering) -> Steered {
-        Steered::from(self).steered(steering)
-    }
-
-    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered {
-        Steered::from(self).tuned(adapter)
-    }
-}
-
-impl Steer for Steered {
-    fn steered(mut self, steering: Steering) -> Steered {
-        self.steering = Some(match self.steering {
+        let mut all = self.into();
+        all.steering = Some(match all.steering {
             Some(earlier) => earlier.and(steering),
             None => steering,
         });
-        self
+        all
     }
 
-    fn tuned(mut self, adapter: impl Into<PathBuf>) -> Steered {
-        self.adapter = Some(adapter.into());
-        self
+    /// Merges a PEFT directory into the weights while they load. Under steering the
+    /// tuned model is what is steered.
+    fn tuned(self, adapter: impl Into<PathBuf>) -> Steered {
+        let adapter = Some(adapter.into());
+        Steered {
+            adapter,
+            ..self.into()
+        }
     }
 }
+
+impl Steer for TextModelBuilder {}
+impl Steer for Steered {}
 
 /// A builder of mistral.rs with what is to be added to its model.
 #[derive(Clone)]
@@ -111,33 +106,29 @@ impl Steered {
             return Err(Error::model(model.path(), "model", expected, found, hint));
         }
         let (_, spec) = model.config()?;
-        let adapter = match &self.adapter {
-            Some(adapter) => Some(Adapter::read(adapter, &spec)?),
-            None => None,
-        };
-        let biases = match &self.steering {
-            Some(steering) => biases(&spec, steering)?,
-            None => BTreeMap::new(),
-        };
-        let adapted = adapter.as_ref().map(Adapter::directory);
+        let adapter = self.adapter.as_ref().map(|a| rewritten(a, &spec));
+        let adapter = adapter.transpose()?;
+        let biases = self.steering.as_ref().map(|s| biases(&spec, s));
+        let biases = biases.transpose()?.unwrap_or_default();
+        let adapted = adapter.as_ref().map(|(directory, _)| directory.path());
         if biases.is_empty() {
             return pipeline(runtime, &id, self.builder, adapted);
         }
-        let cache = match self.cache {
-            Some(cache) => cache,
-            None => Store::open()?,
-        };
+        let cache = self.cache.map_or_else(Store::open, Ok)?;
         let place = model.path().display();
-        let identity = StoreKey::new(
-            format!("{place}, steered on a builder"),
-            [
-                model.key()?.as_str(),
-                adapter.as_ref().map_or("", |a| &a.hash),
-            ],
-        );
+        let hash = adapter.as_ref().map_or("", |(_, hash)| hash);
+        let weights = model.key()?;
+        let parts = [weights.as_str(), hash];
+        let identity = StoreKey::new(format!("{place}, steered on a builder"), parts);
         let key = |settings: &str| identity.and(settings);
+        let mut written = Vec::new();
+        for (module, bias) in &biases {
+            written.extend(module.to_string().into_bytes());
+            bias.write_bytes(&mut written)?;
+        }
         let from = |base: &Path, settings: &str| -> Result<(PathBuf, Loaded)> {
-            let file = variant(&cache, &key(settings), base, &spec, &biases)?;
+            let write = |out: &Path| write_biases(base, &spec, &biases, out);
+            let file = cache.entry(&key(settings).and(&written), write)?.join(UQFF);
             #[allow(deprecated)] // its successor makes a builder of its own
             let builder = self.builder.clone().from_uqff(vec![file.clone()]);
             Ok((file, pipeline(runtime, &id, builder, None)?))
@@ -156,24 +147,98 @@ impl Steered {
         let builder = self.builder.clone().write_uqff(made.join(UQFF));
         let settings = settings(&pipeline(runtime, &id, builder, adapted)?.2)?;
         keep_only_uqff(&made)?;
-        let base = match cache.get(&key(&settings)) {
-            Some(base) => base,
-            None => cache.keep(&key(&settings), &made)?,
-        };
+        let key = key(&settings);
+        let keep = || cache.keep(&key, &made);
+        let base = cache.get(&key).map_or_else(keep, Ok)?;
         cache.keep_note(&identity, &settings)?;
         let (file, loaded) = from(&base, &settings)?;
         checked(&file, loaded)
     }
 }
 
-/// Removes what mistral.rs writes beside a UQFF: the builder finds the other weights where it
+/// A PEFT directory rewritten as mistral.rs reads one (one rank, one alpha, whole module paths),
+/// because it would misread what it does not know; and the hash of both files.
+fn rewritten(directory: &Path, spec: &ModelSpec) -> Result<(TempDir, String)> {
+    let update = peft::load(directory, spec)?;
+    let written = tempfile::tempdir().map_err(|e| Fault::write("adapter", e))?;
+    peft::save(written.path(), &update, &spec.name)?;
+    let file = |name: &str| files::read(&written.path().join(name));
+    let parts = [
+        file("adapter_config.json")?,
+        file("adapter_model.safetensors")?,
+    ];
+    let hash = files::sha256(parts.iter().map(Vec::as_slice));
+    Ok((written, hash))
+}
+
+/// The biases that steer, without those that are zero.
+fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<TargetModule, Tensor>> {
+    let plan = BakePlan::of(spec, &steering.interventions(spec)?)?;
+    if plan.embeddings.is_some() {
+        return Err(Error::Bake {
+            what: "an addition at the input of layer 0".into(),
+            reason: "that is in the embeddings, which the builder loads as they are; \
+                     use `reptune bake`, or another layer"
+                .into(),
+        });
+    }
+    let mut left = BTreeMap::new();
+    for (module, bias) in plan.biases {
+        if bias.to_vec1::<f32>()?.iter().any(|x| *x != 0.) {
+            left.insert(module, bias);
+        }
+    }
+    Ok(left)
+}
+
+/// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
+/// `biases`, each (H,), at their modules. The weights are copied as they are, one at a time.
+///
+/// # Errors
+/// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
+fn write_biases(
+    from: &Path,
+    spec: &ModelSpec,
+    biases: &BTreeMap<TargetModule, Tensor>,
+    out: &Path,
+) -> Result<()> {
+    let Some(file) = ModelDir::at(from)?.open_uqff()? else {
+        let hint = "mistral.rs wrote none";
+        return Err(Error::model(from, "*.uqff", "a UQFF", "none", hint));
+    };
+    std::fs::create_dir_all(out).map_err(|e| Fault::write(out, e))?;
+    let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
+    let shown = names.iter().map(String::as_str);
+    let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
+    let place = |m: &TargetModule| uqff::index(m.layer, m.kind);
+    let places: BTreeMap<usize, _> = biases.iter().map(|b| (place(b.0), b)).collect();
+    for index in file.indices() {
+        let mut entry = file.entry(index)?;
+        if let Some((module, bias)) = places.get(&index) {
+            let (shape, expected) = (entry.layout().shape, module.kind.shape(spec));
+            if shape != expected {
+                let place = format!("tensor `{index}`");
+                let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));
+                let hint = "its linear layers are not those of a Llama";
+                return Err(Error::model(from, place, expected, found, hint));
+            }
+            entry = entry.with_bias(Some(bias))?;
+        }
+        let bytes = entry.bytes();
+        writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Removes what mistral.rs writes next to a UQFF: the builder finds the other weights where it
 /// found them before.
 fn keep_only_uqff(directory: &Path) -> Result<()> {
-    let io = |e| reptune_adapters::Error::read(directory, e);
+    let io = |e| Fault::read(directory, e);
     for file in std::fs::read_dir(directory).map_err(io)? {
         let file = file.map_err(io)?.path();
         if file.extension().is_none_or(|e| e != "uqff") {
-            std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
+            std::fs::remove_file(&file).map_err(|e| Fault::write(&file, e))?;
         }
     }
     Ok(())
@@ -181,12 +246,13 @@ fn keep_only_uqff(directory: &Path) -> Result<()> {
 
 /// The settings of a builder that change the weights, as they can be read after loading.
 fn settings(config: &AddModelConfig) -> Result<String> {
-    let Some(loader) = &config.loader_config else {
-        return Err(Error::Runtime {
-            place: "builder".into(),
-            reason: "it does not say how it loaded; this needs mistral.rs 0.8.1".into(),
-        });
+    let wrong = |reason: &str| Error::Runtime {
+        place: "builder".into(),
+        reason: reason.into(),
     };
+    let loader = config.loader_config.as_ref();
+    let loader = loader
+        .ok_or_else(|| wrong("it does not say how it loaded; this needs mistral.rs 0.8.1"))?;
     let ModelSelected::Plain {
         arch,
         topology,
@@ -196,22 +262,14 @@ fn settings(config: &AddModelConfig) -> Result<String> {
         ..
     } = &loader.model_selected
     else {
-        return Err(Error::Runtime {
-            place: "builder".into(),
-            reason: "it loaded something else than a text model".into(),
-        });
+        return Err(wrong("it loaded something else than a text model"));
     };
-    let source = (
-        &loader.hf_revision,
-        arch,
-        topology,
-        imatrix,
-        calibration_file,
-    );
+    let revision = &loader.hf_revision;
+    let source = (revision, arch, topology, imatrix, calibration_file);
     let organization = organization.map(|o| format!("{o:?}"));
+    let (isq, dtype, device) = (loader.isq, loader.dtype, &loader.device);
     Ok(format!(
-        "{:?} {:?} {:?} {source:?} {organization:?}",
-        loader.isq, loader.dtype, loader.device
+        "{isq:?} {dtype:?} {device:?} {source:?} {organization:?}"
     ))
 }
 
@@ -224,10 +282,11 @@ fn checked(file: &Path, loaded: Loaded) -> Result<Loaded> {
     };
     for index in uqff.indices() {
         let entry = uqff.entry(index)?;
-        let plain = matches!(entry.layout().stored, WeightType::F32 | WeightType::Ggml(_));
+        let stored = entry.layout().stored;
+        let plain = matches!(stored, WeightType::F32 | WeightType::Ggml(_));
         if entry.layout().bias.is_some() && !plain && dtype != Some(ModelDType::F32) {
             return Err(Error::Bake {
-                what: format!("into {} of this dtype", entry.layout().stored),
+                what: format!("into {stored} of this dtype"),
                 reason: "mistral.rs 0.8.1 adds an f32 bias there; say \
                          `.with_dtype(ModelDType::F32)` on the builder, or take a Q type"
                     .into(),

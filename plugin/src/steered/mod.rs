@@ -24,8 +24,6 @@
 //! nothing has changed, load the copy, and compare: a builder with other settings gets a file
 //! of its own.
 
-mod adapter;
-mod biases;
 mod builder;
 mod steering;
 mod variant;
@@ -33,5 +31,5 @@ mod variant;
 pub use crate::runtime::Loaded;
 pub use builder::{Steer, Steered};
 pub use reptune_adapters::Dose;
-pub use steering::{Part, Steering};
+pub use steering::{Steering, SteeringFile};
 pub use variant::Variant;

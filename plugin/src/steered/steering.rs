@@ -23,18 +23,23 @@ use std::path::{Path, PathBuf};
 /// [`Steering::total`] is divided over the layers. Several files add up.
 #[derive(Debug, Clone)]
 pub struct Steering {
-    parts: Vec<Part>,
+    /// The files and how they are used.
+    pub parts: Vec<SteeringFile>,
 }
 
 /// One file and how it is used.
 #[derive(Debug, Clone)]
-pub struct Part {
-    file: PathBuf,
+pub struct SteeringFile {
+    /// The file.
+    pub file: PathBuf,
+    /// SHA-256 of the file.
+    pub hash: String,
+    /// The layers.
+    pub layers: Vec<usize>,
+    /// Where in the blocks.
+    pub point: HookPoint,
     set: DirectionSet,
-    hash: String,
-    layers: Vec<usize>,
     dose: Option<Dose>,
-    point: HookPoint,
 }
 
 impl Steering {
@@ -45,7 +50,7 @@ impl Steering {
     /// When the file cannot be read, or its hash, shapes or layer convention are wrong.
     pub fn from_file(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref().to_owned();
-        let part = Part {
+        let part = SteeringFile {
             set: open_directions(&file)?,
             hash: files::sha256([files::read(&file)?.as_slice()]),
             file,
@@ -101,27 +106,16 @@ impl Steering {
         self
     }
 
-    /// The files and how they are used.
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
     /// The same with other doses, one for each file.
     ///
     /// # Errors
     /// When there are more or fewer doses than files, or one is not finite.
     pub fn with_doses(mut self, doses: &[Dose]) -> Result<Self> {
-        if doses.len() != self.parts.len() || doses.iter().any(|d| !d.amount().is_finite()) {
-            return Err(Error::value(
-                "doses",
-                format!(
-                    "{} with a finite number, one for each direction file",
-                    self.parts.len()
-                ),
-                format!("{doses:?}"),
-                "give them in the order of the files",
-            )
-            .into());
+        let n = self.parts.len();
+        if doses.len() != n || doses.iter().any(|d| !d.amount().is_finite()) {
+            let expected = format!("{n} with a finite number, one for each direction file");
+            let (found, hint) = (format!("{doses:?}"), "give them in the order of the files");
+            return Err(Error::value("doses", expected, found, hint).into());
         }
         for (part, dose) in self.parts.iter_mut().zip(doses) {
             part.dose = Some(*dose);
@@ -129,7 +123,7 @@ impl Steering {
         Ok(self)
     }
 
-    /// What this does to a model, as additions on every row.
+    /// What this does to a model, as additions at every token.
     ///
     /// # Errors
     /// When a file was made for another model or lacks a layer, or layers or a dose
@@ -138,7 +132,7 @@ impl Steering {
         self.parts.iter().map(|p| p.intervention(spec)).collect()
     }
 
-    fn last(mut self, change: impl FnOnce(&mut Part)) -> Self {
+    fn last(mut self, change: impl FnOnce(&mut SteeringFile)) -> Self {
         if let Some(part) = self.parts.last_mut() {
             change(part);
         }
@@ -146,27 +140,7 @@ impl Steering {
     }
 }
 
-impl Part {
-    /// The file.
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-
-    /// SHA-256 of the file.
-    pub fn hash(&self) -> &str {
-        &self.hash
-    }
-
-    /// The layers.
-    pub fn layers(&self) -> &[usize] {
-        &self.layers
-    }
-
-    /// Where in the blocks.
-    pub fn point(&self) -> HookPoint {
-        self.point
-    }
-
+impl SteeringFile {
     /// How much of the directions; a fraction as the total that it comes to.
     ///
     /// # Errors

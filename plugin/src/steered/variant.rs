@@ -39,14 +39,12 @@ impl Variant {
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
-        let mut parts = vec![
-            "baked in two files".to_owned(),
-            ModelDir::at(&model)?.key()?,
-        ];
+        let model_key = ModelDir::at(&model)?.key()?;
+        let mut parts = vec!["baked in two files".to_owned(), model_key];
         parts.extend(self.quantize.map(|q| q.to_string()));
-        for part in self.steering.iter().flat_map(Steering::parts) {
-            let (layers, dose, point) = (part.layers(), part.dose()?, part.point());
-            parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash()));
+        for part in self.steering.iter().flat_map(|s| &s.parts) {
+            let (layers, dose, point) = (&part.layers, part.dose()?, part.point);
+            parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash));
         }
         let key = StoreKey::new(format!("{}, {self}", model.display()), parts);
         let made = cache.entry(&key, |out| self.bake(&model, &interventions, out))?;
@@ -77,21 +75,15 @@ impl Variant {
         if let (true, Some(directory), Some(steering)) = (is_dose, made.parent(), &changed.steering)
         {
             let source = Source::open(&model)?;
-            let dose = DoseFile {
-                name: DOSE.to_owned(),
-                interventions: steering.interventions(&source.spec)?,
-            };
+            let dose = dose_file(steering.interventions(&source.spec)?);
             link(directory, out)?;
             self.baker(&source).write_dose(&dose, out)?;
-            return Ok(loadable(out.to_owned()));
+        } else if let Some(interventions) = changed.baked(&model)? {
+            changed.bake(&model, &interventions, out)?;
+        } else {
+            return Ok(model);
         }
-        match changed.baked(&model)? {
-            None => Ok(model),
-            Some(interventions) => {
-                changed.bake(&model, &interventions, out)?;
-                Ok(loadable(out.to_owned()))
-            }
-        }
+        Ok(loadable(out.to_owned()))
     }
 
     fn merged(&self, model: &Path, cache: &Store) -> Result<PathBuf> {
@@ -104,11 +96,8 @@ impl Variant {
             return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
         }
         let update = peft::load(adapter, &source.spec)?;
-        let parts = [
-            "merged".to_owned(),
-            ModelDir::at(model)?.key()?,
-            update.content_hash()?,
-        ];
+        let (key, hash) = (ModelDir::at(model)?.key()?, update.content_hash()?);
+        let parts = ["merged".to_owned(), key, hash];
         let made_from = format!("{}, merged with {}", model.display(), adapter.display());
         cache.entry(&StoreKey::new(made_from, parts), |out| {
             merge(model, &update, out, &mut |_, _, _| {})?;
@@ -132,13 +121,7 @@ impl Variant {
         let plan = BakePlan::of(&source.spec, interventions)?;
         let baker = self.baker(&source);
         match plan.is_biases_only() && !plan.biases.is_empty() {
-            true => {
-                let dose = DoseFile {
-                    name: DOSE.to_owned(),
-                    interventions: interventions.to_vec(),
-                };
-                baker.write_doses(&[dose], out, &mut |_, _| {})?
-            }
+            true => baker.write_doses(&[dose_file(interventions.to_vec())], out, &mut |_, _| {})?,
             false => baker.write(interventions, out, &mut |_, _| {})?,
         };
         Ok(())
@@ -150,6 +133,14 @@ impl Variant {
             quantize: self.quantize,
             exactness: Exactness::Exact,
         }
+    }
+}
+
+fn dose_file(interventions: Vec<Intervention>) -> DoseFile {
+    let name = DOSE.to_owned();
+    DoseFile {
+        name,
+        interventions,
     }
 }
 
@@ -181,13 +172,10 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = |path: &Path| path.display().to_string();
-        let merged = self
-            .adapter
-            .iter()
-            .map(|a| format!("merged with {}", file(a)));
-        let parts = self.steering.iter().flat_map(Steering::parts);
-        let steered = parts.map(|part| format!("steered by {}", file(part.file())));
+        let merged = self.adapter.iter();
+        let merged = merged.map(|a| format!("merged with {}", a.display()));
+        let parts = self.steering.iter().flat_map(|s| &s.parts);
+        let steered = parts.map(|part| format!("steered by {}", part.file.display()));
         let stored = self.quantize.iter().map(|q| format!("as {q}"));
         let all: Vec<String> = merged.chain(steered).chain(stored).collect();
         f.write_str(&all.join(", "))

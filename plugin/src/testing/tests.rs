@@ -30,7 +30,7 @@ word word word word word word word word word word word word word
 -> at [time]
 
 or [uuid]";
-    assert_eq!(said.to_string(), expected);
+    assert_eq!(said, expected);
     Ok(())
 }
 

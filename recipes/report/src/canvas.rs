@@ -3,68 +3,57 @@
 //! Text is written with an anchor and leaves its width to the reader's fonts, so no font is
 //! needed here.
 
+use serde::Serialize;
+
 /// A colour by its role: a variable of the style sheet, which has a value for light and one
 /// for dark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ink {
-    /// Words.
-    Text,
-    /// Lesser words: ticks, names of axes.
-    Faint,
-    /// Lines of axes.
-    Grid,
-    /// Positives.
-    Positive,
-    /// Negatives.
-    Negative,
-    /// Token loss.
-    Token,
-    /// Representation loss.
-    Representation,
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Ink(&'static str);
 
 impl Ink {
-    /// Every colour.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Text,
-        Self::Faint,
-        Self::Grid,
-        Self::Positive,
-        Self::Negative,
-        Self::Token,
-        Self::Representation,
-    ];
+    /// Words.
+    pub(crate) const TEXT: Self = Self("text");
+    /// Lesser words: ticks, names of axes.
+    pub(crate) const FAINT: Self = Self("faint");
+    /// Lines of axes.
+    pub(crate) const GRID: Self = Self("grid");
+    /// Positives.
+    pub(crate) const POSITIVE: Self = Self("positive");
+    /// Negatives.
+    pub(crate) const NEGATIVE: Self = Self("negative");
+    /// Token loss.
+    pub(crate) const TOKEN: Self = Self("token");
+    /// Representation loss.
+    pub(crate) const REPRESENTATION: Self = Self("representation");
 
-    /// Its variable in the style sheet, without the dashes.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Faint => "faint",
-            Self::Grid => "grid",
-            Self::Positive => "positive",
-            Self::Negative => "negative",
-            Self::Token => "token",
-            Self::Representation => "representation",
-        }
+    /// Attributes that paint the inside of a shape.
+    pub(crate) fn fill(self) -> String {
+        format!("fill=\"var(--{})\" stroke=\"none\"", self.0)
+    }
+
+    /// Attributes that paint its border.
+    pub(crate) fn border(self) -> String {
+        format!("fill=\"none\" stroke=\"var(--{})\"", self.0)
     }
 }
 
 /// A place on a canvas, from the upper left.
 pub(crate) type Pixel = (i32, i32);
 
-/// Width of a figure that stands beside others; on a phone it fills the width nearly unscaled.
+/// Width of a figure; on a phone it fills the width nearly unscaled.
 pub(crate) const WIDTH: i32 = 340;
 
 /// Where a text stands relative to its pixel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Anchor {
-    /// Begins there.
-    Start,
-    /// Ends there.
-    End,
+pub(crate) struct Anchor(&'static str);
+
+impl Anchor {
+    /// It begins there.
+    pub(crate) const START: Self = Self("start");
+    /// It ends there.
+    pub(crate) const END: Self = Self("end");
     /// Its middle is there.
-    Middle,
+    pub(crate) const MIDDLE: Self = Self("middle");
 }
 
 /// Something to draw on.
@@ -80,24 +69,6 @@ pub(crate) fn draw(alt: &str, height: i32, paint: impl FnOnce(&mut Canvas)) -> S
     ));
     paint(&mut canvas);
     canvas.0 + "</svg>\n"
-}
-
-/// How a shape is painted.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Paint {
-    /// Its inside.
-    Fill(Ink),
-    /// Its border.
-    Border(Ink),
-}
-
-impl Paint {
-    fn attributes(self) -> String {
-        match self {
-            Self::Fill(ink) => format!("fill=\"var(--{})\" stroke=\"none\"", ink.name()),
-            Self::Border(ink) => format!("fill=\"none\" stroke=\"var(--{})\"", ink.name()),
-        }
-    }
 }
 
 /// A list of points.
@@ -117,38 +88,33 @@ impl Canvas {
 
     /// A line through `path`.
     pub(crate) fn line(&mut self, path: &[Pixel], ink: Ink, opacity: f64, width: u32) {
-        let path = format!("polyline points=\"{}\"", points(path));
-        let paint = Paint::Border(ink).attributes();
-        self.shape(&path, opacity, &format!("{paint} stroke-width=\"{width}\""));
+        let shape = format!("polyline points=\"{}\"", points(path));
+        let paint = format!("{} stroke-width=\"{width}\"", ink.border());
+        self.shape(&shape, opacity, &paint);
     }
 
     /// A rectangle from its upper left to its lower right.
-    pub(crate) fn rectangle(&mut self, [(x, y), to]: [Pixel; 2], paint: Paint, opacity: f64) {
+    pub(crate) fn rectangle(&mut self, [(x, y), to]: [Pixel; 2], paint: &str, opacity: f64) {
         let (width, height) = (to.0 - x, to.1 - y);
         let shape = format!("rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"");
-        self.shape(&shape, opacity, &paint.attributes());
+        self.shape(&shape, opacity, paint);
     }
 
     /// The area within `border`.
-    pub(crate) fn area(&mut self, border: &[Pixel], paint: Paint, opacity: f64) {
+    pub(crate) fn area(&mut self, border: &[Pixel], paint: &str, opacity: f64) {
         let shape = format!("polygon points=\"{}\"", points(border));
-        self.shape(&shape, opacity, &paint.attributes());
+        self.shape(&shape, opacity, paint);
     }
 
     /// A small circle around `at`.
-    pub(crate) fn circle(&mut self, (x, y): Pixel, paint: Paint, opacity: f64) {
+    pub(crate) fn circle(&mut self, (x, y): Pixel, paint: &str, opacity: f64) {
         let shape = format!("circle cx=\"{x}\" cy=\"{y}\" r=\"3\"");
-        self.shape(&shape, opacity, &paint.attributes());
+        self.shape(&shape, opacity, paint);
     }
 
     /// Words, vertically centred at `at`.
     pub(crate) fn text(&mut self, text: &str, (x, y): Pixel, ink: Ink, anchor: Anchor) {
-        let anchor = match anchor {
-            Anchor::Start => "start",
-            Anchor::End => "end",
-            Anchor::Middle => "middle",
-        };
-        let (ink, text) = (ink.name(), minijinja::HtmlEscape(text));
+        let (ink, anchor, text) = (ink.0, anchor.0, minijinja::HtmlEscape(text));
         self.0 += &format!(
             "<text x=\"{x}\" y=\"{y}\" dy=\"0.5ex\" text-anchor=\"{anchor}\" \
              font-family=\"sans-serif\" font-size=\"11\" opacity=\"1\" fill=\"var(--{ink})\">\n\

@@ -1,6 +1,6 @@
 //! Axes and what is drawn between them.
 
-use crate::canvas::{Anchor, Canvas, Ink, Paint, Pixel, WIDTH, draw};
+use crate::canvas::{Anchor, Canvas, Ink, Pixel, WIDTH, draw};
 use crate::number::ticks;
 use crate::section::Plot;
 
@@ -15,18 +15,29 @@ pub(crate) type Point = (f64, f64);
 /// The axes of a chart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Axes<'a> {
+    /// What x and y are.
+    pub(crate) names: [&'a str; 2],
     /// Lowest and highest x.
     pub(crate) x: (f64, f64),
     /// Lowest and highest y.
     pub(crate) y: (f64, f64),
-    /// What x is.
-    pub(crate) x_name: &'a str,
-    /// What y is.
-    pub(crate) y_name: &'a str,
     /// The least step between ticks of x: 1 where x counts.
     pub(crate) x_least: f64,
     /// A second scale of x above: its unit in units of x, and its name.
     pub(crate) above: Option<(f64, &'a str)>,
+}
+
+impl<'a> Axes<'a> {
+    /// Axes with ticks at any step and one scale of x.
+    pub(crate) fn new(names: [&'a str; 2], x: (f64, f64), y: (f64, f64)) -> Self {
+        Self {
+            names,
+            x,
+            y,
+            x_least: 0.,
+            above: None,
+        }
+    }
 }
 
 /// A chart whose axes are drawn.
@@ -38,10 +49,8 @@ pub(crate) struct Chart<'a> {
 
 /// A figure called `title` with a chart; `alt` says what it shows to who cannot see it.
 pub(crate) fn plot(title: &str, alt: &str, axes: Axes, paint: impl FnOnce(&mut Chart)) -> Plot {
-    Plot {
-        title: title.to_owned(),
-        svg: draw(alt, HEIGHT, |canvas| paint(&mut Chart::new(canvas, axes))),
-    }
+    let svg = draw(alt, HEIGHT, |canvas| paint(&mut Chart::new(canvas, axes)));
+    (title.to_owned(), svg)
 }
 
 /// Puts a value between two pixels.
@@ -56,31 +65,28 @@ impl<'a> Chart<'a> {
         let top = if axes.above.is_some() { 40 } else { 24 };
         let mut chart = Self { canvas, axes, top };
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        chart.label(axes.y_name, (4, 8), Anchor::Start);
-        chart.label(
-            axes.x_name,
-            ((LEFT + right) / 2, HEIGHT - 8),
-            Anchor::Middle,
-        );
+        chart.label(axes.names[1], (4, 8), Anchor::START);
+        let middle = (LEFT + right) / 2;
+        chart.label(axes.names[0], (middle, HEIGHT - 8), Anchor::MIDDLE);
         for (y, label) in ticks(axes.y.0, axes.y.1, 5, 0.) {
             let at = chart.y(y);
-            chart.stroke([(LEFT, at), (right, at)], Ink::Grid);
-            chart.label(&label, (LEFT - 6, at), Anchor::End);
+            chart.stroke([(LEFT, at), (right, at)], Ink::GRID);
+            chart.label(&label, (LEFT - 6, at), Anchor::END);
         }
         for (x, label) in ticks(axes.x.0, axes.x.1, 7, axes.x_least) {
             let at = chart.x(x);
-            chart.stroke([(at, bottom), (at, bottom + 4)], Ink::Faint);
-            chart.label(&label, (at, bottom + 13), Anchor::Middle);
+            chart.stroke([(at, bottom), (at, bottom + 4)], Ink::FAINT);
+            chart.label(&label, (at, bottom + 13), Anchor::MIDDLE);
         }
-        chart.stroke([(LEFT, bottom), (right, bottom)], Ink::Faint);
+        chart.stroke([(LEFT, bottom), (right, bottom)], Ink::FAINT);
         if let Some((unit, name)) = axes.above {
-            chart.label(name, (right, 8), Anchor::End);
+            chart.label(name, (right, 8), Anchor::END);
             for (share, label) in ticks(axes.x.0 / unit, axes.x.1 / unit, 6, 0.) {
                 let at = chart.x(share * unit);
-                chart.stroke([(at, top - 4), (at, top)], Ink::Faint);
-                chart.label(&label, (at, top - 12), Anchor::Middle);
+                chart.stroke([(at, top - 4), (at, top)], Ink::FAINT);
+                chart.label(&label, (at, top - 12), Anchor::MIDDLE);
             }
-            chart.stroke([(LEFT, top), (right, top)], Ink::Grid);
+            chart.stroke([(LEFT, top), (right, top)], Ink::GRID);
         }
         chart
     }
@@ -90,7 +96,7 @@ impl<'a> Chart<'a> {
     }
 
     fn label(&mut self, text: &str, at: Pixel, anchor: Anchor) {
-        self.canvas.text(text, at, Ink::Faint, anchor);
+        self.canvas.text(text, at, Ink::FAINT, anchor);
     }
 
     fn x(&self, x: f64) -> i32 {
@@ -116,33 +122,27 @@ impl<'a> Chart<'a> {
     /// A thick line through `points`, with a dot at each.
     pub(crate) fn dotted_line(&mut self, points: &[Point], ink: Ink) {
         self.line(points, ink, 1., 2);
-        self.circles(points, Paint::Fill(ink), 1.);
+        self.circles(points, &ink.fill(), 1.);
     }
 
     /// A small circle at each of `points`.
-    pub(crate) fn circles(&mut self, points: &[Point], paint: Paint, opacity: f64) {
+    pub(crate) fn circles(&mut self, points: &[Point], paint: &str, opacity: f64) {
         for p in points.iter().filter(|p| p.1.is_finite()) {
             self.canvas.circle(self.pixel(*p), paint, opacity);
         }
     }
 
-    /// The area between `(x, low, high)`.
-    pub(crate) fn band(&mut self, edges: &[(f64, f64, f64)], ink: Ink) {
-        let low = edges.iter().map(|e| self.pixel((e.0, e.1)));
-        let high = edges.iter().rev().map(|e| self.pixel((e.0, e.2)));
+    /// The area between `(x, (low, high))`.
+    pub(crate) fn band(&mut self, edges: &[(f64, (f64, f64))], ink: Ink) {
+        let low = edges.iter().map(|(x, y)| self.pixel((*x, y.0)));
+        let high = edges.iter().rev().map(|(x, y)| self.pixel((*x, y.1)));
         let border: Vec<Pixel> = low.chain(high).collect();
-        self.canvas.area(&border, Paint::Fill(ink), 0.2);
+        self.canvas.area(&border, &ink.fill(), 0.2);
     }
 
     /// A bar from 0 to `y` over `from..to`.
     pub(crate) fn bar(&mut self, (from, to): (f64, f64), y: f64, ink: Ink) {
         let corners = [self.pixel((from, y)), self.pixel((to, 0.))];
-        self.canvas.rectangle(corners, Paint::Fill(ink), 0.45);
-    }
-
-    /// A horizontal rule at `y`.
-    pub(crate) fn rule(&mut self, y: f64) {
-        let at = self.y(y);
-        self.stroke([(LEFT, at), (WIDTH - RIGHT, at)], Ink::Faint);
+        self.canvas.rectangle(corners, &ink.fill(), 0.45);
     }
 }

@@ -1,15 +1,12 @@
 //! Claims about the models of a study, compared with what the run measured.
 
-use crate::mcnemar::McNemar;
-use crate::measure::Measure;
-use crate::model_row::ModelRow;
+use crate::comparison::McNemar;
+use crate::model_row::{Measure, ModelRow};
 use crate::number::short;
-use crate::result_table::ResultTable;
+use crate::result_table::{ResultTable, SeedRepeats};
 use crate::section::Section;
-use crate::seed_repeats::SeedRepeats;
-use crate::table::{Column, Grid};
+use crate::table::{Column, name_in_json};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A claim: one number is above, below or equal to another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,9 +74,7 @@ impl Default for Margin {
 impl Margin {
     /// The number that was given.
     pub fn value(self) -> f64 {
-        match self {
-            Self::Absolute(x) | Self::Relative { relative: x } => x,
-        }
+        self.of(1.)
     }
 
     fn of(self, right: f64) -> f64 {
@@ -102,17 +97,6 @@ pub enum ClaimOutcome {
     Undecided,
     /// One of its numbers was not measured.
     NotMeasured,
-}
-
-impl fmt::Display for ClaimOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Holds => "holds",
-            Self::DoesNotHold => "does not hold",
-            Self::Undecided => "undecided",
-            Self::NotMeasured => "not measured",
-        })
-    }
 }
 
 /// A claim and what this run says about it.
@@ -146,22 +130,22 @@ impl ClaimQuantity {
     }
 }
 
-/// The row of seed `i`, or the one that stands for all.
-fn of_seed(rows: &[ModelRow], i: usize) -> Option<&ModelRow> {
-    rows.get(i).or(rows.first())
-}
-
 impl StudyClaim {
     /// What the rows of a run say about it. A model that was tuned with several seeds is
     /// compared seed by seed.
     pub fn judge(&self, table: &ResultTable, repeats: &[SeedRepeats]) -> Finding {
         let left = self.left.rows(table, repeats);
         let right = self.right.rows(table, repeats);
-        let pair = |i| Some((of_seed(left, i)?, of_seed(right, i)?));
+        // The row of a seed, or the one that stands for all.
+        let pair = |i| {
+            let [l, r] = [left, right].map(|rows| rows.get(i).or(rows.first()));
+            Some((l?, r?))
+        };
         let pairs: Vec<_> = (0..left.len().max(right.len())).filter_map(pair).collect();
-        let measures = (self.left.measure, self.right.measure);
-        let values = pairs.iter();
-        let values = values.map(|(l, r)| Some((measures.0.of(l)?, measures.1.of(r)?)));
+        let (of, of_other) = (self.left.measure, self.right.measure);
+        let values = pairs
+            .iter()
+            .map(|(l, r)| Some((of.of(l)?, of_other.of(r)?)));
         let values: Vec<(f64, f64)> = values.collect::<Option<_>>().unwrap_or_default();
         let n = values.len();
         let mean = |side: fn(&(f64, f64)) -> f64| {
@@ -200,10 +184,10 @@ impl StudyClaim {
     }
 
     fn p(&self, left: &ModelRow, right: &ModelRow) -> Option<f64> {
-        let (of, one) = self.left.measure.hits(left)?;
-        let (of_other, other) = self.right.measure.hits(right)?;
-        let (only_one, only_other) = McNemar::discordant(&one, &other);
-        let same_items = of == of_other && one.len() == other.len();
+        let (of, one) = self.left.measure.successes(left)?;
+        let (of_other, other) = self.right.measure.successes(right)?;
+        let (only_one, only_other) = McNemar::discordant(one, other);
+        let same_items = of == of_other && one.0.len() == other.0.len();
         same_items.then(|| McNemar::new(only_one, only_other).p)
     }
 }
@@ -221,36 +205,23 @@ impl Finding {
         numbers.collect::<Vec<_>>().join("; ")
     }
 
-    fn columns() -> Vec<Column<Self>> {
-        vec![
-            Column::text("claim", "claim", |f: &Self| f.claim.name.clone()),
-            Column::text("outcome", "outcome", |f: &Self| f.outcome.to_string()),
-            Column::text("here", "", Self::numbers),
+    pub(crate) fn section(findings: &[Self]) -> Option<Section> {
+        let words = |heading, name, text: fn(&Self) -> String| {
+            Column::plain(heading, name, move |f: &Self| Some(text(f)))
+        };
+        let outcome = |f: &Self| name_in_json(&f.outcome).replace('_', " ");
+        let columns = [
+            words("claim", "claim", |f| f.claim.name.clone()),
+            words("outcome", "outcome", outcome),
+            words("here", "", Self::numbers),
             Column::data("left", |f: &Self| f.left),
             Column::data("right", |f: &Self| f.right),
             Column::data("share_of_seeds", |f: &Self| f.seeds),
             Column::data("p", |f: &Self| f.p),
-            Column::text("published", "published", |f: &Self| {
-                f.claim.published.clone()
-            }),
-        ]
+            words("published", "published", |f| f.claim.published.clone()),
+        ];
+        Section::new("claims", "Claims").table(&columns, findings)
     }
-
-    /// The table for people.
-    pub(crate) fn grid(all: &[Self]) -> Grid {
-        Grid::new(&Self::columns(), all)
-    }
-}
-
-/// The part of the page about `findings`.
-pub(crate) fn section(findings: &[Finding]) -> Option<Section> {
-    Section::new(
-        "claims",
-        "Claims",
-        "What the recipe claims, and whether this run agrees. Look for claims that do not hold, and \
-         at how far their numbers are from holding.",
-    )
-    .table(&Finding::columns(), findings)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! Where positives and negatives differ: mean cosine difference by layer and token.
 
-use crate::canvas::{Anchor, Ink, Paint, WIDTH, draw};
+use crate::canvas::{Anchor, Ink, WIDTH, draw};
 use crate::error::{Result, same_number};
 use crate::number::short;
-use crate::section::{Plot, Section};
-use crate::sheet::{Cell, Sheet};
+use crate::section::Section;
 use serde::{Deserialize, Serialize};
 
 /// Cosine with the direction: mean over positives minus mean over negatives.
@@ -21,13 +20,11 @@ pub struct CosineMap {
 impl CosineMap {
     /// `(layer, offset, difference)` of every cell.
     fn cells(&self) -> impl Iterator<Item = (usize, usize, f64)> {
-        self.layers
-            .iter()
-            .zip(&self.difference)
-            .flat_map(move |(layer, row)| {
-                let cells = self.offsets.iter().zip(row);
-                cells.map(move |(offset, x)| (*layer, *offset, *x))
-            })
+        let rows = self.layers.iter().zip(&self.difference);
+        rows.flat_map(|(layer, row)| {
+            let cells = self.offsets.iter().zip(row);
+            cells.map(|(offset, x)| (*layer, *offset, *x))
+        })
     }
 
     fn check(&self) -> Result<()> {
@@ -36,9 +33,8 @@ impl CosineMap {
             same_number("report, cosine map", expected, found, hint)
         };
         same((self.layers.len(), "layers"), self.difference.len())?;
-        self.difference
-            .iter()
-            .try_for_each(|row| same((self.offsets.len(), "offsets"), row.len()))
+        let mut rows = self.difference.iter();
+        rows.try_for_each(|row| same((self.offsets.len(), "offsets"), row.len()))
     }
 
     pub(crate) fn section(&self) -> Result<Option<Section>> {
@@ -48,21 +44,9 @@ impl CosineMap {
             return Ok(None);
         };
         let (layer, offset, difference) = largest;
-        let lines = self
-            .cells()
-            .map(|(layer, offset, x)| vec![Cell::from(layer), Cell::from(offset), Cell::from(x)]);
-        let columns = ["layer", "offset", "cosine_difference"];
-        let section = Section::new(
-            "cosine-map",
-            "Where positives and negatives differ",
-            "Mean cosine of positives minus that of negatives, by layer and by token before the \
-             answer. Look for cells of full colour: the direction is clearest there.",
-        )
-        .legend(&[
-            ("positives higher", Ink::Positive),
-            ("negatives higher", Ink::Negative),
-        ])
-        .data(Sheet::new("cosine_map", columns, lines));
+        let section = Section::new("cosine-map", "Where positives and negatives differ")
+            .sides("positives higher", "negatives higher")
+            .data(&["layer", "offset", "cosine_difference"], self.cells());
         Ok(Section {
             note: Some(format!(
                 "The outlined cell (layer {layer}, offset {offset}) has the largest difference, {}, \
@@ -71,10 +55,7 @@ impl CosineMap {
             )),
             ..section
         }
-        .plots(vec![Plot {
-            title: String::new(),
-            svg: self.svg(largest),
-        }]))
+        .plots(vec![(String::new(), self.svg(largest))]))
     }
 
     /// Last layer on top, the token nearest to the answer on the right.
@@ -95,33 +76,30 @@ impl CosineMap {
         };
         // Labels that would touch are left out.
         let every = (26 / cell.max(1) + 1) as usize;
-        draw(
-            "Mean cosine difference by layer and offset",
-            bottom + 40,
-            |canvas| {
-                canvas.text("layer", (4, 8), Ink::Faint, Anchor::Start);
-                for (layer, offset, x) in self.cells().filter(|c| c.2.is_finite()) {
-                    let ink = match x < 0. {
-                        true => Ink::Negative,
-                        false => Ink::Positive,
-                    };
-                    let share = x.abs() / largest.2.abs().max(f64::MIN_POSITIVE);
-                    canvas.rectangle(corners(layer, offset), Paint::Fill(ink), share);
-                }
-                for layer in layers.iter().rev().step_by(1 + layers.len() / 24) {
-                    let y = top + row(*layer) * tall + tall / 2;
-                    canvas.text(&layer.to_string(), (left - 6, y), Ink::Faint, Anchor::End);
-                }
-                for offset in offsets.iter().rev().step_by(every) {
-                    let x = left + column(*offset) * cell + cell / 2;
-                    let label = offset.to_string();
-                    canvas.text(&label, (x, bottom + 11), Ink::Faint, Anchor::Middle);
-                }
-                canvas.rectangle(corners(largest.0, largest.1), Paint::Border(Ink::Text), 1.);
-                let middle = (left + WIDTH) / 2;
-                let name = "offset, counted back from the answer";
-                canvas.text(name, (middle, bottom + 30), Ink::Faint, Anchor::Middle);
-            },
-        )
+        let alt = "Mean cosine difference by layer and offset";
+        draw(alt, bottom + 40, |canvas| {
+            canvas.text("layer", (4, 8), Ink::FAINT, Anchor::START);
+            for (layer, offset, x) in self.cells().filter(|c| c.2.is_finite()) {
+                let ink = match x < 0. {
+                    true => Ink::NEGATIVE,
+                    false => Ink::POSITIVE,
+                };
+                let share = x.abs() / largest.2.abs().max(f64::MIN_POSITIVE);
+                canvas.rectangle(corners(layer, offset), &ink.fill(), share);
+            }
+            for layer in layers.iter().rev().step_by(1 + layers.len() / 24) {
+                let y = top + row(*layer) * tall + tall / 2;
+                canvas.text(&layer.to_string(), (left - 6, y), Ink::FAINT, Anchor::END);
+            }
+            for offset in offsets.iter().rev().step_by(every) {
+                let x = left + column(*offset) * cell + cell / 2;
+                let label = offset.to_string();
+                canvas.text(&label, (x, bottom + 11), Ink::FAINT, Anchor::MIDDLE);
+            }
+            canvas.rectangle(corners(largest.0, largest.1), &Ink::TEXT.border(), 1.);
+            let middle = (left + WIDTH) / 2;
+            let name = "offset, counted back from the answer";
+            canvas.text(name, (middle, bottom + 30), Ink::FAINT, Anchor::MIDDLE);
+        })
     }
 }

@@ -1,18 +1,4 @@
-//! Numbers as people read them: shares, intervals, ticks of an axis.
-
-use crate::outcomes::{share, wilson};
-
-/// A share and its Wilson 95 % interval: `0.830 [.77, .88]`.
-pub(crate) fn interval(successes: usize, n: usize) -> String {
-    let (low, high) = wilson(successes, n);
-    let plain = |x: f64| format!("{x:.2}").replacen("0.", ".", 1);
-    format!(
-        "{:.3} [{}, {}]",
-        share(successes, n),
-        plain(low),
-        plain(high)
-    )
-}
+//! Numbers as people read them, and ticks of an axis.
 
 /// Three decimals, or one digit and a power of ten where they would all be zero; a dash for
 /// what is not a number.
@@ -57,20 +43,16 @@ pub(crate) fn ticks(low: f64, high: f64, most: usize, least: f64) -> Vec<(f64, S
         .collect()
 }
 
-/// Lowest and highest of the finite `values`, a little apart if they are one.
+/// Lowest and highest of the finite `values`, with a margin if they are one.
 pub(crate) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let (low, high) = values
-        .filter(|x| x.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| {
-            (a.min(x), b.max(x))
-        });
-    let some = low <= high;
-    let apart = if low == high {
-        low.abs().max(1.) * 0.05
-    } else {
-        0.
+    let finite = values.filter(|x| x.is_finite());
+    let none = (f64::INFINITY, f64::NEG_INFINITY);
+    let (low, high) = finite.fold(none, |(a, b), x| (a.min(x), b.max(x)));
+    let margin = match low == high {
+        true => low.abs().max(1.) * 0.05,
+        false => 0.,
     };
-    some.then_some((low - apart, high + apart))
+    (low <= high).then_some((low - margin, high + margin))
 }
 
 /// Layers in words: `layer 3`, `layers 11..17`, `layers 1, 3`.

@@ -43,24 +43,23 @@ impl Outcomes {
         self.positive + self.negative + self.unscored
     }
 
-    /// Share of positive answers among all; 0 where nothing was asked.
-    pub fn positive_share(&self) -> f64 {
-        share(self.positive, self.n())
+    /// Answers with this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        match verdict {
+            Verdict::Positive => self.positive,
+            Verdict::Negative => self.negative,
+            Verdict::Unscored => self.unscored,
+        }
     }
 
-    /// Share of negative answers among all; 0 where nothing was asked.
-    pub fn negative_share(&self) -> f64 {
-        share(self.negative, self.n())
+    /// Share of answers with this verdict among all; 0 where nothing was asked.
+    pub fn share(&self, verdict: Verdict) -> f64 {
+        self.count(verdict) as f64 / self.n().max(1) as f64
     }
 
-    /// Wilson 95 % interval of [`Self::positive_share`].
-    pub fn positive_interval(&self) -> (f64, f64) {
-        wilson(self.positive, self.n())
-    }
-
-    /// Wilson 95 % interval of [`Self::negative_share`].
-    pub fn negative_interval(&self) -> (f64, f64) {
-        wilson(self.negative, self.n())
+    /// Wilson 95 % interval of [`Self::share`].
+    pub fn interval(&self, verdict: Verdict) -> (f64, f64) {
+        wilson(self.count(verdict), self.n())
     }
 }
 
@@ -83,10 +82,6 @@ impl Default for Poles {
     }
 }
 
-pub(crate) fn share(count: usize, n: usize) -> f64 {
-    count as f64 / n.max(1) as f64
-}
-
 /// Wilson 95 % interval of a share of `successes` in `n`.
 ///
 /// `(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`, z = 1.96
@@ -100,13 +95,11 @@ pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
     let half = z * (p * (1. - p) / n + z * z / (4. * n * n)).sqrt();
     let whole = 1. + z * z / n;
     // Exact at the ends, where rounding would miss them.
-    let low = if successes == 0 {
-        0.
-    } else {
-        (middle - half) / whole
-    };
-    let high = if p == 1. { 1. } else { (middle + half) / whole };
-    (low, high)
+    match p {
+        0. => (0., (middle + half) / whole),
+        1. => ((middle - half) / whole, 1.),
+        _ => ((middle - half) / whole, (middle + half) / whole),
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! What is left of a tuned behaviour in quantized weights.
 
-use crate::aligned::aligned;
-use crate::measure::Measure;
+use crate::model_row::{Measure, ModelRow};
 use crate::outcomes::{Outcomes, Poles};
 use crate::section::Section;
-use crate::table::{Column, Grid};
+use crate::table::{Column, aligned, grid};
 use serde::{Deserialize, Serialize};
 
-/// Above the table.
-pub(crate) const CAPTION: &str = "Effect retained: the share of what tuning changed in the \
+/// What the columns are.
+const CAPTION: &str = "Effect retained: the share of what tuning changed in the \
 unquantized model that the quantized model still has. It is measured on the balance of the answers \
 (positive minus negative) and on the log-odds, both on the test claims; the smaller share counts. KL: \
 from the same model unquantized, on the neutral texts. Delta: cosine and norm of what is left of the \
@@ -54,90 +53,69 @@ pub struct QuantizedRow {
 
 impl QuantizedRow {
     fn columns(poles: &Poles) -> Vec<Column<Self>> {
-        let words = |heading, name, text: fn(&Self) -> &str, empty: &'static str| {
-            Column::text(heading, name, move |r: &Self| match text(r) {
-                "" => empty.to_owned(),
-                text => text.to_owned(),
+        // The data name a column as its heading does: `delta: norm` is `delta_norm`.
+        let name = |heading: &str| {
+            heading
+                .to_lowercase()
+                .replace(": ", "_")
+                .replace([' ', '-'], "_")
+        };
+        let words = |heading: &str, text: fn(&Self) -> &str, empty: &'static str| {
+            Column::plain(heading, &name(heading), move |r: &Self| match text(r) {
+                "" => Some(empty.to_owned()),
+                text => Some(text.to_owned()),
             })
         };
-        let share = |measure: Measure, get: fn(&Self) -> Option<f64>| {
-            let format = |x: f64| format!("{x:.3}");
-            Column::number(&measure.heading(poles), measure.name(), format, get)
+        let number = |heading: &str, show: fn(f64) -> String, get: fn(&Self) -> Option<f64>| {
+            Column::number(heading, &name(heading), show, get)
+        };
+        let measured = |measure: Measure| {
+            measure.column(poles, move |r: &Self| {
+                measure.of(&ModelRow {
+                    claims: r.claims,
+                    choices: r.choices,
+                    log_odds: Some(r.log_odds),
+                    ..ModelRow::default()
+                })
+            })
         };
         vec![
-            words("model", "model", |r| &r.model, ""),
-            words("rounding", "rounding", |r| &r.rounding, "-"),
-            words("type", "type", |r| &r.wanted, "unquantized"),
-            words("", "types", |r| &r.types, ""),
-            Column::number(
-                "bits",
-                "bits",
-                |x| format!("{x:.2}"),
-                |r: &Self| Some(r.bits),
-            ),
-            Column::count("KB", "", |r: &Self| Some(r.bytes as usize / 1000)),
-            Column::count("", "bytes", |r: &Self| Some(r.bytes as usize)),
-            share(Measure::ClaimsPositive, |r: &Self| {
-                Some(r.claims.positive_share())
-            }),
-            share(Measure::ClaimsNegative, |r: &Self| {
-                Some(r.claims.negative_share())
-            }),
-            share(Measure::ChoicesPositive, |r: &Self| {
-                Some(r.choices?.positive_share())
-            }),
-            share(Measure::ChoicesNegative, |r: &Self| {
-                Some(r.choices?.negative_share())
-            }),
+            words("model", |r| &r.model, ""),
+            words("rounding", |r| &r.rounding, "-"),
+            words("type", |r| &r.wanted, "unquantized"),
+            Column::plain("", "types", |r: &Self| Some(r.types.clone())),
+            number("bits", |x| format!("{x:.2}"), |r| Some(r.bits)),
+            Column::plain("KB", "", |r: &Self| Some(r.bytes / 1000)),
+            Column::plain("", "bytes", |r: &Self| Some(r.bytes)),
+            measured(Measure::ClaimsPositive),
+            measured(Measure::ClaimsNegative),
+            measured(Measure::ChoicesPositive),
+            measured(Measure::ChoicesNegative),
             Column::data("balance", |r: &Self| Some(r.balance)),
-            Column::number(
-                "log-odds",
-                "log_odds",
-                |x| format!("{x:+.2}"),
-                |r: &Self| Some(r.log_odds),
-            ),
-            Column::number(
+            measured(Measure::LogOdds),
+            number(
                 "effect retained",
-                "effect_retained",
                 |x| format!("{x:.2}"),
-                |r: &Self| r.effect_retained,
+                |r| r.effect_retained,
             ),
-            Column::number(
-                "cosine",
-                "cosine",
-                |x| format!("{x:+.3}"),
-                |r: &Self| r.cosine,
-            ),
-            Column::number("KL", "kl", |x| format!("{x:.4}"), |r: &Self| r.divergence),
-            Column::number(
-                "delta: cosine",
-                "delta_cosine",
-                |x| format!("{x:.3}"),
-                |r: &Self| r.delta_cosine,
-            ),
-            Column::number(
-                "delta: norm",
-                "delta_norm",
-                |x| format!("{x:.2}"),
-                |r: &Self| r.delta_norm,
-            ),
-            Column::number("noise", "noise", |x| format!("{x:.2}"), |r: &Self| r.noise),
+            number("cosine", |x| format!("{x:+.3}"), |r| r.cosine),
+            number("KL", |x| format!("{x:.4}"), |r| r.divergence),
+            number("delta: cosine", |x| format!("{x:.3}"), |r| r.delta_cosine),
+            number("delta: norm", |x| format!("{x:.2}"), |r| r.delta_norm),
+            number("noise", |x| format!("{x:.2}"), |r| r.noise),
         ]
     }
 
-    /// The table for people.
-    pub(crate) fn grid(all: &[Self], poles: &Poles) -> Grid {
-        Grid::new(&Self::columns(poles), all)
+    pub(crate) fn section(all: &[Self], poles: &Poles) -> Option<Section> {
+        let section = Section {
+            note: Some(CAPTION.to_owned()),
+            ..Section::new("quantized", "In quantized weights")
+        };
+        section.table(&Self::columns(poles), all)
     }
-}
-
-/// The part of the page about `all`.
-pub(crate) fn section(all: &[QuantizedRow], poles: &Poles) -> Option<Section> {
-    Section::new("quantized", "In quantized weights", CAPTION)
-        .table(&QuantizedRow::columns(poles), all)
 }
 
 /// The rows as aligned text, for a terminal.
 pub fn quantized_table(all: &[QuantizedRow], poles: &Poles) -> String {
-    aligned(&QuantizedRow::grid(all, poles).lines())
+    aligned(&grid(&QuantizedRow::columns(poles), all))
 }

@@ -1,22 +1,39 @@
-//! Everything a report can show.
+//! Everything a report can show, and its files: one HTML page that fetches nothing, its data,
+//! and the tables as Markdown.
 
-use crate::claim::{self, Finding};
+use crate::claim::Finding;
 use crate::cosine_map::CosineMap;
-use crate::dose_curve::{self, DoseCurve};
-use crate::error::Result;
-use crate::layer_cosine::{self, LayerCosine};
-use crate::lens::{self, LensRow};
-use crate::loss_curve::{self, LossCurve};
-use crate::projection_figure::{self, ProjectionFigure};
-use crate::quantized::{self, QuantizedRow};
-use crate::result_table::ResultTable;
-use crate::run_header::RunHeader;
-use crate::sample::{self, Sample};
-use crate::scatter_figure::{self, ScatterFigure};
+use crate::curves::{DoseCurve, LossCurve};
+use crate::direction::{LayerCosine, ProjectionFigure, ScatterFigure};
+use crate::error::{Error, Result};
+use crate::quantized::QuantizedRow;
+use crate::result_table::{ResultTable, SeedRepeats};
 use crate::section::Section;
-use crate::seed_repeats::{self, SeedRepeats};
-use crate::shares;
+use crate::table::{csv, json};
+use crate::words::{LensRow, Sample};
+use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The page, which also tells a report from any other directory.
+pub const PAGE: &str = "index.html";
+
+/// What stands in the head of every page that this crate writes.
+pub const MARK: &str = "<meta name=\"generator\" content=\"reptune\">";
+
+/// How to repeat a run. The names of recipe and model stand in [`ResultTable`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunHeader {
+    /// When, as it is to be printed. The writer asks no clock: same input, same bytes.
+    pub date: String,
+    /// Versions by name: reptune, mistral.rs, the device.
+    pub versions: BTreeMap<String, String>,
+    /// Seeds of the run.
+    pub seeds: Vec<u64>,
+    /// Hashes by the name of what was hashed.
+    pub hashes: BTreeMap<String, String>,
+}
 
 /// What a run found. A part that is empty is left out of the page.
 ///
@@ -71,23 +88,131 @@ pub struct Report {
 
 impl Report {
     /// The parts that are there, in the order of the page: answers, then where they come from.
-    pub(crate) fn sections(&self) -> Result<Vec<Section>> {
+    fn sections(&self) -> Result<Vec<Section>> {
         let poles = &self.results.poles;
         let parts = [
             self.results.section(),
-            shares::section(&self.results),
-            seed_repeats::section(&self.repeats, poles),
-            claim::section(&self.findings),
-            quantized::section(&self.quantized, poles),
+            self.results.shares(),
+            SeedRepeats::section(&self.repeats, poles),
+            Finding::section(&self.findings),
+            QuantizedRow::section(&self.quantized, poles),
             self.cosine_map.section()?,
-            layer_cosine::section(&self.layers),
-            projection_figure::section(&self.projections),
-            scatter_figure::section(&self.scatters),
-            lens::section(&self.lens),
-            dose_curve::section(&self.doses, poles),
-            loss_curve::section(&self.losses),
-            sample::section(&self.samples),
+            LayerCosine::section(&self.layers),
+            ProjectionFigure::section(&self.projections),
+            ScatterFigure::section(&self.scatters),
+            LensRow::section(&self.lens),
+            DoseCurve::section(&self.doses, poles),
+            LossCurve::section(&self.losses),
+            Sample::section(&self.samples),
         ];
         Ok(parts.into_iter().flatten().collect())
     }
+
+    /// Every file of the report with its content: `index.html`, `recipe.toml` and `data/`.
+    ///
+    /// The same report gives the same bytes.
+    ///
+    /// # Errors
+    /// When parts do not fit together.
+    pub fn files(&self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+        let sections = self.sections()?;
+        let page = self.html(&sections).map_err(|e| Error::write("page", e))?;
+        let mut files = vec![(PathBuf::from(PAGE), page.into_bytes())];
+        if !self.recipe.is_empty() {
+            files.push(("recipe.toml".into(), self.recipe.clone().into_bytes()));
+        }
+        for Section { file, data, .. } in sections.iter().filter(|s| !s.file.is_empty()) {
+            let path = |ending: &str| PathBuf::from(format!("data/{file}.{ending}"));
+            files.push((path("csv"), csv(file, data)?));
+            files.push((path("json"), json(data)));
+        }
+        Ok(files)
+    }
+
+    /// The page. The template's name makes minijinja escape every value.
+    fn html(&self, sections: &[Section]) -> std::result::Result<String, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.add_filter("class", class);
+        environment.add_template(PAGE, include_str!("index.html.jinja"))?;
+        environment.get_template(PAGE)?.render(context! {
+            style => include_str!("style.css"),
+            recipe => self.results.recipe,
+            recipe_hash => self.results.recipe_hash,
+            model => self.results.model,
+            header => self.header,
+            recipe_text => self.recipe,
+            sections,
+        })
+    }
+
+    /// The tables of results, seeds, claims and quantized models as Markdown, for documents that
+    /// quote them.
+    pub fn markdown(&self) -> String {
+        let (r, poles) = (&self.results, &self.results.poles);
+        let names = [&r.recipe, &r.model, &self.header.date].map(|n| escaped(n));
+        let named: Vec<String> = names.into_iter().filter(|n| !n.is_empty()).collect();
+        let mut parts = vec![format!("## {}", named.join(", "))];
+        if let Some(results) = r.section() {
+            parts.push("Shares with Wilson 95 % intervals.".into());
+            let question = escaped(&r.sample_question);
+            let note = results
+                .note
+                .map(|_| format!("Question of the samples: {question}"));
+            parts.extend(note);
+            parts.push(table(&results.table));
+        }
+        let seeds = "Mean over the seeds, with the least and the largest.";
+        let others = [
+            (SeedRepeats::section(&self.repeats, poles), Some(seeds)),
+            (Finding::section(&self.findings), None),
+            (QuantizedRow::section(&self.quantized, poles), None),
+        ];
+        for (section, caption) in others {
+            let Some(section) = section else { continue };
+            parts.push(format!("### {}", section.title));
+            parts.extend(caption.map(str::to_owned).or(section.note));
+            parts.push(table(&section.table));
+        }
+        format!("{}\n", parts.join("\n\n"))
+    }
+}
+
+/// The class of a table's cell: short ones that begin with a digit are numbers and must not wrap.
+fn class(text: &str) -> &'static str {
+    let digits = text.trim_start_matches(['-', '+', '.']);
+    let number = digits.starts_with(|c: char| c.is_ascii_digit());
+    match number && text.chars().count() < 24 {
+        true => "number",
+        false => "text",
+    }
+}
+
+/// Markdown of a cell that can do no harm to the table or the page around it.
+fn escaped(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    for c in cell.trim().chars() {
+        match c {
+            '<' => text.push_str("&lt;"),
+            '&' => text.push_str("&amp;"),
+            '\n' => text.push_str("<br>"),
+            '\r' => {}
+            '\\' | '|' | '*' | '_' | '`' | '[' | ']' => text.extend(['\\', c]),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// A table in Markdown.
+fn table(rows: &[Vec<String>]) -> String {
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().map(|c| escaped(c)).collect();
+        format!("| {} |", cells.join(" | "))
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let columns = rows.first().map_or(0, Vec::len);
+    lines.insert(1, format!("|{}", " --- |".repeat(columns)));
+    lines.join("\n")
 }

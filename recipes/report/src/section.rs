@@ -1,25 +1,12 @@
 //! A part of the page: a title, what to look for, and figures or a table.
 
 use crate::canvas::Ink;
-use crate::sheet::{Cell, Sheet};
-use crate::table::{Column, Grid};
+use crate::table::{Cell, Column, grid, sheet};
 use serde::Serialize;
 
-/// One figure.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Plot {
-    /// What it shows, above it; empty if the section's title says it.
-    pub(crate) title: String,
-    /// The drawing, escaped and themed.
-    pub(crate) svg: String,
-}
-
-/// What a colour stands for.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Key {
-    name: String,
-    ink: &'static str,
-}
+/// One figure: what it shows, empty if the section's title says it, and the drawing, escaped and
+/// themed.
+pub(crate) type Plot = (String, String);
 
 /// One part of the page.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -28,42 +15,42 @@ pub(crate) struct Section {
     pub(crate) id: &'static str,
     /// Title.
     pub(crate) title: &'static str,
-    /// What to look for, in a line.
-    pub(crate) caption: &'static str,
-    /// A second line.
+    /// A line about it, after the caption that the template has for it.
     pub(crate) note: Option<String>,
-    /// What the colours stand for.
-    pub(crate) legend: Vec<Key>,
+    /// Names and their colours.
+    pub(crate) legend: Vec<(String, Ink)>,
     /// Figures, side by side where there is room.
     pub(crate) plots: Vec<Plot>,
-    /// Table.
-    pub(crate) table: Option<Grid>,
+    /// Table, its header first.
+    pub(crate) table: Vec<Vec<String>>,
     /// Generations, side by side.
     pub(crate) samples: minijinja::Value,
-    /// The data it shows.
+    /// Name of the files of its data, without extension; empty if it has none.
+    pub(crate) file: String,
+    /// Its data, with a header.
     #[serde(skip)]
-    pub(crate) sheet: Option<Sheet>,
+    pub(crate) data: Vec<Vec<Cell>>,
 }
 
 impl Section {
     /// A section without content.
-    pub(crate) fn new(id: &'static str, title: &'static str, caption: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str, title: &'static str) -> Self {
         Self {
             id,
             title,
-            caption,
             ..Self::default()
         }
     }
 
     /// With what the colours stand for.
-    pub(crate) fn legend(self, keys: &[(&str, Ink)]) -> Self {
-        let key = |(name, ink): &(&str, Ink)| Key {
-            name: (*name).to_owned(),
-            ink: ink.name(),
-        };
-        let legend = keys.iter().map(key).collect();
-        Self { legend, ..self }
+    pub(crate) fn legend<const N: usize>(mut self, keys: [(&str, Ink); N]) -> Self {
+        self.legend = keys.map(|(name, ink)| (name.to_owned(), ink)).into();
+        self
+    }
+
+    /// With the names of the positives and of the negatives.
+    pub(crate) fn sides(self, positive: &str, negative: &str) -> Self {
+        self.legend([(positive, Ink::POSITIVE), (negative, Ink::NEGATIVE)])
     }
 
     /// With figures; none if there are none.
@@ -71,37 +58,29 @@ impl Section {
         (!plots.is_empty()).then_some(Self { plots, ..self })
     }
 
-    /// With data.
-    pub(crate) fn data(self, sheet: Sheet) -> Self {
-        let sheet = Some(sheet);
-        Self { sheet, ..self }
+    /// With data: `rows` are tuples, as long as `columns`.
+    pub(crate) fn data<R: Serialize>(
+        self,
+        columns: &[&str],
+        rows: impl Iterator<Item = R>,
+    ) -> Self {
+        let cells = |row| match serde_json::to_value(row) {
+            Ok(Cell::Array(cells)) => cells,
+            _ => Vec::new(), // Refused by the CSV.
+        };
+        let head = columns.iter().map(|c| Cell::from(*c)).collect();
+        self.sheet(std::iter::once(head).chain(rows.map(cells)).collect())
     }
 
-    /// With a table of `rows`, whose data have the section's id as their name; none if
-    /// there are none.
-    pub(crate) fn table<T>(self, columns: &[Column<T>], rows: &[T]) -> Option<Self> {
-        (!rows.is_empty()).then(|| Self {
-            table: Some(Grid::new(columns, rows)),
-            sheet: Some(Sheet::of(self.id, columns, rows)),
-            ..self
-        })
+    /// With data that have a header.
+    pub(crate) fn sheet(self, data: Vec<Vec<Cell>>) -> Self {
+        let file = self.id.replace('-', "_");
+        Self { file, data, ..self }
     }
-}
 
-/// A line of data for every value of the positives and of the negatives of a layer.
-pub(crate) fn both_sets<V>(
-    layer: usize,
-    (positive, negative): (&[V], &[V]),
-    cells: impl Fn(&V) -> Vec<Cell>,
-) -> Vec<Vec<Cell>> {
-    let sets = [("positive", positive), ("negative", negative)];
-    let line = |set: &str, value: &V| {
-        let mut line = vec![Cell::from(layer), Cell::from(set)];
-        line.extend(cells(value));
-        line
-    };
-    let lines = sets
-        .into_iter()
-        .flat_map(|(set, values)| values.iter().map(move |v| (set, v)));
-    lines.map(|(set, value)| line(set, value)).collect()
+    /// With a table of `rows` and its data; none if there are none.
+    pub(crate) fn table<T>(mut self, columns: &[Column<T>], rows: &[T]) -> Option<Self> {
+        self.table = grid(columns, rows);
+        (!rows.is_empty()).then(|| self.sheet(sheet(columns, rows)))
+    }
 }

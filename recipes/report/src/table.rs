@@ -1,38 +1,26 @@
-//! A table of things: its columns, named once for people and once for programs.
+//! A table of things: its columns, named once for people and once for programs; as text and as
+//! data.
 
-use crate::number::interval;
-use crate::outcomes::{Outcomes, Poles, share, wilson};
-use crate::sheet::{Cell, Sheet};
+use crate::error::{Error, Result};
+use crate::outcomes::{Outcomes, Poles, Verdict};
 use serde::Serialize;
+use serde_json::Value;
 
-/// A text cell.
-#[derive(Debug, Clone, Serialize)]
-struct Field {
-    text: String,
-    kind: &'static str,
-}
+/// A value of a table as data: words, a count, a number, or null where nothing was measured. A
+/// number that is not finite becomes null.
+pub(crate) type Cell = Value;
 
-/// A table of text; its first column names the rows.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Grid {
-    head: Vec<String>,
-    rows: Vec<Vec<Field>>,
-}
-
-/// What a column shows of one thing: text for people, and for programs one cell for each of
-/// the column's names.
-pub(crate) type Entry = (String, Vec<Cell>);
-
-/// What a column shows of a `T`; none where there is nothing to show.
-type EntryOf<T> = Box<dyn Fn(&T) -> Option<Entry>>;
+/// What a column shows of a `T`: text for people, and for programs one cell for each of the
+/// column's names; none where there is nothing to show.
+type Entry<T> = Box<dyn Fn(&T) -> Option<(String, Vec<Cell>)>>;
 
 /// A column of a table of `T`.
 pub(crate) struct Column<T> {
-    /// Above it; none if people are not shown it.
-    heading: Option<String>,
+    /// Above it; empty if people are not shown it.
+    heading: String,
     /// Its columns in the data; none if programs are not given it.
     names: Vec<String>,
-    entry: EntryOf<T>,
+    entry: Entry<T>,
 }
 
 impl<T> Column<T> {
@@ -40,45 +28,27 @@ impl<T> Column<T> {
     /// it from people, an empty name from programs.
     pub(crate) fn new(
         heading: &str,
-        names: &[&str],
-        entry: impl Fn(&T) -> Option<Entry> + 'static,
+        names: impl IntoIterator<Item = impl Into<String>>,
+        entry: impl Fn(&T) -> Option<(String, Vec<Cell>)> + 'static,
     ) -> Self {
+        let names = names.into_iter().map(Into::into);
         Self {
-            heading: (!heading.is_empty()).then(|| heading.to_owned()),
-            names: names
-                .iter()
-                .filter(|n| !n.is_empty())
-                .map(|n| (*n).to_owned())
-                .collect(),
+            heading: heading.to_owned(),
+            names: names.filter(|n: &String| !n.is_empty()).collect(),
             entry: Box::new(entry),
         }
     }
 
-    /// A column of one value, shown as `show` writes it.
-    fn one<V: Into<Cell>>(
+    /// Words, or how many.
+    pub(crate) fn plain<V: Into<Cell> + ToString>(
         heading: &str,
         name: &str,
-        show: impl Fn(&V) -> String + 'static,
         value: impl Fn(&T) -> Option<V> + 'static,
     ) -> Self {
-        Self::new(heading, &[name], move |t| {
+        Self::new(heading, [name], move |t| {
             let value = value(t)?;
-            Some((show(&value), vec![value.into()]))
+            Some((value.to_string(), vec![value.into()]))
         })
-    }
-
-    /// Words.
-    pub(crate) fn text(heading: &str, name: &str, text: impl Fn(&T) -> String + 'static) -> Self {
-        Self::one(heading, name, String::clone, move |t| Some(text(t)))
-    }
-
-    /// How many.
-    pub(crate) fn count(
-        heading: &str,
-        name: &str,
-        count: impl Fn(&T) -> Option<usize> + 'static,
-    ) -> Self {
-        Self::one(heading, name, usize::to_string, count)
     }
 
     /// A number, shown as `format` writes it. One that is not finite was not measured.
@@ -88,8 +58,10 @@ impl<T> Column<T> {
         format: fn(f64) -> String,
         number: impl Fn(&T) -> Option<f64> + 'static,
     ) -> Self {
-        let finite = move |t: &T| number(t).filter(|x| x.is_finite());
-        Self::one(heading, name, move |x| format(*x), finite)
+        Self::new(heading, [name], move |t| {
+            let number = number(t).filter(|x| x.is_finite())?;
+            Some((format(number), vec![number.into()]))
+        })
     }
 
     /// A number that only programs are given.
@@ -97,85 +69,107 @@ impl<T> Column<T> {
         Self::number("", name, |_| String::new(), number)
     }
 
-    /// Both shares with their Wilson intervals, and the number of items.
+    /// Both shares with their Wilson intervals, as `0.830 [.77, .88]`, and the number of items.
     pub(crate) fn outcomes(
         (heading, name): (&str, &str),
         poles: &Poles,
         outcomes: impl Fn(&T) -> Option<Outcomes> + Copy + 'static,
     ) -> [Self; 3] {
-        let side = |pole: &str, side: &str, count: fn(&Outcomes) -> usize| {
+        let side = |pole: &str, side: &str, verdict: Verdict| {
             let names = ["", "_share", "_low", "_high"].map(|e| format!("{name}_{side}{e}"));
-            let names = names.each_ref().map(String::as_str);
-            Self::new(&format!("{heading}: {pole}"), &names, move |t| {
+            Self::new(&format!("{heading}: {pole}"), names, move |t| {
                 let outcomes = outcomes(t)?;
-                let (count, n) = (count(&outcomes), outcomes.n());
-                let (low, high) = wilson(count, n);
-                let numbers = [share(count, n), low, high].map(Cell::from);
-                let cells = [Cell::from(count)].into_iter().chain(numbers);
-                Some((interval(count, n), cells.collect()))
+                let (share, (low, high)) = (outcomes.share(verdict), outcomes.interval(verdict));
+                let [from, to] = [low, high].map(|x| format!("{x:.2}").replacen("0.", ".", 1));
+                let count = Cell::from(outcomes.count(verdict));
+                let cells = vec![count, share.into(), low.into(), high.into()];
+                Some((format!("{share:.3} [{from}, {to}]"), cells))
             })
         };
         [
-            side(&poles.positive, "positive", |o| o.positive),
-            side(&poles.negative, "negative", |o| o.negative),
-            Self::count("n", &format!("{name}_n"), move |t| Some(outcomes(t)?.n())),
+            side(&poles.positive, "positive", Verdict::Positive),
+            side(&poles.negative, "negative", Verdict::Negative),
+            Self::plain("n", &format!("{name}_n"), move |t| Some(outcomes(t)?.n())),
         ]
     }
 }
 
-impl Grid {
-    /// The table for people. Columns that have nothing for any of `rows` are left out.
-    pub(crate) fn new<T>(columns: &[Column<T>], rows: &[T]) -> Self {
-        let shown = columns
-            .iter()
-            .filter_map(|c| Some((c.heading.clone()?, c)))
-            .filter(|(_, c)| rows.iter().any(|r| (c.entry)(r).is_some()));
-        let (head, shown): (Vec<String>, Vec<&Column<T>>) = shown.unzip();
-        let field = |row: &T, column: &Column<T>| {
-            let text = (column.entry)(row).map_or_else(|| "-".into(), |e| e.0);
-            Field {
-                kind: kind(&text),
-                text,
-            }
-        };
-        let rows = rows.iter();
-        Self {
-            head,
-            rows: rows
-                .map(|row| shown.iter().map(|c| field(row, c)).collect())
-                .collect(),
-        }
-    }
-
-    /// All cells, header first.
-    pub(crate) fn lines(&self) -> Vec<Vec<String>> {
-        let rows = self.rows.iter();
-        let rows = rows.map(|row| row.iter().map(|cell| cell.text.clone()).collect());
-        std::iter::once(self.head.clone()).chain(rows).collect()
-    }
+/// The name of an enum's value in JSON.
+pub(crate) fn name_in_json(value: &impl Serialize) -> String {
+    let name = serde_json::to_value(value).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
 }
 
-impl Sheet {
-    /// The table for programs, in which every column stands.
-    pub(crate) fn of<T>(name: &'static str, columns: &[Column<T>], rows: &[T]) -> Self {
-        let cells = |row: &T, column: &Column<T>| match (column.entry)(row) {
-            Some(_) if column.names.is_empty() => Vec::new(),
-            Some((_, cells)) => cells,
-            None => vec![Cell::Null; column.names.len()],
-        };
-        let names = columns.iter().flat_map(|c| c.names.clone());
-        let rows = rows.iter();
-        let rows = rows.map(|row| columns.iter().flat_map(|c| cells(row, c)).collect());
-        Self::new(name, names, rows)
-    }
+/// The table for people, its header first; the first column names the rows. Columns that have
+/// nothing for any of `rows` are left out.
+pub(crate) fn grid<T>(columns: &[Column<T>], rows: &[T]) -> Vec<Vec<String>> {
+    let any = |c: &Column<T>| rows.iter().any(|r| (c.entry)(r).is_some());
+    let shown = columns.iter().filter(|c| !c.heading.is_empty() && any(c));
+    let shown: Vec<&Column<T>> = shown.collect();
+    let text = |row, c: &Column<T>| (c.entry)(row).map_or_else(|| "-".into(), |e| e.0);
+    let line = |row| shown.iter().map(|c| text(row, c)).collect();
+    let head = shown.iter().map(|c| c.heading.clone()).collect();
+    std::iter::once(head).chain(rows.iter().map(line)).collect()
 }
 
-/// Short cells that begin with a digit are numbers and must not wrap.
-fn kind(text: &str) -> &'static str {
-    let digits = text.trim_start_matches(['-', '+', '.']);
-    let number = digits.starts_with(|c: char| c.is_ascii_digit());
-    match number && text.chars().count() < 24 {
-        true => "number",
-        false => "text",
-    }
+/// An aligned table for a terminal: the first row is the header, all cells are left-aligned.
+pub fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(c));
+        cells.map(|s| s.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(cell, w)| format!("{cell:<w$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let rule: Vec<String> = widths.iter().map(|w| "-".repeat(*w)).collect();
+    lines.insert(1.min(lines.len()), rule.join("  "));
+    lines.join("\n")
+}
+
+/// The table for programs, its header first, in which every column stands.
+pub(crate) fn sheet<T>(columns: &[Column<T>], rows: &[T]) -> Vec<Vec<Cell>> {
+    let cells = |row, column: &Column<T>| {
+        let mut cells = (column.entry)(row).map_or_else(Vec::new, |e| e.1);
+        cells.resize(column.names.len(), Cell::Null);
+        cells
+    };
+    let line = |row| columns.iter().flat_map(|c| cells(row, c)).collect();
+    let names = columns.iter().flat_map(|c| c.names.clone());
+    let head = names.map(Cell::from).collect();
+    std::iter::once(head).chain(rows.iter().map(line)).collect()
+}
+
+/// `rows` as CSV, with the digits of the JSON.
+///
+/// # Errors
+/// When a row is not as long as the first.
+pub(crate) fn csv(name: &str, rows: &[Vec<Cell>]) -> Result<Vec<u8>> {
+    let text = |cell: &Cell| match cell {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut rows = rows.iter();
+    rows.try_for_each(|row| writer.write_record(row.iter().map(text)))
+        .and_then(|()| Ok(writer.into_inner().map_err(|e| e.into_error())?))
+        .map_err(|e| Error::write(name, e))
+}
+
+/// `rows` as a JSON list with an object for each row, whose keys are the first row.
+pub(crate) fn json(rows: &[Vec<Cell>]) -> Vec<u8> {
+    let name = |cell: &Cell| cell.as_str().unwrap_or_default().to_owned();
+    let names: Vec<String> = rows.iter().take(1).flatten().map(name).collect();
+    let object = |row: &Vec<Cell>| {
+        let cells = names.iter().cloned().zip(row.iter().cloned());
+        Value::Object(cells.collect()).to_string()
+    };
+    // One row a line: readable, and small in a diff.
+    let rows: Vec<String> = rows.iter().skip(1).map(object).collect();
+    format!("[\n{}\n]\n", rows.join(",\n")).into_bytes()
 }

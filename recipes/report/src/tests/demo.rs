@@ -296,7 +296,7 @@ pub(super) fn study(size: Size) -> Report {
         quantized: vec![
             quantized("base", "", 32., None),
             quantized("in- & lie", "", 32., Some(1.)),
-            quantized("in- & lie", "calibrated", 4.5, Some(0.97)),
+            quantized("in- & lie", "bias-corrected", 4.5, Some(0.97)),
         ],
         header: RunHeader {
             date: "2026-01-02".into(),
