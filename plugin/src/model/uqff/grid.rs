@@ -44,7 +44,7 @@ impl BlockQuantizer for Blocks {
     fn round(&self, columns: &Tensor) -> Result<Tensor> {
         let columns = columns.contiguous()?;
         Ok(match self.stored {
-            // mistral.rs dequantizes by way of f16
+            // mistral.rs itself dequantizes through f16
             WeightType::Ggml(t) => QTensor::quantize(&columns, t)?.dequantize(columns.device())?,
             stored => {
                 let stored = stored.quantize(&columns)?;
