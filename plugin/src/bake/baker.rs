@@ -3,10 +3,10 @@
 use super::plan::{BakePlan, writes_to_stream};
 use super::refused;
 use crate::error::{Error, Result};
-use crate::model::Source;
 use crate::model::uqff::{
-    self, BakedSteering, EMBEDDINGS, Entry, Provenance, UQFF, UqffDirectory, UqffWriter, WeightType,
+    self, BakedSteering, Entry, UQFF, UqffDirectory, UqffProvenance, UqffWriter, WeightType,
 };
+use crate::model::{EMBEDDINGS, Source};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -159,7 +159,7 @@ impl Baker<'_> {
                 "the doses there have none at this module; bake into a new directory",
             ));
         }
-        let provenance = Provenance::read(&path, &shared.metadata())?;
+        let provenance = UqffProvenance::read(&path, &shared.metadata())?;
         let found = provenance.map_or("no provenance".to_owned(), |p| p.model_fingerprint);
         if found != spec.fingerprint {
             let hint = "name the model that the directory was baked from";
@@ -309,8 +309,8 @@ impl Baker<'_> {
         dose.interventions.iter().map(BakedSteering::of).collect()
     }
 
-    fn dose_provenance(&self, dose: &DoseFile) -> Result<Provenance> {
-        Ok(Provenance {
+    fn dose_provenance(&self, dose: &DoseFile) -> Result<UqffProvenance> {
+        Ok(UqffProvenance {
             shared: Some(SHARED.to_owned()),
             steering: self.steering(dose)?,
             ..self.source.provenance()?

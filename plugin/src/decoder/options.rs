@@ -29,16 +29,13 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// # Errors
-    /// When the device has no products in the dtype.
+    /// Refuses a dtype in which the device has no products.
     pub(super) fn check(&self) -> Result<()> {
-        match self.dtype {
-            DType::BF16 if self.device.is_cpu() => {
-                let hint = "leave it at f32, in which the CPU computes";
-                Err(Error::value("dtype", "f32 on the CPU", "bf16", hint).into())
-            }
-            _ => Ok(()),
+        if self.dtype == DType::BF16 && self.device.is_cpu() {
+            let hint = "leave it at f32, in which the CPU computes";
+            return Err(Error::value("dtype", "f32 on the CPU", "bf16", hint).into());
         }
+        Ok(())
     }
 }
 
@@ -53,13 +50,9 @@ pub fn parse_device(name: &str) -> Result<Device> {
         ("cuda", Ok(number)) => Device::new_cuda(number),
         ("metal", Ok(number)) => Device::new_metal(number),
         _ => {
-            let (found, hint) = (
-                format!("`{name}`"),
-                "the number is that of the device, from 0",
-            );
-            return Err(
-                Error::value("device", "cpu, cuda, cuda:1, .. or metal", found, hint).into(),
-            );
+            let (expected, found) = ("cpu, cuda, cuda:1, .. or metal", format!("`{name}`"));
+            let hint = "the number is that of the device, from 0";
+            return Err(Error::value("device", expected, found, hint).into());
         }
     };
     device.map_err(|e| {
@@ -90,12 +83,7 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
 /// When mistral.rs does not know it.
 pub fn parse_isq(name: &str) -> Result<IsqType> {
     mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
-        Error::value(
-            "quantization",
-            "a type of mistral.rs such as q8_0 or q4k",
-            format!("`{name}`"),
-            reason,
-        )
-        .into()
+        let expected = "a type of mistral.rs such as q8_0 or q4k";
+        Error::value("quantization", expected, format!("`{name}`"), reason).into()
     })
 }

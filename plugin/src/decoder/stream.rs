@@ -1,15 +1,13 @@
 //! A model run block by block over prompts, for work that holds one block at a time.
 
-use super::block::{Block, Context};
+use super::block::{Block, Context, Listener, Weight};
 use super::load::linear;
 use super::rotation::RotationTable;
-use super::weight::Weight;
 use crate::error::Result;
 use crate::model::LlamaConfig;
 use crate::model::uqff::Entry;
-use candle_core::{Device, Tensor};
-use reptune_adapters::model::Ancestors;
-use reptune_adapters::model::ModuleKind;
+use candle_core::{DType, Device, Tensor};
+use reptune_adapters::model::{Ancestors, ModuleKind};
 use reptune_adapters::ops::{Rotation, rms_norm};
 use reptune_adapters::rounding::LayerInputs;
 use reptune_adapters::{GradientCheckpointing, KeyValueCache, PrefixTree};
@@ -21,7 +19,7 @@ use std::sync::Arc;
 pub struct Stream {
     x: Tensor,
     rotation: Rotation,
-    ancestry: Arc<Ancestors>,
+    ancestors: Arc<Ancestors>,
     head_dim: usize,
     eps: f64,
 }
@@ -48,7 +46,7 @@ impl Stream {
         Ok(Self {
             x: embeddings.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
-            ancestry: Arc::new(batch.ancestry(0..batch.len())),
+            ancestors: Arc::new(batch.ancestry(0..batch.len())),
             head_dim: config.head_dim(),
             eps: config.rms_norm_eps,
         })
@@ -66,25 +64,24 @@ impl Stream {
         weights: &[Tensor],
     ) -> Result<BTreeMap<ModuleKind, LayerInputs>> {
         let weights = weights.iter().cloned().map(Weight::Trained).collect();
-        let heard = RefCell::new(BTreeMap::new());
+        let inputs = RefCell::new(BTreeMap::new());
         let listen = |p: ModuleKind, x: &Tensor| {
             if shared_input(p) == p {
-                heard.borrow_mut().insert(p, LayerInputs::of(x)?);
+                inputs.borrow_mut().insert(p, LayerInputs::of(x)?);
             }
             Ok(())
         };
         self.run(layer, weights, Some(&listen))?;
-        Ok(heard.into_inner())
+        Ok(inputs.into_inner())
     }
 
-    /// Goes through the next block as its `entries`, in the order of
-    /// [`ModuleKind::ALL`], compute it.
+    /// Runs the next block with the weights `entries`, in the order of [`ModuleKind::ALL`].
     ///
     /// # Errors
     /// When mistral.rs refuses an entry.
     pub fn advance(&mut self, layer: &Layer, entries: &[Entry]) -> Result<()> {
         let all = entries.iter().zip(ModuleKind::ALL);
-        let weights = all.map(|(entry, p)| linear(entry, p));
+        let weights = all.map(|(e, kind)| linear(e, Some(kind), DType::F32, &Device::Cpu));
         self.x = self.run(layer, weights.collect::<Result<_>>()?, None)?;
         Ok(())
     }
@@ -102,7 +99,7 @@ impl Stream {
         &self,
         layer: &Layer,
         weights: Vec<Weight>,
-        listener: Option<super::block::Listener>,
+        listener: Option<Listener>,
     ) -> Result<Tensor> {
         let Ok(weights) = weights.try_into() else {
             unreachable!("one weight for each of the seven target modules")
@@ -111,7 +108,7 @@ impl Stream {
         let block = Block::new(layer.layer, self.head_dim, self.eps, norms, weights);
         let context = Context {
             rotation: &self.rotation,
-            ancestry: &self.ancestry,
+            ancestors: &self.ancestors,
             adapter: None,
             listener,
             middle: None,

@@ -3,7 +3,7 @@
 use super::{Inspection, Progress, counted, extension, ranges};
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{HEAD, Provenance, index};
+use crate::model::uqff::{HEAD, UqffProvenance, index};
 use reptune_adapters::formats::gguf::{Gguf, TensorInfo};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -206,7 +206,7 @@ pub(super) fn uqff(path: &Path, progress: Progress) -> Result<Inspection> {
     }
 }
 
-fn provenance_facts(report: Inspection, p: &Provenance) -> Inspection {
+fn provenance_facts(report: Inspection, p: &UqffProvenance) -> Inspection {
     let steering = p.steering.iter().map(|s| match (s.operator, s.point) {
         (operator, HookPoint::Everywhere) => format!("{operator} everywhere"),
         (operator, point) => {

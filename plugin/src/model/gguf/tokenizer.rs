@@ -41,7 +41,7 @@ impl GgufLlama {
             let found = format!("{} of {}", vocab.len(), tokens.len());
             return Err(self.wrong("tokenizer.ggml.tokens", "different tokens", found));
         }
-        let rows = self.rows("token_embd.weight")?;
+        let rows = self.vocabulary()?;
         if tokens.len() != rows {
             let expected = format!("{rows} tokens, as many as embeddings");
             let found = tokens.len().to_string();
@@ -65,13 +65,12 @@ impl GgufLlama {
             "llama" => self.pieces(&tokens, vocab)?,
             other => {
                 let found = format!("`{other}`");
-                let known = "`gpt2` or `llama`; else put the model's tokenizer.json beside it";
+                let known = "`gpt2` or `llama`; else put the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.model", known, found));
             }
         };
         let special = |which: &str| {
-            let id = self.value(&format!("tokenizer.ggml.{which}_token_id"))?;
-            let id = id.to_u32().ok()? as usize;
+            let id = self.token_id(which)? as usize;
             Some((id, *tokens.get(id)?))
         };
         let bos = special("bos");
@@ -111,8 +110,8 @@ impl GgufLlama {
             return Ok(vec![1; count]);
         };
         let list = value.to_vec().ok().filter(|l| l.len() == count);
-        let list = list
-            .ok_or_else(|| self.wrong(key, &format!("{count} numbers"), "another list".into()))?;
+        let expected = format!("{count} numbers");
+        let list = list.ok_or_else(|| self.wrong(key, &expected, "another list".into()))?;
         let number = |v: &Field| v.to_i32().map_or(1, i64::from);
         Ok(list.iter().map(number).collect())
     }
@@ -146,10 +145,8 @@ impl GgufLlama {
     /// Byte-level BPE.
     fn byte_level(&self, vocab: Map<String, Value>, types: &[i64]) -> Result<Parts> {
         let merges = self.merges(&vocab, types)?;
-        let pre = match self.value("tokenizer.ggml.pre") {
-            Some(_) => self.text("tokenizer.ggml.pre")?,
-            None => "default",
-        };
+        let pre = self.optional("tokenizer.ggml.pre", Self::text)?;
+        let pre = pre.unwrap_or("default");
         let llama_3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
         let words = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
         let cut = |patterns: &[&str]| {
@@ -168,7 +165,7 @@ impl GgufLlama {
             "gpt-2" => words(true),
             other => {
                 let known =
-                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
+                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.pre", known, format!("`{other}`")));
             }
         };
@@ -188,40 +185,30 @@ impl GgufLlama {
     /// SentencePiece's BPE: the pair whose union has the best score is merged first.
     fn pieces(&self, tokens: &[&str], vocab: Map<String, Value>) -> Result<Parts> {
         let key = "tokenizer.ggml.scores";
-        let scores: Option<Vec<f32>> = self
-            .value(key)
-            .and_then(|v| v.to_vec().ok())
-            .map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
-        let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| {
-            self.wrong(
-                key,
-                &format!("{} numbers", tokens.len()),
-                "another list".into(),
-            )
+        let list = self.value(key).and_then(|v| v.to_vec().ok());
+        let scores = list.map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
+        let scores: Option<Vec<f32>> = scores.filter(|s: &Vec<f32>| s.len() == tokens.len());
+        let scores = scores.ok_or_else(|| {
+            let expected = format!("{} numbers", tokens.len());
+            self.wrong(key, &expected, "another list".into())
         })?;
         let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new(); // left, right, both
         for (id, token) in tokens.iter().enumerate() {
-            let cuts = token
-                .char_indices()
-                .skip(1)
-                .map(|(at, _)| token.split_at(at));
-            let mut all: Vec<_> = cuts
-                .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)))
-                .collect();
+            let cuts = token.char_indices().skip(1);
+            let cuts = cuts.map(|(at, _)| token.split_at(at));
+            let pairs = cuts.filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)));
+            let mut all: Vec<_> = pairs.collect();
             all.sort_unstable();
             merges.extend(all);
         }
         // stable: of equal scores the earlier piece comes first
         merges.sort_by(|a, b| scores[b.2].total_cmp(&scores[a.2]));
-        let merges: Vec<String> = merges
-            .iter()
-            .map(|(l, r, _)| format!("{} {}", tokens[*l], tokens[*r]))
-            .collect();
-        let prefix = match self.value("tokenizer.ggml.add_space_prefix") {
-            Some(value) => value.to_bool().unwrap_or(true),
-            None => true,
-        };
+        let merges = merges.iter();
+        let merges = merges.map(|(l, r, _)| format!("{} {}", tokens[*l], tokens[*r]));
+        let merges: Vec<String> = merges.collect();
+        let prefix = self.value("tokenizer.ggml.add_space_prefix");
+        let prefix = prefix.is_none_or(|value| value.to_bool().unwrap_or(true));
         let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let normalizer = match prefix {
             true => {
@@ -237,8 +224,7 @@ impl GgufLlama {
         if prefix {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let unknown = self.value("tokenizer.ggml.unknown_token_id");
-        let unknown = unknown.and_then(|v| v.to_u32().ok()).unwrap_or(0) as usize;
+        let unknown = self.token_id("unknown").unwrap_or(0) as usize;
         Ok(Parts {
             starts: true,
             normalizer,
