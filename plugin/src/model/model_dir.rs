@@ -130,15 +130,11 @@ impl ModelDir {
     }
 }
 
-/// Name, length and time of change of a file: they stand for its content.
+/// Name, length and time of change of a file, which represent its content.
 fn stamp(path: &Path) -> std::io::Result<String> {
-    let metadata = std::fs::metadata(path)?;
-    let changed = metadata.modified().ok();
-    Ok(format!(
-        "{:?} {} {changed:?}",
-        path.file_name(),
-        metadata.len()
-    ))
+    let (name, metadata) = (path.file_name(), std::fs::metadata(path)?);
+    let (length, changed) = (metadata.len(), metadata.modified().ok());
+    Ok(format!("{name:?} {length} {changed:?}"))
 }
 
 #[cfg(test)]

@@ -35,14 +35,10 @@ fn types(row: usize) -> [WeightType; 6] {
     use WeightType::{Afq, Ggml};
     match row.is_multiple_of(256) {
         true => [G::Q2K, G::Q3K, G::Q4K, G::Q5K, G::Q6K, G::Q8_0].map(Ggml),
-        false => [
-            Afq(2),
-            Afq(3),
-            Ggml(G::Q4_0),
-            Ggml(G::Q5_0),
-            Afq(6),
-            Ggml(G::Q8_0),
-        ],
+        false => {
+            let [q4, q5, q8] = [G::Q4_0, G::Q5_0, G::Q8_0].map(Ggml);
+            [Afq(2), Afq(3), q4, q5, Afq(6), q8]
+        }
     }
 }
 
@@ -91,13 +87,10 @@ impl SmallestMerge<'_> {
         let before = self.check.scores(&base, None)?.behaviour;
         let whole = self.check.scores(&tuned, None)?.behaviour;
         if whole.effect_retained(&before, &whole).is_none() {
-            return Err(Error::value(
-                "adapter",
-                "one that changes what the model answers on the validation claims",
-                "one that does not, before anything is quantized",
-                "tune longer, or check that the adapter is for this model and recipe",
-            )
-            .into());
+            let expected = "one that changes what the model answers on the validation claims";
+            let found = "one that does not, before anything is quantized";
+            let hint = "tune longer, or check that the adapter is for this model and recipe";
+            return Err(Error::value("adapter", expected, found, hint).into());
         }
         let enough = |merge: &TriedMerge| merge.effect_retained >= self.least;
         let place = |i: usize| staging.path().join(i.to_string());
@@ -111,9 +104,8 @@ impl SmallestMerge<'_> {
             let merger = self.merger;
             let report = merger.write(*rounding, Some(*wanted), &place(i), &mut |_, _| {})?;
             let merged = Llama::load(&place(i), LoadOptions::default())?;
-            let scores = self
-                .check
-                .scores(&ModelVariant::base(&merged), Some(&tuned))?;
+            let merged = ModelVariant::base(&merged);
+            let scores = self.check.scores(&merged, Some(&tuned))?;
             let effect_retained = scores.behaviour.effect_retained(&before, &whole);
             tried.push(TriedMerge {
                 wanted: *wanted,
@@ -126,19 +118,14 @@ impl SmallestMerge<'_> {
         let good = tried.iter().enumerate().filter(|(_, m)| enough(m));
         let taken = good.min_by_key(|(_, m)| m.report.bytes).map(|(i, _)| i);
         if let Some(i) = taken {
-            take(&place(i), out)?;
+            let rename = || {
+                if out.exists() {
+                    std::fs::remove_dir(out)?;
+                }
+                std::fs::rename(place(i), out)
+            };
+            rename().map_err(|e| Error::write(out, e))?;
         }
         Ok((tried, taken))
     }
-}
-
-/// Renames the finished directory `from` to `out`.
-fn take(from: &Path, out: &Path) -> Result<()> {
-    let attempt = || {
-        if out.exists() {
-            std::fs::remove_dir(out)?;
-        }
-        std::fs::rename(from, out)
-    };
-    attempt().map_err(|e| Error::write(out, e).into())
 }

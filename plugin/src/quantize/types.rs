@@ -37,8 +37,8 @@ impl WeightTypes {
 
     /// The type that `module` gets; `current` is the one that it has, if it is quantized.
     pub fn of(&self, module: TargetModule, current: Option<WeightType>) -> WeightType {
-        let named = self.modules.get(&module).copied();
-        named.unwrap_or_else(|| self.unnamed(current))
+        let named = self.modules.get(&module);
+        named.map_or_else(|| self.unnamed(current), |named| *named)
     }
 
     /// The type of a weight that is not named.
@@ -67,9 +67,8 @@ impl WeightTypes {
             open.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
         {
             let (o, i) = module.kind.shape(spec);
-            let next = FINER
-                .iter()
-                .find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
+            let mut finer = FINER.iter();
+            let next = finer.find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
             let price = |finer: f64| (finer - bits) * (o * i) as f64 / 8.;
             match next {
                 Some((finer, finer_bits)) if price(*finer_bits) <= budget => {

@@ -1,8 +1,7 @@
-//! A model in mistral.rs itself, for one caller: what parity is measured against, and what
-//! answers where a table says that mistral.rs does.
+//! A model in mistral.rs itself, for one caller: the reference of parity tests, and the source of
+//! answers that a table attributes to mistral.rs.
 
-use super::load;
-use super::message::failed;
+use super::load::{self, failed};
 use super::request;
 use crate::error::Result;
 use crate::model::ModelDir;
@@ -32,21 +31,22 @@ impl Engine {
     /// written by [`reptune_adapters::lora::peft::save`] mean the same to it.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said; also for an adapter on a UQFF,
-    /// which it would ignore without a word.
+    /// `Error::Runtime` with what mistral.rs said; also for an adapter on a UQFF, which it would
+    /// ignore.
     pub fn load(path: &Path, adapter: Option<&Path>) -> Result<Self> {
         let place = path.display().to_string();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(|e| failed(&place, &e.to_string()))?;
+            .map_err(|e| failed(&place, e))?;
         let source = ModelDir::at(path)?;
         if let (true, Some(adapter)) = (source.is_quantized(), adapter) {
-            let adapter = adapter.display();
-            let reason =
-                format!("it ignores adapters on a UQFF; merge {adapter} into the full model first");
-            return Err(failed(place, &reason));
+            let hint = format!("merge {} into the full model first", adapter.display());
+            return Err(failed(
+                place,
+                format!("it ignores adapters on a UQFF; {hint}"),
+            ));
         }
         let builder = load::builder(&source)
             .with_force_cpu()
@@ -65,7 +65,7 @@ impl Engine {
     /// Shapes: `ids` (T,), result (T, V), f32.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let message = RequestMessage::CompletionTokens(ids.to_vec());
         let asked = request::ask(&self.model, message, SamplingParams::deterministic(), true);
@@ -73,15 +73,15 @@ impl Engine {
             Ok(ResponseOk::Raw { logits_chunks, .. }) => {
                 Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
             }
-            Ok(other) => Err(failed(&self.place, &request::unexpected(&other))),
-            Err(reason) => Err(failed(&self.place, &reason)),
+            Ok(other) => Err(failed(&self.place, request::unexpected(&other))),
+            Err(reason) => Err(failed(&self.place, reason)),
         }
     }
 
     /// The text of the most likely continuation of `ids`, token by token.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn generate(&self, ids: &[u32], max_new_tokens: usize) -> Result<String> {
         self.said(self.runtime.block_on(self.greedy(ids, max_new_tokens)))
     }
@@ -90,7 +90,7 @@ impl Engine {
     /// mistral.rs 0.8.1 mixes up prompts of different lengths that it computes together.)
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn generate_together(
         &self,
         prompts: &[Vec<u32>],
@@ -108,7 +108,7 @@ impl Engine {
     /// apply the template first and use [`Engine::generate`].
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn chat(&self, messages: &[(String, String)], max_new_tokens: usize) -> Result<String> {
         let request = RequestBuilder::new()
             .set_deterministic_sampler()
@@ -146,6 +146,6 @@ impl Engine {
     }
 
     fn said(&self, answer: std::result::Result<String, String>) -> Result<String> {
-        answer.map_err(|reason| failed(&self.place, &reason))
+        answer.map_err(|reason| failed(&self.place, reason))
     }
 }

@@ -1,7 +1,6 @@
 //! An engine of mistral.rs that many requests share, as the server holds it.
 
-use super::load;
-use super::message::failed;
+use super::load::{self, failed};
 use crate::error::Result;
 use crate::model::{LlamaConfig, ModelDir};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
@@ -29,7 +28,7 @@ impl SharedEngine {
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         let runtime = tokio::runtime::Handle::try_current();
-        let runtime = runtime.map_err(|e| failed(&place, &e.to_string()))?;
+        let runtime = runtime.map_err(|e| failed(&place, e))?;
         let builder = load::builder(&ModelDir::at(path)?);
         let (pipeline, scheduler, config) = load::pipeline(&runtime, &place, builder, None)?;
         let engine = config.engine_config;

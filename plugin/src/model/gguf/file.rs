@@ -142,24 +142,18 @@ impl GgufLlama {
         shape: (usize, usize),
         heads: Option<usize>,
     ) -> Result<Entry> {
-        let TensorInfo {
-            dtype, shape: dims, ..
-        } = self.expected(tensor, &[shape.0, shape.1])?;
+        let dims = [shape.0, shape.1];
+        let dtype = self.expected(tensor, &dims)?.dtype;
         let mut bytes = self.0.bytes(tensor)?;
         if let Some(heads) = heads {
             bytes = llama::from_llama_cpp(&bytes, shape.0, heads);
         }
-        match *dtype {
+        let is_known = |(_, t): &(_, WeightType)| *t == WeightType::Ggml(dtype);
+        match dtype {
             GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                Entry::quantize(&floats(&bytes, *dtype, dims)?, None, WeightType::F32)
+                Entry::quantize(&floats(&bytes, dtype, &dims)?, None, WeightType::F32)
             }
-            dtype
-                if WeightType::ALL
-                    .map(|(_, t)| t)
-                    .contains(&WeightType::Ggml(dtype)) =>
-            {
-                Entry::ggml(dtype, shape, &bytes)
-            }
+            _ if WeightType::ALL.iter().any(is_known) => Entry::ggml(dtype, shape, &bytes),
             other => {
                 let expected = "a type that mistral.rs reads from a UQFF: q8_0, q6k, q4_0 ..";
                 Err(self.wrong(tensor, expected, format!("{other:?}").to_lowercase()))
