@@ -17,4 +17,4 @@ mod stream;
 
 pub use llama::Llama;
 pub use options::{LoadOptions, parse_device, parse_dtype, parse_isq};
-pub use stream::{Layer, Stream, shared_input};
+pub(crate) use stream::{Stream, shared_input};

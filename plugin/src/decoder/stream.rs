@@ -4,8 +4,8 @@ use super::block::{Block, Context, Listener, Weight};
 use super::load::linear;
 use super::rotation::RotationTable;
 use crate::error::Result;
-use crate::model::LlamaConfig;
 use crate::model::uqff::Entry;
+use crate::model::{EMBEDDINGS, Source};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::model::{Ancestors, ModuleKind};
 use reptune_adapters::ops::{Rotation, rms_norm};
@@ -16,43 +16,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The residual rows (N, H) of some prompts at the input of the next block.
-pub struct Stream {
+pub struct Stream<'a> {
+    source: &'a Source,
     x: Tensor,
     rotation: Rotation,
     ancestors: Arc<Ancestors>,
-    head_dim: usize,
-    eps: f64,
 }
 
-/// One block's weights.
-pub struct Layer {
-    /// 0-based.
-    pub layer: usize,
-    /// Weights (H,) of the norms before attention and before the MLP.
-    pub norms: [Tensor; 2],
-}
-
-impl Stream {
+impl<'a> Stream<'a> {
     /// The rows of `prompts` at the input of block 0.
-    ///
-    /// Shapes: `embeddings` (V, H).
     ///
     /// # Errors
     /// When a token id is not in the vocabulary.
-    pub fn start(config: &LlamaConfig, embeddings: &Tensor, prompts: &[Vec<u32>]) -> Result<Self> {
+    pub fn start(source: &'a Source, prompts: &[Vec<u32>]) -> Result<Self> {
         let (batch, _) = PrefixTree::pack(prompts);
         let ids = Tensor::new(batch.ids(), &Device::Cpu)?;
-        let rotation = RotationTable::new(config)?;
+        let rotation = RotationTable::new(&source.config)?;
         Ok(Self {
-            x: embeddings.index_select(&ids, 0)?,
+            x: source.other(EMBEDDINGS)?.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
             ancestors: Arc::new(batch.ancestry(0..batch.len())),
-            head_dim: config.head_dim(),
-            eps: config.rms_norm_eps,
+            source,
         })
     }
 
-    /// The inputs of every linear layer of the next block, whose weights (O, I) are
+    /// The inputs of every linear layer of the next block, `layer`, whose weights (O, I) are
     /// `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
     /// share an entry: that of q also serves k and v, that of gate also up.
     ///
@@ -60,10 +48,9 @@ impl Stream {
     /// When a shape does not fit.
     pub fn inputs(
         &self,
-        layer: &Layer,
-        weights: &[Tensor],
+        layer: usize,
+        weights: impl Iterator<Item = Tensor>,
     ) -> Result<BTreeMap<ModuleKind, LayerInputs>> {
-        let weights = weights.iter().cloned().map(Weight::Trained).collect();
         let inputs = RefCell::new(BTreeMap::new());
         let listen = |p: ModuleKind, x: &Tensor| {
             if shared_input(p) == p {
@@ -71,41 +58,46 @@ impl Stream {
             }
             Ok(())
         };
-        self.run(layer, weights, Some(&listen))?;
+        self.run(layer, weights.map(Weight::Trained).collect(), Some(&listen))?;
         Ok(inputs.into_inner())
     }
 
-    /// Runs the next block with the weights `entries`, in the order of [`ModuleKind::ALL`].
+    /// Runs the next block, `layer`, with the weights `entries`, in the order of
+    /// [`ModuleKind::ALL`].
     ///
     /// # Errors
     /// When mistral.rs refuses an entry.
-    pub fn advance(&mut self, layer: &Layer, entries: &[Entry]) -> Result<()> {
+    pub fn advance(&mut self, layer: usize, entries: &[Entry]) -> Result<()> {
         let all = entries.iter().zip(ModuleKind::ALL);
         let weights = all.map(|(e, kind)| linear(e, Some(kind), DType::F32, &Device::Cpu));
         self.x = self.run(layer, weights.collect::<Result<_>>()?, None)?;
         Ok(())
     }
 
-    /// The inputs of the output head, after the last block; `norm` (H,) is that of the
-    /// final norm.
+    /// The inputs of the output head, after the last block.
     ///
     /// # Errors
     /// When the width differs.
-    pub fn head_inputs(&self, norm: &Tensor) -> Result<LayerInputs> {
-        Ok(LayerInputs::of(&rms_norm(&self.x, norm, self.eps)?)?)
+    pub fn head_inputs(&self) -> Result<LayerInputs> {
+        let norm = self.source.other("model.norm.weight")?;
+        let eps = self.source.config.rms_norm_eps;
+        Ok(LayerInputs::of(&rms_norm(&self.x, &norm, eps)?)?)
     }
 
     fn run(
         &self,
-        layer: &Layer,
+        layer: usize,
         weights: Vec<Weight>,
         listener: Option<Listener>,
     ) -> Result<Tensor> {
         let Ok(weights) = weights.try_into() else {
             unreachable!("one weight for each of the seven target modules")
         };
-        let norms = layer.norms.clone();
-        let block = Block::new(layer.layer, self.head_dim, self.eps, norms, weights);
+        let source = self.source;
+        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
+        let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
+        let (head_dim, eps) = (source.spec.head_dim, source.config.rms_norm_eps);
+        let block = Block::new(layer, head_dim, eps, norms, weights);
         let context = Context {
             rotation: &self.rotation,
             ancestors: &self.ancestors,

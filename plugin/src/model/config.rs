@@ -21,9 +21,10 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
-    /// The whole file.
-    json: Value,
-    path: PathBuf,
+    /// The whole file as mistral.rs's own configuration type takes it.
+    pub json: Value,
+    /// The file, for messages.
+    pub path: PathBuf,
 }
 
 impl LlamaConfig {
@@ -90,16 +91,6 @@ impl LlamaConfig {
         let kind = self.json["torch_dtype"].as_str();
         let kind = kind.or(self.json["dtype"].as_str());
         kind.is_some_and(|kind| kind.ends_with("16"))
-    }
-
-    /// The file, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file as mistral.rs's own configuration type takes it.
-    pub fn for_runtime(&self) -> Value {
-        self.json.clone()
     }
 }
 

@@ -20,8 +20,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDir {
     path: PathBuf,
-    directory: PathBuf,
-    uqff: Vec<PathBuf>,
+    /// The directory of configuration and tokenizer.
+    pub directory: PathBuf,
+    /// The `.uqff` files of the linear layers; none of a model with full weights.
+    pub uqff: Vec<PathBuf>,
 }
 
 impl ModelDir {
@@ -74,16 +76,6 @@ impl ModelDir {
     /// What names the model on disk: its directory, or a `.uqff` file of several there.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The directory of configuration and tokenizer.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// The `.uqff` files of the linear layers; none of a model with full weights.
-    pub fn uqff_files(&self) -> &[PathBuf] {
-        &self.uqff
     }
 
     /// Whether the weights are quantized.

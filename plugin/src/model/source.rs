@@ -29,14 +29,13 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let model = ModelDir::at(path)?;
         let (config, spec) = model.config()?;
-        let directory = model.directory();
         let uqff = model.open_uqff()?;
         let weights = match &uqff {
-            Some(_) => Checkpoint::next_to_uqff(directory, &spec)?,
-            None => Checkpoint::full(directory, &config, &spec)?,
+            Some(_) => Checkpoint::next_to_uqff(&model.directory, &spec)?,
+            None => Checkpoint::full(&model.directory, &config, &spec)?,
         };
         Ok(Self {
-            directory: directory.to_owned(),
+            directory: model.directory,
             config,
             spec,
             weights,

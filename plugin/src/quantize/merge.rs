@@ -2,10 +2,10 @@
 
 use super::delta::{QuantizedReport, RoundedModule};
 use super::types::WeightTypes;
-use crate::decoder::{Layer, Stream, shared_input};
+use crate::decoder::{Stream, shared_input};
 use crate::error::{Error, Result};
+use crate::model::Source;
 use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
-use crate::model::{EMBEDDINGS, Source};
 use candle_core::{DType, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{LayerInputs, gptq};
@@ -99,15 +99,10 @@ impl QuantizedMerge<'_> {
             bytes: 0,
             weights: 0,
         };
-        let mut stream = None;
-        if !self.calibration.is_empty() {
-            let embeddings = source.other(EMBEDDINGS)?;
-            stream = Some(Stream::start(
-                &source.config,
-                &embeddings,
-                self.calibration,
-            )?);
-        }
+        let mut stream = match self.calibration {
+            [] => None,
+            prompts => Some(Stream::start(source, prompts)?),
+        };
         for layer in 0..spec.layers {
             self.block(layer, stream.as_mut(), &mut written)?;
             progress(layer + 1, spec.layers);
@@ -156,20 +151,11 @@ impl QuantizedMerge<'_> {
         stream: Option<&mut Stream>,
         written: &mut Written,
     ) -> Result<()> {
-        let source = self.source;
         let module = |kind| self.unrounded(TargetModule { layer, kind });
         let modules = ModuleKind::ALL.into_iter().map(module);
         let modules: Vec<Unrounded> = modules.collect::<Result<_>>()?;
-        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
-        let norms = Layer {
-            layer,
-            norms: [norm("input_layernorm")?, norm("post_attention_layernorm")?],
-        };
         let inputs = match &stream {
-            Some(stream) => {
-                let sums: Vec<Tensor> = modules.iter().map(|m| m.sum.clone()).collect();
-                stream.inputs(&norms, &sums)?
-            }
+            Some(stream) => stream.inputs(layer, modules.iter().map(|m| m.sum.clone()))?,
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();
@@ -183,7 +169,7 @@ impl QuantizedMerge<'_> {
             entries.push(entry);
         }
         if let Some(stream) = stream {
-            stream.advance(&norms, &entries)?;
+            stream.advance(layer, &entries)?;
         }
         Ok(())
     }
@@ -262,8 +248,7 @@ impl QuantizedMerge<'_> {
         if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
             return Ok(entry);
         }
-        let norm = || self.source.other("model.norm.weight");
-        let inputs = stream.map(|stream| stream.head_inputs(&norm()?));
+        let inputs = stream.map(Stream::head_inputs);
         self.quantize(&weight, inputs.transpose()?.as_ref(), wanted)
     }
 

@@ -6,9 +6,7 @@ use super::request;
 use crate::error::Result;
 use crate::model::ModelDir;
 use candle_core::{DType, Tensor};
-use mistralrs::{
-    Model, RequestBuilder, RequestMessage, ResponseOk, SamplingParams, TextMessageRole,
-};
+use mistralrs::{Model, RequestMessage, ResponseOk, SamplingParams};
 use std::future::Future;
 use std::path::Path;
 
@@ -69,7 +67,7 @@ impl Engine {
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let message = RequestMessage::CompletionTokens(ids.to_vec());
         let asked = request::ask(&self.model, message, SamplingParams::deterministic(), true);
-        match self.runtime.block_on(asked) {
+        match self.block_on(asked) {
             Ok(ResponseOk::Raw { logits_chunks, .. }) => {
                 Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
             }
@@ -83,7 +81,7 @@ impl Engine {
     /// # Errors
     /// `Error::Runtime` with what mistral.rs said.
     pub fn generate(&self, ids: &[u32], max_new_tokens: usize) -> Result<String> {
-        self.said(self.runtime.block_on(self.greedy(ids, max_new_tokens)))
+        self.said(self.block_on(self.greedy(ids, max_new_tokens)))
     }
 
     /// The same for several prompts, all of which are with the engine at once. (On a CPU
@@ -97,33 +95,8 @@ impl Engine {
         max_new_tokens: usize,
     ) -> Result<Vec<String>> {
         let all = prompts.iter().map(|ids| self.greedy(ids, max_new_tokens));
-        let answers = self.runtime.block_on(futures::future::join_all(all));
+        let answers = self.block_on(futures::future::join_all(all));
         answers.into_iter().map(|a| self.said(a)).collect()
-    }
-
-    /// The most likely answer to `messages` (role, content) in the model's chat template.
-    ///
-    /// mistral.rs lets the tokenizer add its special tokens to what the template wrote, so a
-    /// model whose template and tokenizer both write `<s>` reads it twice. Where that matters,
-    /// apply the template first and use [`Engine::generate`].
-    ///
-    /// # Errors
-    /// `Error::Runtime` with what mistral.rs said.
-    pub fn chat(&self, messages: &[(String, String)], max_new_tokens: usize) -> Result<String> {
-        let request = RequestBuilder::new()
-            .set_deterministic_sampler()
-            .set_sampler_max_len(max_new_tokens);
-        let request = messages.iter().fold(request, |request, (role, content)| {
-            let role = match role.as_str() {
-                "system" => TextMessageRole::System,
-                "user" => TextMessageRole::User,
-                "assistant" => TextMessageRole::Assistant,
-                "tool" => TextMessageRole::Tool,
-                other => TextMessageRole::Custom(other.to_owned()),
-            };
-            request.add_message(role, content)
-        });
-        self.said(self.block_on(request::chat(&self.model, request)))
     }
 
     pub(crate) fn model(&self) -> &Model {

@@ -36,9 +36,9 @@ pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
     let builder = match model.is_quantized() {
         false => TextModelBuilder::new(model.path().display()),
         true => {
-            let names = model.uqff_files().iter().filter_map(|f| f.file_name());
+            let names = model.uqff.iter().filter_map(|f| f.file_name());
             let names = names.map(Into::into).collect();
-            UqffTextModelBuilder::new(model.directory().display(), names).into_inner()
+            UqffTextModelBuilder::new(model.directory.display(), names).into_inner()
         }
     };
     builder.with_dtype(ModelDType::F32)

@@ -50,18 +50,18 @@ impl SharedEngine {
     /// When the directory cannot be read.
     pub fn bytes(path: &Path) -> Result<u64> {
         let model = ModelDir::at(path)?;
-        let io = |e| reptune_adapters::Error::read(model.directory(), e);
+        let io = |e| reptune_adapters::Error::read(&model.directory, e);
         let mut bytes = 0;
-        for entry in std::fs::read_dir(model.directory()).map_err(io)? {
+        for entry in std::fs::read_dir(&model.directory).map_err(io)? {
             let file = entry.map_err(io)?.path();
             let tensors = file.extension().is_some_and(|e| e == "safetensors");
-            if tensors || model.uqff_files().contains(&file) {
+            if tensors || model.uqff.contains(&file) {
                 bytes += std::fs::metadata(&file).map_err(io)?.len();
             }
         }
         // full weights are converted to f32
-        let half = !model.is_quantized()
-            && LlamaConfig::read(model.directory()).is_ok_and(|c| c.is_half());
+        let half =
+            !model.is_quantized() && LlamaConfig::read(&model.directory).is_ok_and(|c| c.is_half());
         Ok(if half { 2 * bytes } else { bytes })
     }
 }
