@@ -166,7 +166,7 @@ impl Baker<'_> {
             let indices = own.iter().map(|m| uqff::index(m.layer, m.kind));
             let mut file = UqffWriter::create(temporary, indices, self.dose_provenance(dose)?)?;
             for module in &own {
-                let (weight, earlier) = source.weight(*module)?;
+                let (weight, earlier) = source.weight(Some(*module))?;
                 let entry = self.entry(weight, earlier)?;
                 let index = uqff::index(module.layer, module.kind);
                 file.push(index, &with_bias(&entry, plan.biases.get(module))?)?;
@@ -199,7 +199,7 @@ impl Baker<'_> {
         for layer in 0..spec.layers {
             for kind in ModuleKind::ALL {
                 let module = TargetModule { layer, kind };
-                let (weight, earlier) = source.weight(module)?;
+                let (weight, earlier) = source.weight(Some(module))?;
                 let entry = match writes_to_stream(kind) && ablates {
                     false => self.entry(weight, earlier)?,
                     true => {
@@ -214,9 +214,9 @@ impl Baker<'_> {
             }
             progress(layer + 1, spec.layers);
         }
-        let (weight, earlier) = source.head()?;
+        let (weight, earlier) = source.weight(None)?;
         let head = self.entry(weight, earlier)?;
-        stored_as(source.config.head().to_owned(), &head);
+        stored_as(source.config.weight_name(None), &head);
         files.common().push(uqff::HEAD, &head)?;
         let mut left = None;
         if ablates {

@@ -1,21 +1,43 @@
 //! Loading: full weights, the same quantized in place, a UQFF, or tensors that are trained
-//! from scratch.
+//! from scratch; where, and in which dtype.
 
 use super::block::{Block, Weight};
 use super::llama::Llama;
-use super::options::LoadOptions;
 use super::rotation::RotationTable;
 use crate::error::{Error, Result};
 use crate::model::uqff::Entry;
 use crate::model::{EMBEDDINGS, LlamaConfig, Source};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
-use mistralrs_quant::{QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
+use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{ModelSpec, TargetModule};
+use reptune_adapters::{Error as Fault, ModelSpec, TargetModule};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, atomic::AtomicUsize};
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Quantize every linear layer in place after loading.
+    pub isq: Option<IsqType>,
+    /// Where it computes.
+    pub device: Device,
+    /// Type of its weights and of the residual stream. Factors that are trained, losses and
+    /// captured rows are f32 in any case.
+    pub dtype: DType,
+}
+
+impl Default for LoadOptions {
+    /// The CPU, in f32.
+    fn default() -> Self {
+        Self {
+            isq: None,
+            device: Device::Cpu,
+            dtype: DType::F32,
+        }
+    }
+}
 
 /// The linear layer `kind`, or the output head if there is none, from its entry.
 pub(super) fn linear(
@@ -34,7 +56,10 @@ impl Llama {
     /// # Errors
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
-        options.check()?;
+        if options.dtype == DType::BF16 && options.device.is_cpu() {
+            let hint = "leave it at f32, in which the CPU computes";
+            return Err(Fault::value("dtype", "f32 on the CPU", "bf16", hint).into());
+        }
         let source = Source::open(path)?;
         let LoadOptions { isq, device, dtype } = &options;
         let read = |name: &str| -> Result<Tensor> {
@@ -46,14 +71,10 @@ impl Llama {
             name => read(name),
         };
         let weight = |module: Option<TargetModule>| -> Result<Weight> {
-            let (entry, name) = match module {
-                Some(module) => (source.entry(module)?, format!("{module}.weight")),
-                None => (source.head_entry()?, source.config.head().to_owned()),
-            };
-            if let Some(entry) = entry {
+            if let Some(entry) = source.entry(module)? {
                 return linear(&entry, module.map(|m| m.kind), *dtype, device);
             }
-            let full = tensor(&name)?;
+            let full = tensor(&source.config.weight_name(module))?;
             if isq.is_none() {
                 return Ok(Weight::Frozen(Arc::new(full)));
             }
@@ -85,9 +106,7 @@ impl Llama {
             })
         };
         let weight = |module: Option<TargetModule>| {
-            let head = || config.head().to_owned();
-            let name = module.map_or_else(head, |module| format!("{module}.weight"));
-            Ok(Weight::Trained(tensor(&name)?))
+            Ok(Weight::Trained(tensor(&config.weight_name(module))?))
         };
         let spec = crate::model::spec(config, name, b"");
         Self::assemble(config, spec, device, &tensor, &weight)
@@ -122,4 +141,53 @@ impl Llama {
             spec,
         })
     }
+}
+
+/// Parses a device: `cpu`, `cuda`, `cuda:1`, `metal`.
+///
+/// # Errors
+/// When there is none of that name, the program was built without it, or it does not answer.
+pub fn parse_device(name: &str) -> Result<Device> {
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let device = match (kind, number.parse()) {
+        ("cpu", _) if name == "cpu" => return Ok(Device::Cpu),
+        ("cuda", Ok(number)) => Device::new_cuda(number),
+        ("metal", Ok(number)) => Device::new_metal(number),
+        _ => {
+            let (expected, found) = ("cpu, cuda, cuda:1, .. or metal", format!("`{name}`"));
+            let hint = "the number is that of the device, from 0";
+            return Err(Fault::value("device", expected, found, hint).into());
+        }
+    };
+    device.map_err(|e| {
+        let hint = "it takes a program built with --features cuda or metal, and its driver";
+        Fault::value("device", format!("`{name}`"), e.to_string(), hint).into()
+    })
+}
+
+/// Parses a type of weights: `f32`, `bf16` or `f16`.
+///
+/// # Errors
+/// When it is another.
+pub fn parse_dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => {
+            let hint = "--quantize stores smaller types";
+            Err(Fault::value("dtype", "f32, bf16 or f16", format!("`{name}`"), hint).into())
+        }
+    }
+}
+
+/// Parses a quantization such as `q8_0` or `q4k`.
+///
+/// # Errors
+/// When mistral.rs does not know it.
+pub fn parse_isq(name: &str) -> Result<IsqType> {
+    mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
+        let expected = "a type of mistral.rs such as q8_0 or q4k";
+        Fault::value("quantization", expected, format!("`{name}`"), reason).into()
+    })
 }

@@ -10,11 +10,10 @@
 mod block;
 mod llama;
 mod load;
-mod options;
 mod rotation;
 mod rows;
 mod stream;
 
 pub use llama::Llama;
-pub use options::{LoadOptions, parse_device, parse_dtype, parse_isq};
+pub use load::{LoadOptions, parse_device, parse_dtype, parse_isq};
 pub(crate) use stream::{Stream, shared_input};

@@ -1,7 +1,7 @@
 //! The safetensors files of a model, checked before they are used: a full checkpoint, or the
 //! weights next to a UQFF.
 
-use super::config::LlamaConfig;
+use super::config::{EMBEDDINGS, LlamaConfig};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use reptune_adapters::ModelSpec;
@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file next to a UQFF that holds all weights but the linear layers.
 pub const RESIDUAL: &str = "residual.safetensors";
-
-/// Name of the embedding table.
-pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 /// Open safetensors files, of which only the headers are in memory.
 ///
@@ -38,13 +35,12 @@ impl Checkpoint {
         let linears = (0..spec.layers).flat_map(|layer| {
             ModuleKind::ALL.map(|kind| {
                 let (o, i) = kind.shape(spec);
-                let module = TargetModule { layer, kind };
-                (format!("{module}.weight"), vec![o, i])
+                let module = Some(TargetModule { layer, kind });
+                (config.weight_name(module), vec![o, i])
             })
         });
-        let head = (!config.tie_word_embeddings)
-            .then(|| ("lm_head.weight".to_owned(), vec![spec.vocab, spec.hidden]));
-        let expected = embeddings_and_norms(spec).chain(linears).chain(head);
+        let head = (config.weight_name(None), vec![spec.vocab, spec.hidden]);
+        let expected = embeddings_and_norms(spec).chain(linears).chain([head]);
         Self::open(&shards(directory)?, expected)
     }
 

@@ -1,9 +1,12 @@
 //! `config.json` of a Llama, checked.
 
 use crate::error::{Error, Result};
-use reptune_adapters::{ModelSpec, files};
+use reptune_adapters::{ModelSpec, TargetModule, files};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// Name of the embedding table.
+pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 /// The longest context taken: that of the longest Llama 3 published.
 const LONGEST: usize = 1 << 22;
@@ -78,11 +81,13 @@ impl LlamaConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Name of the tensor that the output head is: its own, or the embeddings.
-    pub fn head(&self) -> &'static str {
-        match self.tie_word_embeddings {
-            true => "model.embed_tokens.weight",
-            false => "lm_head.weight",
+    /// Name of the weight of a module, or of the output head if there is none: its own, or the
+    /// embeddings.
+    pub fn weight_name(&self, module: Option<TargetModule>) -> String {
+        match module {
+            Some(module) => format!("{module}.weight"),
+            None if self.tie_word_embeddings => EMBEDDINGS.to_owned(),
+            None => "lm_head.weight".to_owned(),
         }
     }
 

@@ -9,8 +9,7 @@ mod model_dir;
 mod source;
 pub mod uqff;
 
-pub(crate) use checkpoint::EMBEDDINGS;
-pub(crate) use config::spec;
+pub(crate) use config::{EMBEDDINGS, spec};
 pub use config::{LlamaConfig, model_spec};
 pub use model_dir::ModelDir;
 pub use source::Source;

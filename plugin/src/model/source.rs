@@ -62,42 +62,26 @@ impl Source {
         })
     }
 
-    /// The weight (O, I) of a module, f32, with the entry that it comes from if it is quantized.
+    /// The weight (O, I) of a module, or the output head (V, H) if there is none, in f32, with
+    /// the entry that it comes from if it is quantized.
     ///
     /// # Errors
     /// When it is missing or has another shape than config.json says.
-    pub fn weight(&self, module: TargetModule) -> Result<(Tensor, Option<Entry>)> {
-        self.linear(self.entry(module)?, &format!("{module}.weight"))
-    }
-
-    /// The output head (V, H), f32, with the entry that it comes from if it is quantized.
-    ///
-    /// # Errors
-    /// When it is missing or has another shape than config.json says.
-    pub fn head(&self) -> Result<(Tensor, Option<Entry>)> {
-        self.linear(self.head_entry()?, self.config.head())
-    }
-
-    fn linear(&self, entry: Option<Entry>, name: &str) -> Result<(Tensor, Option<Entry>)> {
+    pub fn weight(&self, module: Option<TargetModule>) -> Result<(Tensor, Option<Entry>)> {
+        let entry = self.entry(module)?;
         let weight = match &entry {
             Some(entry) => entry.weight()?,
-            None => self.other(name)?,
+            None => self.other(&self.config.weight_name(module))?,
         };
         Ok((weight, entry))
     }
 
-    /// The entry of a module, if it is quantized.
-    pub(crate) fn entry(&self, module: TargetModule) -> Result<Option<Entry>> {
-        let index = uqff::index(module.layer, module.kind);
-        self.shaped(index, module.kind.shape(&self.spec))
-    }
-
-    /// The entry of the output head, if it is quantized.
-    pub(crate) fn head_entry(&self) -> Result<Option<Entry>> {
-        self.shaped(uqff::HEAD, (self.spec.vocab, self.spec.hidden))
-    }
-
-    fn shaped(&self, index: usize, shape: (usize, usize)) -> Result<Option<Entry>> {
+    /// The entry of a module, or of the output head if there is none, if it is quantized.
+    pub(crate) fn entry(&self, module: Option<TargetModule>) -> Result<Option<Entry>> {
+        let (index, shape) = match module {
+            Some(m) => (uqff::index(m.layer, m.kind), m.kind.shape(&self.spec)),
+            None => (uqff::HEAD, (self.spec.vocab, self.spec.hidden)),
+        };
         let file = self.uqff.as_ref();
         file.map(|file| file.shaped(index, shape)).transpose()
     }

@@ -175,7 +175,7 @@ impl QuantizedMerge<'_> {
     }
 
     fn unrounded(&self, module: TargetModule) -> Result<Unrounded> {
-        let (weight, entry) = self.source.weight(module)?;
+        let (weight, entry) = self.source.weight(Some(module))?;
         let (mut delta, mut sum) = (None, weight.clone());
         if let Some(update) = self.update.modules.get(&module) {
             let added = update.delta()?.to_dtype(DType::F32)?;
@@ -242,7 +242,7 @@ impl QuantizedMerge<'_> {
 
     /// The output head. mistral.rs adds no bias to it, so its mean error is not corrected.
     fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
-        let (weight, entry) = self.source.head()?;
+        let (weight, entry) = self.source.weight(None)?;
         let current = entry.as_ref().map(|e| e.layout().stored);
         let wanted = self.types.unnamed(current).fitted(weight.dims2()?);
         if let Some(entry) = entry.filter(|_| current == Some(wanted)) {

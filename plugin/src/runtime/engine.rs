@@ -1,12 +1,14 @@
 //! A model in mistral.rs itself, for one caller: the reference of parity tests, and the source of
-//! answers that a table attributes to mistral.rs.
+//! answers that a table attributes to mistral.rs. And how a running model is asked.
 
 use super::load::{self, failed};
-use super::request;
 use crate::error::Result;
 use crate::model::ModelDir;
 use candle_core::{DType, Tensor};
-use mistralrs::{Model, RequestMessage, ResponseOk, SamplingParams};
+use mistralrs::{
+    Model, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk, SamplingParams,
+};
+use mistralrs_core::ResponseErr;
 use std::future::Future;
 use std::path::Path;
 
@@ -66,12 +68,12 @@ impl Engine {
     /// `Error::Runtime` with what mistral.rs said.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let message = RequestMessage::CompletionTokens(ids.to_vec());
-        let asked = request::ask(&self.model, message, SamplingParams::deterministic(), true);
+        let asked = ask(&self.model, message, SamplingParams::deterministic(), true);
         match self.block_on(asked) {
             Ok(ResponseOk::Raw { logits_chunks, .. }) => {
                 Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
             }
-            Ok(other) => Err(failed(&self.place, request::unexpected(&other))),
+            Ok(other) => Err(failed(&self.place, unexpected(&other))),
             Err(reason) => Err(failed(&self.place, reason)),
         }
     }
@@ -107,18 +109,73 @@ impl Engine {
         self.runtime.block_on(future)
     }
 
-    async fn greedy(
-        &self,
-        ids: &[u32],
-        max_new_tokens: usize,
-    ) -> std::result::Result<String, String> {
+    async fn greedy(&self, ids: &[u32], max_new_tokens: usize) -> Said<String> {
         let mut sampling = SamplingParams::deterministic();
         sampling.max_len = Some(max_new_tokens);
         let message = RequestMessage::CompletionTokens(ids.to_vec());
-        request::complete(&self.model, message, sampling).await
+        complete(&self.model, message, sampling).await
     }
 
-    fn said(&self, answer: std::result::Result<String, String>) -> Result<String> {
+    fn said(&self, answer: Said<String>) -> Result<String> {
         answer.map_err(|reason| failed(&self.place, reason))
     }
+}
+
+/// What mistral.rs answered, or said instead.
+type Said<T> = std::result::Result<T, String>;
+
+/// Sends `message` past the chat template. With `logits` the answer is the raw logits of the
+/// prompt, and nothing is generated.
+async fn ask(
+    model: &Model,
+    message: RequestMessage,
+    sampling: SamplingParams,
+    logits: bool,
+) -> Said<ResponseOk> {
+    let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+    let engine = model.inner();
+    let id = engine.next_request_id();
+    let mut request = NormalRequest::new_simple(message, sampling, tx, id, None, None);
+    request.return_raw_logits = logits;
+    let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
+    let request = Request::Normal(Box::new(request));
+    sender.send(request).await.map_err(|e| e.to_string())?;
+    let answer = rx.recv().await.ok_or("the engine stopped")?;
+    answer.as_result().map_err(|e| match *e {
+        // their Display prints the whole answer so far
+        ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => text,
+        other => other.to_string(),
+    })
+}
+
+/// The continuation of `message`, which goes past the chat template.
+pub(crate) async fn complete(
+    model: &Model,
+    message: RequestMessage,
+    sampling: SamplingParams,
+) -> Said<String> {
+    match ask(model, message, sampling, false).await? {
+        ResponseOk::CompletionDone(done) => {
+            let choice = done.choices.into_iter().next();
+            Ok(choice.ok_or(NO_CHOICES)?.text)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The answer to a chat, through the model's own template.
+pub(crate) async fn chat(model: &Model, request: RequestBuilder) -> Said<String> {
+    let done = model.send_chat_request(request).await;
+    let choice = done.map_err(|e| e.to_string())?.choices.into_iter().next();
+    let message = choice.ok_or(NO_CHOICES)?.message;
+    Ok(message.content.unwrap_or_default())
+}
+
+const NO_CHOICES: &str = "an answer without choices";
+
+/// An answer of another kind than was asked for.
+fn unexpected(answer: &ResponseOk) -> String {
+    let mut text = format!("{answer:?}");
+    text.truncate(text.find(['(', ' ', '{']).unwrap_or(text.len()));
+    format!("an answer of another kind, {text}")
 }

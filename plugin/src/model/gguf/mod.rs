@@ -14,8 +14,7 @@ mod config;
 mod file;
 mod tokenizer;
 
-use super::checkpoint::EMBEDDINGS;
-use super::config::{LlamaConfig, model_spec};
+use super::config::{EMBEDDINGS, LlamaConfig, model_spec};
 use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
 use crate::error::Result;
 use crate::store::{Store, StoreKey};
