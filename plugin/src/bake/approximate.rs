@@ -80,26 +80,24 @@ fn changes(
     let unit = intervention.direction(layer).map(Tensor::to_vec1);
     let unit = unit.transpose()?.unwrap_or_default();
     let zero = addition(Direction { unit, norm: 1. }, layer, Dose::Coeff(0.))?;
-    let mut all = below.to_vec();
-    all.push(
-        zero.at(intervention.point())
-            .on(intervention.rows().clone()),
-    );
+    let point = intervention.point();
+    let zero = zero.at(point).on(intervention.rows().clone());
+    let all = [below, &[zero]].concat();
     let mut batch = PrefixTree::new();
     for ids in prompts {
         batch.insert(None, ids, |p| token_mask(&all, p, ids.len()));
     }
-    let capture = match intervention.point() {
+    let capture = match point {
         HookPoint::ResidPre => layer.checked_sub(1),
         _ => Some(layer),
     };
     let refused = |found: &str| {
-        let what = format!("a mean change at {} of layer {layer}", intervention.point());
+        let what = format!("a mean change at {point} of layer {layer}");
         let expected = "resid_pre of layers from 1 on or resid_post, and prompts that are steered";
         let hint = "steer at another hook point, or without baking";
         reptune_adapters::Error::value(what, expected, found, hint)
     };
-    let (Some(capture), false) = (capture, intervention.point() == HookPoint::ResidMid) else {
+    let (Some(capture), false) = (capture, point == HookPoint::ResidMid) else {
         return Err(refused("another hook point").into());
     };
     let request = ForwardOptions {

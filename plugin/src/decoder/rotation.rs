@@ -20,8 +20,6 @@ pub(super) struct RotationTable {
 }
 
 impl RotationTable {
-    /// # Errors
-    /// When mistral.rs does not take the rope settings, or angles are not finite.
     pub(super) fn new(config: &LlamaConfig) -> crate::Result<Self> {
         let wrong = |found: String| {
             let (place, hint) = ("keys `rope_theta`, `rope_scaling`", "fetch the file again");

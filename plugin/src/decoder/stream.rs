@@ -25,9 +25,6 @@ pub struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// The rows of `prompts` at the input of block 0.
-    ///
-    /// # Errors
-    /// When a token id is not in the vocabulary.
     pub fn start(source: &'a Source, prompts: &[Vec<u32>]) -> Result<Self> {
         let (batch, _) = PrefixTree::pack(prompts);
         let ids = Tensor::new(batch.ids(), &Device::Cpu)?;
@@ -43,9 +40,6 @@ impl<'a> Stream<'a> {
     /// The inputs of every linear layer of the next block, `layer`, whose weights (O, I) are
     /// `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
     /// share an entry: that of q also serves k and v, that of gate also up.
-    ///
-    /// # Errors
-    /// When a shape does not fit.
     pub fn inputs(
         &self,
         layer: usize,
@@ -64,9 +58,6 @@ impl<'a> Stream<'a> {
 
     /// Runs the next block, `layer`, with the weights `entries`, in the order of
     /// [`ModuleKind::ALL`].
-    ///
-    /// # Errors
-    /// When mistral.rs refuses an entry.
     pub fn advance(&mut self, layer: usize, entries: &[Entry]) -> Result<()> {
         let all = entries.iter().zip(ModuleKind::ALL);
         let weights = all.map(|(e, kind)| linear(e, Some(kind), DType::F32, &Device::Cpu));
@@ -75,9 +66,6 @@ impl<'a> Stream<'a> {
     }
 
     /// The inputs of the output head, after the last block.
-    ///
-    /// # Errors
-    /// When the width differs.
     pub fn head_inputs(&self) -> Result<LayerInputs> {
         let norm = self.source.other("model.norm.weight")?;
         let eps = self.source.config.rms_norm_eps;

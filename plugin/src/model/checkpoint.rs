@@ -27,10 +27,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens the files of the full checkpoint in `directory` and checks their headers: every
     /// tensor there, of the right shape, in f32, f16 or bf16, and every file as long as its
-    /// header says.
-    ///
-    /// # Errors
-    /// Names the first file and tensor that is wrong.
+    /// header says. The error names the first file and tensor that is wrong.
     pub fn full(directory: &Path, config: &LlamaConfig, spec: &ModelSpec) -> Result<Self> {
         let linears = (0..spec.layers).flat_map(|layer| {
             ModuleKind::ALL.map(|kind| {
@@ -45,9 +42,6 @@ impl Checkpoint {
     }
 
     /// Opens the embeddings and norms next to the UQFF in `directory`, checked in the same way.
-    ///
-    /// # Errors
-    /// When the file is missing; names the first tensor that is wrong.
     pub fn next_to_uqff(directory: &Path, spec: &ModelSpec) -> Result<Self> {
         let residual = directory.join(RESIDUAL);
         if !residual.is_file() {

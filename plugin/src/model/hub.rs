@@ -18,9 +18,6 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// The directory of the hub repository `model` in the cache of `HF_HOME`. What is missing
 /// there is downloaded, unless `HF_HUB_OFFLINE` is set.
-///
-/// # Errors
-/// When `model` is not a hub id, or the hub cannot deliver it.
 pub(super) fn download(model: &str) -> Result<PathBuf> {
     let failed = |reason: String| Error::Hub {
         model: model.to_owned(),

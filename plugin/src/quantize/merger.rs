@@ -7,7 +7,7 @@ use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
 use crate::model::Source;
 use crate::model::uqff::WeightType;
-use reptune_adapters::{Adapter, Error, HookedModel};
+use reptune_adapters::{Adapter, Error, HookedModel, files::Staging};
 use reptune_recipes::recipe::MergeRounding;
 use std::path::Path;
 
@@ -48,8 +48,8 @@ impl Merger<'_> {
             MergeRounding::BiasCorrected => ErrorCompensation::Bias,
             MergeRounding::Gptq => ErrorCompensation::Feedback,
             MergeRounding::Mixed => {
-                let temporary = temporary_near(out)?;
-                let nearest = temporary.path().join("nearest");
+                let staging = Staging::new(out)?;
+                let nearest = staging.path().join("nearest");
                 let plain = self.write(MergeRounding::Nearest, wanted, &nearest, progress)?;
                 let size = (plain.bytes, self.growth);
                 types = WeightTypes::mixed(wanted, &plain.modules, &self.source.spec, size);
@@ -81,8 +81,8 @@ impl Merger<'_> {
             let hint = "run the recipe with a [retention] table, or choose another rounding";
             return Err(Error::value("rounding", expected, format!("`{rounding}`"), hint).into());
         };
-        let temporary = temporary_near(out)?;
-        let base = temporary.path().join("base");
+        let staging = Staging::new(out)?;
+        let base = staging.path().join("base");
         let untuned = Merger {
             update: &Adapter::default(),
             ..*self
@@ -103,19 +103,4 @@ impl Merger<'_> {
         };
         merge.write(out, progress)
     }
-}
-
-/// A temporary directory on the same disk as `out`.
-fn temporary_near(out: &Path) -> Result<tempfile::TempDir> {
-    let parent = match out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let make = || {
-        std::fs::create_dir_all(parent)?;
-        tempfile::Builder::new()
-            .prefix(".reptune-")
-            .tempdir_in(parent)
-    };
-    make().map_err(|e| Error::write(parent, e).into())
 }

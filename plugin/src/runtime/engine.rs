@@ -42,11 +42,9 @@ impl Engine {
             .map_err(|e| failed(&place, e))?;
         let source = ModelDir::at(path)?;
         if let (true, Some(adapter)) = (source.is_quantized(), adapter) {
+            let reason = "it ignores adapters on a UQFF";
             let hint = format!("merge {} into the full model first", adapter.display());
-            return Err(failed(
-                place,
-                format!("it ignores adapters on a UQFF; {hint}"),
-            ));
+            return Err(failed(place, format!("{reason}; {hint}")));
         }
         let builder = load::builder(&source)
             .with_force_cpu()
@@ -109,20 +107,20 @@ impl Engine {
         self.runtime.block_on(future)
     }
 
-    async fn greedy(&self, ids: &[u32], max_new_tokens: usize) -> Said<String> {
+    async fn greedy(&self, ids: &[u32], max_new_tokens: usize) -> Answer<String> {
         let mut sampling = SamplingParams::deterministic();
         sampling.max_len = Some(max_new_tokens);
         let message = RequestMessage::CompletionTokens(ids.to_vec());
         complete(&self.model, message, sampling).await
     }
 
-    fn said(&self, answer: Said<String>) -> Result<String> {
+    fn said(&self, answer: Answer<String>) -> Result<String> {
         answer.map_err(|reason| failed(&self.place, reason))
     }
 }
 
-/// What mistral.rs answered, or said instead.
-type Said<T> = std::result::Result<T, String>;
+/// What mistral.rs answered, or its error message.
+type Answer<T> = std::result::Result<T, String>;
 
 /// Sends `message` past the chat template. With `logits` the answer is the raw logits of the
 /// prompt, and nothing is generated.
@@ -131,7 +129,7 @@ async fn ask(
     message: RequestMessage,
     sampling: SamplingParams,
     logits: bool,
-) -> Said<ResponseOk> {
+) -> Answer<ResponseOk> {
     let (tx, mut rx) = tokio::sync::mpsc::channel(1);
     let engine = model.inner();
     let id = engine.next_request_id();
@@ -153,7 +151,7 @@ pub(crate) async fn complete(
     model: &Model,
     message: RequestMessage,
     sampling: SamplingParams,
-) -> Said<String> {
+) -> Answer<String> {
     match ask(model, message, sampling, false).await? {
         ResponseOk::CompletionDone(done) => {
             let choice = done.choices.into_iter().next();
@@ -164,7 +162,7 @@ pub(crate) async fn complete(
 }
 
 /// The answer to a chat, through the model's own template.
-pub(crate) async fn chat(model: &Model, request: RequestBuilder) -> Said<String> {
+pub(crate) async fn chat(model: &Model, request: RequestBuilder) -> Answer<String> {
     let done = model.send_chat_request(request).await;
     let choice = done.map_err(|e| e.to_string())?.choices.into_iter().next();
     let message = choice.ok_or(NO_CHOICES)?.message;

@@ -45,10 +45,8 @@ pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
 }
 
 /// Loads what `builder` describes, on this thread. mistral.rs merges the PEFT directory
-/// `adapter` into the weights. This thread must not be one that polls tasks.
-///
-/// # Errors
-/// [`Error::Runtime`] with what mistral.rs said about `place`.
+/// `adapter` into the weights. This thread must not be one that polls tasks. What mistral.rs
+/// said is an error about `place`.
 pub(crate) fn pipeline(
     runtime: &Handle,
     place: &str,
@@ -79,9 +77,6 @@ fn explained(reason: &str) -> String {
 }
 
 /// Starts the engine of a loaded model.
-///
-/// # Errors
-/// [`Error::Runtime`] when it panics.
 pub(crate) async fn start((pipeline, scheduler, config): Loaded) -> Result<Model> {
     // Its trial run blocks the thread that polls it, and takes wakes that were meant for
     // other futures there: two builds joined under one `block_on` would wait for ever. So it
@@ -90,10 +85,7 @@ pub(crate) async fn start((pipeline, scheduler, config): Loaded) -> Result<Model
     starting.await.map_err(|e| failed("build", e))
 }
 
-/// Runs `work`, which blocks, on a thread of its own.
-///
-/// # Errors
-/// Those of `work`; [`Error::Runtime`] when it panics.
+/// Runs `work`, which blocks, on a thread of its own; a panic becomes an error about `place`.
 pub(crate) async fn on_own_thread<T: Send + 'static>(
     place: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,

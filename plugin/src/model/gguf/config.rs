@@ -5,11 +5,8 @@ use crate::error::Result;
 use serde_json::{Value, json};
 
 impl GgufLlama {
-    /// The configuration as Hugging Face writes it.
-    ///
-    /// # Errors
-    /// When a number is missing, or the rotary embedding is of a kind that cannot be said
-    /// there exactly.
+    /// The configuration as Hugging Face writes it; refused where the rotary embedding is of a
+    /// kind that it cannot express exactly.
     pub(super) fn config(&self) -> Result<Value> {
         let key = "llama.expert_count";
         if let Some(experts) = self.value(key).map(|v| v.to_u32().ok())

@@ -27,9 +27,6 @@ const DEFINED: i64 = 4;
 
 impl GgufLlama {
     /// Both files, ready to be written.
-    ///
-    /// # Errors
-    /// When a list is missing or of another length, or the tokenizer is of another kind.
     pub(super) fn tokenizer(&self) -> Result<(Value, Value)> {
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let kind = self.text("tokenizer.ggml.model")?;
@@ -48,18 +45,16 @@ impl GgufLlama {
             return Err(self.wrong("tokenizer.ggml.tokens", &expected, found));
         }
         let types = self.types(tokens.len())?;
-        let added: Vec<Value> = tokens
-            .iter()
-            .zip(&types)
-            .enumerate()
+        let typed = tokens.iter().zip(&types).enumerate();
+        let added = typed
             .filter(|(_, (_, t))| added(**t))
             .map(|(id, (token, t))| {
                 json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false,
                     "rstrip": false, "normalized": false, "special": *t != DEFINED,
                 })
-            })
-            .collect();
+            });
+        let added: Vec<Value> = added.collect();
         let parts = match kind {
             "gpt2" => self.byte_level(vocab, &types)?,
             "llama" => self.pieces(&tokens, vocab)?,
@@ -74,13 +69,10 @@ impl GgufLlama {
             Some((id, *tokens.get(id)?))
         };
         let bos = special("bos");
-        let adds = match self.value("tokenizer.ggml.add_bos_token") {
-            Some(value) => value.to_bool().map_err(|_| {
-                let found = "another value".into();
-                self.wrong("tokenizer.ggml.add_bos_token", "true or false", found)
-            })?,
-            None => parts.starts,
-        };
+        let key = "tokenizer.ggml.add_bos_token";
+        let wrong = |_| self.wrong(key, "true or false", "another value".into());
+        let adds = self.value(key).map(|v| v.to_bool().map_err(wrong));
+        let adds = adds.unwrap_or(Ok(parts.starts))?;
         let start = bos.filter(|_| adds).map(|(id, token)| {
             json!({
                 "type": "TemplateProcessing",

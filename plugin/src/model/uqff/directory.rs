@@ -34,10 +34,8 @@ impl UqffDirectory {
     }
 
     /// Writes the other weights with `tensor`, which gives them by name, copies the
-    /// configuration and tokenizer of `model`, and puts all in place.
-    ///
-    /// # Errors
-    /// When a weight or the tokenizer is missing, or the disk is full; nothing is left then.
+    /// configuration and tokenizer of `model`, and puts all in place. After an error nothing is
+    /// left.
     pub fn commit(
         self,
         spec: &ModelSpec,

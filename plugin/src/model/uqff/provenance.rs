@@ -174,9 +174,6 @@ impl Digests {
     }
 
     /// Compares these hashes with those in the `metadata` of `path`, if this program wrote it.
-    ///
-    /// # Errors
-    /// When one differs.
     pub fn check(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
         let expected = metadata.get(KEY).map(|text| self.metadata(text));
         for (key, expected) in expected.unwrap_or_default() {
