@@ -21,10 +21,9 @@ pub const SHARED: &str = "shared.uqff";
 const EXACT: f64 = 1e-5;
 
 /// Whether a bake may differ from the interventions that it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exactness {
     /// Only in the last bits of a sum.
-    #[default]
     Exact,
     /// By what the report says.
     Approximate,
@@ -150,10 +149,9 @@ impl Baker<'_> {
             .filter(|m| !names.contains(&uqff::index(m.layer, m.kind).to_string()))
             .collect();
         if let Some(module) = plan.biases.keys().find(|m| !own.contains(m)) {
-            return Err(refused(
-                format!("a bias at {module} next to {}", path.display()),
-                "the doses there have none at this module; bake into a new directory",
-            ));
+            let what = format!("a bias at {module} next to {}", path.display());
+            let reason = "the doses there have none at this module; bake into a new directory";
+            return Err(refused(what, reason));
         }
         let provenance = UqffProvenance::read(&path, &shared.metadata())?;
         let found = provenance.map_or("no provenance".to_owned(), |p| p.model_fingerprint);
@@ -280,10 +278,10 @@ impl Baker<'_> {
     fn plan(&self, interventions: &[Intervention]) -> Result<BakePlan> {
         let plan = BakePlan::of(&self.source.spec, interventions)?;
         match self.quantize.filter(|q| !q.takes_bias()) {
-            Some(q) if !plan.biases.is_empty() => Err(refused(
-                format!("into {q}"),
-                "mistral.rs 0.8.1 adds a bias twice there; use another type",
-            )),
+            Some(q) if !plan.biases.is_empty() => {
+                let reason = "mistral.rs 0.8.1 adds a bias twice there; use another type";
+                Err(refused(format!("into {q}"), reason))
+            }
             _ => Ok(plan),
         }
     }
@@ -303,10 +301,8 @@ impl Baker<'_> {
     fn steering(&self, interventions: &[Intervention]) -> Result<Vec<BakedSteering>> {
         let base = self.source.provenance()?;
         if !base.steering.is_empty() {
-            return Err(refused(
-                format!("steering into {}, which has some already", base.model),
-                "bake into the model that it was made of",
-            ));
+            let what = format!("steering into {}, which has some already", base.model);
+            return Err(refused(what, "bake into the model that it was made of"));
         }
         interventions.iter().map(BakedSteering::of).collect()
     }

@@ -186,36 +186,31 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     let (operator, point) = (intervention.operator(), intervention.point());
     let everywhere = point == HookPoint::Everywhere && operator == Operator::Ablate;
     if operator != Operator::Add && !everywhere {
-        return Err(refused(
-            format!("operator {operator} at {point} of layers {layers:?}"),
-            "its change differs between tokens, and a bias is the same for all; use an \
+        let what = format!("operator {operator} at {point} of layers {layers:?}");
+        let reason = "its change differs between tokens, and a bias is the same for all; use an \
              addition, ablate everywhere (--module everywhere), bake the mean change \
-             (--approximate), or tune the weights and merge",
-        ));
+             (--approximate), or tune the weights and merge";
+        return Err(refused(what, reason));
     }
     if intervention.gate().is_some() {
-        return Err(refused(
-            "an intervention with a gate",
-            "a bias acts on every token; steer without baking",
-        ));
+        let reason = "a bias acts on every token; steer without baking";
+        return Err(refused("an intervention with a gate", reason));
     }
     if *intervention.rows() != Positions::All {
-        return Err(refused(
-            format!("an addition at positions `{}`", intervention.rows()),
-            "a bias acts on every token; use positions `all`, bake the mean change \
-             (--approximate), or steer without baking",
-        ));
+        let what = format!("an addition at positions `{}`", intervention.rows());
+        let reason = "a bias acts on every token; use positions `all`, bake the mean change \
+             (--approximate), or steer without baking";
+        return Err(refused(what, reason));
     }
     for layer in layers {
         let dims = intervention.direction(layer).map(Tensor::dims);
         if dims.is_some_and(|dims| dims != [spec.hidden]) {
-            let (name, hidden) = (&spec.name, spec.hidden);
-            return Err(refused(
-                format!("a direction of shape {dims:?} at layer {layer}"),
-                format!(
-                    "the residual stream of {name} has {hidden} columns; use directions of this model"
-                ),
-            ));
+            let what = format!("a direction of shape {dims:?} at layer {layer}");
+            let stream = format!(
+                "the residual stream of {} has {} columns",
+                spec.name, spec.hidden
+            );
+            return Err(refused(what, stream + "; use directions of this model"));
         }
     }
     Ok(())

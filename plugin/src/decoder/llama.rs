@@ -39,7 +39,16 @@ impl Llama {
         if let Some(start) = options.start {
             self.check_start(start, new.len(), cache, options)?;
         }
-        self.check_interventions(options.interventions)?;
+        for intervention in options.interventions {
+            let layers: Vec<usize> = intervention.layers().collect();
+            self.spec.check_layers(&layers)?;
+        }
+        let (n, most) = (options.interventions.len(), TokenMask::BITS as usize);
+        if n > most {
+            let (expected, found) = (format!("at most {most}"), n.to_string());
+            let hint = "add up directions that act on the same rows";
+            return Err(Error::value("interventions", expected, found, hint));
+        }
         self.check_tokens(batch, new.start)?;
         let captured = options.captured.listed().unwrap_or_default();
         for (what, asked) in [
@@ -52,20 +61,6 @@ impl Llama {
                 let hint = "rows that a cache holds are not computed again";
                 return Err(Error::value(what, expected, row.to_string(), hint));
             }
-        }
-        Ok(())
-    }
-
-    fn check_interventions(&self, interventions: &[Intervention]) -> Result<()> {
-        for intervention in interventions {
-            let layers: Vec<usize> = intervention.layers().collect();
-            self.spec.check_layers(&layers)?;
-        }
-        let (n, most) = (interventions.len(), TokenMask::BITS as usize);
-        if n > most {
-            let (expected, found) = (format!("at most {most}"), n.to_string());
-            let hint = "add up directions that act on the same rows";
-            return Err(Error::value("interventions", expected, found, hint));
         }
         Ok(())
     }

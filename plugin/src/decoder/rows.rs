@@ -22,7 +22,7 @@ enum Held {
     Some(Vec<u32>),
 }
 
-/// What a block needs to compute some of its rows: they look at the keys and values of all.
+/// What a block needs to compute some of its rows, which attend to the keys and values of all.
 pub(super) struct Read {
     /// Their numbers in the table (R,).
     pub index: Tensor,
@@ -68,7 +68,7 @@ impl Rows {
         Ok((rows, read))
     }
 
-    /// Where in the table `row` of the batch is.
+    /// The place of `row` of the batch in the table.
     fn place(&self, row: u32) -> Option<u32> {
         match &self.held {
             Held::Run(run) => run.contains(&row).then(|| row - run.start),

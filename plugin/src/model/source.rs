@@ -54,12 +54,10 @@ impl Source {
     /// When the metadata of a UQFF is broken.
     pub fn provenance(&self) -> Result<UqffProvenance> {
         let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
-        let provenance = read.flatten();
-        let provenance = provenance.unwrap_or_else(|| UqffProvenance::of(&self.spec));
-        Ok(UqffProvenance {
-            shared: None,
-            ..provenance
-        })
+        let new = || UqffProvenance::of(&self.spec);
+        let mut provenance = read.flatten().unwrap_or_else(new);
+        provenance.shared = None;
+        Ok(provenance)
     }
 
     /// The weight (O, I) of a module, or the output head (V, H) if there is none, in f32, with

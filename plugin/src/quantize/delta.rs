@@ -52,7 +52,7 @@ impl RoundedModule {
         correction: Option<&Tensor>,
         inputs: Option<&LayerInputs>,
     ) -> Result<Self> {
-        let stored = entry.weight()?;
+        let (stored, layout) = (entry.weight()?, entry.layout());
         let left = (&stored - base)?;
         let error = (&stored - (weight + delta)?)?;
         let (delta_norm, left_norm) = (norm(delta)?, norm(&left)?);
@@ -62,8 +62,8 @@ impl RoundedModule {
             Ok(inputs.output_norm(&error, correction)? / signal.max(f64::MIN_POSITIVE))
         };
         Ok(Self {
-            stored: entry.layout().stored,
-            bits: entry.bits_per_weight(),
+            stored: layout.stored,
+            bits: 8. * layout.end as f64 / (layout.shape.0 * layout.shape.1) as f64,
             delta_norm,
             step_norm: norm(&error)?,
             cosine: dot / (delta_norm * left_norm).max(f64::MIN_POSITIVE),

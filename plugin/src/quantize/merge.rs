@@ -206,7 +206,7 @@ impl QuantizedMerge<'_> {
         let (weight, sum) = (&unrounded.weight, &unrounded.sum);
         let earlier = unrounded.entry.as_ref();
         let current = earlier.map(|e| e.layout().stored);
-        let wanted = self.types.of(unrounded.module, current);
+        let wanted = self.types.of(Some(unrounded.module), current);
         let wanted = wanted.fitted(sum.dims2()?);
         if let (Some(entry), None) = (earlier, &unrounded.delta)
             && current == Some(wanted)
@@ -244,7 +244,7 @@ impl QuantizedMerge<'_> {
     fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
         let (weight, entry) = self.source.weight(None)?;
         let current = entry.as_ref().map(|e| e.layout().stored);
-        let wanted = self.types.unnamed(current).fitted(weight.dims2()?);
+        let wanted = self.types.of(None, current).fitted(weight.dims2()?);
         if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
             return Ok(entry);
         }

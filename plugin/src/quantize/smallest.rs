@@ -28,26 +28,20 @@ pub struct TriedMerge {
     pub effect_retained: f64,
 }
 
-/// Types in the order of their sizes: the block types of ggml where they divide the rows,
-/// else those with short blocks, and afq where ggml has none.
-fn types(row: usize) -> [WeightType; 6] {
+/// The merges that [`SmallestMerge`] tries, in this order: types by size, each with all of
+/// `roundings`. The types are the block types of ggml where they divide the rows, else those
+/// with short blocks, and afq where ggml has none.
+pub fn candidates(row: usize, roundings: &[MergeRounding]) -> Vec<(WeightType, MergeRounding)> {
     use GgmlDType as G;
     use WeightType::{Afq, Ggml};
-    match row.is_multiple_of(256) {
+    let [q4, q5, q8] = [G::Q4_0, G::Q5_0, G::Q8_0].map(Ggml);
+    let types = match row.is_multiple_of(256) {
         true => [G::Q2K, G::Q3K, G::Q4K, G::Q5K, G::Q6K, G::Q8_0].map(Ggml),
-        false => {
-            let [q4, q5, q8] = [G::Q4_0, G::Q5_0, G::Q8_0].map(Ggml);
-            [Afq(2), Afq(3), q4, q5, Afq(6), q8]
-        }
-    }
-}
-
-/// The merges that [`SmallestMerge`] tries, in this order: types by size, each with all of
-/// `roundings`.
-pub fn candidates(row: usize, roundings: &[MergeRounding]) -> Vec<(WeightType, MergeRounding)> {
-    let each = types(row).into_iter();
-    each.flat_map(|t| roundings.iter().map(move |r| (t, *r)))
-        .collect()
+        false => [Afq(2), Afq(3), q4, q5, Afq(6), q8],
+    };
+    let types = types.into_iter();
+    let merges = types.flat_map(|t| roundings.iter().map(move |r| (t, *r)));
+    merges.collect()
 }
 
 /// A search for the smallest merge that retains enough.

@@ -35,15 +35,11 @@ impl WeightTypes {
         }
     }
 
-    /// The type that `module` gets; `current` is the one that it has, if it is quantized.
-    pub fn of(&self, module: TargetModule, current: Option<WeightType>) -> WeightType {
-        let named = self.modules.get(&module);
-        named.map_or_else(|| self.unnamed(current), |named| *named)
-    }
-
-    /// The type of a weight that is not named.
-    pub(super) fn unnamed(&self, current: Option<WeightType>) -> WeightType {
-        self.all.or(current).unwrap_or(WeightType::F32)
+    /// The type that `module` gets, or the output head if there is none; `current` is the one
+    /// that it has, if it is quantized.
+    pub fn of(&self, module: Option<TargetModule>, current: Option<WeightType>) -> WeightType {
+        let named = module.and_then(|module| self.modules.get(&module).copied());
+        named.or(self.all).or(current).unwrap_or(WeightType::F32)
     }
 
     /// Finer types for some of `modules`, which were measured with the type `all`: the module

@@ -57,7 +57,13 @@ pub(crate) fn pipeline(
     let loading = AnyModelBuilder::from(builder).build_pipeline();
     match catch_unwind(AssertUnwindSafe(|| runtime.block_on(loading))) {
         Ok(Ok(loaded)) => Ok(loaded),
-        Ok(Err(e)) => Err(failed(place, explained(&format!("{e:#}")))),
+        Ok(Err(e)) => {
+            let mut reason = without_backtrace(&format!("{e:#}")).to_owned();
+            if reason.contains("Cannot serialize non-quantized") {
+                reason += ": the rows of a weight do not divide into blocks of this `with_isq`";
+            }
+            Err(failed(place, reason))
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -65,15 +71,6 @@ pub(crate) fn pipeline(
             Err(failed(place, format!("it panicked while loading: {text}")))
         }
     }
-}
-
-/// Says more where the quantization fails.
-fn explained(reason: &str) -> String {
-    let mut said = without_backtrace(reason).to_owned();
-    if said.contains("Cannot serialize non-quantized") {
-        said += ": the rows of a weight do not divide into blocks of this `with_isq`";
-    }
-    said
 }
 
 /// Starts the engine of a loaded model.

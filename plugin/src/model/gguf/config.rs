@@ -33,7 +33,6 @@ impl GgufLlama {
         }
         let theta = self.optional("llama.rope.freq_base", Self::number)?;
         let theta = theta.unwrap_or(10000.);
-        let context = self.count("llama.context_length")?;
         Ok(json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -43,7 +42,7 @@ impl GgufLlama {
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads.unwrap_or(heads),
             "vocab_size": vocab,
-            "max_position_embeddings": context,
+            "max_position_embeddings": self.count("llama.context_length")?,
             "rms_norm_eps": self.number("llama.attention.layer_norm_rms_epsilon")?,
             "rope_theta": theta,
             "rope_scaling": self.rope_scaling(theta, width)?,

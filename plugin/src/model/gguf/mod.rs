@@ -32,7 +32,9 @@ const COMPANIONS: [&str; 4] = [
     "chat_template.jinja",
 ];
 
-/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there.
+/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there. The
+/// key contains the length and the time of change of the GGUF and of its companions, because to
+/// read their contents may take a minute.
 ///
 /// # Errors
 /// Those of [`import`].
@@ -41,13 +43,6 @@ pub fn imported(
     cache: &Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PathBuf> {
-    let key = key(gguf)?;
-    cache.entry(&key, |out| import(gguf, out, progress))
-}
-
-/// The key of an import. It contains the length and the time of change of the GGUF and of its
-/// companions: to read their contents may take a minute.
-fn key(gguf: &Path) -> Result<StoreKey> {
     let path = gguf.canonicalize();
     let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
     let mut parts = vec![format!("{path:?}")];
@@ -57,7 +52,8 @@ fn key(gguf: &Path) -> Result<StoreKey> {
         parts.push(format!("{:?}", found.ok()));
     }
     let made_from = format!("import of {}", path.display());
-    Ok(StoreKey::new(made_from, parts))
+    let key = StoreKey::new(made_from, parts);
+    cache.entry(&key, |out| import(gguf, out, progress))
 }
 
 /// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`

@@ -100,7 +100,7 @@ impl UqffWriter {
 
     /// Completes the file; returns its length.
     pub fn finish(self) -> Result<u64> {
-        let metadata = self.provenance.metadata(&self.digests);
+        let metadata = self.digests.metadata(self.provenance.text());
         Ok(self.file.finish_with(metadata)?)
     }
 }

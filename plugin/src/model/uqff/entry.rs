@@ -67,12 +67,6 @@ impl Entry {
         &self.layout
     }
 
-    /// Bits of a weight, including scales.
-    pub fn bits_per_weight(&self) -> f64 {
-        let (o, i) = self.layout.shape;
-        8. * self.layout.end as f64 / (o * i) as f64
-    }
-
     /// The bias (O,), f32.
     ///
     /// # Errors
@@ -98,15 +92,9 @@ impl Entry {
     /// # Errors
     /// When the type takes none: [`WeightType::takes_bias`].
     pub fn with_bias(&self, bias: Option<&Tensor>) -> Result<Self> {
-        let Layout {
-            end,
-            flag,
-            stored,
-            full,
-            ..
-        } = self.layout;
-        let mut bytes = self.bytes[..end].to_vec();
-        bytes[flag] = u8::from(bias.is_some());
+        let (layout, stored) = (&self.layout, self.layout.stored);
+        let mut bytes = self.bytes[..layout.end].to_vec();
+        bytes[layout.flag] = u8::from(bias.is_some());
         if let Some(bias) = bias {
             if !stored.takes_bias() {
                 return Err(Error::Bake {
@@ -114,7 +102,7 @@ impl Entry {
                     reason: "mistral.rs 0.8.1 adds it twice there; use another type".into(),
                 });
             }
-            let dtype = full.unwrap_or(DType::F32);
+            let dtype = layout.full.unwrap_or(DType::F32);
             let code = match dtype {
                 DType::F16 => 4,
                 DType::BF16 => 5,

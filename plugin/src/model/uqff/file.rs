@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The entries of all shards of one UQFF model; their headers are in memory, no more.
 pub struct UqffFile {
+    /// At least one.
     shards: Vec<(PathBuf, TensorFile)>,
     /// Shard of each entry.
     entries: BTreeMap<usize, usize>,
@@ -73,11 +74,6 @@ impl UqffFile {
         Ok(files)
     }
 
-    /// The first shard.
-    pub fn path(&self) -> &Path {
-        self.shards.first().map_or(Path::new(""), |(p, _)| p)
-    }
-
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(|(path, _)| path.as_path())
@@ -107,10 +103,8 @@ impl UqffFile {
     /// # Errors
     /// When its metadata is malformed.
     pub fn provenance(&self) -> Result<Option<UqffProvenance>> {
-        match self.shards.first() {
-            Some((path, file)) => UqffProvenance::read(path, &file.metadata()),
-            None => Ok(None),
-        }
+        let (path, file) = &self.shards[0];
+        UqffProvenance::read(path, &file.metadata())
     }
 
     /// Reads an entry whose weight must have the shape (O, I).
@@ -123,7 +117,13 @@ impl UqffFile {
         if found != shape {
             let (expected, found) = (format!("a weight of shape {shape:?}"), format!("{found:?}"));
             let hint = "config.json and UQFF belong to different models";
-            return Err(Error::model(self.path(), place, expected, found, hint));
+            return Err(Error::model(
+                &self.shards[0].0,
+                place,
+                expected,
+                found,
+                hint,
+            ));
         }
         Ok(entry)
     }
@@ -140,7 +140,7 @@ impl UqffFile {
     pub fn entry(&self, index: usize) -> Result<Entry> {
         let place = format!("tensor `{index}`");
         let Some((path, file)) = self.entries.get(&index).map(|s| &self.shards[*s]) else {
-            let (path, expected) = (self.path(), "an entry");
+            let (path, expected) = (&self.shards[0].0, "an entry");
             let hint = "the UQFF has fewer layers than config.json says";
             return Err(Error::model(path, place, expected, "nothing", hint));
         };

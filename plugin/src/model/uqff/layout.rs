@@ -136,14 +136,17 @@ impl Tensor {
 }
 
 /// (O, I), if these are the dims of a matrix with elements.
-fn matrix(dims: &[usize]) -> Option<(usize, usize)> {
+fn matrix(dims: &[usize]) -> Option<Shape> {
     match dims {
         [o, i] if *o > 0 && *i > 0 => Some((*o, *i)),
         _ => None,
     }
 }
 
-type Weight = (WeightType, (usize, usize));
+/// (O, I).
+type Shape = (usize, usize);
+/// A weight's type and its shape.
+type Weight = (WeightType, Shape);
 
 struct Cursor<'a> {
     entry: &'a [u8],
@@ -183,7 +186,7 @@ impl Cursor<'_> {
         (0..count).map(|_| Ok(self.u32("dims")? as usize)).collect()
     }
 
-    fn matrix(&mut self) -> Result<(usize, usize), Misfit> {
+    fn matrix(&mut self) -> Result<Shape, Misfit> {
         let dims = self.dims()?;
         matrix(&dims).map_or_else(|| misfit("a shape (O, I)", format!("{dims:?}")), Ok)
     }
@@ -215,15 +218,11 @@ impl Cursor<'_> {
     }
 
     /// A matrix (O, I) of one of `dtypes`.
-    fn matrix_of(
-        &mut self,
-        dtypes: &[DType],
-        expected: &str,
-    ) -> Result<(DType, (usize, usize)), Misfit> {
+    fn matrix_of(&mut self, dtypes: &[DType], what: &str) -> Result<(DType, Shape), Misfit> {
         let Tensor { dtype, dims, .. } = self.tensor("weight")?;
         match matrix(&dims).filter(|_| dtypes.contains(&dtype)) {
             Some(shape) => Ok((dtype, shape)),
-            None => misfit(expected, format!("{dims:?} of {dtype:?}")),
+            None => misfit(what, format!("{dims:?} of {dtype:?}")),
         }
     }
 
@@ -295,11 +294,9 @@ impl Cursor<'_> {
         let fits =
             known && i > 0 && o > 0 && i.checked_mul(usize::from(bits)) == words.checked_mul(32);
         if !fits || codes.dtype != DType::U32 {
-            let found = &codes.dims;
-            return misfit(
-                "packed codes of 2, 3, 4, 6 or 8 bits in groups of 32, 64 or 128",
-                format!("{found:?} for {groups} groups of {group} of {bits} bits"),
-            );
+            let expected = "packed codes of 2, 3, 4, 6 or 8 bits in groups of 32, 64 or 128";
+            let found = format!("{:?} for {groups} groups of {group}", codes.dims);
+            return misfit(expected, format!("{found} of {bits} bits"));
         }
         scales.expect("scales", &[o, groups], &FLOATS)?;
         biases.expect("biases", &[o, groups], &FLOATS)?;

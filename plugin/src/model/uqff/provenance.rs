@@ -128,15 +128,7 @@ impl UqffProvenance {
         text.len() + text.matches(['"', '\\']).count() + 80 * entries + 512
     }
 
-    /// The metadata of a file with this provenance and `digests`.
-    pub(super) fn metadata(&self, digests: &Digests) -> BTreeMap<String, String> {
-        let text = self.text();
-        let mut metadata = digests.metadata(&text);
-        metadata.insert(KEY.to_owned(), text);
-        metadata
-    }
-
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -161,21 +153,24 @@ impl Digests {
         }
     }
 
-    /// The hashes as metadata; `provenance` is the text of [`KEY`].
-    fn metadata(&self, provenance: &str) -> BTreeMap<String, String> {
+    /// The metadata of a file with these hashes and the text `provenance`.
+    pub fn metadata(&self, provenance: String) -> BTreeMap<String, String> {
         let lines = self.weights.iter().map(|(i, h)| format!("{i} {h}\n"));
         let weights = files::sha256([lines.collect::<String>().as_bytes()]);
         let biases = serde_json::to_string(&self.biases).unwrap_or_default();
-        BTreeMap::from([
-            (WEIGHTS.to_owned(), weights),
-            (BIASES.to_owned(), biases),
-            (HASH.to_owned(), files::sha256([provenance.as_bytes()])),
-        ])
+        let hash = files::sha256([provenance.as_bytes()]);
+        let metadata = [
+            (WEIGHTS, weights),
+            (BIASES, biases),
+            (HASH, hash),
+            (KEY, provenance),
+        ];
+        metadata.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
     /// Compares these hashes with those in the `metadata` of `path`, if this program wrote it.
     pub fn check(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let expected = metadata.get(KEY).map(|text| self.metadata(text));
+        let expected = metadata.get(KEY).map(|text| self.metadata(text.clone()));
         for (key, expected) in expected.unwrap_or_default() {
             let found = metadata.get(&key).map_or("nothing", String::as_str);
             if found != expected {

@@ -9,13 +9,10 @@ use mistralrs_quant::{
     HqqConfig, HqqLayer, MXFP4Layer, QuantMethod, QuantMethodConfig, UnquantLinear,
 };
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Elements that share a scale in HQQ, as mistral.rs has it.
 const HQQ_GROUP: usize = 64;
-/// Steps of HQQ's search for a zero point, as mistral.rs has it.
-const HQQ_STEPS: Option<usize> = Some(20);
 
 /// How the numbers of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,9 +127,9 @@ impl WeightType {
             Self::Hqq(bits) => {
                 let config = HqqConfig {
                     bits: HqqBits::try_from(usize::from(bits))?,
-                    group_size: NonZeroUsize::new(HQQ_GROUP).unwrap_or(NonZeroUsize::MIN),
+                    group_size: HQQ_GROUP.try_into()?,
                     axis: HqqAxis::Zero,
-                    optimization_steps: HQQ_STEPS,
+                    optimization_steps: Some(20), // as mistral.rs has it
                     round_zeros: false,
                     channel_wise: true,
                 };
