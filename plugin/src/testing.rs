@@ -237,7 +237,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Runtime`] with the question and what mistral.rs said.
     pub fn interview(&self, interview: &Interview) -> Result<Transcript> {
-        self.block_on(interview.ask(self.model()))
+        self.block_on(interview.ask(&self.model))
     }
 }
 

@@ -14,7 +14,6 @@ const FILES: [(&str, bool); 5] = [
     ("generation_config.json", false),
     ("chat_template.jinja", false),
 ];
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The directory of the hub repository `model` in the cache of `HF_HOME`. What is missing
 /// there is downloaded, unless `HF_HUB_OFFLINE` is set.
@@ -59,7 +58,7 @@ pub(super) fn download(model: &str) -> Result<PathBuf> {
             Err(_) => {}
         }
     }
-    let Ok(index) = get(INDEX) else {
+    let Ok(index) = get("model.safetensors.index.json") else {
         get("model.safetensors").map_err(hint)?;
         return Ok(directory);
     };

@@ -17,7 +17,7 @@ use std::path::Path;
 /// Every call blocks; none may be made from within another tokio runtime.
 pub struct Engine {
     // before the runtime, so that it is dropped first
-    model: Model,
+    pub(crate) model: Model,
     runtime: tokio::runtime::Runtime,
     place: String,
 }
@@ -97,10 +97,6 @@ impl Engine {
         let all = prompts.iter().map(|ids| self.greedy(ids, max_new_tokens));
         let answers = self.block_on(futures::future::join_all(all));
         answers.into_iter().map(|a| self.said(a)).collect()
-    }
-
-    pub(crate) fn model(&self) -> &Model {
-        &self.model
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {

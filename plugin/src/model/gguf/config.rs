@@ -49,7 +49,7 @@ impl GgufLlama {
             "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
-            "tie_word_embeddings": self.info("output.weight").is_none(),
+            "tie_word_embeddings": self.0.tensor("output.weight").is_none(),
             "bos_token_id": self.token_id("bos"),
             "eos_token_id": self.token_id("eos"),
             "torch_dtype": "float32",

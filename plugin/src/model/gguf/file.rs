@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// An open GGUF of a Llama.
-pub(super) struct GgufLlama(Gguf);
+pub(super) struct GgufLlama(pub(super) Gguf);
 
 impl GgufLlama {
     pub(super) fn open(path: &Path) -> Result<Self> {
@@ -31,10 +31,6 @@ impl GgufLlama {
                 Err(model.wrong(key, expected, format!("`{other}`")))
             }
         }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        self.0.path()
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&Field> {
@@ -103,7 +99,7 @@ impl GgufLlama {
     }
 
     pub(super) fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
-        let (path, place) = (self.path(), format!("`{place}`"));
+        let (path, place) = (self.0.path(), format!("`{place}`"));
         let hint = "fetch the file again, or convert the model anew";
         Error::model(path, place, expected, found, hint)
     }
@@ -169,7 +165,7 @@ impl GgufLlama {
 
     /// The tensor's type and shape, which must be `shape` if that is not empty.
     fn expected(&self, tensor: &str, shape: &[usize]) -> Result<&TensorInfo> {
-        match self.info(tensor) {
+        match self.0.tensor(tensor) {
             Some(info) if shape.is_empty() || info.shape == shape => Ok(info),
             Some(info) => {
                 let found = format!("{:?}", info.shape);
@@ -177,10 +173,6 @@ impl GgufLlama {
             }
             None => Err(self.wrong(tensor, "a tensor", "nothing".into())),
         }
-    }
-
-    pub(super) fn info(&self, tensor: &str) -> Option<&TensorInfo> {
-        self.0.tensor(tensor)
     }
 }
 

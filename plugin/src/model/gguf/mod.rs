@@ -88,7 +88,7 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         }
         progress(layer + 1, spec.layers);
     }
-    let head = match model.info("output.weight") {
+    let head = match model.0.tensor("output.weight") {
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
@@ -117,7 +117,7 @@ fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
         std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
     };
     write("config.json", &model.config()?)?;
-    let given = model.path().parent().unwrap_or(Path::new(""));
+    let given = model.0.path().parent().unwrap_or(Path::new(""));
     if !given.join(COMPANIONS[0]).is_file() {
         let (tokenizer, config) = model.tokenizer()?;
         write("tokenizer.json", &tokenizer)?;
