@@ -71,7 +71,7 @@ impl GgufLlama {
             "none" => {}
             other => return Err(self.wrong(key, "none or linear", format!("`{other}`"))),
         }
-        if self.info(FACTORS).is_none() {
+        if self.0.tensor(FACTORS).is_none() {
             return Ok(Value::Null);
         }
         let factors: Vec<f32> = self.tensor(FACTORS, &[])?.flatten_all()?.to_vec1()?;
