@@ -84,7 +84,7 @@ impl Engine {
         self.said(self.block_on(self.greedy(ids, max_new_tokens)))
     }
 
-    /// The same for several prompts, all of which are with the engine at once. (On a CPU
+    /// The same for several prompts, which the engine gets all at once. (On a CPU
     /// mistral.rs 0.8.1 mixes up prompts of different lengths that it computes together.)
     ///
     /// # Errors
