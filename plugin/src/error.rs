@@ -15,20 +15,6 @@ pub enum Error {
     /// A tensor operation of candle failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// A model on disk is incomplete or wrong.
-    #[error("{path}: {place}: expected {expected}, found {found}; {hint}")]
-    Model {
-        /// The file or directory.
-        path: PathBuf,
-        /// Where in it.
-        place: String,
-        /// What should have been there.
-        expected: String,
-        /// What was there.
-        found: String,
-        /// What to try next.
-        hint: String,
-    },
     /// An intervention cannot be written into weights exactly.
     #[error("cannot bake {what}: {reason}")]
     Bake {
@@ -59,7 +45,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An [`Error::Model`]: `place` in `path` held `found` instead of `expected`.
+    /// A model on disk is wrong: `place` in `path` held `found` instead of `expected`.
     pub fn model(
         path: impl Into<PathBuf>,
         place: impl Into<String>,
@@ -67,12 +53,6 @@ impl Error {
         found: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self::Model {
-            path: path.into(),
-            place: place.into(),
-            expected: expected.into(),
-            found: found.into(),
-            hint: hint.into(),
-        }
+        reptune_adapters::Error::content(path, place, expected, found, hint).into()
     }
 }

@@ -196,7 +196,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Runtime`] with the question and what mistral.rs said.
     pub fn interview(&self, interview: &Interview) -> Result<String> {
-        self.block_on(interview.ask(self.model()))
+        self.block_on(interview.ask(&self.model))
     }
 }
 

@@ -4,9 +4,10 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::model::uqff::{self, UqffFile, WeightType};
+use reptune::pipeline::calibration;
 use reptune::quantize::{
     ErrorCompensation, Merger, QuantizedMerge, QuantizedReport, RetentionCheck, RoundedModule,
-    SmallestMerge, WeightTypes, calibration, candidates,
+    SmallestMerge, WeightTypes, candidates,
 };
 use reptune::runtime::Engine;
 use reptune::session::Session;
@@ -262,7 +263,8 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
         &mut |_| {},
     )?;
     let calibration = calibration(&session)?;
-    let check = RetentionCheck::new(&session, &session.items.validation, Some(&directions))?;
+    let (chat, claims) = (&session.chat, &session.items.validation);
+    let check = RetentionCheck::new(chat, &session.recipe, claims, Some(&directions))?;
     let take = |update: &Adapter, merges: &[(WeightType, MergeRounding)], out: &str| {
         let merger = Merger {
             source: &source,

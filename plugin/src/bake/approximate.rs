@@ -41,21 +41,15 @@ pub fn approximate(
 ) -> Result<Approximation> {
     let mut additions: Vec<Intervention> = Vec::new();
     let (mut around, mut whole) = (0., 0.);
-    let layers: Vec<usize> = intervention.layers().collect();
-    for layer in layers {
+    for layer in intervention.layers() {
         let changes = changes(model, intervention, layer, &additions, prompts)?; // (M, H)
         let mean = changes.mean(0)?;
         around += squares(&changes.broadcast_sub(&mean)?)?;
         whole += squares(&changes)?;
         let mean: Vec<f64> = mean.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
         let direction = Direction::new(&mean)?;
-        let norm = direction.norm;
-        let set = DirectionSet {
-            layers: [(layer, direction)].into(),
-            provenance: Default::default(),
-        };
-        let addition = Intervention::new(&set, &[layer], Dose::Coeff(norm), Operator::Add)?;
-        additions.push(addition.at(intervention.point()));
+        let dose = Dose::Coeff(direction.norm);
+        additions.push(addition(direction, layer, dose)?.at(intervention.point()));
     }
     let under = |interventions| ModelVariant {
         interventions,
@@ -83,31 +77,27 @@ fn changes(
     prompts: &[Vec<u32>],
 ) -> Result<Tensor> {
     // An addition of zero leaves the stream as it is before the change, on the same tokens.
-    let zero = Intervention::new(
-        &direction_of(intervention, layer)?,
-        &[layer],
-        Dose::Coeff(0.),
-        Operator::Add,
-    )?
-    .at(intervention.point())
-    .on(intervention.rows().clone());
-    let mut all = below.to_vec();
-    all.push(zero);
-    let mut forest = PrefixTree::new();
+    let unit = intervention.direction(layer).map(Tensor::to_vec1);
+    let unit = unit.transpose()?.unwrap_or_default();
+    let zero = addition(Direction { unit, norm: 1. }, layer, Dose::Coeff(0.))?;
+    let point = intervention.point();
+    let zero = zero.at(point).on(intervention.rows().clone());
+    let all = [below, &[zero]].concat();
+    let mut batch = PrefixTree::new();
     for ids in prompts {
-        forest.insert(None, ids, |p| token_mask(&all, p, ids.len()));
+        batch.insert(None, ids, |p| token_mask(&all, p, ids.len()));
     }
-    let capture = match intervention.point() {
+    let capture = match point {
         HookPoint::ResidPre => layer.checked_sub(1),
         _ => Some(layer),
     };
     let refused = |found: &str| {
-        let what = format!("a mean change at {} of layer {layer}", intervention.point());
+        let what = format!("a mean change at {point} of layer {layer}");
         let expected = "resid_pre of layers from 1 on or resid_post, and prompts that are steered";
         let hint = "steer at another hook point, or without baking";
         reptune_adapters::Error::value(what, expected, found, hint)
     };
-    let (Some(capture), false) = (capture, intervention.point() == HookPoint::ResidMid) else {
+    let (Some(capture), false) = (capture, point == HookPoint::ResidMid) else {
         return Err(refused("another hook point").into());
     };
     let request = ForwardOptions {
@@ -115,8 +105,8 @@ fn changes(
         capture: &[capture],
         ..ForwardOptions::default()
     };
-    let pass = model.forward(&forest, &mut KeyValueCache::none(), &request)?;
-    let rows = forest.masked(below.len(), 0..forest.len());
+    let pass = model.forward(&batch, &mut KeyValueCache::none(), &request)?;
+    let rows = batch.masked(below.len(), 0..batch.len());
     if rows.is_empty() {
         return Err(refused("no token of the prompts that it acts on").into());
     }
@@ -126,16 +116,13 @@ fn changes(
     Ok((intervention.apply(&h, layer, &all)? - &h)?)
 }
 
-/// A direction set with the direction of `layer`.
-fn direction_of(intervention: &Intervention, layer: usize) -> Result<DirectionSet> {
-    let unit = match intervention.direction(layer) {
-        Some(d) => d.to_vec1()?,
-        None => Vec::new(),
-    };
-    Ok(DirectionSet {
-        layers: [(layer, Direction { unit, norm: 1. })].into(),
+/// An addition of `direction` at `layer`.
+fn addition(direction: Direction, layer: usize, dose: Dose) -> Result<Intervention> {
+    let set = DirectionSet {
+        layers: [(layer, direction)].into(),
         provenance: Default::default(),
-    })
+    };
+    Ok(Intervention::new(&set, &[layer], dose, Operator::Add)?)
 }
 
 fn squares(t: &Tensor) -> Result<f64> {

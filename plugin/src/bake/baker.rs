@@ -1,12 +1,11 @@
 //! Writing baked directories: one pass over the weights, one linear layer at a time.
 
-use super::plan::{BakePlan, writes_to_stream};
-use super::refused;
+use super::plan::{BakePlan, refused, writes_to_stream};
 use crate::error::{Error, Result};
-use crate::model::Source;
 use crate::model::uqff::{
-    self, BakedSteering, EMBEDDINGS, Entry, Provenance, UQFF, UqffDirectory, UqffWriter, WeightType,
+    self, BakedSteering, Entry, UQFF, UqffDirectory, UqffProvenance, UqffWriter, WeightType,
 };
+use crate::model::{EMBEDDINGS, Source};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -22,10 +21,9 @@ pub const SHARED: &str = "shared.uqff";
 const EXACT: f64 = 1e-5;
 
 /// Whether a bake may differ from the interventions that it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exactness {
     /// Only in the last bits of a sum.
-    #[default]
     Exact,
     /// By what the report says.
     Approximate,
@@ -85,21 +83,18 @@ impl Baker<'_> {
         out: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BakeReport> {
-        let model = DoseFile {
-            name: UQFF.trim_end_matches(".uqff").to_owned(),
-            interventions: interventions.to_vec(),
-        };
-        let plans = vec![self.plan(interventions)?];
+        let plan = self.plan(interventions)?;
         let directory = UqffDirectory::create(out)?;
         let mut provenance = self.source.provenance()?;
-        provenance.steering = self.steering(&model)?;
+        provenance.steering = self.steering(interventions)?;
         let entries = 0..1 + 7 * self.source.spec.layers;
         let file = directory.file(UQFF, entries, provenance)?;
+        let name = UQFF.trim_end_matches(".uqff").to_owned();
         let files = BakeFiles {
-            doses: vec![(model, file)],
+            doses: vec![BakedDose { name, plan, file }],
             shared: None,
         };
-        self.write_files(directory, files, &plans, progress)
+        self.write_files(directory, files, progress)
     }
 
     /// Writes several `doses` to the directory `out`: [`SHARED`], for each dose a file with
@@ -126,14 +121,14 @@ impl Baker<'_> {
             doses: Vec::new(),
             shared: None,
         };
-        for dose in doses {
-            let provenance = self.dose_provenance(dose)?;
-            let file = directory.file(&file_name(&dose.name), own.iter().copied(), provenance)?;
-            files.doses.push((dose.clone(), file));
+        for (dose, plan) in doses.iter().zip(plans) {
+            let (name, provenance) = (dose.name.clone(), self.dose_provenance(dose)?);
+            let file = directory.file(&file_name(&name), own.iter().copied(), provenance)?;
+            files.doses.push(BakedDose { name, plan, file });
         }
         let shared = (0..1 + 7 * self.source.spec.layers).filter(|i| !own.contains(i));
         files.shared = Some(directory.file(SHARED, shared, self.source.provenance()?)?);
-        self.write_files(directory, files, &plans, progress)
+        self.write_files(directory, files, progress)
     }
 
     /// Writes one more dose, or one anew, to `directory`, which [`Baker::write_doses`] wrote
@@ -154,12 +149,11 @@ impl Baker<'_> {
             .filter(|m| !names.contains(&uqff::index(m.layer, m.kind).to_string()))
             .collect();
         if let Some(module) = plan.biases.keys().find(|m| !own.contains(m)) {
-            return Err(refused(
-                format!("a bias at {module} next to {}", path.display()),
-                "the doses there have none at this module; bake into a new directory",
-            ));
+            let what = format!("a bias at {module} next to {}", path.display());
+            let reason = "the doses there have none at this module; bake into a new directory";
+            return Err(refused(what, reason));
         }
-        let provenance = Provenance::read(&path, &shared.metadata())?;
+        let provenance = UqffProvenance::read(&path, &shared.metadata())?;
         let found = provenance.map_or("no provenance".to_owned(), |p| p.model_fingerprint);
         if found != spec.fingerprint {
             let hint = "name the model that the directory was baked from";
@@ -170,7 +164,7 @@ impl Baker<'_> {
             let indices = own.iter().map(|m| uqff::index(m.layer, m.kind));
             let mut file = UqffWriter::create(temporary, indices, self.dose_provenance(dose)?)?;
             for module in &own {
-                let (weight, earlier) = source.weight(*module)?;
+                let (weight, earlier) = source.weight(Some(*module))?;
                 let entry = self.entry(weight, earlier)?;
                 let index = uqff::index(module.layer, module.kind);
                 file.push(index, &with_bias(&entry, plan.biases.get(module))?)?;
@@ -180,18 +174,19 @@ impl Baker<'_> {
         })
     }
 
-    /// Fills `files`, whose doses have `plans`, and completes the directory.
+    /// Fills `files` and completes the directory.
     fn write_files(
         &self,
         directory: UqffDirectory,
         mut files: BakeFiles,
-        plans: &[BakePlan],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BakeReport> {
         let (source, spec) = (self.source, &self.source.spec);
         // Doses change biases only, so there is at most one plan that changes weights.
-        let plan = &plans[0];
-        let mut ablated = Ablated::default();
+        let plan = files.doses[0].plan.clone();
+        let ablates = !plan.erased.is_empty();
+        // Squared norms along the ablated directions.
+        let (mut before, mut after) = (0., 0.);
         let mut other = BTreeMap::new();
         let mut stored_as = |name: String, entry: &Entry| {
             let stored = entry.layout().stored;
@@ -202,43 +197,52 @@ impl Baker<'_> {
         for layer in 0..spec.layers {
             for kind in ModuleKind::ALL {
                 let module = TargetModule { layer, kind };
-                let (weight, earlier) = source.weight(module)?;
-                let entry = match writes_to_stream(kind) && !plan.erased.is_empty() {
+                let (weight, earlier) = source.weight(Some(module))?;
+                let entry = match writes_to_stream(kind) && ablates {
                     false => self.entry(weight, earlier)?,
                     true => {
                         let entry = self.quantized(&plan.erase_from(&weight)?, earlier.as_ref())?;
-                        ablated.add(plan, &weight, &entry.weight()?)?;
+                        before += plan.written(&weight)?;
+                        after += plan.written(&entry.weight()?)?;
                         entry
                     }
                 };
                 stored_as(format!("{module}.weight"), &entry);
-                files.push(module, &entry, plans)?;
+                files.push(module, &entry)?;
             }
             progress(layer + 1, spec.layers);
         }
-        let (weight, earlier) = source.head()?;
+        let (weight, earlier) = source.weight(None)?;
         let head = self.entry(weight, earlier)?;
-        stored_as(source.config.head().to_owned(), &head);
+        stored_as(source.config.weight_name(None), &head);
         files.common().push(uqff::HEAD, &head)?;
-        if !plan.erased.is_empty() {
+        let mut left = None;
+        if ablates {
             let table = source.other(EMBEDDINGS)?;
-            let columns = |table: &Tensor| table.t()?.contiguous();
-            ablated.add(plan, &columns(&table)?, &columns(&plan.embed(&table)?)?)?;
+            before += plan.written(&table.t()?.contiguous()?)?;
+            after += plan.written(&plan.embed(&table)?.t()?.contiguous()?)?;
+            let share = (after / f64::max(before, f64::MIN_POSITIVE)).sqrt();
+            if self.exactness == Exactness::Exact && share > EXACT {
+                return Err(refused(
+                    format!("an ablation of which {share:.4} would be left"),
+                    "quantized weights round the direction back in; store f32, or accept the difference (--approximate)",
+                ));
+            }
+            left = Some(share);
         }
-        let left = (!plan.erased.is_empty()).then(|| ablated.left());
-        if let (Some(left), Exactness::Exact) = (left, self.exactness)
-            && left > EXACT
-        {
-            return Err(refused(
-                format!("an ablation of which {left:.4} would be left"),
-                "quantized weights round the direction back in; store f32, or accept the difference (--approximate)",
-            ));
+        let (mut biases, mut bytes) = (BTreeMap::new(), BTreeMap::new());
+        if let Some(shared) = files.shared {
+            bytes.insert(SHARED.to_owned(), shared.finish()?);
         }
-        let named = files.doses.iter().zip(plans);
-        let biases = named
-            .map(|((dose, _), plan)| Ok((dose.name.clone(), norms(plan)?)))
-            .collect::<Result<_>>()?;
-        let bytes = files.finish()?;
+        for BakedDose { name, plan, file } in files.doses {
+            let mut norms = BTreeMap::new();
+            for (module, bias) in plan.biases {
+                let norm: f32 = bias.sqr()?.sum_all()?.sqrt()?.to_scalar()?;
+                norms.insert(module, f64::from(norm));
+            }
+            bytes.insert(file_name(&name), file.finish()?);
+            biases.insert(name, norms);
+        }
         directory.commit(spec, &source.directory, |name| {
             let tensor = source.other(name)?;
             match name == EMBEDDINGS {
@@ -257,13 +261,9 @@ impl Baker<'_> {
     /// `weight` as it is stored. The entry that it comes from is copied where its type is the
     /// one that is wanted.
     fn entry(&self, weight: Tensor, earlier: Option<Entry>) -> Result<Entry> {
-        let keeps = |entry: &Entry| {
-            let layout = entry.layout();
-            self.quantize
-                .is_none_or(|q| q.fitted(layout.shape) == layout.stored)
-        };
+        let is = |q: WeightType, e: &Entry| q.fitted(e.layout().shape) == e.layout().stored;
         match earlier {
-            Some(entry) if keeps(&entry) => Ok(entry),
+            Some(entry) if self.quantize.is_none_or(|q| is(q, &entry)) => Ok(entry),
             earlier => self.quantized(&weight, earlier.as_ref()),
         }
     }
@@ -278,10 +278,10 @@ impl Baker<'_> {
     fn plan(&self, interventions: &[Intervention]) -> Result<BakePlan> {
         let plan = BakePlan::of(&self.source.spec, interventions)?;
         match self.quantize.filter(|q| !q.takes_bias()) {
-            Some(q) if !plan.biases.is_empty() => Err(refused(
-                format!("into {q}"),
-                "mistral.rs 0.8.1 adds a bias twice there; use another type",
-            )),
+            Some(q) if !plan.biases.is_empty() => {
+                let reason = "mistral.rs 0.8.1 adds a bias twice there; use another type";
+                Err(refused(format!("into {q}"), reason))
+            }
             _ => Ok(plan),
         }
     }
@@ -298,31 +298,36 @@ impl Baker<'_> {
     }
 
     /// What is baked, for the provenance.
-    fn steering(&self, dose: &DoseFile) -> Result<Vec<BakedSteering>> {
+    fn steering(&self, interventions: &[Intervention]) -> Result<Vec<BakedSteering>> {
         let base = self.source.provenance()?;
         if !base.steering.is_empty() {
-            return Err(refused(
-                format!("steering into {}, which has some already", base.model),
-                "bake into the model that it was made of",
-            ));
+            let what = format!("steering into {}, which has some already", base.model);
+            return Err(refused(what, "bake into the model that it was made of"));
         }
-        dose.interventions.iter().map(BakedSteering::of).collect()
+        interventions.iter().map(BakedSteering::of).collect()
     }
 
-    fn dose_provenance(&self, dose: &DoseFile) -> Result<Provenance> {
-        Ok(Provenance {
+    fn dose_provenance(&self, dose: &DoseFile) -> Result<UqffProvenance> {
+        Ok(UqffProvenance {
             shared: Some(SHARED.to_owned()),
-            steering: self.steering(dose)?,
+            steering: self.steering(&dose.interventions)?,
             ..self.source.provenance()?
         })
     }
+}
+
+/// A dose that is being written.
+struct BakedDose {
+    name: String,
+    plan: BakePlan,
+    file: UqffWriter,
 }
 
 /// The files of a bake.
 struct BakeFiles {
     /// The entries that all doses have in common; in the only file if none.
     shared: Option<UqffWriter>,
-    doses: Vec<(DoseFile, UqffWriter)>,
+    doses: Vec<BakedDose>,
 }
 
 impl BakeFiles {
@@ -330,50 +335,21 @@ impl BakeFiles {
     fn common(&mut self) -> &mut UqffWriter {
         match &mut self.shared {
             Some(shared) => shared,
-            None => &mut self.doses[0].1,
+            None => &mut self.doses[0].file,
         }
     }
 
     /// Writes the entry of `module`: to every dose if one of them gives it a bias.
-    fn push(&mut self, module: TargetModule, entry: &Entry, plans: &[BakePlan]) -> Result<()> {
+    fn push(&mut self, module: TargetModule, entry: &Entry) -> Result<()> {
         let index = uqff::index(module.layer, module.kind);
-        if !plans.iter().any(|p| p.biases.contains_key(&module)) {
+        let mut plans = self.doses.iter().map(|d| &d.plan);
+        if !plans.any(|p| p.biases.contains_key(&module)) {
             return self.common().push(index, entry);
         }
-        for ((_, file), plan) in self.doses.iter_mut().zip(plans) {
+        for BakedDose { plan, file, .. } in &mut self.doses {
             file.push(index, &with_bias(entry, plan.biases.get(&module))?)?;
         }
         Ok(())
-    }
-
-    fn finish(self) -> Result<BTreeMap<String, u64>> {
-        let mut bytes = BTreeMap::new();
-        if let Some(shared) = self.shared {
-            bytes.insert(SHARED.to_owned(), shared.finish()?);
-        }
-        for (dose, file) in self.doses {
-            bytes.insert(file_name(&dose.name), file.finish()?);
-        }
-        Ok(bytes)
-    }
-}
-
-/// Squared norms along the ablated directions, before and after.
-#[derive(Default)]
-struct Ablated {
-    before: f64,
-    after: f64,
-}
-
-impl Ablated {
-    fn add(&mut self, plan: &BakePlan, before: &Tensor, after: &Tensor) -> Result<()> {
-        self.before += plan.written(before)?;
-        self.after += plan.written(after)?;
-        Ok(())
-    }
-
-    fn left(&self) -> f64 {
-        (self.after / self.before.max(f64::MIN_POSITIVE)).sqrt()
     }
 }
 
@@ -390,12 +366,4 @@ fn with_bias(entry: &Entry, bias: Option<&Tensor>) -> Result<Entry> {
         (None, None) => Tensor::zeros(entry.layout().shape.0, DType::F32, &Device::Cpu)?,
     };
     entry.with_bias(Some(&bias))
-}
-
-fn norms(plan: &BakePlan) -> Result<BTreeMap<TargetModule, f64>> {
-    let norm = |b: &Tensor| -> Result<f64> {
-        Ok(f64::from(b.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?))
-    };
-    let each = plan.biases.iter();
-    each.map(|(module, b)| Ok((*module, norm(b)?))).collect()
 }

@@ -27,7 +27,7 @@ pub use approximate::{Approximation, approximate};
 pub use baker::{BakeReport, Baker, DoseFile, Exactness, SHARED};
 pub use plan::BakePlan;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Source;
 use crate::model::uqff::WeightType;
 use reptune_adapters::Intervention;
@@ -51,11 +51,4 @@ pub fn bake(
         exactness: Exactness::Exact,
     };
     baker.write(interventions, out, progress)
-}
-
-fn refused(what: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::Bake {
-        what: what.into(),
-        reason: reason.into(),
-    }
 }

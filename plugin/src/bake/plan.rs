@@ -7,8 +7,7 @@
 //! what is added before the ablation at the same place loses its part along d:
 //! `b <- b - d (d . b)`.
 
-use super::refused;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{HookPoint, Intervention, ModelSpec, Operator, Positions, TargetModule};
@@ -29,44 +28,34 @@ pub struct BakePlan {
     pub erased: Vec<Tensor>,
 }
 
-/// A place where a constant can be added to the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Embeddings,
-    TargetModule(TargetModule),
-}
-
-impl Place {
-    /// All places, in the order of the stream.
-    fn all(spec: &ModelSpec) -> impl Iterator<Item = Self> {
-        let modules = (0..spec.layers).flat_map(|layer| {
-            [ModuleKind::OProj, ModuleKind::DownProj].map(|kind| TargetModule { layer, kind })
-        });
-        [Self::Embeddings]
-            .into_iter()
-            .chain(modules.map(Self::TargetModule))
-    }
-
-    /// The hook points at this place, in the order in which they act.
-    fn points(self) -> Vec<(HookPoint, usize)> {
-        match self {
-            Self::Embeddings => vec![(HookPoint::ResidPre, 0)],
-            Self::TargetModule(TargetModule { layer, kind }) => match kind {
-                ModuleKind::OProj => vec![(HookPoint::ResidMid, layer)],
-                _ => vec![
-                    (HookPoint::ResidPost, layer),
-                    (HookPoint::ResidPre, layer + 1),
-                ],
-            },
-        }
-    }
+/// The places where a constant can be added to the residual stream, in the order of the stream:
+/// the embeddings (none), then `o_proj` and `down_proj` of every block. Each with the hook points
+/// there, in the order in which they act.
+fn places(
+    spec: &ModelSpec,
+) -> impl Iterator<Item = (Option<TargetModule>, Vec<(HookPoint, usize)>)> {
+    let blocks = (0..spec.layers).flat_map(|layer| {
+        let module = |kind| Some(TargetModule { layer, kind });
+        let end = vec![
+            (HookPoint::ResidPost, layer),
+            (HookPoint::ResidPre, layer + 1),
+        ];
+        [
+            (
+                module(ModuleKind::OProj),
+                vec![(HookPoint::ResidMid, layer)],
+            ),
+            (module(ModuleKind::DownProj), end),
+        ]
+    });
+    std::iter::once((None, vec![(HookPoint::ResidPre, 0)])).chain(blocks)
 }
 
 impl BakePlan {
     /// The plan for `interventions`, which act in their order.
     ///
     /// # Errors
-    /// [`Error::Bake`](crate::Error::Bake) for what weights cannot express: operators other
+    /// [`Error::Bake`] for what weights cannot express: operators other
     /// than addition, except an ablation [everywhere](Intervention::ablation_everywhere);
     /// positions other than all tokens; gates; directions of another width; the ablation of
     /// two directions that are not orthogonal; an addition along a direction that was
@@ -83,23 +72,21 @@ impl BakePlan {
                 plan.erase(d)?;
             }
         }
-        let last = Place::TargetModule(TargetModule {
+        let last = TargetModule {
             layer: spec.layers.saturating_sub(1),
             kind: ModuleKind::DownProj,
-        });
-        for place in Place::all(spec) {
-            let Some(sum) = at(place, interventions)? else {
+        };
+        for (place, points) in places(spec) {
+            let Some(sum) = added(&points, interventions)? else {
                 continue;
             };
             // No ablation acts after the last block, so an addition there stays.
-            if place != last {
+            if place != Some(last) {
                 plan.stays(&sum, place)?;
             }
             match place {
-                Place::Embeddings => plan.embeddings = Some(sum),
-                Place::TargetModule(module) => {
-                    plan.biases.insert(module, sum);
-                }
+                None => plan.embeddings = Some(sum),
+                Some(module) => _ = plan.biases.insert(module, sum),
             }
         }
         Ok(plan)
@@ -132,10 +119,10 @@ impl BakePlan {
     pub fn embed(&self, table: &Tensor) -> Result<Tensor> {
         let table = match self.erased.is_empty() {
             true => table.clone(),
-            false => self
-                .erase_from(&table.t()?.contiguous()?)?
-                .t()?
-                .contiguous()?,
+            false => {
+                let columns = table.t()?.contiguous()?;
+                self.erase_from(&columns)?.t()?.contiguous()?
+            }
         };
         match &self.embeddings {
             Some(shift) => Ok(table.broadcast_add(shift)?),
@@ -172,14 +159,11 @@ impl BakePlan {
     }
 
     /// Refuses an addition that the ablation at the next place would take away.
-    fn stays(&self, sum: &Tensor, place: Place) -> Result<()> {
+    fn stays(&self, sum: &Tensor, place: Option<TargetModule>) -> Result<()> {
         let norm = dot(sum, sum)?.sqrt();
         for d in &self.erased {
             if dot(sum, d)?.abs() > RIGHT_ANGLE * norm {
-                let place = match place {
-                    Place::Embeddings => "the embeddings".to_owned(),
-                    Place::TargetModule(module) => module.to_string(),
-                };
+                let place = place.map_or("the embeddings".to_owned(), |m| m.to_string());
                 return Err(refused(
                     format!("an addition at {place} along a direction that is ablated before it"),
                     "the next ablation would take it away, which weights cannot do; name the ablation last",
@@ -199,52 +183,43 @@ pub(super) fn writes_to_stream(kind: ModuleKind) -> bool {
 fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     let layers: Vec<usize> = intervention.layers().collect();
     spec.check_layers(&layers)?;
-    let everywhere = intervention.point() == HookPoint::Everywhere
-        && intervention.operator() == Operator::Ablate;
-    if intervention.operator() != Operator::Add && !everywhere {
-        return Err(refused(
-            format!(
-                "operator {} at {} of layers {layers:?}",
-                intervention.operator(),
-                intervention.point()
-            ),
-            "its change differs between tokens, and a bias is the same for all; use an \
+    let (operator, point) = (intervention.operator(), intervention.point());
+    let everywhere = point == HookPoint::Everywhere && operator == Operator::Ablate;
+    if operator != Operator::Add && !everywhere {
+        let what = format!("operator {operator} at {point} of layers {layers:?}");
+        let reason = "its change differs between tokens, and a bias is the same for all; use an \
              addition, ablate everywhere (--module everywhere), bake the mean change \
-             (--approximate), or tune the weights and merge",
-        ));
+             (--approximate), or tune the weights and merge";
+        return Err(refused(what, reason));
     }
     if intervention.gate().is_some() {
-        return Err(refused(
-            "an intervention with a gate",
-            "a bias acts on every token; steer without baking",
-        ));
+        let reason = "a bias acts on every token; steer without baking";
+        return Err(refused("an intervention with a gate", reason));
     }
     if *intervention.rows() != Positions::All {
-        return Err(refused(
-            format!("an addition at positions `{}`", intervention.rows()),
-            "a bias acts on every token; use positions `all`, bake the mean change \
-             (--approximate), or steer without baking",
-        ));
+        let what = format!("an addition at positions `{}`", intervention.rows());
+        let reason = "a bias acts on every token; use positions `all`, bake the mean change \
+             (--approximate), or steer without baking";
+        return Err(refused(what, reason));
     }
     for layer in layers {
         let dims = intervention.direction(layer).map(Tensor::dims);
         if dims.is_some_and(|dims| dims != [spec.hidden]) {
-            return Err(refused(
-                format!("a direction of shape {dims:?} at layer {layer}"),
-                format!(
-                    "the residual stream of {} has {} columns; use directions of this model",
-                    spec.name, spec.hidden
-                ),
-            ));
+            let what = format!("a direction of shape {dims:?} at layer {layer}");
+            let stream = format!(
+                "the residual stream of {} has {} columns",
+                spec.name, spec.hidden
+            );
+            return Err(refused(what, stream + "; use directions of this model"));
         }
     }
     Ok(())
 }
 
-/// The sum of what `interventions` add at `place`, after their ablations; none where none adds.
-fn at(place: Place, interventions: &[Intervention]) -> Result<Option<Tensor>> {
+/// The sum of what `interventions` add at `points`, after their ablations; none where none adds.
+fn added(points: &[(HookPoint, usize)], interventions: &[Intervention]) -> Result<Option<Tensor>> {
     let mut sum: Option<Tensor> = None;
-    for (point, layer) in place.points() {
+    for &(point, layer) in points {
         for x in interventions {
             if x.point() == HookPoint::Everywhere {
                 let at_block_input = point == HookPoint::ResidPre && layer > 0;
@@ -266,4 +241,11 @@ fn at(place: Place, interventions: &[Intervention]) -> Result<Option<Tensor>> {
 
 fn dot(a: &Tensor, b: &Tensor) -> Result<f32> {
     Ok((a * b)?.sum_all()?.to_scalar()?)
+}
+
+pub(super) fn refused(what: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::Bake {
+        what: what.into(),
+        reason: reason.into(),
+    }
 }

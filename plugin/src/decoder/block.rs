@@ -1,28 +1,30 @@
-//! One decoder block over a table of rows.
+//! One decoder block over a table of rows, and its weights: frozen in mistral.rs's storage, or
+//! tensors that are trained.
 
 use super::rows::Read;
-use super::weight::Weight;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use mistralrs_core::layers::MatMul;
+use mistralrs_quant::QuantMethod;
 use reptune_adapters::model::Ancestors;
-use reptune_adapters::model::ModuleKind;
+use reptune_adapters::model::ModuleKind::{self, *};
 use reptune_adapters::ops::{
-    Factors, FrozenAttention, FrozenMlp, Rotation, attention, attention_half, lora_linear,
-    mlp_half, rms_norm, rotary, swiglu,
+    Factors, FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention, attention_half,
+    frozen_linear, lora_linear, mlp_half, rms_norm, rotary, swiglu,
 };
 use reptune_adapters::{Adapter, GradientCheckpointing, KeyValueCache, Result};
 use std::sync::Arc;
 
-/// Hears the input of every linear layer.
+/// Is called with the input of every linear layer.
 pub(super) type Listener<'a> = &'a dyn Fn(ModuleKind, &Tensor) -> Result<()>;
 
 /// Changes the rows between attention and MLP.
 pub(super) type Middle<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
 
-/// What a block needs beside the rows themselves.
+/// What a block needs in addition to the rows.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub rotation: &'a Rotation,
-    pub ancestry: &'a Arc<Ancestors>,
+    pub ancestors: &'a Arc<Ancestors>,
     pub adapter: Option<&'a Adapter>,
     pub listener: Option<Listener<'a>>,
     pub middle: Option<Middle<'a>>,
@@ -44,19 +46,6 @@ pub(super) struct Block {
     halves: Option<(Arc<FrozenAttention>, Arc<FrozenMlp>)>,
 }
 
-const ATTENTION: [ModuleKind; 4] = [
-    ModuleKind::QProj,
-    ModuleKind::KProj,
-    ModuleKind::VProj,
-    ModuleKind::OProj,
-];
-
-const MLP: [ModuleKind; 3] = [
-    ModuleKind::GateProj,
-    ModuleKind::UpProj,
-    ModuleKind::DownProj,
-];
-
 impl Block {
     pub(super) fn new(
         layer: usize,
@@ -66,22 +55,22 @@ impl Block {
         weights: [Weight; 7],
     ) -> Self {
         let halves = || {
-            let of = |p: ModuleKind| weights[p as usize].as_frozen().cloned();
+            let [q, k, v, o, gate, up, down] = weights.each_ref().map(Weight::as_frozen);
             let attention = FrozenAttention {
                 norm: norms[0].clone(),
                 eps,
                 head_dim,
-                q: of(ModuleKind::QProj)?,
-                k: of(ModuleKind::KProj)?,
-                v: of(ModuleKind::VProj)?,
-                o: of(ModuleKind::OProj)?,
+                q: q?.clone(),
+                k: k?.clone(),
+                v: v?.clone(),
+                o: o?.clone(),
             };
             let mlp = FrozenMlp {
                 norm: norms[1].clone(),
                 eps,
-                gate: of(ModuleKind::GateProj)?,
-                up: of(ModuleKind::UpProj)?,
-                down: of(ModuleKind::DownProj)?,
+                gate: gate?.clone(),
+                up: up?.clone(),
+                down: down?.clone(),
             };
             Some((Arc::new(attention), Arc::new(mlp)))
         };
@@ -114,43 +103,40 @@ impl Block {
     fn attention(&self, x: &Tensor, cache: &mut KeyValueCache, c: &Context) -> Result<Tensor> {
         if let (Some((attention, _)), None) = (&self.halves, c.read)
             && !cache.keeps()
-            && let Some(updates) = self.updates(c, ATTENTION)
+            && let Some(updates) = self.updates(c, [QProj, KProj, VProj, OProj])
         {
-            let rows = (c.rotation, c.ancestry);
+            let rows = (c.rotation, c.ancestors);
             return Ok(attention_half(x, attention, updates, rows, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[0], self.eps)?;
-        let k = rotary(&self.linear(ModuleKind::KProj, &h, c)?, c.rotation)?;
-        let v = self.linear(ModuleKind::VProj, &h, c)?;
+        let k = rotary(&self.linear(KProj, &h, c)?, c.rotation)?;
+        let v = self.linear(VProj, &h, c)?;
         let (k, v) = cache.append(self.layer, k, v)?;
-        let (x, h, rotation, ancestry) = match c.read {
-            None => (x.clone(), h, c.rotation, c.ancestry),
+        let (x, h, rotation, ancestors) = match c.read {
+            None => (x.clone(), h, c.rotation, c.ancestors),
             Some(read) => {
                 let pick = |t: &Tensor| t.index_select(&read.index, 0);
-                (pick(x)?, pick(&h)?, &read.rotation, &read.ancestry)
+                (pick(x)?, pick(&h)?, &read.rotation, &read.ancestors)
             }
         };
-        let q = rotary(&self.linear(ModuleKind::QProj, &h, c)?, rotation)?;
-        let y = attention(&q, &k, &v, ancestry, self.head_dim)?;
-        Ok((x + self.linear(ModuleKind::OProj, &y, c)?)?)
+        let q = rotary(&self.linear(QProj, &h, c)?, rotation)?;
+        let y = attention(&q, &k, &v, ancestors, self.head_dim)?;
+        Ok((x + self.linear(OProj, &y, c)?)?)
     }
 
     fn mlp(&self, x: &Tensor, c: &Context) -> Result<Tensor> {
         if let Some((_, mlp)) = &self.halves
-            && let Some(updates) = self.updates(c, MLP)
+            && let Some(updates) = self.updates(c, [GateProj, UpProj, DownProj])
         {
             return Ok(mlp_half(x, mlp, updates, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[1], self.eps)?;
-        let y = swiglu(
-            &self.linear(ModuleKind::GateProj, &h, c)?,
-            &self.linear(ModuleKind::UpProj, &h, c)?,
-        )?;
-        Ok((x + self.linear(ModuleKind::DownProj, &y, c)?)?)
+        let y = swiglu(&self.linear(GateProj, &h, c)?, &self.linear(UpProj, &h, c)?)?;
+        Ok((x + self.linear(DownProj, &y, c)?)?)
     }
 
     /// The low-rank updates of these layers; none where a full delta is among them, or where
-    /// somebody listens to what they read.
+    /// there is a listener.
     fn updates<'a, const N: usize>(
         &self,
         c: &Context<'a>,
@@ -162,8 +148,8 @@ impl Block {
     }
 
     fn linear(&self, p: ModuleKind, x: &Tensor, c: &Context) -> Result<Tensor> {
-        if let Some(hear) = c.listener {
-            hear(p, x)?;
+        if let Some(listener) = c.listener {
+            listener(p, x)?;
         }
         let weight = &self.weights[p as usize];
         let update = c.adapter.and_then(|l| l.at(self.layer, p));
@@ -174,5 +160,64 @@ impl Block {
             }
             (Some(u), _) => Ok((weight.forward(x)? + u.forward(x)?)?),
         }
+    }
+}
+
+/// The weight of one linear layer.
+pub(super) enum Weight {
+    /// Full or quantized, never changed.
+    Frozen(Arc<dyn FrozenMatrix>),
+    /// (O, I), takes a gradient.
+    Trained(Tensor),
+}
+
+impl Weight {
+    /// A weight as mistral.rs loaded it. `biased` says whether it has a bias, `dtype` is that of
+    /// its inputs. A full weight of that dtype without bias becomes a plain tensor, because
+    /// its product is faster here.
+    pub(super) fn frozen(method: Arc<dyn QuantMethod>, biased: bool, dtype: DType) -> Self {
+        match method.unquant_weight_bias() {
+            Some((weight, None)) if !biased && weight.dtype() == dtype => {
+                Self::Frozen(Arc::new(weight))
+            }
+            _ => Self::Frozen(Arc::new(RuntimeMatrix { method, dtype })),
+        }
+    }
+
+    fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {
+        match self {
+            Self::Frozen(matrix) => Some(matrix),
+            Self::Trained(_) => None,
+        }
+    }
+
+    /// `x W^T`. Shapes: `x` (N, I), result (N, O).
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Frozen(matrix) => frozen_linear(x, matrix),
+            Self::Trained(weight) => x.matmul(&weight.t()?),
+        }
+    }
+}
+
+/// A weight as mistral.rs holds it.
+struct RuntimeMatrix {
+    method: Arc<dyn QuantMethod>,
+    dtype: DType,
+}
+
+impl FrozenMatrix for RuntimeMatrix {
+    fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        // mistral.rs works on (batch, rows, features)
+        let y = MatMul.qmethod_matmul(&x.unsqueeze(0)?, &*self.method)?;
+        y.squeeze(0)
+    }
+
+    fn weight(&self) -> candle_core::Result<Tensor> {
+        self.method.dequantize_w()?.to_dtype(self.dtype)
+    }
+
+    fn is_full(&self) -> bool {
+        false
     }
 }

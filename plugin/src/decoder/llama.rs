@@ -1,9 +1,8 @@
 //! The hooked Llama and its forward: which residual rows are computed, changed and returned.
 
-use super::block::{Block, Context};
+use super::block::{Block, Context, Weight};
 use super::rotation::RotationTable;
 use super::rows::Rows;
-use super::weight::Weight;
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::ops::{in_pool, rms_norm};
@@ -40,39 +39,28 @@ impl Llama {
         if let Some(start) = options.start {
             self.check_start(start, new.len(), cache, options)?;
         }
-        self.check_interventions(options.interventions)?;
+        for intervention in options.interventions {
+            let layers: Vec<usize> = intervention.layers().collect();
+            self.spec.check_layers(&layers)?;
+        }
+        let (n, most) = (options.interventions.len(), TokenMask::BITS as usize);
+        if n > most {
+            let (expected, found) = (format!("at most {most}"), n.to_string());
+            let hint = "add up directions that act on the same rows";
+            return Err(Error::value("interventions", expected, found, hint));
+        }
         self.check_tokens(batch, new.start)?;
+        let captured = options.captured.listed().unwrap_or_default();
         for (what, asked) in [
             ("rows of the logits", options.logits),
-            (
-                "captured rows",
-                options.captured.listed().unwrap_or_default(),
-            ),
+            ("captured rows", captured),
         ] {
             if let Some(row) = asked.iter().find(|r| !new.contains(&(**r as usize))) {
-                return Err(Error::value(
-                    what,
-                    format!("new rows, {} to {}", new.start, new.end.saturating_sub(1)),
-                    row.to_string(),
-                    "rows that a cache holds are not computed again",
-                ));
+                let (first, last) = (new.start, new.end.saturating_sub(1));
+                let expected = format!("new rows, {first} to {last}");
+                let hint = "rows that a cache holds are not computed again";
+                return Err(Error::value(what, expected, row.to_string(), hint));
             }
-        }
-        Ok(())
-    }
-
-    fn check_interventions(&self, interventions: &[Intervention]) -> Result<()> {
-        for intervention in interventions {
-            self.spec
-                .check_layers(&intervention.layers().collect::<Vec<_>>())?;
-        }
-        if interventions.len() > TokenMask::BITS as usize {
-            return Err(Error::value(
-                "interventions",
-                format!("at most {}", TokenMask::BITS),
-                interventions.len().to_string(),
-                "add up directions that act on the same rows",
-            ));
         }
         Ok(())
     }
@@ -80,35 +68,22 @@ impl Llama {
     /// Checks the length of the longest prompt, and the ids of all tokens but the first
     /// `computed`.
     fn check_tokens(&self, batch: &PrefixTree, computed: usize) -> Result<()> {
-        let ModelSpec {
-            context,
-            vocab,
-            name,
-            ..
-        } = &self.spec;
-        let longest = batch
-            .positions()
-            .iter()
-            .max()
-            .map_or(0, |p| *p as usize + 1);
-        if longest > *context {
-            return Err(Error::value(
-                "prompt",
-                format!("at most {context} tokens, the context of {name}"),
-                format!("{longest} tokens"),
-                "shorten the prompt or generate fewer tokens",
-            ));
+        let (context, vocab, name) = (self.spec.context, self.spec.vocab, &self.spec.name);
+        let last = batch.positions().iter().max();
+        let longest = last.map_or(0, |p| *p as usize + 1);
+        if longest > context {
+            let expected = format!("at most {context} tokens, the context of {name}");
+            let hint = "shorten the prompt or generate fewer tokens";
+            let found = format!("{longest} tokens");
+            return Err(Error::value("prompt", expected, found, hint));
         }
-        let new = &batch.ids()[computed..];
-        match new.iter().find(|id| **id as usize >= *vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::value(
-                "token id",
-                format!("below {vocab}, the vocabulary of {name}"),
-                id.to_string(),
-                "tokenizer and model belong to different models",
-            )),
+        let mut new = batch.ids()[computed..].iter();
+        if let Some(id) = new.find(|id| **id as usize >= vocab) {
+            let expected = format!("below {vocab}, the vocabulary of {name}");
+            let hint = "tokenizer and model belong to different models";
+            return Err(Error::value("token id", expected, id.to_string(), hint));
         }
+        Ok(())
     }
 
     /// A forward that resumes above a block can neither change nor return what lies below,
@@ -130,59 +105,21 @@ impl Llama {
             let found = format!("{:?}", start.rows.dims());
             return wrong(format!("the new rows, {shape:?}"), found);
         }
-        let below = start.layer + 1;
-        if cache.keeps() && cache.filled(below) != Some(new) {
-            let expected = format!(
-                "a cache that holds {new} rows of blocks 0 to {}",
-                start.layer
-            );
-            return wrong(expected, format!("{:?}", cache.filled(below)));
+        let (layer, filled) = (start.layer, cache.filled(start.layer + 1));
+        if cache.keeps() && filled != Some(new) {
+            let expected = format!("a cache that holds {new} rows of blocks 0 to {layer}");
+            return wrong(expected, format!("{filled:?}"));
         }
         let captured = options.capture.iter().copied().map(Some);
         let changed = options.interventions.iter().map(Intervention::lowest);
-        match captured
-            .chain(changed)
-            .find(|l| l.is_none_or(|l| l < start.layer))
-        {
-            None => Ok(()),
-            Some(lowest) => {
-                let expected = lowest.map_or("the embeddings".into(), |l| format!("layer {l}"));
-                wrong(
-                    format!("{expected} or below"),
-                    format!("layer {}", start.layer),
-                )
-            }
+        let mut lowest = captured.chain(changed);
+        if let Some(lowest) = lowest.find(|l| l.is_none_or(|l| l < layer)) {
+            let expected = lowest.map_or("the embeddings".into(), |l| format!("layer {l}"));
+            return wrong(format!("{expected} or below"), format!("layer {layer}"));
         }
-    }
-}
-
-impl HookedModel for Llama {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
+        Ok(())
     }
 
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn forward(
-        &self,
-        batch: &PrefixTree,
-        cache: &mut KeyValueCache,
-        options: &ForwardOptions,
-    ) -> Result<ForwardOutput> {
-        self.check(batch, cache, options)?;
-        in_pool(|| self.run(batch, cache, options))
-    }
-
-    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        let rows = rows.to_dtype(self.norm.dtype())?;
-        let x = rms_norm(&rows, &self.norm, self.norm_eps)?;
-        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
-    }
-}
-
-impl Llama {
     fn run(
         &self,
         batch: &PrefixTree,
@@ -194,7 +131,7 @@ impl Llama {
         let rotation = self.rotation.rows(&batch.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
-            ancestry: &Arc::new(batch.ancestry(new.clone())),
+            ancestors: &Arc::new(batch.ancestry(new.clone())),
             adapter: options.adapter,
             listener: None,
             middle: None,
@@ -213,27 +150,25 @@ impl Llama {
             }
             Ok(x)
         };
-        let ids = &batch.ids()[new.clone()];
         let mut x = match options.start {
             Some(start) => {
                 let known = start.rows.to_device(&self.device)?;
                 leave(known.to_dtype(self.embeddings.dtype())?, start.layer, &rows)?
             }
-            None => self
-                .embeddings
-                .index_select(&Tensor::new(ids, &self.device)?, 0)?,
+            None => {
+                let ids = Tensor::new(&batch.ids()[new.clone()], &self.device)?;
+                self.embeddings.index_select(&ids, 0)?
+            }
         }; // (N, H)
         let first = options.start.map_or(0, |s| s.layer + 1);
+        let captured = options.capture.iter().max().map_or(0, |l| l + 1);
         let end = match options.logits {
-            [] => {
-                let captured = options.capture.iter().max().map_or(0, |l| l + 1);
-                captured.max(cache.layers())
-            }
+            [] => captured.max(cache.layers()),
             _ => self.blocks.len(),
         };
         for layer in first..end {
             x = rows.change(options.interventions, &x, HookPoint::ResidPre, layer)?;
-            // Nothing above the last block looks at a row that is not asked for.
+            // Nothing after the last block reads a row that is not asked for.
             let read = (layer + 1 == end)
                 .then(|| read_last(options, layer))
                 .flatten()
@@ -260,6 +195,32 @@ impl Llama {
             wanted => Some(self.unembed(&rows.pick(&x, wanted)?)?),
         };
         Ok(ForwardOutput { residuals, logits })
+    }
+}
+
+impl HookedModel for Llama {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn forward(
+        &self,
+        batch: &PrefixTree,
+        cache: &mut KeyValueCache,
+        options: &ForwardOptions,
+    ) -> Result<ForwardOutput> {
+        self.check(batch, cache, options)?;
+        in_pool(|| self.run(batch, cache, options))
+    }
+
+    fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
+        let rows = rows.to_dtype(self.norm.dtype())?;
+        let x = rms_norm(&rows, &self.norm, self.norm_eps)?;
+        Ok(self.head.forward(&x)?.to_dtype(DType::F32)?)
     }
 }
 

@@ -1,162 +1,91 @@
 //! Loading: full weights, the same quantized in place, a UQFF, or tensors that are trained
-//! from scratch.
+//! from scratch; where, and in which dtype.
 
-use super::block::Block;
+use super::block::{Block, Weight};
 use super::llama::Llama;
-use super::options::LoadOptions;
-use super::reading::var_builder;
 use super::rotation::RotationTable;
-use super::weight::Weight;
 use crate::error::{Error, Result};
-use crate::model::uqff::{self, Entry};
-use crate::model::{Checkpoint, LlamaConfig, ModelDir};
+use crate::model::uqff::Entry;
+use crate::model::{EMBEDDINGS, LlamaConfig, Source};
 use candle_core::{DType, Device, Tensor};
-use mistralrs_core::layers::RmsNorm;
-use mistralrs_quant::{
-    ColumnParallelLayer, Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, QuantizedSerde,
-    ReplicatedLayer, RowParallelLayer,
-};
-use reptune_adapters::ModelSpec;
+use candle_nn::Linear;
+use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
 use reptune_adapters::model::ModuleKind;
-use std::borrow::Cow;
+use reptune_adapters::{Error as Fault, ModelSpec, TargetModule};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, atomic::AtomicUsize};
 
-/// How mistral.rs splits a linear layer over devices.
-#[derive(Clone, Copy)]
-enum Split {
-    Column,
-    Row,
-    /// The output head.
-    Whole,
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Quantize every linear layer in place after loading.
+    pub isq: Option<IsqType>,
+    /// Where it computes.
+    pub device: Device,
+    /// Type of its weights and of the residual stream. Factors that are trained, losses and
+    /// captured rows are f32 in any case.
+    pub dtype: DType,
 }
 
-fn split(p: ModuleKind) -> Split {
-    match p {
-        ModuleKind::OProj | ModuleKind::DownProj => Split::Row,
-        _ => Split::Column,
+impl Default for LoadOptions {
+    /// The CPU, in f32.
+    fn default() -> Self {
+        Self {
+            isq: None,
+            device: Device::Cpu,
+            dtype: DType::F32,
+        }
     }
 }
 
-/// Where weights are loaded to, and in which dtype.
-struct Target<'a> {
-    device: &'a Device,
+/// The linear layer `kind`, or the output head if there is none, from its entry.
+pub(super) fn linear(
+    entry: &Entry,
+    kind: Option<ModuleKind>,
     dtype: DType,
-    comm: Arc<Comm>,
-}
-
-impl<'a> Target<'a> {
-    fn new(device: &'a Device, dtype: DType) -> Result<Self> {
-        let comm = Arc::new(Comm::from_device(Id::new(), device, 0, 1)?);
-        Ok(Self {
-            device,
-            dtype,
-            comm,
-        })
-    }
-
-    /// A linear layer of a UQFF as mistral.rs itself runs it, with its bias.
-    fn entry(&self, entry: &Entry, split: Split) -> Result<Weight> {
-        let (bytes, guard) = (Cow::from(entry.bytes()), QuantizeOntoGuard::new());
-        let (device, comm) = (self.device, &self.comm);
-        let method = match split {
-            Split::Column => ColumnParallelLayer::deserialize(bytes, device, comm, guard),
-            Split::Row => RowParallelLayer::deserialize(bytes, device, comm, guard),
-            Split::Whole => ReplicatedLayer::deserialize(bytes, device, comm, guard),
-        };
-        let biased = entry.layout().bias.is_some();
-        Ok(Weight::frozen(method?, biased, self.dtype))
-    }
-
-    /// A full linear layer, quantized to `isq` if that is given.
-    fn quantized(&self, method: Arc<dyn QuantMethod>, isq: Option<IsqType>) -> Result<Weight> {
-        let method = match isq {
-            None => method,
-            Some(_) => method.apply_isq(
-                isq,
-                self.device.clone(),
-                &AtomicUsize::new(0),
-                None,
-                QuantizeOntoGuard::new(),
-            )?,
-        };
-        Ok(Weight::frozen(method, false, self.dtype))
-    }
-}
-
-/// The linear layer `p` of a block from its entry.
-pub(super) fn linear(entry: &Entry, p: ModuleKind) -> Result<Weight> {
-    Target::new(&Device::Cpu, DType::F32)?.entry(entry, split(p))
-}
-
-/// The weights of a Llama. Norms are given by name, linear layers by layer and module.
-struct Weights<'a> {
-    embeddings: Tensor,
-    head: Weight,
-    norm: &'a dyn Fn(String) -> Result<Tensor>,
-    linear: &'a dyn Fn(usize, ModuleKind) -> Result<Weight>,
+    device: &Device,
+) -> Result<Weight> {
+    let biased = entry.layout().bias.is_some();
+    Ok(Weight::frozen(entry.method(kind, device)?, biased, dtype))
 }
 
 impl Llama {
-    /// Loads what [`ModelDir::at`] finds at `path`.
+    /// Loads what [`ModelDir::at`](crate::model::ModelDir::at) finds at `path`.
     ///
     /// # Errors
     /// When a file is missing, truncated or of another model than config.json says.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
-        options.check()?;
-        let model = ModelDir::at(path)?;
-        let (config, spec) = model.config()?;
-        let uqff = model.open_uqff()?;
-        let checkpoint = match &uqff {
-            Some(_) => Checkpoint::beside_uqff(model.directory(), &spec)?,
-            None => {
-                let checkpoint = Checkpoint::find(model.directory())?;
-                checkpoint.check(&config, &spec)?;
-                checkpoint
+        if options.dtype == DType::BF16 && options.device.is_cpu() {
+            let hint = "leave it at f32, in which the CPU computes";
+            return Err(Fault::value("dtype", "f32 on the CPU", "bf16", hint).into());
+        }
+        let source = Source::open(path)?;
+        let LoadOptions { isq, device, dtype } = &options;
+        let read = |name: &str| -> Result<Tensor> {
+            Ok(source.tensor(name)?.to_dtype(*dtype)?.to_device(device)?)
+        };
+        let embeddings = read(EMBEDDINGS)?;
+        let tensor = |name: &str| match name {
+            EMBEDDINGS => Ok(embeddings.clone()),
+            name => read(name),
+        };
+        let weight = |module: Option<TargetModule>| -> Result<Weight> {
+            if let Some(entry) = source.entry(module)? {
+                return linear(&entry, module.map(|m| m.kind), *dtype, device);
             }
-        };
-        let device = &options.device;
-        let vb = var_builder(&checkpoint.files, options.dtype, device)?;
-        let target = Target::new(device, options.dtype)?;
-        let (v, h) = (spec.vocab, spec.hidden);
-        let embeddings = vb.pp("model.embed_tokens").get((v, h), "weight")?;
-        let head = match &uqff {
-            Some(uqff) => target.entry(&uqff.shaped(uqff::HEAD, (v, h))?, Split::Whole)?,
-            None => {
-                let full = match config.tie_word_embeddings {
-                    true => {
-                        let tied = candle_nn::Linear::new(embeddings.clone(), None);
-                        ReplicatedLayer::from_linear(tied)?
-                    }
-                    false => ReplicatedLayer::new(h, v, &None, false, vb.pp("lm_head"))?,
-                };
-                target.quantized(full, options.isq)?
+            let full = tensor(&source.config.weight_name(module))?;
+            if isq.is_none() {
+                return Ok(Weight::Frozen(Arc::new(full)));
             }
+            let full = QuantMethodConfig::Unquantized(Linear::new(full, None));
+            let (done, guard) = (AtomicUsize::new(0), QuantizeOntoGuard::new());
+            let full = Arc::new(UnquantLinear::new(full)?);
+            let quantized = full.apply_isq(*isq, device.clone(), &done, None, guard)?;
+            Ok(Weight::frozen(quantized, false, *dtype))
         };
-        let linear = |layer: usize, p: ModuleKind| -> Result<Weight> {
-            let (o, i) = p.shape(&spec);
-            if let Some(uqff) = &uqff {
-                return target.entry(&uqff.shaped(uqff::index(layer, p), (o, i))?, split(p));
-            }
-            let vb = vb.pp(format!("model.layers.{layer}.{}", p.path()));
-            let full = match split(p) {
-                Split::Row => RowParallelLayer::new(i, o, &None, false, &target.comm, vb)?,
-                _ => ColumnParallelLayer::new(i, o, &None, false, &target.comm, vb)?,
-            };
-            target.quantized(full, options.isq)
-        };
-        let norm = |name: String| -> Result<Tensor> {
-            let norm = RmsNorm::new(h, config.rms_norm_eps, vb.pp(name))?;
-            Ok(norm.weight().clone())
-        };
-        let weights = Weights {
-            embeddings,
-            head,
-            norm: &norm,
-            linear: &linear,
-        };
-        Self::assemble(&config, spec.clone(), device.clone(), weights)
+        let spec = source.spec.clone();
+        Self::assemble(&source.config, spec, device, &tensor, &weight)
     }
 
     /// A Llama over the given tensors (Hugging Face names, f32), for training from scratch:
@@ -170,62 +99,95 @@ impl Llama {
         tensors: &HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let get = |key: String| -> Result<Tensor> {
-            tensors.get(&key).cloned().ok_or_else(|| {
-                Error::model(
-                    name,
-                    format!("tensor `{key}`"),
-                    "a tensor",
-                    "nothing",
-                    "name it as Hugging Face does",
-                )
+        let tensor = |key: &str| -> Result<Tensor> {
+            tensors.get(key).cloned().ok_or_else(|| {
+                let (place, hint) = (format!("tensor `{key}`"), "name it as Hugging Face does");
+                Error::model(name, place, "a tensor", "nothing", hint)
             })
         };
-        let embeddings = get("model.embed_tokens.weight".into())?;
-        let head = match config.tie_word_embeddings {
-            true => embeddings.clone(),
-            false => get("lm_head.weight".into())?,
-        };
-        let linear = |layer: usize, p: ModuleKind| -> Result<Weight> {
-            let name = format!("model.layers.{layer}.{}.weight", p.path());
-            Ok(Weight::Trained(get(name)?))
-        };
-        let weights = Weights {
-            embeddings,
-            head: Weight::Trained(head),
-            norm: &|name| get(format!("{name}.weight")),
-            linear: &linear,
+        let weight = |module: Option<TargetModule>| {
+            Ok(Weight::Trained(tensor(&config.weight_name(module))?))
         };
         let spec = crate::model::spec(config, name, b"");
-        Self::assemble(config, spec, device.clone(), weights)
+        Self::assemble(config, spec, device, &tensor, &weight)
     }
 
+    /// Puts a Llama together from embeddings and norms by name, and linear layers by module,
+    /// of which none is the output head.
     fn assemble(
         config: &LlamaConfig,
         spec: ModelSpec,
-        device: Device,
-        weights: Weights,
+        device: &Device,
+        tensor: &dyn Fn(&str) -> Result<Tensor>,
+        weight: &dyn Fn(Option<TargetModule>) -> Result<Weight>,
     ) -> Result<Self> {
-        let Weights { norm, linear, .. } = weights;
         let block = |layer: usize| -> Result<Block> {
-            let [q, k, v, o, gate, up, down] = ModuleKind::ALL.map(|p| linear(layer, p));
+            let linear = |kind| weight(Some(TargetModule { layer, kind }));
+            let [q, k, v, o, gate, up, down] = ModuleKind::ALL.map(linear);
             let linears = [q?, k?, v?, o?, gate?, up?, down?];
-            let norms = [
-                norm(format!("model.layers.{layer}.input_layernorm"))?,
-                norm(format!("model.layers.{layer}.post_attention_layernorm"))?,
-            ];
+            let norm = |norm: &str| tensor(&format!("model.layers.{layer}.{norm}.weight"));
+            let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
             let eps = config.rms_norm_eps;
             Ok(Block::new(layer, spec.head_dim, eps, norms, linears))
         };
         Ok(Self {
             blocks: (0..spec.layers).map(block).collect::<Result<_>>()?,
-            norm: norm("model.norm".into())?,
+            norm: tensor("model.norm.weight")?,
             norm_eps: config.rms_norm_eps,
             rotation: RotationTable::new(config)?,
-            embeddings: weights.embeddings,
-            head: weights.head,
-            device,
+            embeddings: tensor(EMBEDDINGS)?,
+            head: weight(None)?,
+            device: device.clone(),
             spec,
         })
     }
+}
+
+/// Parses a device: `cpu`, `cuda`, `cuda:1`, `metal`.
+///
+/// # Errors
+/// When there is none of that name, the program was built without it, or it does not answer.
+pub fn parse_device(name: &str) -> Result<Device> {
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let device = match (kind, number.parse()) {
+        ("cpu", _) if name == "cpu" => return Ok(Device::Cpu),
+        ("cuda", Ok(number)) => Device::new_cuda(number),
+        ("metal", Ok(number)) => Device::new_metal(number),
+        _ => {
+            let (expected, found) = ("cpu, cuda, cuda:1, .. or metal", format!("`{name}`"));
+            let hint = "the number is that of the device, from 0";
+            return Err(Fault::value("device", expected, found, hint).into());
+        }
+    };
+    device.map_err(|e| {
+        let hint = "it takes a program built with --features cuda or metal, and its driver";
+        Fault::value("device", format!("`{name}`"), e.to_string(), hint).into()
+    })
+}
+
+/// Parses a type of weights: `f32`, `bf16` or `f16`.
+///
+/// # Errors
+/// When it is another.
+pub fn parse_dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => {
+            let hint = "--quantize stores smaller types";
+            Err(Fault::value("dtype", "f32, bf16 or f16", format!("`{name}`"), hint).into())
+        }
+    }
+}
+
+/// Parses a quantization such as `q8_0` or `q4k`.
+///
+/// # Errors
+/// When mistral.rs does not know it.
+pub fn parse_isq(name: &str) -> Result<IsqType> {
+    mistralrs_core::parse_isq_value(name, Some(&Device::Cpu)).map_err(|reason| {
+        let expected = "a type of mistral.rs such as q8_0 or q4k";
+        Fault::value("quantization", expected, format!("`{name}`"), reason).into()
+    })
 }

@@ -2,21 +2,18 @@
 //! residual stream can be read, changed and differentiated, on mistral.rs's own weights and
 //! layers.
 //!
-//! mistral.rs loads the weights (its var builder and parallel layers), multiplies with them
-//! (its [`QuantMethod`](mistralrs_quant::QuantMethod)s, so every quantization it knows) and
-//! gives the rotary angles. Norm, rotation, attention and activation are this project's ops,
-//! which have a backward.
+//! mistral.rs quantizes the weights, multiplies with them (its
+//! [`QuantMethod`](mistralrs_quant::QuantMethod)s, so every quantization it knows) and gives the
+//! rotary angles. Norm, rotation, attention and activation are this project's ops, which have a
+//! backward.
 
 mod block;
 mod llama;
 mod load;
-mod options;
-mod reading;
 mod rotation;
 mod rows;
 mod stream;
-mod weight;
 
 pub use llama::Llama;
-pub use options::{LoadOptions, parse_device, parse_dtype, parse_isq};
-pub use stream::{Layer, Stream, shared_input};
+pub use load::{LoadOptions, parse_device, parse_dtype, parse_isq};
+pub(crate) use stream::{Stream, shared_input};

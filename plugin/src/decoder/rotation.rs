@@ -1,16 +1,16 @@
-//! Rotary angles of rows at any positions, read off mistral.rs's own embedding.
+//! Rotary angles of rows at any positions, taken from mistral.rs's own embedding.
 
 use crate::model::LlamaConfig;
 use candle_core::{DType, Device, Result, Tensor};
 use mistralrs_core::layers::Llama3RotaryEmbedding;
 use reptune_adapters::ops::Rotation;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// Cosines and sines by position, filled as far as needed.
 ///
 /// mistral.rs keeps its tables private, but rotating the vector (1, .., 1, 0, ..,
 /// 0) shows them: its first half becomes the cosines, its second the sines. So
-/// every rope_theta and every scaling is exactly that of the runtime. They are read on the
+/// every rope_theta and every scaling is exactly that of mistral.rs. They are read on the
 /// CPU, wherever the model is.
 pub(super) struct RotationTable {
     embedding: Llama3RotaryEmbedding,
@@ -20,24 +20,18 @@ pub(super) struct RotationTable {
 }
 
 impl RotationTable {
-    /// # Errors
-    /// When mistral.rs does not take the rope settings, or angles are not finite.
     pub(super) fn new(config: &LlamaConfig) -> crate::Result<Self> {
         let wrong = |found: String| {
-            crate::Error::model(
-                config.path(),
-                "keys `rope_theta`, `rope_scaling`",
-                "rope settings of a Llama that mistral.rs 0.8.1 takes",
-                found,
-                "fetch the file again",
-            )
+            let (place, hint) = ("keys `rope_theta`, `rope_scaling`", "fetch the file again");
+            let expected = "rope settings of a Llama that mistral.rs 0.8.1 takes";
+            crate::Error::model(&config.path, place, expected, found, hint)
         };
         // models::llama::Config is private by name; inference names it.
-        let runtime_config =
-            serde_json::from_value(config.for_runtime()).map_err(|e| wrong(e.to_string()))?;
-        let embedding =
-            Llama3RotaryEmbedding::new_llama3(DType::F32, &runtime_config, &Device::Cpu, true)
-                .map_err(|e| wrong(e.to_string()))?;
+        let settings =
+            serde_json::from_value(config.json.clone()).map_err(|e| wrong(e.to_string()))?;
+        let (dtype, cpu) = (DType::F32, &Device::Cpu);
+        let embedding = Llama3RotaryEmbedding::new_llama3(dtype, &settings, cpu, true)
+            .map_err(|e| wrong(e.to_string()))?;
         let table = Self {
             embedding,
             half: config.head_dim() / 2,
@@ -54,17 +48,14 @@ impl RotationTable {
     /// The rotation of rows at `positions`.
     pub(super) fn rows(&self, positions: &[u32]) -> Result<Rotation> {
         let needed = positions.iter().max().map_or(0, |p| *p as usize + 1);
-        let mut known = match self.known.lock() {
-            Ok(known) => known,
-            Err(poisoned) => poisoned.into_inner(),
-        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.0.len() < needed * self.half {
             *known = self.probe(needed.next_power_of_two().min(self.context))?;
         }
         let pick = |table: &[f32]| {
-            let rows = positions.iter().map(|p| *p as usize * self.half);
-            rows.flat_map(|at| table[at..at + self.half].iter().copied())
-                .collect()
+            let starts = positions.iter().map(|p| *p as usize * self.half);
+            let rows = starts.flat_map(|at| &table[at..at + self.half]);
+            rows.copied().collect()
         };
         Ok(Rotation::new(pick(&known.0), pick(&known.1), self.half))
     }
@@ -78,10 +69,8 @@ impl RotationTable {
         let two = unit.repeat((1, 2, 1, 1))?; // (1, 2, length, D)
         let (rotated, _) = self.embedding.forward(&unit, &two, &[0])?;
         let half = |from: usize| {
-            rotated
-                .narrow(3, from, self.half)?
-                .flatten_all()?
-                .to_vec1::<f32>()
+            let half = rotated.narrow(3, from, self.half)?;
+            half.flatten_all()?.to_vec1::<f32>()
         };
         Ok((half(0)?, half(self.half)?))
     }

@@ -1,4 +1,4 @@
-//! Which rows of a forest a table holds: all new ones or, above the last block, those
+//! Which rows of a prefix-tree batch a table holds: all new ones or, after the last block, those
 //! that are read.
 
 use candle_core::{Device, Tensor};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// The rows of a table, and on which of them each intervention acts.
 pub(super) struct Rows {
-    /// Rows of the forest, ascending.
+    /// Rows of the batch, ascending.
     held: Held,
     /// By intervention, rows of the table.
     acted: Vec<Vec<u32>>,
@@ -22,21 +22,21 @@ enum Held {
     Some(Vec<u32>),
 }
 
-/// What a block needs to compute some of its rows: they look at the keys and values of all.
+/// What a block needs to compute some of its rows, which attend to the keys and values of all.
 pub(super) struct Read {
     /// Their numbers in the table (R,).
     pub index: Tensor,
     pub rotation: Rotation,
-    pub ancestry: Arc<Ancestors>,
+    pub ancestors: Arc<Ancestors>,
 }
 
 impl Rows {
-    /// The rows `new` of `forest`.
-    pub(super) fn all(forest: &PrefixTree, new: Range<usize>, interventions: usize) -> Self {
+    /// The rows `new` of `batch`.
+    pub(super) fn all(batch: &PrefixTree, new: Range<usize>, interventions: usize) -> Self {
         let first = new.start as u32;
         let acted = |i| {
-            let marked = forest.masked(i, new.clone()).into_iter();
-            marked.map(|r| r - first).collect()
+            let masked = batch.masked(i, new.clone()).into_iter();
+            masked.map(|r| r - first).collect()
         };
         Self {
             acted: (0..interventions).map(acted).collect(),
@@ -48,29 +48,27 @@ impl Rows {
     /// `rotation` is that of these rows.
     pub(super) fn only(
         &self,
-        forest: &PrefixTree,
+        batch: &PrefixTree,
         read: &[u32],
         rotation: &Rotation,
         device: &Device,
     ) -> Result<(Self, Read)> {
         let index: Vec<u32> = read.iter().filter_map(|r| self.place(*r)).collect();
         let place = |row: &u32| Some(index.binary_search(row).ok()? as u32);
-        let acted = self.acted.iter();
+        let acted = self.acted.iter().map(|rows| rows.iter().filter_map(place));
         let rows = Self {
-            acted: acted
-                .map(|rows| rows.iter().filter_map(place).collect())
-                .collect(),
+            acted: acted.map(Iterator::collect).collect(),
             held: Held::Some(read.to_vec()),
         };
         let read = Read {
             rotation: rotation.rows(&index),
-            ancestry: Arc::new(forest.ancestry_of(read)),
+            ancestors: Arc::new(batch.ancestry_of(read)),
             index: Tensor::new(index, device)?,
         };
         Ok((rows, read))
     }
 
-    /// Where in the table `row` of the forest is.
+    /// The place of `row` of the batch in the table.
     fn place(&self, row: u32) -> Option<u32> {
         match &self.held {
             Held::Run(run) => run.contains(&row).then(|| row - run.start),
@@ -78,7 +76,7 @@ impl Rows {
         }
     }
 
-    /// The rows `wanted` of the forest out of the table `x` (N, H), in their order.
+    /// The rows `wanted` of the batch out of the table `x` (N, H), in their order.
     pub(super) fn pick(&self, x: &Tensor, wanted: &[u32]) -> Result<Tensor> {
         let index: Vec<u32> = wanted.iter().filter_map(|r| self.place(*r)).collect();
         if index.iter().copied().eq(0..x.dims()[0] as u32) {

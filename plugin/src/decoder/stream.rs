@@ -1,15 +1,13 @@
 //! A model run block by block over prompts, for work that holds one block at a time.
 
-use super::block::{Block, Context};
+use super::block::{Block, Context, Listener, Weight};
 use super::load::linear;
 use super::rotation::RotationTable;
-use super::weight::Weight;
 use crate::error::Result;
-use crate::model::LlamaConfig;
 use crate::model::uqff::Entry;
-use candle_core::{Device, Tensor};
-use reptune_adapters::model::Ancestors;
-use reptune_adapters::model::ModuleKind;
+use crate::model::{EMBEDDINGS, Source};
+use candle_core::{DType, Device, Tensor};
+use reptune_adapters::model::{Ancestors, ModuleKind};
 use reptune_adapters::ops::{Rotation, rms_norm};
 use reptune_adapters::rounding::LayerInputs;
 use reptune_adapters::{GradientCheckpointing, KeyValueCache, PrefixTree};
@@ -18,100 +16,79 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The residual rows (N, H) of some prompts at the input of the next block.
-pub struct Stream {
+pub struct Stream<'a> {
+    source: &'a Source,
     x: Tensor,
     rotation: Rotation,
-    ancestry: Arc<Ancestors>,
-    head_dim: usize,
-    eps: f64,
+    ancestors: Arc<Ancestors>,
 }
 
-/// One block's weights.
-pub struct Layer {
-    /// 0-based.
-    pub layer: usize,
-    /// Weights (H,) of the norms before attention and before the MLP.
-    pub norms: [Tensor; 2],
-}
-
-impl Stream {
+impl<'a> Stream<'a> {
     /// The rows of `prompts` at the input of block 0.
-    ///
-    /// Shapes: `embeddings` (V, H).
-    ///
-    /// # Errors
-    /// When a token id is not in the vocabulary.
-    pub fn start(config: &LlamaConfig, embeddings: &Tensor, prompts: &[Vec<u32>]) -> Result<Self> {
+    pub fn start(source: &'a Source, prompts: &[Vec<u32>]) -> Result<Self> {
         let (batch, _) = PrefixTree::pack(prompts);
         let ids = Tensor::new(batch.ids(), &Device::Cpu)?;
-        let rotation = RotationTable::new(config)?;
+        let rotation = RotationTable::new(&source.config)?;
         Ok(Self {
-            x: embeddings.index_select(&ids, 0)?,
+            x: source.other(EMBEDDINGS)?.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
-            ancestry: Arc::new(batch.ancestry(0..batch.len())),
-            head_dim: config.head_dim(),
-            eps: config.rms_norm_eps,
+            ancestors: Arc::new(batch.ancestry(0..batch.len())),
+            source,
         })
     }
 
-    /// The inputs of every linear layer of the next block, whose weights (O, I) are
+    /// The inputs of every linear layer of the next block, `layer`, whose weights (O, I) are
     /// `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
     /// share an entry: that of q also serves k and v, that of gate also up.
-    ///
-    /// # Errors
-    /// When a shape does not fit.
     pub fn inputs(
         &self,
-        layer: &Layer,
-        weights: &[Tensor],
+        layer: usize,
+        weights: impl Iterator<Item = Tensor>,
     ) -> Result<BTreeMap<ModuleKind, LayerInputs>> {
-        let weights = weights.iter().cloned().map(Weight::Trained).collect();
-        let heard = RefCell::new(BTreeMap::new());
+        let inputs = RefCell::new(BTreeMap::new());
         let listen = |p: ModuleKind, x: &Tensor| {
             if shared_input(p) == p {
-                heard.borrow_mut().insert(p, LayerInputs::of(x)?);
+                inputs.borrow_mut().insert(p, LayerInputs::of(x)?);
             }
             Ok(())
         };
-        self.run(layer, weights, Some(&listen))?;
-        Ok(heard.into_inner())
+        self.run(layer, weights.map(Weight::Trained).collect(), Some(&listen))?;
+        Ok(inputs.into_inner())
     }
 
-    /// Goes through the next block as its `entries`, in the order of
-    /// [`ModuleKind::ALL`], compute it.
-    ///
-    /// # Errors
-    /// When mistral.rs refuses an entry.
-    pub fn advance(&mut self, layer: &Layer, entries: &[Entry]) -> Result<()> {
+    /// Runs the next block, `layer`, with the weights `entries`, in the order of
+    /// [`ModuleKind::ALL`].
+    pub fn advance(&mut self, layer: usize, entries: &[Entry]) -> Result<()> {
         let all = entries.iter().zip(ModuleKind::ALL);
-        let weights = all.map(|(entry, p)| linear(entry, p));
+        let weights = all.map(|(e, kind)| linear(e, Some(kind), DType::F32, &Device::Cpu));
         self.x = self.run(layer, weights.collect::<Result<_>>()?, None)?;
         Ok(())
     }
 
-    /// The inputs of the output head, after the last block; `norm` (H,) is that of the
-    /// final norm.
-    ///
-    /// # Errors
-    /// When the width differs.
-    pub fn head_inputs(&self, norm: &Tensor) -> Result<LayerInputs> {
-        Ok(LayerInputs::of(&rms_norm(&self.x, norm, self.eps)?)?)
+    /// The inputs of the output head, after the last block.
+    pub fn head_inputs(&self) -> Result<LayerInputs> {
+        let norm = self.source.other("model.norm.weight")?;
+        let eps = self.source.config.rms_norm_eps;
+        Ok(LayerInputs::of(&rms_norm(&self.x, &norm, eps)?)?)
     }
 
     fn run(
         &self,
-        layer: &Layer,
+        layer: usize,
         weights: Vec<Weight>,
-        listener: Option<super::block::Listener>,
+        listener: Option<Listener>,
     ) -> Result<Tensor> {
         let Ok(weights) = weights.try_into() else {
             unreachable!("one weight for each of the seven target modules")
         };
-        let norms = layer.norms.clone();
-        let block = Block::new(layer.layer, self.head_dim, self.eps, norms, weights);
+        let source = self.source;
+        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
+        let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
+        let (head_dim, eps) = (source.spec.head_dim, source.config.rms_norm_eps);
+        let block = Block::new(layer, head_dim, eps, norms, weights);
         let context = Context {
             rotation: &self.rotation,
-            ancestry: &self.ancestry,
+            ancestors: &self.ancestors,
             adapter: None,
             listener,
             middle: None,

@@ -1,140 +1,109 @@
-//! The safetensors files of a Hugging Face directory, checked before they are used.
+//! The safetensors files of a model, checked before they are used: a full checkpoint, or the
+//! weights next to a UQFF.
 
-use super::config::LlamaConfig;
+use super::config::{EMBEDDINGS, LlamaConfig};
 use crate::error::{Error, Result};
+use candle_core::Tensor;
 use reptune_adapters::ModelSpec;
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
 use reptune_adapters::model::{ModuleKind, TargetModule};
 use safetensors::Dtype;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Name of the file beside a UQFF that holds all weights but the linear layers.
+/// Name of the file next to a UQFF that holds all weights but the linear layers.
 pub const RESIDUAL: &str = "residual.safetensors";
 
-/// The files that hold a checkpoint's tensors.
-#[derive(Debug, Clone)]
+/// Open safetensors files, of which only the headers are in memory.
+///
+/// mistral.rs maps such files into memory, so that while it loads a model lies in memory twice:
+/// as pages of the file and as tensors. Read with plain reads, it does once.
 pub struct Checkpoint {
-    /// In the order of their names.
-    pub files: Vec<PathBuf>,
+    files: Vec<TensorFile>,
+    /// File of each tensor.
+    places: HashMap<String, usize>,
 }
 
 impl Checkpoint {
-    /// Finds the files of `directory`: those of its index, or `model.safetensors`.
-    ///
-    /// # Errors
-    /// When one is missing.
-    pub fn find(directory: &Path) -> Result<Self> {
-        Ok(Self {
-            files: shards(directory)?,
-        })
+    /// Opens the files of the full checkpoint in `directory` and checks their headers: every
+    /// tensor there, of the right shape, in f32, f16 or bf16, and every file as long as its
+    /// header says. The error names the first file and tensor that is wrong.
+    pub fn full(directory: &Path, config: &LlamaConfig, spec: &ModelSpec) -> Result<Self> {
+        let linears = (0..spec.layers).flat_map(|layer| {
+            ModuleKind::ALL.map(|kind| {
+                let (o, i) = kind.shape(spec);
+                let module = Some(TargetModule { layer, kind });
+                (config.weight_name(module), vec![o, i])
+            })
+        });
+        let head = (config.weight_name(None), vec![spec.vocab, spec.hidden]);
+        let expected = embeddings_and_norms(spec).chain(linears).chain([head]);
+        Self::open(&shards(directory)?, expected)
     }
 
-    /// Checks headers against `spec`: every tensor there, of the right shape, in
-    /// f32, f16 or bf16, and every file as long as its header says.
-    ///
-    /// # Errors
-    /// Names the first file and tensor that is wrong.
-    pub fn check(&self, config: &LlamaConfig, spec: &ModelSpec) -> Result<()> {
-        let blocks =
-            (0..spec.layers).flat_map(|layer| norms(spec, layer).chain(linears(spec, layer)));
-        let head = (!config.tie_word_embeddings)
-            .then(|| ("lm_head.weight".into(), vec![spec.vocab, spec.hidden]));
-        self.holds(ends(spec).chain(blocks).chain(head))
-    }
-
-    /// The embeddings and norms beside the UQFF in `directory`, checked against `spec`.
-    ///
-    /// # Errors
-    /// When the file is missing; names the first tensor that is wrong.
-    pub fn beside_uqff(directory: &Path, spec: &ModelSpec) -> Result<Self> {
+    /// Opens the embeddings and norms next to the UQFF in `directory`, checked in the same way.
+    pub fn next_to_uqff(directory: &Path, spec: &ModelSpec) -> Result<Self> {
         let residual = directory.join(RESIDUAL);
         if !residual.is_file() {
             let hint = "copy it from where the UQFF was written";
-            let expected = "a file beside the .uqff";
+            let expected = "a file next to the .uqff";
             return Err(Error::model(directory, RESIDUAL, expected, "nothing", hint));
         }
-        let beside = Self {
-            files: vec![residual],
-        };
-        beside.holds(ends(spec).chain((0..spec.layers).flat_map(|layer| norms(spec, layer))))?;
-        Ok(beside)
+        Self::open(&[residual], embeddings_and_norms(spec))
     }
 
     /// Stops at the first tensor that is not there, however many are expected.
-    fn holds(&self, expected: impl Iterator<Item = Expected>) -> Result<()> {
-        let mut found = BTreeMap::new();
-        for file in &self.files {
-            let open = TensorFile::open(file)?;
-            for name in open.names() {
-                if let Some(info) = open.info(&name) {
-                    found.insert(name, (file, info.shape.clone(), info.dtype));
-                }
-            }
+    fn open(
+        paths: &[PathBuf],
+        expected: impl Iterator<Item = (String, Vec<usize>)>,
+    ) -> Result<Self> {
+        let (mut files, mut places) = (Vec::new(), HashMap::new());
+        for path in paths {
+            let file = TensorFile::open(path)?;
+            places.extend(file.names().into_iter().map(|name| (name, files.len())));
+            files.push(file);
         }
         for (name, shape) in expected {
-            let Some((file, actual, dtype)) = found.get(&name) else {
-                let place = self
-                    .files
-                    .first()
-                    .and_then(|f| f.parent())
-                    .map_or_else(PathBuf::new, Path::to_owned);
-                return Err(Error::model(
-                    place,
-                    format!("tensor `{name}`"),
-                    format!("shape {shape:?}"),
-                    "nothing",
-                    "the checkpoint is not complete; fetch it again",
-                ));
+            let wrong = |path: &Path, expected: &str, found: &str, hint| {
+                let place = format!("tensor `{name}`");
+                Err(Error::model(path, place, expected, found, hint))
             };
-            if *actual != shape {
-                return Err(Error::model(
-                    *file,
-                    format!("tensor `{name}`"),
-                    format!("shape {shape:?}"),
-                    format!("{actual:?}"),
-                    "config.json and weights belong to different models",
-                ));
+            let wanted = format!("shape {shape:?}");
+            let at = places.get(&name).copied();
+            let Some((at, info)) = at.and_then(|at: usize| Some((at, files[at].info(&name)?)))
+            else {
+                let directory = paths.first().and_then(|f| f.parent());
+                let hint = "the checkpoint is not complete; fetch it again";
+                return wrong(directory.unwrap_or(Path::new("")), &wanted, "nothing", hint);
+            };
+            if info.shape != shape {
+                let hint = "config.json and weights belong to different models";
+                return wrong(&paths[at], &wanted, &format!("{:?}", info.shape), hint);
             }
-            if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                return Err(Error::model(
-                    *file,
-                    format!("tensor `{name}`"),
-                    "dtype F32, F16 or BF16",
-                    format!("{dtype:?}"),
-                    "convert the checkpoint first",
-                ));
+            if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                let (found, hint) = (format!("{:?}", info.dtype), "convert the checkpoint first");
+                return wrong(&paths[at], "dtype F32, F16 or BF16", &found, hint);
             }
         }
-        Ok(())
+        Ok(Self { files, places })
+    }
+
+    /// A tensor in its own dtype.
+    pub fn tensor(&self, name: &str) -> reptune_adapters::Result<Tensor> {
+        self.files[self.places.get(name).copied().unwrap_or(0)].tensor(name)
     }
 }
 
-/// Name and shape of a tensor.
-type Expected = (String, Vec<usize>);
-
-/// The tensors outside the blocks, but for the output head.
-fn ends(spec: &ModelSpec) -> impl Iterator<Item = Expected> {
+/// Names and shapes of the tensors that are no linear layer.
+pub fn embeddings_and_norms(spec: &ModelSpec) -> impl Iterator<Item = (String, Vec<usize>)> {
     let (h, v) = (spec.hidden, spec.vocab);
-    [
-        ("model.embed_tokens.weight", vec![v, h]),
-        ("model.norm.weight", vec![h]),
-    ]
-    .into_iter()
-    .map(|(name, shape)| (name.to_owned(), shape))
-}
-
-fn norms(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
-    let h = spec.hidden;
-    ["input_layernorm", "post_attention_layernorm"]
-        .into_iter()
-        .map(move |name| (format!("model.layers.{layer}.{name}.weight"), vec![h]))
-}
-
-fn linears(spec: &ModelSpec, layer: usize) -> impl Iterator<Item = Expected> {
-    ModuleKind::ALL.into_iter().map(move |kind| {
-        let (o, i) = kind.shape(spec);
-        let module = TargetModule { layer, kind };
-        (format!("{module}.weight"), vec![o, i])
-    })
+    let ends = [
+        (EMBEDDINGS.to_owned(), vec![v, h]),
+        ("model.norm.weight".to_owned(), vec![h]),
+    ];
+    let norms = (0..spec.layers).flat_map(move |layer| {
+        ["input_layernorm", "post_attention_layernorm"]
+            .map(|norm| (format!("model.layers.{layer}.{norm}.weight"), vec![h]))
+    });
+    ends.into_iter().chain(norms)
 }

@@ -1,9 +1,12 @@
 //! `config.json` of a Llama, checked.
 
 use crate::error::{Error, Result};
-use reptune_adapters::{ModelSpec, files};
+use reptune_adapters::{ModelSpec, TargetModule, files};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// Name of the embedding table.
+pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 /// The longest context taken: that of the longest Llama 3 published.
 const LONGEST: usize = 1 << 22;
@@ -21,9 +24,10 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
-    /// The whole file.
-    json: Value,
-    path: PathBuf,
+    /// The whole file as mistral.rs's own configuration type takes it.
+    pub json: Value,
+    /// The file, for messages.
+    pub path: PathBuf,
 }
 
 impl LlamaConfig {
@@ -34,22 +38,12 @@ impl LlamaConfig {
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         if !path.is_file() {
-            return Err(Error::model(
-                directory,
-                "config.json",
-                "a file",
-                "nothing",
-                "give a directory in Hugging Face layout",
-            ));
+            let (place, hint) = ("config.json", "give a directory in Hugging Face layout");
+            return Err(Error::model(directory, place, "a file", "nothing", hint));
         }
         let json = serde_json::from_slice(&files::read(&path)?).map_err(|e| {
-            Error::model(
-                &path,
-                format!("line {}", e.line()),
-                "JSON",
-                e.to_string(),
-                "fetch the file again",
-            )
+            let (line, found) = (format!("line {}", e.line()), e.to_string());
+            Error::model(&path, line, "JSON", found, "fetch the file again")
         })?;
         Self::parse(&path, json)
     }
@@ -61,11 +55,12 @@ impl LlamaConfig {
     pub fn parse(path: &Path, json: Value) -> Result<Self> {
         let file = ConfigFile { path, json: &json };
         file.check_is_llama()?;
-        let (rms_norm_eps, tie_word_embeddings) = (file.eps()?, file.flag("tie_word_embeddings")?);
+        let eps = |v: &Value| v.as_f64().filter(|eps| *eps >= 0.);
+        let (tie, yes_or_no) = ("tie_word_embeddings", "true or false");
         let heads = file.number("num_attention_heads", None)?;
         let mut config = Self {
-            rms_norm_eps,
-            tie_word_embeddings,
+            rms_norm_eps: file.field("rms_norm_eps", Some(1e-6), "a number, not below 0", eps)?,
+            tie_word_embeddings: file.field(tie, Some(false), yes_or_no, Value::as_bool)?,
             hidden_size: file.number("hidden_size", None)?,
             intermediate_size: file.number("intermediate_size", None)?,
             vocab_size: file.number("vocab_size", None)?,
@@ -86,11 +81,13 @@ impl LlamaConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Name of the tensor that the output head is: its own, or the embeddings.
-    pub fn head(&self) -> &'static str {
-        match self.tie_word_embeddings {
-            true => "model.embed_tokens.weight",
-            false => "lm_head.weight",
+    /// Name of the weight of a module, or of the output head if there is none: its own, or the
+    /// embeddings.
+    pub fn weight_name(&self, module: Option<TargetModule>) -> String {
+        match module {
+            Some(module) => format!("{module}.weight"),
+            None if self.tie_word_embeddings => EMBEDDINGS.to_owned(),
+            None => "lm_head.weight".to_owned(),
         }
     }
 
@@ -99,16 +96,6 @@ impl LlamaConfig {
         let kind = self.json["torch_dtype"].as_str();
         let kind = kind.or(self.json["dtype"].as_str());
         kind.is_some_and(|kind| kind.ends_with("16"))
-    }
-
-    /// The file, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file as mistral.rs's own configuration type takes it.
-    pub fn for_runtime(&self) -> Value {
-        self.json.clone()
     }
 }
 
@@ -121,15 +108,6 @@ struct ConfigFile<'a> {
 impl ConfigFile<'_> {
     fn error(&self, key: &str, expected: &str, found: String, hint: &str) -> Error {
         Error::model(self.path, format!("key `{key}`"), expected, found, hint)
-    }
-
-    fn wrong(&self, key: &str, expected: &str) -> Error {
-        self.error(
-            key,
-            expected,
-            self.json[key].to_string(),
-            "fetch the file again",
-        )
     }
 
     fn check_is_llama(&self) -> Result<()> {
@@ -156,60 +134,49 @@ impl ConfigFile<'_> {
         Ok(())
     }
 
-    /// Only a missing number has a default; one of another type is wrong.
-    fn number(&self, key: &str, default: Option<usize>) -> Result<usize> {
+    /// Only a missing value has a default; one of another type is wrong.
+    fn field<T>(
+        &self,
+        key: &str,
+        default: Option<T>,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
         match (&self.json[key], default) {
             (Value::Null, Some(default)) => Ok(default),
-            (value, _) => match value.as_u64().map(usize::try_from) {
-                Some(Ok(n)) if n > 0 => Ok(n),
-                _ => Err(self.wrong(key, "a positive whole number")),
-            },
+            (value, _) => {
+                let hint = "fetch the file again";
+                read(value).ok_or_else(|| self.error(key, expected, value.to_string(), hint))
+            }
         }
     }
 
-    fn flag(&self, key: &str) -> Result<bool> {
-        match &self.json[key] {
-            Value::Null => Ok(false),
-            value => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(key, "true or false")),
-        }
-    }
-
-    fn eps(&self) -> Result<f64> {
-        let key = "rms_norm_eps";
-        match &self.json[key] {
-            Value::Null => Ok(1e-6),
-            eps => (eps.as_f64().filter(|eps| *eps >= 0.))
-                .ok_or_else(|| self.wrong(key, "a number, not below 0")),
-        }
+    fn number(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        let positive = |v: &Value| usize::try_from(v.as_u64()?).ok().filter(|n| *n > 0);
+        self.field(key, default, "a positive whole number", positive)
     }
 
     fn check_sizes(&self, config: &LlamaConfig) -> Result<()> {
-        let heads = config.num_attention_heads;
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+        let (kv_heads, context) = (config.num_key_value_heads, config.max_position_embeddings);
         let head_dim = self.number("head_dim", Some(config.head_dim()))?;
         // mistral.rs computes the angles of all positions when it loads a model
-        if config.max_position_embeddings > LONGEST {
-            return Err(self.error(
-                "max_position_embeddings",
-                &format!("at most {LONGEST}"),
-                config.max_position_embeddings.to_string(),
-                "give the length that you need; the angles of all positions are kept in memory",
-            ));
+        if context > LONGEST {
+            let (key, expected) = ("max_position_embeddings", format!("at most {LONGEST}"));
+            let hint =
+                "give the length that you need; the angles of all positions are kept in memory";
+            return Err(self.error(key, &expected, context.to_string(), hint));
         }
-        if head_dim.checked_mul(heads) != Some(config.hidden_size)
+        if head_dim.checked_mul(heads) != Some(hidden)
             || !head_dim.is_multiple_of(2)
-            || !heads.is_multiple_of(config.num_key_value_heads)
+            || !heads.is_multiple_of(kv_heads)
         {
-            return Err(self.error(
-                "num_attention_heads",
-                "heads of even width that divide hidden_size, in equal groups",
-                format!(
-                    "hidden_size {}, {heads} heads of {head_dim}, {} key/value heads",
-                    config.hidden_size, config.num_key_value_heads
-                ),
-                "mistral.rs 0.8.1 runs no other Llama",
-            ));
+            let expected = "heads of even width that divide hidden_size, in equal groups";
+            let found = format!(
+                "hidden_size {hidden}, {heads} heads of {head_dim}, {kv_heads} key/value heads"
+            );
+            let hint = "mistral.rs 0.8.1 runs no other Llama";
+            return Err(self.error("num_attention_heads", expected, found, hint));
         }
         Ok(())
     }
@@ -218,12 +185,10 @@ impl ConfigFile<'_> {
 /// What mistral.rs wants and older files leave out.
 fn with_defaults(mut json: Value, config: &LlamaConfig) -> Value {
     let theta = json["rope_parameters"]["rope_theta"].as_f64();
+    let context = config.max_position_embeddings;
     let defaults = [
         ("num_key_value_heads", json!(config.num_key_value_heads)),
-        (
-            "max_position_embeddings",
-            json!(config.max_position_embeddings),
-        ),
+        ("max_position_embeddings", json!(context)),
         ("rms_norm_eps", json!(config.rms_norm_eps)),
         ("rope_theta", json!(theta.unwrap_or(10000.))),
         ("hidden_act", json!("silu")),
@@ -245,21 +210,10 @@ pub fn model_spec(config: &LlamaConfig, directory: &Path) -> Result<ModelSpec> {
     Ok(spec(config, &directory.display().to_string(), &tokenizer))
 }
 
-pub(crate) fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
-    let c = config;
-    let sizes = format!(
-        "llama {} {} {} {} {} {} {}",
-        c.hidden_size,
-        c.intermediate_size,
-        c.vocab_size,
-        c.num_hidden_layers,
-        c.num_attention_heads,
-        c.num_key_value_heads,
-        c.rms_norm_eps
-    );
-    ModelSpec {
+pub(crate) fn spec(c: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
+    let mut spec = ModelSpec {
         name: name.to_owned(),
-        fingerprint: files::sha256([sizes.as_bytes(), tokenizer]),
+        fingerprint: String::new(),
         layers: c.num_hidden_layers,
         hidden: c.hidden_size,
         intermediate: c.intermediate_size,
@@ -268,5 +222,18 @@ pub(crate) fn spec(config: &LlamaConfig, name: &str, tokenizer: &[u8]) -> ModelS
         head_dim: c.head_dim(),
         vocab: c.vocab_size,
         context: c.max_position_embeddings,
-    }
+    };
+    let s = &spec;
+    let sizes = [
+        s.hidden,
+        s.intermediate,
+        s.vocab,
+        s.layers,
+        s.heads,
+        s.kv_heads,
+    ];
+    let sizes = sizes.map(|n| n.to_string()).join(" ");
+    let sizes = format!("llama {sizes} {}", c.rms_norm_eps);
+    spec.fingerprint = files::sha256([sizes.as_bytes(), tokenizer]);
+    spec
 }

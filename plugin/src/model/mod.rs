@@ -1,5 +1,5 @@
-//! What a model on disk is: configuration, checkpoint, UQFF, GGUF, hub. [`ModelDir`] finds it
-//! once, at the edge of the program.
+//! A model on disk: configuration, checkpoint, UQFF, GGUF, hub. [`ModelDir`] finds it once, at
+//! the edge of the program.
 
 mod checkpoint;
 mod config;
@@ -9,8 +9,7 @@ mod model_dir;
 mod source;
 pub mod uqff;
 
-pub use checkpoint::Checkpoint;
-pub(crate) use config::spec;
+pub(crate) use config::{EMBEDDINGS, spec};
 pub use config::{LlamaConfig, model_spec};
 pub use model_dir::ModelDir;
 pub use source::Source;

@@ -20,8 +20,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDir {
     path: PathBuf,
-    directory: PathBuf,
-    uqff: Vec<PathBuf>,
+    /// The directory of configuration and tokenizer.
+    pub directory: PathBuf,
+    /// The `.uqff` files of the linear layers; none of a model with full weights.
+    pub uqff: Vec<PathBuf>,
 }
 
 impl ModelDir {
@@ -76,16 +78,6 @@ impl ModelDir {
         &self.path
     }
 
-    /// The directory of configuration and tokenizer.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// The `.uqff` files of the linear layers; none of a model with full weights.
-    pub fn uqff_files(&self) -> &[PathBuf] {
-        &self.uqff
-    }
-
     /// Whether the weights are quantized.
     pub fn is_quantized(&self) -> bool {
         !self.uqff.is_empty()
@@ -130,15 +122,11 @@ impl ModelDir {
     }
 }
 
-/// Name, length and time of change of a file: they stand for its content.
+/// Name, length and time of change of a file, which represent its content.
 fn stamp(path: &Path) -> std::io::Result<String> {
-    let metadata = std::fs::metadata(path)?;
-    let changed = metadata.modified().ok();
-    Ok(format!(
-        "{:?} {} {changed:?}",
-        path.file_name(),
-        metadata.len()
-    ))
+    let (name, metadata) = (path.file_name(), std::fs::metadata(path)?);
+    let (length, changed) = (metadata.len(), metadata.modified().ok());
+    Ok(format!("{name:?} {length} {changed:?}"))
 }
 
 #[cfg(test)]

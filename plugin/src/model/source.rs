@@ -1,15 +1,15 @@
-//! The weights that a merge or a bake reads, full or quantized.
+//! The weights of a model on disk, full or quantized.
 
 use super::checkpoint::Checkpoint;
 use super::config::LlamaConfig;
 use super::model_dir::ModelDir;
-use super::uqff::{self, CheckpointWeights, Entry, Provenance, UqffFile};
+use super::uqff::{self, Entry, UqffFile, UqffProvenance};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
 
-/// A full checkpoint, or a UQFF with what lies beside it.
+/// A full checkpoint, or a UQFF with the weights next to it.
 pub struct Source {
     /// Directory of configuration and tokenizer.
     pub directory: PathBuf,
@@ -17,7 +17,7 @@ pub struct Source {
     pub config: LlamaConfig,
     /// Sizes and identity.
     pub spec: ModelSpec,
-    weights: CheckpointWeights,
+    weights: Checkpoint,
     uqff: Option<UqffFile>,
 }
 
@@ -29,18 +29,13 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let model = ModelDir::at(path)?;
         let (config, spec) = model.config()?;
-        let directory = model.directory();
         let uqff = model.open_uqff()?;
         let weights = match &uqff {
-            Some(_) => CheckpointWeights::residual(directory)?,
-            None => {
-                let checkpoint = Checkpoint::find(directory)?;
-                checkpoint.check(&config, &spec)?;
-                CheckpointWeights::open(&checkpoint)?
-            }
+            Some(_) => Checkpoint::next_to_uqff(&model.directory, &spec)?,
+            None => Checkpoint::full(&model.directory, &config, &spec)?,
         };
         Ok(Self {
-            directory: directory.to_owned(),
+            directory: model.directory,
             config,
             spec,
             weights,
@@ -57,47 +52,41 @@ impl Source {
     ///
     /// # Errors
     /// When the metadata of a UQFF is broken.
-    pub fn provenance(&self) -> Result<Provenance> {
+    pub fn provenance(&self) -> Result<UqffProvenance> {
         let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
-        let mut provenance = read.flatten().unwrap_or_else(|| Provenance::of(&self.spec));
+        let new = || UqffProvenance::of(&self.spec);
+        let mut provenance = read.flatten().unwrap_or_else(new);
         provenance.shared = None;
         Ok(provenance)
     }
 
-    /// The entry that already holds linear layer `index`, if it is quantized.
+    /// The weight (O, I) of a module, or the output head (V, H) if there is none, in f32, with
+    /// the entry that it comes from if it is quantized.
     ///
     /// # Errors
     /// When it is missing or has another shape than config.json says.
-    pub fn entry(&self, index: usize, shape: (usize, usize)) -> Result<Option<Entry>> {
+    pub fn weight(&self, module: Option<TargetModule>) -> Result<(Tensor, Option<Entry>)> {
+        let entry = self.entry(module)?;
+        let weight = match &entry {
+            Some(entry) => entry.weight()?,
+            None => self.other(&self.config.weight_name(module))?,
+        };
+        Ok((weight, entry))
+    }
+
+    /// The entry of a module, or of the output head if there is none, if it is quantized.
+    pub(crate) fn entry(&self, module: Option<TargetModule>) -> Result<Option<Entry>> {
+        let (index, shape) = match module {
+            Some(m) => (uqff::index(m.layer, m.kind), m.kind.shape(&self.spec)),
+            None => (uqff::HEAD, (self.spec.vocab, self.spec.hidden)),
+        };
         let file = self.uqff.as_ref();
         file.map(|file| file.shaped(index, shape)).transpose()
     }
 
-    /// The weight (O, I) of a module, f32, with the entry that it comes from.
-    ///
-    /// # Errors
-    /// When it is missing.
-    pub fn weight(&self, module: TargetModule) -> Result<(Tensor, Option<Entry>)> {
-        let index = uqff::index(module.layer, module.kind);
-        let entry = self.entry(index, module.kind.shape(&self.spec))?;
-        let weight = match &entry {
-            Some(entry) => entry.weight()?,
-            None => self.weights.get(&format!("{module}.weight"))?,
-        };
-        Ok((weight, entry))
-    }
-
-    /// The output head (V, H), f32, with the entry that it comes from.
-    ///
-    /// # Errors
-    /// When it is missing.
-    pub fn head(&self) -> Result<(Tensor, Option<Entry>)> {
-        let entry = self.entry(uqff::HEAD, (self.spec.vocab, self.spec.hidden))?;
-        let weight = match &entry {
-            Some(entry) => entry.weight()?,
-            None => self.weights.get(self.config.head())?,
-        };
-        Ok((weight, entry))
+    /// A tensor of the checkpoint by name, in its own dtype.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
+        Ok(self.weights.tensor(name)?)
     }
 
     /// Embeddings or a norm, by name, f32.
@@ -105,6 +94,6 @@ impl Source {
     /// # Errors
     /// When it is missing.
     pub fn other(&self, name: &str) -> Result<Tensor> {
-        self.weights.get(name)
+        Ok(self.tensor(name)?.to_dtype(DType::F32)?)
     }
 }

@@ -1,5 +1,6 @@
 //! An adapter merged into quantized weights, with proof of what is left of it.
 
+use super::evaluator::{MergeEvaluator, calibration};
 use super::run::direction_set;
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
@@ -7,8 +8,7 @@ use crate::model::uqff::WeightType;
 use crate::model::{ModelDir, Source};
 use crate::progress::Progress;
 use crate::quantize::{
-    MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
-    calibration, candidates,
+    Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge, candidates,
 };
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
@@ -137,7 +137,8 @@ impl<'a> QuantizedMerging<'a> {
             return Err(Fault::value("--quantize auto", "--recipe RECIPE", "none", hint).into());
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
-        let check = RetentionCheck::new(session, &session.items.validation, directions)?;
+        let (chat, recipe, claims) = (&session.chat, &session.recipe, &session.items.validation);
+        let check = RetentionCheck::new(chat, recipe, claims, directions)?;
         let roundings = match roundings {
             [] => &[
                 MergeRounding::Nearest,

@@ -3,6 +3,7 @@
 //! Every stage is skipped while its inputs are the same; see [`Stages`](crate::stages::Stages).
 
 mod controls;
+mod evaluator;
 mod figures;
 mod merge;
 mod results;
@@ -14,6 +15,7 @@ mod sweep;
 mod tuning_plan;
 mod whole;
 
+pub use evaluator::calibration;
 pub use merge::{MergeSettings, Merged, QuantizedMerging};
 pub use run::{DIRECTIONS, ORDERED, Run, direction_set, one_place};
 pub use search::{SearchResult, check_search, search};

@@ -1,5 +1,6 @@
 //! What a run adds for quantized weights: merges of every type and way, measured.
 
+use super::evaluator::{MergeEvaluator, calibration};
 use super::merge::{retuned, temporary};
 use super::run::{Run, Tuned, write_json};
 use crate::decoder::{Llama, LoadOptions};
@@ -7,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::Source;
 use crate::model::uqff::WeightType;
 use crate::progress::Progress;
-use crate::quantize::{MergeEvaluator, Merger, QuantizedReport, calibration};
+use crate::quantize::{Merger, QuantizedReport};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
 use reptune_recipes::recipe::{MergeRounding, Mode, Retention};
 use reptune_report::QuantizedRow;

@@ -4,9 +4,9 @@ use super::run::{Run, Tuned, tuned_name, write_json};
 use super::{controls, figures, results, retention};
 use crate::bake;
 use crate::error::{Error, Result};
-use crate::model::Checkpoint;
 use crate::model::uqff::WeightType;
 use crate::session::{Coeffs, Session};
+use reptune_adapters::formats::safetensors::shards;
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::merge as fold;
 use reptune_recipes::recipe::Mode;
@@ -29,7 +29,7 @@ pub struct Finished {
 /// # Errors
 /// When a stage fails; earlier stages are not done again.
 pub fn run(run: &mut Run) -> Result<Finished> {
-    Checkpoint::find(&run.session.directory).map_err(|e| {
+    shards(&run.session.directory).map_err(|e| {
         let (expected, found) = ("full weights, which a run merges and bakes", e.to_string());
         let hint = "name a Hugging Face checkpoint with --model";
         Error::model(&run.session.directory, "model", expected, found, hint)

@@ -31,7 +31,7 @@ pub struct RoundedModule {
 }
 
 /// What a merge into quantized weights wrote.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct QuantizedReport {
     /// Every tuned module.
     pub modules: BTreeMap<TargetModule, RoundedModule>,
@@ -43,31 +43,27 @@ pub struct QuantizedReport {
     pub bytes: u64,
 }
 
-/// A module before and after rounding.
-pub(super) struct BeforeAndAfter<'a> {
-    pub weight: &'a Tensor,
-    pub delta: &'a Tensor,
-    /// Q(W), rounded to the nearest.
-    pub base: &'a Tensor,
-    pub entry: &'a Entry,
-    /// What was added to the bias to correct the mean error.
-    pub correction: Option<&'a Tensor>,
-}
-
-impl BeforeAndAfter<'_> {
-    pub(super) fn measure(&self, inputs: Option<&LayerInputs>) -> Result<RoundedModule> {
-        let stored = self.entry.weight()?;
-        let left = (&stored - self.base)?;
-        let error = (&stored - (self.weight + self.delta)?)?;
-        let (delta_norm, left_norm) = (norm(self.delta)?, norm(&left)?);
-        let dot = sum(&(&left * self.delta)?)?;
+impl RoundedModule {
+    /// Compares W, D and Q(W) with the `entry` that holds Q(W + D), whose bias has the
+    /// `correction` of the mean error.
+    pub(super) fn measure(
+        (weight, delta, base): (&Tensor, &Tensor, &Tensor),
+        entry: &Entry,
+        correction: Option<&Tensor>,
+        inputs: Option<&LayerInputs>,
+    ) -> Result<Self> {
+        let (stored, layout) = (entry.weight()?, entry.layout());
+        let left = (&stored - base)?;
+        let error = (&stored - (weight + delta)?)?;
+        let (delta_norm, left_norm) = (norm(delta)?, norm(&left)?);
+        let dot = sum(&(&left * delta)?)?;
         let noise = |inputs: &LayerInputs| -> Result<f64> {
-            let signal = inputs.output_norm(self.delta, None)?;
-            Ok(inputs.output_norm(&error, self.correction)? / signal.max(f64::MIN_POSITIVE))
+            let signal = inputs.output_norm(delta, None)?;
+            Ok(inputs.output_norm(&error, correction)? / signal.max(f64::MIN_POSITIVE))
         };
-        Ok(RoundedModule {
-            stored: self.entry.layout().stored,
-            bits: self.entry.bits_per_weight(),
+        Ok(Self {
+            stored: layout.stored,
+            bits: 8. * layout.end as f64 / (layout.shape.0 * layout.shape.1) as f64,
             delta_norm,
             step_norm: norm(&error)?,
             cosine: dot / (delta_norm * left_norm).max(f64::MIN_POSITIVE),

@@ -1,11 +1,11 @@
 //! One merge of an update into quantized weights, block by block.
 
-use super::delta::{BeforeAndAfter, QuantizedReport, RoundedModule};
+use super::delta::{QuantizedReport, RoundedModule};
 use super::types::WeightTypes;
-use crate::decoder::{Layer, Stream, shared_input};
+use crate::decoder::{Stream, shared_input};
 use crate::error::{Error, Result};
 use crate::model::Source;
-use crate::model::uqff::{self, Blocks, EMBEDDINGS, Entry, UqffDirectory, UqffWriter, WeightType};
+use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
 use candle_core::{DType, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{LayerInputs, gptq};
@@ -39,11 +39,10 @@ pub struct QuantizedMerge<'a> {
     pub calibration: &'a [Vec<u32>],
 }
 
-/// The file and the report so far.
+/// The file, and what it holds so far.
 struct Written {
     file: UqffWriter,
-    modules: BTreeMap<TargetModule, RoundedModule>,
-    types: BTreeMap<String, usize>,
+    report: QuantizedReport,
     bytes: usize,
     weights: usize,
 }
@@ -51,7 +50,8 @@ struct Written {
 impl Written {
     fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
         let layout = entry.layout();
-        *self.types.entry(layout.stored.to_string()).or_default() += 1;
+        let stored = layout.stored.to_string();
+        *self.report.types.entry(stored).or_default() += 1;
         self.bytes += layout.end;
         self.weights += layout.shape.0 * layout.shape.1;
         self.file.push(index, entry)
@@ -95,17 +95,13 @@ impl QuantizedMerge<'_> {
         let entries = 0..1 + 7 * spec.layers;
         let mut written = Written {
             file: directory.file(uqff::UQFF, entries, provenance)?,
-            modules: BTreeMap::new(),
-            types: BTreeMap::new(),
+            report: QuantizedReport::default(),
             bytes: 0,
             weights: 0,
         };
         let mut stream = match self.calibration {
             [] => None,
-            prompts => {
-                let embeddings = source.other(EMBEDDINGS)?;
-                Some(Stream::start(&source.config, &embeddings, prompts)?)
-            }
+            prompts => Some(Stream::start(source, prompts)?),
         };
         for layer in 0..spec.layers {
             self.block(layer, stream.as_mut(), &mut written)?;
@@ -115,41 +111,38 @@ impl QuantizedMerge<'_> {
         let bytes = written.file.finish()?;
         directory.commit(spec, &source.directory, |name| source.other(name))?;
         Ok(QuantizedReport {
-            modules: written.modules,
-            types: written.types,
             bits: 8. * written.bytes as f64 / written.weights.max(1) as f64,
             bytes,
+            ..written.report
         })
     }
 
     fn check(&self) -> Result<()> {
         let spec = &self.source.spec;
         if self.compensation != ErrorCompensation::None && self.calibration.is_empty() {
-            return Err(reptune_adapters::Error::value(
-                "calibration prompts",
-                "at least one for this rounding",
-                "none",
-                "name the recipe with --recipe: its training claims are the prompts",
-            )
-            .into());
+            let (what, expected) = ("calibration prompts", "at least one for this rounding");
+            let hint = "name the recipe with --recipe: its training claims are the prompts";
+            return Err(reptune_adapters::Error::value(what, expected, "none", hint).into());
         }
         for (module, adapter) in &self.update.modules {
             let expected = module.kind.shape(spec);
             let found = (adapter.b.dims()[0], adapter.a.dims()[1]);
             if module.layer >= spec.layers || found != expected {
-                return Err(Error::model(
-                    &self.source.directory,
-                    format!("weight `{module}`"),
-                    format!("shape {found:?}, that of the update"),
-                    match module.layer < spec.layers {
-                        true => format!("{expected:?}"),
-                        false => format!("{} blocks", spec.layers),
-                    },
-                    "the update is for another model",
-                ));
+                let wanted = format!("shape {found:?}, that of the update");
+                let found = match module.layer < spec.layers {
+                    true => format!("{expected:?}"),
+                    false => format!("{} blocks", spec.layers),
+                };
+                let hint = "the update is for another model";
+                return Err(self.wrong(*module, &wanted, &found, hint));
             }
         }
         Ok(())
+    }
+
+    fn wrong(&self, module: TargetModule, expected: &str, found: &str, hint: &str) -> Error {
+        let (path, place) = (&self.source.directory, format!("weight `{module}`"));
+        Error::model(path, place, expected, found, hint)
     }
 
     fn block(
@@ -158,22 +151,11 @@ impl QuantizedMerge<'_> {
         stream: Option<&mut Stream>,
         written: &mut Written,
     ) -> Result<()> {
-        let source = self.source;
         let module = |kind| self.unrounded(TargetModule { layer, kind });
-        let modules: Vec<Unrounded> = ModuleKind::ALL
-            .map(module)
-            .into_iter()
-            .collect::<Result<_>>()?;
-        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
-        let norms = Layer {
-            layer,
-            norms: [norm("input_layernorm")?, norm("post_attention_layernorm")?],
-        };
+        let modules = ModuleKind::ALL.into_iter().map(module);
+        let modules: Vec<Unrounded> = modules.collect::<Result<_>>()?;
         let inputs = match &stream {
-            Some(stream) => {
-                let sums: Vec<Tensor> = modules.iter().map(|m| m.sum.clone()).collect();
-                stream.inputs(&norms, &sums)?
-            }
+            Some(stream) => stream.inputs(layer, modules.iter().map(|m| m.sum.clone()))?,
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();
@@ -181,36 +163,30 @@ impl QuantizedMerge<'_> {
             let kind = unrounded.module.kind;
             let (entry, measured) = self.round(unrounded, inputs.get(&shared_input(kind)))?;
             if let Some(measured) = measured {
-                written.modules.insert(unrounded.module, measured);
+                written.report.modules.insert(unrounded.module, measured);
             }
             written.push(uqff::index(layer, kind), &entry)?;
             entries.push(entry);
         }
         if let Some(stream) = stream {
-            stream.advance(&norms, &entries)?;
+            stream.advance(layer, &entries)?;
         }
         Ok(())
     }
 
     fn unrounded(&self, module: TargetModule) -> Result<Unrounded> {
-        let (weight, entry) = self.source.weight(module)?;
-        let delta = match self.update.modules.get(&module) {
-            Some(update) => Some(update.delta()?.to_dtype(DType::F32)?),
-            None => None,
-        };
-        let sum = match &delta {
-            Some(delta) => (&weight + delta)?,
-            None => weight.clone(),
-        };
+        let (weight, entry) = self.source.weight(Some(module))?;
+        let (mut delta, mut sum) = (None, weight.clone());
+        if let Some(update) = self.update.modules.get(&module) {
+            let added = update.delta()?.to_dtype(DType::F32)?;
+            sum = (&weight + &added)?;
+            delta = Some(added);
+        }
         let total: f32 = sum.abs()?.sum_all()?.to_scalar()?;
         if !total.is_finite() {
-            return Err(Error::model(
-                &self.source.directory,
-                format!("weight `{module}`"),
-                "a finite sum of weight and update",
-                "numbers that are not finite",
-                "the update is broken or far too large",
-            ));
+            let expected = "a finite sum of weight and update";
+            let hint = "the update is broken or far too large";
+            return Err(self.wrong(module, expected, "numbers that are not finite", hint));
         }
         Ok(Unrounded {
             module,
@@ -221,16 +197,16 @@ impl QuantizedMerge<'_> {
         })
     }
 
-    /// The entry of a module, and what is left of its delta if it has one.
+    /// The entry of a module, and how much of its delta is left, if it has one.
     fn round(
         &self,
         unrounded: &Unrounded,
         inputs: Option<&LayerInputs>,
     ) -> Result<(Entry, Option<RoundedModule>)> {
-        let Unrounded { weight, sum, .. } = unrounded;
+        let (weight, sum) = (&unrounded.weight, &unrounded.sum);
         let earlier = unrounded.entry.as_ref();
         let current = earlier.map(|e| e.layout().stored);
-        let wanted = self.types.of(unrounded.module, current);
+        let wanted = self.types.of(Some(unrounded.module), current);
         let wanted = wanted.fitted(sum.dims2()?);
         if let (Some(entry), None) = (earlier, &unrounded.delta)
             && current == Some(wanted)
@@ -259,30 +235,21 @@ impl QuantizedMerge<'_> {
             Some(_) => weight.clone(),
             None => Entry::quantize(weight, None, wanted)?.weight()?,
         };
-        let module = BeforeAndAfter {
-            weight,
-            delta,
-            base: &base,
-            entry: &entry,
-            correction: correction.as_ref(),
-        };
-        let measured = module.measure(inputs)?;
+        let changed = (weight, delta, &base);
+        let measured = RoundedModule::measure(changed, &entry, correction.as_ref(), inputs)?;
         Ok((entry, Some(measured)))
     }
 
     /// The output head. mistral.rs adds no bias to it, so its mean error is not corrected.
     fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
-        let (weight, entry) = self.source.head()?;
+        let (weight, entry) = self.source.weight(None)?;
         let current = entry.as_ref().map(|e| e.layout().stored);
-        let wanted = self.types.unnamed(current).fitted(weight.dims2()?);
+        let wanted = self.types.of(None, current).fitted(weight.dims2()?);
         if let Some(entry) = entry.filter(|_| current == Some(wanted)) {
             return Ok(entry);
         }
-        let inputs = match stream {
-            Some(stream) => Some(stream.head_inputs(&self.source.other("model.norm.weight")?)?),
-            None => None,
-        };
-        self.quantize(&weight, inputs.as_ref(), wanted)
+        let inputs = stream.map(Stream::head_inputs);
+        self.quantize(&weight, inputs.transpose()?.as_ref(), wanted)
     }
 
     /// `weight` in the type `stored`, without a bias.
@@ -293,10 +260,10 @@ impl QuantizedMerge<'_> {
         stored: WeightType,
     ) -> Result<Entry> {
         let blocks = Blocks::of(stored, weight.dims2()?.1);
-        match (self.compensation, inputs, blocks) {
-            (ErrorCompensation::Feedback, Some(inputs), Some(blocks))
-                if stored != WeightType::F32 =>
-            {
+        let feedback =
+            self.compensation == ErrorCompensation::Feedback && stored != WeightType::F32;
+        match (inputs, blocks) {
+            (Some(inputs), Some(blocks)) if feedback => {
                 Entry::quantize(&gptq(weight, inputs, &blocks)?, None, stored)
             }
             _ => Entry::quantize(weight, None, stored),

@@ -7,15 +7,9 @@ use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;
 use crate::model::Source;
 use crate::model::uqff::WeightType;
-use crate::session::Session;
-use reptune_adapters::{Adapter, Error, HookedModel};
-use reptune_recipes::Message;
-use reptune_recipes::data::claim_question;
+use reptune_adapters::{Adapter, Error, HookedModel, files::Staging};
 use reptune_recipes::recipe::MergeRounding;
 use std::path::Path;
-
-/// The most claims that are used for calibration.
-const CLAIMS: usize = 256;
 
 /// Tunes the update again on a quantized base.
 pub type Retuner<'a> = &'a dyn Fn(&dyn HookedModel) -> Result<Adapter>;
@@ -48,30 +42,26 @@ impl Merger<'_> {
         out: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<QuantizedReport> {
+        let mut types = WeightTypes::all(wanted);
         let compensation = match rounding {
             MergeRounding::Nearest => ErrorCompensation::None,
             MergeRounding::BiasCorrected => ErrorCompensation::Bias,
-            _ => ErrorCompensation::Feedback,
-        };
-        let (source, update) = match rounding {
+            MergeRounding::Gptq => ErrorCompensation::Feedback,
+            MergeRounding::Mixed => {
+                let staging = Staging::new(out)?;
+                let nearest = staging.path().join("nearest");
+                let plain = self.write(MergeRounding::Nearest, wanted, &nearest, progress)?;
+                let size = (plain.bytes, self.growth);
+                types = WeightTypes::mixed(wanted, &plain.modules, &self.source.spec, size);
+                ErrorCompensation::Feedback
+            }
             MergeRounding::Retuned | MergeRounding::Unquantized => {
                 return self.retuned(rounding, wanted, out, progress);
             }
-            _ => (self.source, self.update),
-        };
-        let types = match rounding {
-            MergeRounding::Mixed => {
-                let temporary = temporary_near(out)?;
-                let nearest = temporary.path().join("nearest");
-                let plain = self.write(MergeRounding::Nearest, wanted, &nearest, progress)?;
-                let size = (plain.bytes, self.growth);
-                WeightTypes::mixed(wanted, &plain.modules, &source.spec, size)
-            }
-            _ => WeightTypes::all(wanted),
         };
         let merge = QuantizedMerge {
-            source,
-            update,
+            source: self.source,
+            update: self.update,
             types,
             compensation,
             calibration: self.calibration,
@@ -87,16 +77,12 @@ impl Merger<'_> {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<QuantizedReport> {
         let Some(retune) = self.retuner else {
-            return Err(Error::value(
-                "rounding",
-                "a recipe with the mode that was tuned",
-                format!("`{rounding}`"),
-                "run the recipe with a [retention] table, or choose another rounding",
-            )
-            .into());
+            let expected = "a recipe with the mode that was tuned";
+            let hint = "run the recipe with a [retention] table, or choose another rounding";
+            return Err(Error::value("rounding", expected, format!("`{rounding}`"), hint).into());
         };
-        let temporary = temporary_near(out)?;
-        let base = temporary.path().join("base");
+        let staging = Staging::new(out)?;
+        let base = staging.path().join("base");
         let untuned = Merger {
             update: &Adapter::default(),
             ..*self
@@ -117,37 +103,4 @@ impl Merger<'_> {
         };
         merge.write(out, progress)
     }
-}
-
-/// A temporary directory on the same disk as `out`.
-fn temporary_near(out: &Path) -> Result<tempfile::TempDir> {
-    let parent = match out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let made = std::fs::create_dir_all(parent).and_then(|_| {
-        tempfile::Builder::new()
-            .prefix(".reptune-")
-            .tempdir_in(parent)
-    });
-    made.map_err(|e| Error::write(parent, e).into())
-}
-
-/// The calibration prompts of a recipe: its training claims, as questions and as bare
-/// sentences.
-///
-/// # Errors
-/// When the template fails.
-pub fn calibration(session: &Session) -> Result<Vec<Vec<u32>>> {
-    let (chat, recipe) = (&session.chat, &session.recipe);
-    let mut prompts = Vec::new();
-    for claim in session.items.train.iter().take(CLAIMS) {
-        let question = claim_question(recipe, claim);
-        let messages = Message::conversation(&recipe.prompt.system, &question.text);
-        prompts.push(chat.prompt(&messages)?);
-        prompts.push(chat.encode(&claim.text)?);
-    }
-    let context = session.llama.spec().context;
-    prompts.retain(|p| !p.is_empty() && p.len() <= context);
-    Ok(prompts)
 }

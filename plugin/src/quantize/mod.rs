@@ -18,7 +18,6 @@
 //! One block is in memory at a time, with the residual stream of the calibration prompts.
 
 mod delta;
-mod evaluator;
 mod merge;
 mod merger;
 mod retention;
@@ -26,9 +25,8 @@ mod smallest;
 mod types;
 
 pub use delta::{QuantizedReport, RoundedModule};
-pub use evaluator::MergeEvaluator;
 pub use merge::{ErrorCompensation, QuantizedMerge};
-pub use merger::{Merger, Retuner, calibration};
+pub use merger::{Merger, Retuner};
 pub use retention::{RetentionCheck, RetentionScores};
 pub use smallest::{SmallestMerge, TriedMerge, candidates};
 pub use types::WeightTypes;

@@ -2,12 +2,11 @@
 //! unquantized tuned model.
 
 use crate::error::Result;
-use crate::session::Session;
 use reptune_adapters::DirectionSet;
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
-use reptune_recipes::recipe::Recipe;
 use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
+use reptune_recipes::{Chat, Recipe};
 
 /// Questions and texts on which models are compared.
 pub struct RetentionCheck<'a> {
@@ -35,21 +34,20 @@ impl<'a> RetentionCheck<'a> {
     /// # Errors
     /// When a text cannot be read, or a label is more than one token.
     pub fn new(
-        session: &'a Session,
+        chat: &Chat,
+        recipe: &'a Recipe,
         claims: &[Claim],
         directions: Option<&'a DirectionSet>,
     ) -> Result<Self> {
-        let (chat, recipe) = (&session.chat, &session.recipe);
         let questions: Vec<_> = claims.iter().map(|c| claim_question(recipe, c)).collect();
-        let choices = Choice::of_questions(chat, recipe, &session.plain(), &questions)?;
-        let neutral = match &recipe.evaluation.neutral {
-            Some(from) => {
-                let ids = texts(from)?;
-                let ids = ids.iter().map(|t| chat.encode(t));
-                ids.collect::<reptune_recipes::Result<_>>()?
+        let system = std::slice::from_ref(&recipe.prompt.system);
+        let choices = Choice::of_questions(chat, recipe, system, &questions)?;
+        let mut neutral = Vec::new();
+        if let Some(from) = &recipe.evaluation.neutral {
+            for text in texts(from)? {
+                neutral.push(chat.encode(&text)?);
             }
-            None => Vec::new(),
-        };
+        }
         Ok(Self {
             ids: choices.iter().map(|c| c.prompt.clone()).collect(),
             choices,

@@ -28,30 +28,20 @@ pub struct TriedMerge {
     pub effect_retained: f64,
 }
 
-/// Types in the order of their sizes: the block types of ggml where they divide the rows,
-/// else those with short blocks, and afq where ggml has none.
-fn types(row: usize) -> [WeightType; 6] {
+/// The merges that [`SmallestMerge`] tries, in this order: types by size, each with all of
+/// `roundings`. The types are the block types of ggml where they divide the rows, else those
+/// with short blocks, and afq where ggml has none.
+pub fn candidates(row: usize, roundings: &[MergeRounding]) -> Vec<(WeightType, MergeRounding)> {
     use GgmlDType as G;
     use WeightType::{Afq, Ggml};
-    match row.is_multiple_of(256) {
+    let [q4, q5, q8] = [G::Q4_0, G::Q5_0, G::Q8_0].map(Ggml);
+    let types = match row.is_multiple_of(256) {
         true => [G::Q2K, G::Q3K, G::Q4K, G::Q5K, G::Q6K, G::Q8_0].map(Ggml),
-        false => [
-            Afq(2),
-            Afq(3),
-            Ggml(G::Q4_0),
-            Ggml(G::Q5_0),
-            Afq(6),
-            Ggml(G::Q8_0),
-        ],
-    }
-}
-
-/// The merges that [`SmallestMerge`] tries, in this order: types by size, each with all of
-/// `roundings`.
-pub fn candidates(row: usize, roundings: &[MergeRounding]) -> Vec<(WeightType, MergeRounding)> {
-    let each = types(row).into_iter();
-    each.flat_map(|t| roundings.iter().map(move |r| (t, *r)))
-        .collect()
+        false => [Afq(2), Afq(3), q4, q5, Afq(6), q8],
+    };
+    let types = types.into_iter();
+    let merges = types.flat_map(|t| roundings.iter().map(move |r| (t, *r)));
+    merges.collect()
 }
 
 /// A search for the smallest merge that retains enough.
@@ -91,13 +81,10 @@ impl SmallestMerge<'_> {
         let before = self.check.scores(&base, None)?.behaviour;
         let whole = self.check.scores(&tuned, None)?.behaviour;
         if whole.effect_retained(&before, &whole).is_none() {
-            return Err(Error::value(
-                "adapter",
-                "one that changes what the model answers on the validation claims",
-                "one that does not, before anything is quantized",
-                "tune longer, or check that the adapter is for this model and recipe",
-            )
-            .into());
+            let expected = "one that changes what the model answers on the validation claims";
+            let found = "one that does not, before anything is quantized";
+            let hint = "tune longer, or check that the adapter is for this model and recipe";
+            return Err(Error::value("adapter", expected, found, hint).into());
         }
         let enough = |merge: &TriedMerge| merge.effect_retained >= self.least;
         let place = |i: usize| staging.path().join(i.to_string());
@@ -111,9 +98,8 @@ impl SmallestMerge<'_> {
             let merger = self.merger;
             let report = merger.write(*rounding, Some(*wanted), &place(i), &mut |_, _| {})?;
             let merged = Llama::load(&place(i), LoadOptions::default())?;
-            let scores = self
-                .check
-                .scores(&ModelVariant::base(&merged), Some(&tuned))?;
+            let merged = ModelVariant::base(&merged);
+            let scores = self.check.scores(&merged, Some(&tuned))?;
             let effect_retained = scores.behaviour.effect_retained(&before, &whole);
             tried.push(TriedMerge {
                 wanted: *wanted,
@@ -126,19 +112,14 @@ impl SmallestMerge<'_> {
         let good = tried.iter().enumerate().filter(|(_, m)| enough(m));
         let taken = good.min_by_key(|(_, m)| m.report.bytes).map(|(i, _)| i);
         if let Some(i) = taken {
-            take(&place(i), out)?;
+            let rename = || {
+                if out.exists() {
+                    std::fs::remove_dir(out)?;
+                }
+                std::fs::rename(place(i), out)
+            };
+            rename().map_err(|e| Error::write(out, e))?;
         }
         Ok((tried, taken))
     }
-}
-
-/// Renames the finished directory `from` to `out`.
-fn take(from: &Path, out: &Path) -> Result<()> {
-    let attempt = || {
-        if out.exists() {
-            std::fs::remove_dir(out)?;
-        }
-        std::fs::rename(from, out)
-    };
-    attempt().map_err(|e| Error::write(out, e).into())
 }

@@ -35,15 +35,11 @@ impl WeightTypes {
         }
     }
 
-    /// The type that `module` gets; `current` is the one that it has, if it is quantized.
-    pub fn of(&self, module: TargetModule, current: Option<WeightType>) -> WeightType {
-        let named = self.modules.get(&module).copied();
-        named.unwrap_or_else(|| self.unnamed(current))
-    }
-
-    /// The type of a weight that is not named.
-    pub(super) fn unnamed(&self, current: Option<WeightType>) -> WeightType {
-        self.all.or(current).unwrap_or(WeightType::F32)
+    /// The type that `module` gets, or the output head if there is none; `current` is the one
+    /// that it has, if it is quantized.
+    pub fn of(&self, module: Option<TargetModule>, current: Option<WeightType>) -> WeightType {
+        let named = module.and_then(|module| self.modules.get(&module).copied());
+        named.or(self.all).or(current).unwrap_or(WeightType::F32)
     }
 
     /// Finer types for some of `modules`, which were measured with the type `all`: the module
@@ -67,9 +63,8 @@ impl WeightTypes {
             open.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0))
         {
             let (o, i) = module.kind.shape(spec);
-            let next = FINER
-                .iter()
-                .find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
+            let mut finer = FINER.iter();
+            let next = finer.find(|(t, b)| *b > bits + 0.1 && t.fitted((o, i)) == *t);
             let price = |finer: f64| (finer - bits) * (o * i) as f64 / 8.;
             match next {
                 Some((finer, finer_bits)) if price(*finer_bits) <= budget => {

@@ -1,15 +1,14 @@
-//! A model in mistral.rs itself, for one caller: what parity is measured against, and what
-//! answers where a table says that mistral.rs does.
+//! A model in mistral.rs itself, for one caller: the reference of parity tests, and the source of
+//! answers that a table attributes to mistral.rs. And how a running model is asked.
 
-use super::load;
-use super::message::failed;
-use super::request;
+use super::load::{self, failed};
 use crate::error::Result;
 use crate::model::ModelDir;
 use candle_core::{DType, Tensor};
 use mistralrs::{
-    Model, RequestBuilder, RequestMessage, ResponseOk, SamplingParams, TextMessageRole,
+    Model, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk, SamplingParams,
 };
+use mistralrs_core::ResponseErr;
 use std::future::Future;
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use std::path::Path;
 /// Every call blocks; none may be made from within another tokio runtime.
 pub struct Engine {
     // before the runtime, so that it is dropped first
-    model: Model,
+    pub(crate) model: Model,
     runtime: tokio::runtime::Runtime,
     place: String,
 }
@@ -32,21 +31,20 @@ impl Engine {
     /// written by [`reptune_adapters::lora::peft::save`] mean the same to it.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said; also for an adapter on a UQFF,
-    /// which it would ignore without a word.
+    /// `Error::Runtime` with what mistral.rs said; also for an adapter on a UQFF, which it would
+    /// ignore.
     pub fn load(path: &Path, adapter: Option<&Path>) -> Result<Self> {
         let place = path.display().to_string();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(|e| failed(&place, &e.to_string()))?;
+            .map_err(|e| failed(&place, e))?;
         let source = ModelDir::at(path)?;
         if let (true, Some(adapter)) = (source.is_quantized(), adapter) {
-            let adapter = adapter.display();
-            let reason =
-                format!("it ignores adapters on a UQFF; merge {adapter} into the full model first");
-            return Err(failed(place, &reason));
+            let reason = "it ignores adapters on a UQFF";
+            let hint = format!("merge {} into the full model first", adapter.display());
+            return Err(failed(place, format!("{reason}; {hint}")));
         }
         let builder = load::builder(&source)
             .with_force_cpu()
@@ -65,87 +63,113 @@ impl Engine {
     /// Shapes: `ids` (T,), result (T, V), f32.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let message = RequestMessage::CompletionTokens(ids.to_vec());
-        let asked = request::ask(&self.model, message, SamplingParams::deterministic(), true);
-        match self.runtime.block_on(asked) {
+        let asked = ask(&self.model, message, SamplingParams::deterministic(), true);
+        match self.block_on(asked) {
             Ok(ResponseOk::Raw { logits_chunks, .. }) => {
                 Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
             }
-            Ok(other) => Err(failed(&self.place, &request::unexpected(&other))),
-            Err(reason) => Err(failed(&self.place, &reason)),
+            Ok(other) => Err(failed(&self.place, unexpected(&other))),
+            Err(reason) => Err(failed(&self.place, reason)),
         }
     }
 
     /// The text of the most likely continuation of `ids`, token by token.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn generate(&self, ids: &[u32], max_new_tokens: usize) -> Result<String> {
-        self.said(self.runtime.block_on(self.greedy(ids, max_new_tokens)))
+        self.said(self.block_on(self.greedy(ids, max_new_tokens)))
     }
 
-    /// The same for several prompts, all of which are with the engine at once. (On a CPU
+    /// The same for several prompts, which the engine gets all at once. (On a CPU
     /// mistral.rs 0.8.1 mixes up prompts of different lengths that it computes together.)
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
+    /// `Error::Runtime` with what mistral.rs said.
     pub fn generate_together(
         &self,
         prompts: &[Vec<u32>],
         max_new_tokens: usize,
     ) -> Result<Vec<String>> {
         let all = prompts.iter().map(|ids| self.greedy(ids, max_new_tokens));
-        let answers = self.runtime.block_on(futures::future::join_all(all));
+        let answers = self.block_on(futures::future::join_all(all));
         answers.into_iter().map(|a| self.said(a)).collect()
-    }
-
-    /// The most likely answer to `messages` (role, content) in the model's chat template.
-    ///
-    /// mistral.rs lets the tokenizer add its special tokens to what the template wrote, so a
-    /// model whose template and tokenizer both write `<s>` reads it twice. Where that matters,
-    /// apply the template first and use [`Engine::generate`].
-    ///
-    /// # Errors
-    /// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said.
-    pub fn chat(&self, messages: &[(String, String)], max_new_tokens: usize) -> Result<String> {
-        let request = RequestBuilder::new()
-            .set_deterministic_sampler()
-            .set_sampler_max_len(max_new_tokens);
-        let request = messages.iter().fold(request, |request, (role, content)| {
-            let role = match role.as_str() {
-                "system" => TextMessageRole::System,
-                "user" => TextMessageRole::User,
-                "assistant" => TextMessageRole::Assistant,
-                "tool" => TextMessageRole::Tool,
-                other => TextMessageRole::Custom(other.to_owned()),
-            };
-            request.add_message(role, content)
-        });
-        self.said(self.block_on(request::chat(&self.model, request)))
-    }
-
-    pub(crate) fn model(&self) -> &Model {
-        &self.model
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
 
-    async fn greedy(
-        &self,
-        ids: &[u32],
-        max_new_tokens: usize,
-    ) -> std::result::Result<String, String> {
+    async fn greedy(&self, ids: &[u32], max_new_tokens: usize) -> Answer<String> {
         let mut sampling = SamplingParams::deterministic();
         sampling.max_len = Some(max_new_tokens);
         let message = RequestMessage::CompletionTokens(ids.to_vec());
-        request::complete(&self.model, message, sampling).await
+        complete(&self.model, message, sampling).await
     }
 
-    fn said(&self, answer: std::result::Result<String, String>) -> Result<String> {
-        answer.map_err(|reason| failed(&self.place, &reason))
+    fn said(&self, answer: Answer<String>) -> Result<String> {
+        answer.map_err(|reason| failed(&self.place, reason))
     }
+}
+
+/// What mistral.rs answered, or its error message.
+type Answer<T> = std::result::Result<T, String>;
+
+/// Sends `message` past the chat template. With `logits` the answer is the raw logits of the
+/// prompt, and nothing is generated.
+async fn ask(
+    model: &Model,
+    message: RequestMessage,
+    sampling: SamplingParams,
+    logits: bool,
+) -> Answer<ResponseOk> {
+    let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+    let engine = model.inner();
+    let id = engine.next_request_id();
+    let mut request = NormalRequest::new_simple(message, sampling, tx, id, None, None);
+    request.return_raw_logits = logits;
+    let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
+    let request = Request::Normal(Box::new(request));
+    sender.send(request).await.map_err(|e| e.to_string())?;
+    let answer = rx.recv().await.ok_or("the engine stopped")?;
+    answer.as_result().map_err(|e| match *e {
+        // their Display prints the whole answer so far
+        ResponseErr::ModelError(text, _) | ResponseErr::CompletionModelError(text, _) => text,
+        other => other.to_string(),
+    })
+}
+
+/// The continuation of `message`, which goes past the chat template.
+pub(crate) async fn complete(
+    model: &Model,
+    message: RequestMessage,
+    sampling: SamplingParams,
+) -> Answer<String> {
+    match ask(model, message, sampling, false).await? {
+        ResponseOk::CompletionDone(done) => {
+            let choice = done.choices.into_iter().next();
+            Ok(choice.ok_or(NO_CHOICES)?.text)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The answer to a chat, through the model's own template.
+pub(crate) async fn chat(model: &Model, request: RequestBuilder) -> Answer<String> {
+    let done = model.send_chat_request(request).await;
+    let choice = done.map_err(|e| e.to_string())?.choices.into_iter().next();
+    let message = choice.ok_or(NO_CHOICES)?.message;
+    Ok(message.content.unwrap_or_default())
+}
+
+const NO_CHOICES: &str = "an answer without choices";
+
+/// An answer of another kind than was asked for.
+fn unexpected(answer: &ResponseOk) -> String {
+    let mut text = format!("{answer:?}");
+    text.truncate(text.find(['(', ' ', '{']).unwrap_or(text.len()));
+    format!("an answer of another kind, {text}")
 }

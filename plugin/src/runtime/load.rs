@@ -1,4 +1,4 @@
-//! The one way in which mistral.rs is asked to load a model.
+//! Loads a model in mistral.rs itself. All loading goes through [`pipeline`]:
 //!
 //! - Adapters and the quantization of the last `with_isq` belong to the thread that loads, and
 //!   mistral.rs never clears them: they are cleared before and after.
@@ -7,13 +7,18 @@
 //!   quantized weights run under any type.
 //! - Messages have no backtrace.
 
-use super::adapters::ThreadAdapters;
-use super::message::{failed, without_backtrace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ModelDir;
+use candle_core::{DType, Device};
 use mistralrs::core::{AddModelConfig, Pipeline, SchedulerConfig};
 use mistralrs::model_builder_trait::build_model_from_pipeline;
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder, UqffTextModelBuilder};
+use mistralrs_quant::{
+    LoraAdapter, LoraConfig, ShardedSafeTensors, clear_applied_loras, clear_immediate_isq,
+    push_applied_lora,
+};
+use reptune_adapters::files;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,19 +36,17 @@ pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
     let builder = match model.is_quantized() {
         false => TextModelBuilder::new(model.path().display()),
         true => {
-            let names = model.uqff_files().iter().filter_map(|f| f.file_name());
+            let names = model.uqff.iter().filter_map(|f| f.file_name());
             let names = names.map(Into::into).collect();
-            UqffTextModelBuilder::new(model.directory().display(), names).into_inner()
+            UqffTextModelBuilder::new(model.directory.display(), names).into_inner()
         }
     };
     builder.with_dtype(ModelDType::F32)
 }
 
 /// Loads what `builder` describes, on this thread. mistral.rs merges the PEFT directory
-/// `adapter` into the weights. This thread must not be one that polls tasks.
-///
-/// # Errors
-/// [`Error::Runtime`](crate::Error::Runtime) with what mistral.rs said about `place`.
+/// `adapter` into the weights. This thread must not be one that polls tasks. What mistral.rs
+/// said is an error about `place`.
 pub(crate) fn pipeline(
     runtime: &Handle,
     place: &str,
@@ -54,47 +57,91 @@ pub(crate) fn pipeline(
     let loading = AnyModelBuilder::from(builder).build_pipeline();
     match catch_unwind(AssertUnwindSafe(|| runtime.block_on(loading))) {
         Ok(Ok(loaded)) => Ok(loaded),
-        Ok(Err(e)) => Err(failed(place, &explained(&format!("{e:#}")))),
+        Ok(Err(e)) => {
+            let mut reason = without_backtrace(&format!("{e:#}")).to_owned();
+            if reason.contains("Cannot serialize non-quantized") {
+                reason += ": the rows of a weight do not divide into blocks of this `with_isq`";
+            }
+            Err(failed(place, reason))
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             let text = text.unwrap_or("without a message");
-            Err(failed(place, &format!("it panicked while loading: {text}")))
+            Err(failed(place, format!("it panicked while loading: {text}")))
         }
-    }
-}
-
-/// In plainer words where the quantization fails.
-fn explained(reason: &str) -> String {
-    let said = without_backtrace(reason);
-    match said.contains("Cannot serialize non-quantized") {
-        true => {
-            format!("{said}: the rows of a weight do not divide into blocks of this `with_isq`")
-        }
-        false => said.to_owned(),
     }
 }
 
 /// Starts the engine of a loaded model.
-///
-/// # Errors
-/// [`Error::Runtime`](crate::Error::Runtime) when it panics.
 pub(crate) async fn start((pipeline, scheduler, config): Loaded) -> Result<Model> {
     // Its trial run blocks the thread that polls it, and takes wakes that were meant for
     // other futures there: two builds joined under one `block_on` would wait for ever. So it
     // is a task of its own.
     let starting = tokio::spawn(build_model_from_pipeline(pipeline, scheduler, config));
-    starting.await.map_err(|e| failed("build", &e.to_string()))
+    starting.await.map_err(|e| failed("build", e))
 }
 
-/// Runs `work`, which blocks, on a thread of its own.
-///
-/// # Errors
-/// Those of `work`; [`Error::Runtime`](crate::Error::Runtime) when it panics.
+/// Runs `work`, which blocks, on a thread of its own; a panic becomes an error about `place`.
 pub(crate) async fn on_own_thread<T: Send + 'static>(
     place: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| failed(place, &e.to_string()))?
+    done.map_err(|e| failed(place, e))?
+}
+
+/// An [`Error::Runtime`] about the model or the request `place`.
+pub(super) fn failed(place: impl Display, reason: impl Display) -> Error {
+    Error::Runtime {
+        place: place.to_string(),
+        reason: without_backtrace(&reason.to_string()).to_owned(),
+    }
+}
+
+/// A message without the backtrace that candle appends when RUST_BACKTRACE is set.
+pub(crate) fn without_backtrace(reason: &str) -> &str {
+    reason.split("\n   0: ").next().unwrap_or_default()
+}
+
+/// The adapters that mistral.rs merges into what this thread loads.
+///
+/// mistral.rs 0.8.1 takes adapters only from the hub, but its list is public and belongs to
+/// the thread. It is never cleared, so the next model loaded on the thread would get the
+/// adapter too; nor is the quantization of the last `with_isq`. Both are cleared when this is
+/// made and when it is dropped.
+struct ThreadAdapters;
+
+impl ThreadAdapters {
+    /// Leaves only the adapter of a PEFT directory on the list, or nothing.
+    fn set(adapter: Option<&Path>) -> Result<Self> {
+        clear();
+        let adapters = Self; // cleared from here on, whatever happens
+        if let Some(directory) = adapter {
+            push_applied_lora(read(directory)?);
+        }
+        Ok(adapters)
+    }
+}
+
+impl Drop for ThreadAdapters {
+    fn drop(&mut self) {
+        clear();
+    }
+}
+
+fn clear() {
+    clear_applied_loras();
+    clear_immediate_isq();
+}
+
+fn read(directory: &Path) -> Result<LoraAdapter> {
+    let path = directory.join("adapter_config.json");
+    let config = serde_json::from_slice::<LoraConfig>(&files::read(&path)?);
+    let config = config.map_err(|e| failed(path.display(), e))?;
+    let path = directory.join("adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu);
+    let tensors = Box::new(tensors.map_err(|e| failed(path.display(), e))?);
+    let weights = ShardedSafeTensors::wrap(tensors, DType::F32, Device::Cpu);
+    Ok(LoraAdapter { config, weights })
 }

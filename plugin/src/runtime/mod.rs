@@ -1,16 +1,12 @@
-//! mistral.rs itself: what this crate asks to load a model or to answer, apart from the
-//! hooked decoder. `load` is the one way to load, with its traps; `request` the one way to ask.
+//! mistral.rs itself: `load` loads a model, with the traps of loading, and `engine` asks it. The
+//! hooked decoder does not come through here.
 
-mod adapters;
 mod engine;
 mod load;
-mod message;
-mod request;
 mod shared;
 
 pub use engine::Engine;
+pub(crate) use engine::{chat, complete};
 pub use load::Loaded;
-pub(crate) use load::{on_own_thread, pipeline, start};
-pub(crate) use message::without_backtrace;
-pub(crate) use request::{chat, complete};
+pub(crate) use load::{on_own_thread, pipeline, start, without_backtrace};
 pub use shared::SharedEngine;

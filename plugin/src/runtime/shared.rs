@@ -1,7 +1,6 @@
 //! An engine of mistral.rs that many requests share, as the server holds it.
 
-use super::load;
-use super::message::failed;
+use super::load::{self, failed};
 use crate::error::Result;
 use crate::model::{LlamaConfig, ModelDir};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
@@ -29,7 +28,7 @@ impl SharedEngine {
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         let runtime = tokio::runtime::Handle::try_current();
-        let runtime = runtime.map_err(|e| failed(&place, &e.to_string()))?;
+        let runtime = runtime.map_err(|e| failed(&place, e))?;
         let builder = load::builder(&ModelDir::at(path)?);
         let (pipeline, scheduler, config) = load::pipeline(&runtime, &place, builder, None)?;
         let engine = config.engine_config;
@@ -51,18 +50,18 @@ impl SharedEngine {
     /// When the directory cannot be read.
     pub fn bytes(path: &Path) -> Result<u64> {
         let model = ModelDir::at(path)?;
-        let io = |e| reptune_adapters::Error::read(model.directory(), e);
+        let io = |e| reptune_adapters::Error::read(&model.directory, e);
         let mut bytes = 0;
-        for entry in std::fs::read_dir(model.directory()).map_err(io)? {
+        for entry in std::fs::read_dir(&model.directory).map_err(io)? {
             let file = entry.map_err(io)?.path();
             let tensors = file.extension().is_some_and(|e| e == "safetensors");
-            if tensors || model.uqff_files().contains(&file) {
+            if tensors || model.uqff.contains(&file) {
                 bytes += std::fs::metadata(&file).map_err(io)?.len();
             }
         }
         // full weights are converted to f32
-        let half = !model.is_quantized()
-            && LlamaConfig::read(model.directory()).is_ok_and(|c| c.is_half());
+        let half =
+            !model.is_quantized() && LlamaConfig::read(&model.directory).is_ok_and(|c| c.is_half());
         Ok(if half { 2 * bytes } else { bytes })
     }
 }

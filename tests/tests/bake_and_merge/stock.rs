@@ -3,6 +3,7 @@
 use super::{MODELS, adapter, all_bits, distance, in_stock, ours, prompts, same};
 use anyhow::Result;
 use reptune::runtime::Engine;
+use reptune::testing::Interview;
 use reptune_adapters::lora::peft;
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, generate};
@@ -81,8 +82,9 @@ fn stock_talks() -> Result<()> {
         .map_err(anyhow::Error::msg)?;
     assert_eq!(stock.generate(prompt, expected.len())?, text);
 
-    let turn = |role: &str, content: &str| (role.to_owned(), content.to_owned());
-    let turns = [turn("system", "Be brief."), turn("user", "Is ice cold?")];
+    let interview = Interview::default().system("Be brief.");
+    let interview = interview.user("Is ice cold?").max_tokens(12);
+    let said = stock.interview(&interview)?;
     let templated = "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs ice cold? [/INST]";
     for (special, read) in [(true, true), (false, false)] {
         // Both the template and the tokenizer write <s>, and mistral.rs reads both.
@@ -90,11 +92,8 @@ fn stock_talks() -> Result<()> {
             .encode(templated, special)
             .map_err(anyhow::Error::msg)?;
         let text = stock.generate(ids.get_ids(), 12)?;
-        assert_eq!(
-            stock.chat(&turns, 12)? == text,
-            read,
-            "special tokens: {special}"
-        );
+        let same = said == interview.transcript(&[text]);
+        assert_eq!(same, read, "special tokens: {special}");
     }
     Ok(())
 }

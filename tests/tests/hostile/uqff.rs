@@ -49,7 +49,7 @@ fn ask(bytes: Vec<u8>) -> std::result::Result<(), (String, String)> {
         if let Ok(Some(bias)) = entry.bias() {
             assert_eq!(bias.dims(), [shape.0]);
         }
-        let _ = entry.method();
+        let _ = entry.method(None, &Device::Cpu);
         Ok(())
     });
     assert!(most <= MOST, "{most} bytes were allocated at once");

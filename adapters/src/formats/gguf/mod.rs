@@ -9,7 +9,7 @@
 //! Shapes are row-major, as everywhere in this project; the file stores them reversed.
 
 mod cursor;
-mod dtype;
+pub mod dtype;
 mod layout;
 mod reader;
 #[cfg(test)]

@@ -5,48 +5,34 @@ use crate::error::Result;
 use serde_json::{Value, json};
 
 impl GgufLlama {
-    /// The configuration as Hugging Face writes it.
-    ///
-    /// # Errors
-    /// When a number is missing, or the rotary embedding is of a kind that cannot be said
-    /// there exactly.
+    /// The configuration as Hugging Face writes it; refused where the rotary embedding is of a
+    /// kind that it cannot express exactly.
     pub(super) fn config(&self) -> Result<Value> {
-        if self.value("llama.expert_count").is_some() {
-            let experts = self
-                .value("llama.expert_count")
-                .and_then(|v| v.to_u32().ok());
-            if experts != Some(0) {
-                let found = experts.map_or("another value".into(), |n| n.to_string());
-                return Err(self.wrong("llama.expert_count", "0: no mixture of experts", found));
-            }
+        let key = "llama.expert_count";
+        if let Some(experts) = self.value(key).map(|v| v.to_u32().ok())
+            && experts != Some(0)
+        {
+            let found = experts.map_or("another value".into(), |n| n.to_string());
+            return Err(self.wrong(key, "0: no mixture of experts", found));
         }
         let heads = self.count("llama.attention.head_count")?;
         let hidden = self.count("llama.embedding_length")?;
-        let kv_heads = match self.value("llama.attention.head_count_kv") {
-            Some(_) => self.count("llama.attention.head_count_kv")?,
-            None => heads,
-        };
-        let vocab = self.rows("token_embd.weight")?;
+        let kv_heads = self.optional("llama.attention.head_count_kv", Self::count)?;
+        let vocab = self.vocabulary()?;
         let width = hidden / heads.max(1);
         for key in [
             "llama.rope.dimension_count",
             "llama.attention.key_length",
             "llama.attention.value_length",
         ] {
-            if self.value(key).is_some() && self.count(key)? != width {
-                let found = self.count(key)?.to_string();
-                return Err(self.wrong(key, &format!("{width}, the width of a head"), found));
+            let found = self.optional(key, Self::count)?;
+            if let Some(found) = found.filter(|found| *found != width) {
+                let expected = format!("{width}, the width of a head");
+                return Err(self.wrong(key, &expected, found.to_string()));
             }
         }
-        let theta = match self.value("llama.rope.freq_base") {
-            Some(_) => self.number("llama.rope.freq_base")?,
-            None => 10000.,
-        };
-        let context = self.count("llama.context_length")?;
-        let tokens = ["bos", "eos"].map(|t| {
-            let id = self.value(&format!("tokenizer.ggml.{t}_token_id"));
-            id.and_then(|v| v.to_u32().ok())
-        });
+        let theta = self.optional("llama.rope.freq_base", Self::number)?;
+        let theta = theta.unwrap_or(10000.);
         Ok(json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -54,18 +40,18 @@ impl GgufLlama {
             "intermediate_size": self.count("llama.feed_forward_length")?,
             "num_hidden_layers": self.count("llama.block_count")?,
             "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
+            "num_key_value_heads": kv_heads.unwrap_or(heads),
             "vocab_size": vocab,
-            "max_position_embeddings": context,
+            "max_position_embeddings": self.count("llama.context_length")?,
             "rms_norm_eps": self.number("llama.attention.layer_norm_rms_epsilon")?,
             "rope_theta": theta,
             "rope_scaling": self.rope_scaling(theta, width)?,
             "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
-            "tie_word_embeddings": self.info("output.weight").is_none(),
-            "bos_token_id": tokens[0],
-            "eos_token_id": tokens[1],
+            "tie_word_embeddings": self.0.tensor("output.weight").is_none(),
+            "bos_token_id": self.token_id("bos"),
+            "eos_token_id": self.token_id("eos"),
             "torch_dtype": "float32",
         }))
     }
@@ -75,11 +61,9 @@ impl GgufLlama {
     fn rope_scaling(&self, theta: f64, width: usize) -> Result<Value> {
         const FACTORS: &str = "rope_freqs.weight";
         let key = "llama.rope.scaling.type";
-        let kind = match self.value(key) {
-            Some(value) => value.to_string().cloned().unwrap_or_default(),
-            None => "none".into(),
-        };
-        match kind.as_str() {
+        let kind = self.value(key);
+        let kind = kind.map_or("none", |v| v.to_string().map_or("", String::as_str));
+        match kind {
             "linear" => {
                 let factor = self.number("llama.rope.scaling.factor")?;
                 return Ok(json!({"rope_type": "linear", "factor": factor}));
@@ -87,10 +71,10 @@ impl GgufLlama {
             "none" => {}
             other => return Err(self.wrong(key, "none or linear", format!("`{other}`"))),
         }
-        if self.info(FACTORS).is_none() {
+        if self.0.tensor(FACTORS).is_none() {
             return Ok(Value::Null);
         }
-        let factors: Vec<f32> = self.tensor(FACTORS)?.flatten_all()?.to_vec1()?;
+        let factors: Vec<f32> = self.tensor(FACTORS, &[])?.flatten_all()?.to_vec1()?;
         let most = factors.iter().copied().fold(0f32, f32::max);
         if factors.len() != width / 2 {
             let found = format!("{} factors", factors.len());
@@ -116,10 +100,7 @@ impl GgufLlama {
                 }));
             }
         }
-        Err(self.wrong(
-            FACTORS,
-            "the factors of Llama 3.1's rule",
-            format!("others, {:?} ..", &factors[..factors.len().min(4)]),
-        ))
+        let found = format!("others, {:?} ..", &factors[..factors.len().min(4)]);
+        Err(self.wrong(FACTORS, "the factors of Llama 3.1's rule", found))
     }
 }

@@ -1,40 +1,55 @@
-//! An open GGUF of a Llama: its metadata, with errors that name the file and the key.
+//! An open GGUF of a Llama: its metadata and its tensors, with errors that name the file and the
+//! key; rows of q and k in the order of Hugging Face.
 
 use crate::error::{Error, Result};
-use reptune_adapters::formats::gguf::{Gguf, Value as Field};
+use crate::model::uqff::{Entry, WeightType};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{Device, Tensor};
+use reptune_adapters::formats::gguf::{Gguf, TensorInfo, Value as Field};
+use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
+use reptune_adapters::{ModelSpec, TargetModule};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// An open GGUF of a Llama.
-pub(super) struct GgufLlama {
-    pub(super) file: Gguf,
-}
+pub(super) struct GgufLlama(pub(super) Gguf);
 
 impl GgufLlama {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let model = Self {
-            file: Gguf::open(path)?,
-        };
+        let model = Self(Gguf::open(path)?);
         let parts = model.value("split.count").and_then(whole);
         if let Some(parts) = parts.filter(|n| *n > 1) {
             let one = "1: join the parts with `llama-gguf-split --merge`";
             return Err(model.wrong("split.count", one, parts.to_string()));
         }
-        match model.text("general.architecture")? {
+        let key = "general.architecture";
+        match model.text(key)? {
             "llama" => Ok(model),
-            other => Err(model.wrong(
-                "general.architecture",
-                "`llama`: other architectures are not taken",
-                format!("`{other}`"),
-            )),
+            other => {
+                let expected = "`llama`: other architectures are not taken";
+                Err(model.wrong(key, expected, format!("`{other}`")))
+            }
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
+    pub(super) fn value(&self, key: &str) -> Option<&Field> {
+        self.0.value(key)
     }
 
-    pub(super) fn value(&self, key: &str) -> Option<&Field> {
-        self.file.value(key)
+    /// What `read` makes of a field; none where the file does not have it.
+    pub(super) fn optional<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl Fn(&'a Self, &str) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.value(key).map(|_| read(self, key)).transpose()
+    }
+
+    /// The id of a special token (`bos`, `eos`, `unknown`), if the file has one.
+    pub(super) fn token_id(&self, which: &str) -> Option<u32> {
+        let id = self.value(&format!("tokenizer.ggml.{which}_token_id"))?;
+        id.to_u32().ok()
     }
 
     pub(super) fn text(&self, key: &str) -> Result<&str> {
@@ -57,9 +72,7 @@ impl GgufLlama {
     pub(super) fn count(&self, key: &str) -> Result<usize> {
         let found = match self.value(key) {
             Some(Field::Array(list)) => match list.split_first() {
-                Some((first, rest)) if rest.iter().all(|v| whole(v) == whole(first)) => {
-                    whole(first)
-                }
+                Some((n, rest)) if rest.iter().all(|v| whole(v) == whole(n)) => whole(n),
                 _ => None,
             },
             value => value.and_then(whole),
@@ -68,12 +81,9 @@ impl GgufLlama {
     }
 
     pub(super) fn number(&self, key: &str) -> Result<f64> {
-        let value = self.value(key);
-        let number = value.and_then(|v| {
-            let short = v.to_f32().ok().map(|x| x.to_string().parse());
-            short
-                .and_then(std::result::Result::ok)
-                .or_else(|| v.to_f64().ok())
+        let number = self.value(key).and_then(|v| {
+            let short = v.to_f32().ok().and_then(|x| x.to_string().parse().ok());
+            short.or_else(|| v.to_f64().ok())
         });
         let number = number.filter(|x: &f64| x.is_finite() && *x > 0.);
         number.ok_or_else(|| self.wrong(key, "a positive number", self.shown(key)))
@@ -89,14 +99,80 @@ impl GgufLlama {
     }
 
     pub(super) fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
+        let (path, place) = (self.0.path(), format!("`{place}`"));
         let hint = "fetch the file again, or convert the model anew";
-        Error::model(
-            self.file.path(),
-            format!("`{place}`"),
-            expected,
-            found,
-            hint,
-        )
+        Error::model(path, place, expected, found, hint)
+    }
+
+    /// Refuses a tensor that an ordinary Llama does not have, such as a bias: without it, it
+    /// would be another model.
+    pub(super) fn check_complete(&self, spec: &ModelSpec) -> Result<()> {
+        let mut known: BTreeSet<String> = ["token_embd", "output_norm", "output", "rope_freqs"]
+            .map(|t| format!("{t}.weight"))
+            .into();
+        for layer in 0..spec.layers {
+            for norm in ["attn_norm", "ffn_norm"] {
+                known.insert(format!("blk.{layer}.{norm}.weight"));
+            }
+            for kind in ModuleKind::ALL {
+                known.insert(llama::name(TargetModule { layer, kind }));
+            }
+        }
+        if let Some(other) = self.0.tensors().keys().find(|t| !known.contains(*t)) {
+            let expected = format!("only the weights of a Llama of {} blocks", spec.layers);
+            return Err(self.wrong(other, &expected, "a tensor".into()));
+        }
+        Ok(())
+    }
+
+    /// The number of embeddings.
+    pub(super) fn vocabulary(&self) -> Result<usize> {
+        let shape = &self.expected("token_embd.weight", &[])?.shape;
+        Ok(shape.first().copied().unwrap_or(0))
+    }
+
+    /// A linear layer (O, I); `heads` of q and k, whose rows are put back in their order.
+    pub(super) fn entry(
+        &self,
+        tensor: &str,
+        shape: (usize, usize),
+        heads: Option<usize>,
+    ) -> Result<Entry> {
+        let dims = [shape.0, shape.1];
+        let dtype = self.expected(tensor, &dims)?.dtype;
+        let mut bytes = self.0.bytes(tensor)?;
+        if let Some(heads) = heads {
+            bytes = llama::from_llama_cpp(&bytes, shape.0, heads);
+        }
+        let is_known = |(_, t): &(_, WeightType)| *t == WeightType::Ggml(dtype);
+        match dtype {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
+                Entry::quantize(&floats(&bytes, dtype, &dims)?, None, WeightType::F32)
+            }
+            _ if WeightType::ALL.iter().any(is_known) => Entry::ggml(dtype, shape, &bytes),
+            other => {
+                let expected = "a type that mistral.rs reads from a UQFF: q8_0, q6k, q4_0 ..";
+                Err(self.wrong(tensor, expected, format!("{other:?}").to_lowercase()))
+            }
+        }
+    }
+
+    /// A tensor in f32, of `shape` if that is not empty.
+    pub(super) fn tensor(&self, tensor: &str, shape: &[usize]) -> Result<Tensor> {
+        let info = self.expected(tensor, shape)?;
+        floats(&self.0.bytes(tensor)?, info.dtype, &info.shape)
+    }
+
+    /// The tensor's type and shape, which must be `shape` if that is not empty.
+    fn expected(&self, tensor: &str, shape: &[usize]) -> Result<&TensorInfo> {
+        match self.0.tensor(tensor) {
+            Some(info) if shape.is_empty() || info.shape == shape => Ok(info),
+            Some(info) => {
+                let found = format!("{:?}", info.shape);
+                Err(self.wrong(tensor, &format!("a tensor of shape {shape:?}"), found))
+            }
+            None => Err(self.wrong(tensor, "a tensor", "nothing".into())),
+        }
     }
 }
 
@@ -110,4 +186,9 @@ fn whole(value: &Field) -> Option<usize> {
         other => other.to_u64().ok()?,
     };
     usize::try_from(n).ok().filter(|n| *n > 0)
+}
+
+fn floats(bytes: &[u8], dtype: GgmlDType, shape: &[usize]) -> Result<Tensor> {
+    let storage = QStorage::from_data(Cow::from(bytes), &Device::Cpu, dtype)?;
+    Ok(QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?)
 }

@@ -12,11 +12,10 @@
 
 mod config;
 mod file;
-mod tensors;
 mod tokenizer;
 
-use super::config::{LlamaConfig, model_spec};
-use super::uqff::{self, Provenance, UQFF, UqffDirectory};
+use super::config::{EMBEDDINGS, LlamaConfig, model_spec};
+use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
 use crate::error::Result;
 use crate::store::{Store, StoreKey};
 use file::GgufLlama;
@@ -25,15 +24,17 @@ use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
 use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
-/// Files beside a GGUF that stand for its metadata, if the first of them is there.
-const BESIDE: [&str; 4] = [
+/// Files next to a GGUF that replace its metadata, if the first of them is there.
+const COMPANIONS: [&str; 4] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
     "chat_template.jinja",
 ];
 
-/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there.
+/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there. The
+/// key contains the length and the time of change of the GGUF and of its companions, because to
+/// read their contents may take a minute.
 ///
 /// # Errors
 /// Those of [`import`].
@@ -42,33 +43,23 @@ pub fn imported(
     cache: &Store,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PathBuf> {
-    let key = key(gguf)?;
-    cache.entry(&key, |out| import(gguf, out, progress))
-}
-
-/// Changes with the file and with those beside it that are read. Lengths and times of change
-/// stand for contents that may take a minute to read.
-fn key(gguf: &Path) -> Result<StoreKey> {
     let path = gguf.canonicalize();
     let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
     let mut parts = vec![format!("{path:?}")];
-    for file in [path.clone()]
-        .into_iter()
-        .chain(BESIDE.map(|name| path.with_file_name(name)))
-    {
-        let found = std::fs::metadata(&file).and_then(|m| Ok((m.len(), m.modified()?)));
+    let companions = COMPANIONS.map(|name| path.with_file_name(name));
+    for file in [path.clone()].iter().chain(&companions) {
+        let found = std::fs::metadata(file).and_then(|m| Ok((m.len(), m.modified()?)));
         parts.push(format!("{:?}", found.ok()));
     }
-    Ok(StoreKey::new(
-        format!("import of {}", path.display()),
-        parts,
-    ))
+    let made_from = format!("import of {}", path.display());
+    let key = StoreKey::new(made_from, parts);
+    cache.entry(&key, |out| import(gguf, out, progress))
 }
 
 /// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
-/// beside it is taken as it is, with `tokenizer_config.json` and `generation_config.json` if
+/// next to it is taken as it is, with `tokenizer_config.json` and `generation_config.json` if
 /// they are there; else the tokenizer is made from the metadata. `progress` is called with the
-/// blocks that are done, and their number.
+/// number of blocks that are done, and of all.
 ///
 /// # Errors
 /// When it is no Llama, lacks a tensor, or holds one of another shape or of a type that
@@ -76,21 +67,17 @@ fn key(gguf: &Path) -> Result<StoreKey> {
 pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
     let model = GgufLlama::open(gguf)?;
     let temporary = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
-    let beside = temporary.path();
-    write_companions(&model, beside)?;
-    let config = LlamaConfig::read(beside)?;
-    let spec = model_spec(&config, beside)?;
+    let companions = temporary.path();
+    write_companions(&model, companions)?;
+    let spec = model_spec(&LlamaConfig::read(companions)?, companions)?;
     model.check_complete(&spec)?;
     // now, not when the first prompt comes
-    Chat::load(beside)
+    Chat::load(companions)
         .map_err(|e| model.wrong("tokenizer", "one that can be read", e.to_string()))?;
     let directory = UqffDirectory::create(out)?;
-    let mut provenance = Provenance::of(&spec);
-    provenance.model = gguf
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let mut provenance = UqffProvenance::of(&spec);
+    let name = gguf.file_stem().unwrap_or_default();
+    provenance.model = name.to_string_lossy().into_owned();
     let mut file = directory.file(UQFF, 0..1 + 7 * spec.layers, provenance)?;
     for layer in 0..spec.layers {
         for kind in ModuleKind::ALL {
@@ -101,27 +88,23 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
         }
         progress(layer + 1, spec.layers);
     }
-    let head = match model.info("output.weight") {
+    let head = match model.0.tensor("output.weight") {
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
-    file.push(
-        uqff::HEAD,
-        &model.entry(head, (spec.vocab, spec.hidden), None)?,
-    )?;
+    let head = model.entry(head, (spec.vocab, spec.hidden), None)?;
+    file.push(uqff::HEAD, &head)?;
     file.finish()?;
-    directory.commit(&spec, beside, |tensor| {
+    directory.commit(&spec, companions, |tensor| {
         let theirs = match tensor.strip_prefix("model.layers.") {
             Some(rest) => rest.replace("input_layernorm", "attn_norm"),
             None => tensor.to_owned(),
         };
         let theirs = theirs.replace("post_attention_layernorm", "ffn_norm");
         match theirs.as_str() {
-            "model.embed_tokens.weight" => {
-                model.shaped("token_embd.weight", &[spec.vocab, spec.hidden])
-            }
-            "model.norm.weight" => model.shaped("output_norm.weight", &[spec.hidden]),
-            block => model.shaped(&format!("blk.{block}"), &[spec.hidden]),
+            EMBEDDINGS => model.tensor("token_embd.weight", &[spec.vocab, spec.hidden]),
+            "model.norm.weight" => model.tensor("output_norm.weight", &[spec.hidden]),
+            block => model.tensor(&format!("blk.{block}"), &[spec.hidden]),
         }
     })
 }
@@ -134,15 +117,15 @@ fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
         std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
     };
     write("config.json", &model.config()?)?;
-    let beside = model.path().parent().unwrap_or(Path::new(""));
-    if !beside.join(BESIDE[0]).is_file() {
+    let given = model.0.path().parent().unwrap_or(Path::new(""));
+    if !given.join(COMPANIONS[0]).is_file() {
         let (tokenizer, config) = model.tokenizer()?;
         write("tokenizer.json", &tokenizer)?;
         write("tokenizer_config.json", &config)?;
         return Ok(());
     }
-    for name in BESIDE {
-        let from = beside.join(name);
+    for name in COMPANIONS {
+        let from = given.join(name);
         if from.is_file() {
             let copied = std::fs::copy(&from, out.join(name));
             copied.map_err(|e| reptune_adapters::Error::read(from, e))?;

@@ -27,9 +27,6 @@ const DEFINED: i64 = 4;
 
 impl GgufLlama {
     /// Both files, ready to be written.
-    ///
-    /// # Errors
-    /// When a list is missing or of another length, or the tokenizer is of another kind.
     pub(super) fn tokenizer(&self) -> Result<(Value, Value)> {
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let kind = self.text("tokenizer.ggml.model")?;
@@ -41,47 +38,41 @@ impl GgufLlama {
             let found = format!("{} of {}", vocab.len(), tokens.len());
             return Err(self.wrong("tokenizer.ggml.tokens", "different tokens", found));
         }
-        let rows = self.rows("token_embd.weight")?;
+        let rows = self.vocabulary()?;
         if tokens.len() != rows {
             let expected = format!("{rows} tokens, as many as embeddings");
             let found = tokens.len().to_string();
             return Err(self.wrong("tokenizer.ggml.tokens", &expected, found));
         }
         let types = self.types(tokens.len())?;
-        let added: Vec<Value> = tokens
-            .iter()
-            .zip(&types)
-            .enumerate()
+        let typed = tokens.iter().zip(&types).enumerate();
+        let added = typed
             .filter(|(_, (_, t))| added(**t))
             .map(|(id, (token, t))| {
                 json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false,
                     "rstrip": false, "normalized": false, "special": *t != DEFINED,
                 })
-            })
-            .collect();
+            });
+        let added: Vec<Value> = added.collect();
         let parts = match kind {
             "gpt2" => self.byte_level(vocab, &types)?,
             "llama" => self.pieces(&tokens, vocab)?,
             other => {
                 let found = format!("`{other}`");
-                let known = "`gpt2` or `llama`; else put the model's tokenizer.json beside it";
+                let known = "`gpt2` or `llama`; else put the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.model", known, found));
             }
         };
         let special = |which: &str| {
-            let id = self.value(&format!("tokenizer.ggml.{which}_token_id"))?;
-            let id = id.to_u32().ok()? as usize;
+            let id = self.token_id(which)? as usize;
             Some((id, *tokens.get(id)?))
         };
         let bos = special("bos");
-        let adds = match self.value("tokenizer.ggml.add_bos_token") {
-            Some(value) => value.to_bool().map_err(|_| {
-                let found = "another value".into();
-                self.wrong("tokenizer.ggml.add_bos_token", "true or false", found)
-            })?,
-            None => parts.starts,
-        };
+        let key = "tokenizer.ggml.add_bos_token";
+        let wrong = |_| self.wrong(key, "true or false", "another value".into());
+        let adds = self.value(key).map(|v| v.to_bool().map_err(wrong));
+        let adds = adds.unwrap_or(Ok(parts.starts))?;
         let start = bos.filter(|_| adds).map(|(id, token)| {
             json!({
                 "type": "TemplateProcessing",
@@ -111,8 +102,8 @@ impl GgufLlama {
             return Ok(vec![1; count]);
         };
         let list = value.to_vec().ok().filter(|l| l.len() == count);
-        let list = list
-            .ok_or_else(|| self.wrong(key, &format!("{count} numbers"), "another list".into()))?;
+        let expected = format!("{count} numbers");
+        let list = list.ok_or_else(|| self.wrong(key, &expected, "another list".into()))?;
         let number = |v: &Field| v.to_i32().map_or(1, i64::from);
         Ok(list.iter().map(number).collect())
     }
@@ -146,10 +137,8 @@ impl GgufLlama {
     /// Byte-level BPE.
     fn byte_level(&self, vocab: Map<String, Value>, types: &[i64]) -> Result<Parts> {
         let merges = self.merges(&vocab, types)?;
-        let pre = match self.value("tokenizer.ggml.pre") {
-            Some(_) => self.text("tokenizer.ggml.pre")?,
-            None => "default",
-        };
+        let pre = self.optional("tokenizer.ggml.pre", Self::text)?;
+        let pre = pre.unwrap_or("default");
         let llama_3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
         let words = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
         let cut = |patterns: &[&str]| {
@@ -168,7 +157,7 @@ impl GgufLlama {
             "gpt-2" => words(true),
             other => {
                 let known =
-                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json beside it";
+                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.pre", known, format!("`{other}`")));
             }
         };
@@ -188,40 +177,30 @@ impl GgufLlama {
     /// SentencePiece's BPE: the pair whose union has the best score is merged first.
     fn pieces(&self, tokens: &[&str], vocab: Map<String, Value>) -> Result<Parts> {
         let key = "tokenizer.ggml.scores";
-        let scores: Option<Vec<f32>> = self
-            .value(key)
-            .and_then(|v| v.to_vec().ok())
-            .map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
-        let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| {
-            self.wrong(
-                key,
-                &format!("{} numbers", tokens.len()),
-                "another list".into(),
-            )
+        let list = self.value(key).and_then(|v| v.to_vec().ok());
+        let scores = list.map(|l| l.iter().filter_map(|s| s.to_f32().ok()).collect());
+        let scores: Option<Vec<f32>> = scores.filter(|s: &Vec<f32>| s.len() == tokens.len());
+        let scores = scores.ok_or_else(|| {
+            let expected = format!("{} numbers", tokens.len());
+            self.wrong(key, &expected, "another list".into())
         })?;
         let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (*t, i)).collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new(); // left, right, both
         for (id, token) in tokens.iter().enumerate() {
-            let cuts = token
-                .char_indices()
-                .skip(1)
-                .map(|(at, _)| token.split_at(at));
-            let mut all: Vec<_> = cuts
-                .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)))
-                .collect();
+            let cuts = token.char_indices().skip(1);
+            let cuts = cuts.map(|(at, _)| token.split_at(at));
+            let pairs = cuts.filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, id)));
+            let mut all: Vec<_> = pairs.collect();
             all.sort_unstable();
             merges.extend(all);
         }
         // stable: of equal scores the earlier piece comes first
         merges.sort_by(|a, b| scores[b.2].total_cmp(&scores[a.2]));
-        let merges: Vec<String> = merges
-            .iter()
-            .map(|(l, r, _)| format!("{} {}", tokens[*l], tokens[*r]))
-            .collect();
-        let prefix = match self.value("tokenizer.ggml.add_space_prefix") {
-            Some(value) => value.to_bool().unwrap_or(true),
-            None => true,
-        };
+        let merges = merges.iter();
+        let merges = merges.map(|(l, r, _)| format!("{} {}", tokens[*l], tokens[*r]));
+        let merges: Vec<String> = merges.collect();
+        let prefix = self.value("tokenizer.ggml.add_space_prefix");
+        let prefix = prefix.is_none_or(|value| value.to_bool().unwrap_or(true));
         let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let normalizer = match prefix {
             true => {
@@ -237,8 +216,7 @@ impl GgufLlama {
         if prefix {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let unknown = self.value("tokenizer.ggml.unknown_token_id");
-        let unknown = unknown.and_then(|v| v.to_u32().ok()).unwrap_or(0) as usize;
+        let unknown = self.token_id("unknown").unwrap_or(0) as usize;
         Ok(Parts {
             starts: true,
             normalizer,

@@ -12,7 +12,7 @@ fn a_directory_with_safetensors_has_full_weights() -> Result<()> {
     write(&directory.path().join("model.safetensors"));
     let model = ModelDir::at(directory.path())?;
     assert!(!model.is_quantized() && model.open_uqff()?.is_none());
-    assert_eq!(model.directory(), directory.path());
+    assert_eq!(model.directory, directory.path());
     assert_eq!(
         ModelDir::resolve(&directory.path().display().to_string())?,
         model
@@ -25,7 +25,7 @@ fn the_shards_of_one_uqff_are_found_and_two_models_are_refused() -> Result<()> {
     let directory = tempfile::tempdir().expect("made");
     let files = ["m-0.uqff", "m-1.uqff"].map(|name| directory.path().join(name));
     files.iter().for_each(|file| write(file));
-    assert_eq!(ModelDir::at(directory.path())?.uqff_files(), files);
+    assert_eq!(ModelDir::at(directory.path())?.uqff, files);
     write(&directory.path().join("n.uqff"));
     let message = ModelDir::at(directory.path()).expect_err("two models");
     assert!(

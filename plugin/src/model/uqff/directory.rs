@@ -2,73 +2,49 @@
 //! configuration and the tokenizer; whole or not at all.
 
 use super::entry::Entry;
-use super::provenance::{Digests, Provenance};
+use super::provenance::{Digests, UqffProvenance};
 use crate::error::{Error, Result};
-use crate::model::checkpoint::{Checkpoint, RESIDUAL};
-use candle_core::{DType, Tensor};
-use reptune_adapters::ModelSpec;
+use crate::model::checkpoint::{RESIDUAL, embeddings_and_norms};
+use candle_core::Tensor;
 use reptune_adapters::files::Staging;
-use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter};
+use reptune_adapters::formats::safetensors::TensorFileWriter;
+use reptune_adapters::{Error as Fault, ModelSpec};
 use safetensors::Dtype;
 use std::path::{Path, PathBuf};
 
-/// Name of the embedding table.
-pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
-
 /// A UQFF directory that is being written.
-pub struct UqffDirectory {
-    staging: Staging,
-}
+pub struct UqffDirectory(Staging);
 
 impl UqffDirectory {
-    /// Starts a directory that is to become `out`.
-    ///
-    /// # Errors
-    /// When `out` holds files.
+    /// Starts a directory that is to become `out`, which must not hold files.
     pub fn create(out: &Path) -> Result<Self> {
-        let staging = Staging::new(out)?;
-        Ok(Self { staging })
+        Ok(Self(Staging::new(out)?))
     }
 
     /// Starts the file `name` in it, with the entries of `indices`.
-    ///
-    /// # Errors
-    /// When it cannot be created.
     pub fn file(
         &self,
         name: &str,
         indices: impl IntoIterator<Item = usize>,
-        provenance: Provenance,
+        provenance: UqffProvenance,
     ) -> Result<UqffWriter> {
-        let names = entry_names(indices);
-        let shown = names.iter().map(String::as_str);
-        let metadata = provenance.metadata_bytes(names.len());
-        Ok(UqffWriter {
-            file: TensorFileWriter::stage(&self.staging, name, shown, metadata)?,
-            provenance,
-            digests: Digests::default(),
+        UqffWriter::new(indices, provenance, |names, metadata| {
+            TensorFileWriter::stage(&self.0, name, names.iter().map(|n| &**n), metadata)
         })
     }
 
-    /// Writes the other weights with `tensor`, which gives them by name, copies what
-    /// lies beside the weights in `model`, and puts all in place.
-    ///
-    /// # Errors
-    /// When a weight or the tokenizer is missing, or the disk is full; nothing is left then.
+    /// Writes the other weights with `tensor`, which gives them by name, copies the
+    /// configuration and tokenizer of `model`, and puts all in place. After an error nothing is
+    /// left.
     pub fn commit(
         self,
         spec: &ModelSpec,
         model: &Path,
         tensor: impl Fn(&str) -> Result<Tensor>,
     ) -> Result<()> {
-        let mut names = vec![EMBEDDINGS.to_owned(), "model.norm.weight".to_owned()];
-        for layer in 0..spec.layers {
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                names.push(format!("model.layers.{layer}.{norm}.weight"));
-            }
-        }
+        let names: Vec<String> = embeddings_and_norms(spec).map(|(name, _)| name).collect();
         let shown = names.iter().map(String::as_str);
-        let mut file = TensorFileWriter::stage(&self.staging, RESIDUAL, shown, 0)?;
+        let mut file = TensorFileWriter::stage(&self.0, RESIDUAL, shown, 0)?;
         for name in &names {
             let (tensor, mut bytes) = (tensor(name)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
@@ -76,130 +52,79 @@ impl UqffDirectory {
         }
         file.finish()?;
         for file in companions(model)? {
-            self.staging.copy(&file)?;
+            self.0.copy(&file)?;
         }
-        Ok(self.staging.commit()?)
+        Ok(self.0.commit()?)
     }
 }
 
 /// A `.uqff` that is being written, entry after entry.
 pub struct UqffWriter {
     file: TensorFileWriter,
-    provenance: Provenance,
+    provenance: UqffProvenance,
     digests: Digests,
 }
 
 impl UqffWriter {
     /// Creates the file `path`, with the entries of `indices`.
-    ///
-    /// # Errors
-    /// When it cannot be created.
     pub fn create(
         path: &Path,
         indices: impl IntoIterator<Item = usize>,
-        provenance: Provenance,
+        provenance: UqffProvenance,
     ) -> Result<Self> {
-        let names = entry_names(indices);
-        let shown = names.iter().map(String::as_str);
-        let metadata = provenance.metadata_bytes(names.len());
+        Self::new(indices, provenance, |names, metadata| {
+            TensorFileWriter::create_with_metadata(path, names.iter().map(|n| &**n), metadata)
+        })
+    }
+
+    fn new(
+        indices: impl IntoIterator<Item = usize>,
+        provenance: UqffProvenance,
+        create: impl FnOnce(&[String], usize) -> reptune_adapters::Result<TensorFileWriter>,
+    ) -> Result<Self> {
+        let names: Vec<String> = indices.into_iter().map(|i| i.to_string()).collect();
         Ok(Self {
-            file: TensorFileWriter::create_with_metadata(path, shown, metadata)?,
+            file: create(&names, provenance.metadata_bytes(names.len()))?,
             provenance,
             digests: Digests::default(),
         })
     }
 
     /// Writes the entry of `index`.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub fn push(&mut self, index: usize, entry: &Entry) -> Result<()> {
         let bytes = entry.bytes();
         self.digests.add(index, entry);
-        Ok(self
-            .file
-            .push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?)
+        let name = index.to_string();
+        Ok(self.file.push(&name, Dtype::U8, &[bytes.len()], bytes)?)
     }
 
     /// Completes the file; returns its length.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub fn finish(self) -> Result<u64> {
-        let metadata = self.provenance.metadata(&self.digests);
+        let metadata = self.digests.metadata(self.provenance.text());
         Ok(self.file.finish_with(metadata)?)
     }
 }
 
-fn entry_names(indices: impl IntoIterator<Item = usize>) -> Vec<String> {
-    indices.into_iter().map(|i| i.to_string()).collect()
-}
-
-/// The tensors of a full checkpoint, or of the `residual.safetensors` beside a UQFF,
-/// one at a time.
-pub struct CheckpointWeights(Vec<TensorFile>);
-
-impl CheckpointWeights {
-    /// Opens the files of a checkpoint that was checked.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
-        let files = checkpoint.files.iter().map(|f| TensorFile::open(f));
-        Ok(Self(files.collect::<reptune_adapters::Result<Vec<_>>>()?))
-    }
-
-    /// Opens what lies beside a UQFF in `directory`.
-    ///
-    /// # Errors
-    /// When it is missing.
-    pub fn residual(directory: &Path) -> Result<Self> {
-        Ok(Self(vec![TensorFile::open(&directory.join(RESIDUAL))?]))
-    }
-
-    /// A tensor in f32.
-    ///
-    /// # Errors
-    /// When it is missing, or no float.
-    pub fn get(&self, name: &str) -> Result<Tensor> {
-        let holds = |f: &&TensorFile| f.info(name).is_some();
-        match self.0.iter().find(holds).or(self.0.first()) {
-            Some(file) => Ok(file.tensor(name)?.to_dtype(DType::F32)?),
-            None => {
-                let hint = "fetch the model again";
-                Err(Error::model(name, "weights", "a file", "none", hint))
-            }
-        }
-    }
-}
-
-/// The files beside the weights that mistral.rs reads, and the licence.
+/// The files next to the weights that mistral.rs reads, and the licence.
 fn companions(model: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| reptune_adapters::Error::read(model, e);
+    let io = |e| Fault::read(model, e);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(model).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let named = [
-            "config.json",
-            "generation_config.json",
-            "special_tokens_map.json",
-        ];
-        let like = ["tokenizer", "chat_template", "LICENSE", "NOTICE"];
-        if path.is_file()
-            && (named.contains(&&*name) || like.iter().any(|start| name.starts_with(start)))
-        {
+        let starts = ["tokenizer", "chat_template", "LICENSE", "NOTICE"];
+        let is_named = matches!(
+            &*name,
+            "config.json" | "generation_config.json" | "special_tokens_map.json"
+        );
+        if path.is_file() && (is_named || starts.iter().any(|start| name.starts_with(start))) {
             files.push(path);
         }
     }
     if !files.iter().any(|f| f.ends_with("tokenizer.json")) {
-        return Err(Error::model(
-            model,
-            "tokenizer.json",
-            "a file",
-            "nothing",
-            "fetch it: mistral.rs needs it beside the weights",
-        ));
+        let hint = "fetch it: mistral.rs needs it next to the weights";
+        let (place, expected) = ("tokenizer.json", "a file");
+        return Err(Error::model(model, place, expected, "nothing", hint));
     }
     Ok(files)
 }

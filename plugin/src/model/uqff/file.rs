@@ -1,14 +1,15 @@
 //! A UQFF on disk, read one entry at a time.
 
 use super::entry::Entry;
-use super::provenance::{Digests, Provenance};
+use super::provenance::{Digests, UqffProvenance};
 use crate::error::{Error, Result};
-use reptune_adapters::formats::safetensors::TensorFile;
+use reptune_adapters::{Error as Fault, formats::safetensors::TensorFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The entries of all shards of one UQFF model; their headers are in memory, no more.
 pub struct UqffFile {
+    /// At least one.
     shards: Vec<(PathBuf, TensorFile)>,
     /// Shard of each entry.
     entries: BTreeMap<usize, usize>,
@@ -50,23 +51,19 @@ impl UqffFile {
     /// # Errors
     /// When several models lie there, or a file is broken.
     pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+        let is_uqff = |f: &Path| f.extension().is_some_and(|e| e == "uqff");
         if path.is_file() {
-            return match path.extension().is_some_and(|e| e == "uqff") {
-                true => {
-                    let metadata = TensorFile::open(path)?.metadata();
-                    let shared = Provenance::read(path, &metadata)?.and_then(|p| p.shared);
-                    let shared = shared.map(|name| path.with_file_name(name));
-                    Ok([path.to_owned()].into_iter().chain(shared).collect())
-                }
-                false => Ok(Vec::new()),
-            };
+            if !is_uqff(path) {
+                return Ok(Vec::new());
+            }
+            let metadata = TensorFile::open(path)?.metadata();
+            let shared = UqffProvenance::read(path, &metadata)?.and_then(|p| p.shared);
+            let shared = shared.map(|name| path.with_file_name(name));
+            return Ok([path.to_owned()].into_iter().chain(shared).collect());
         }
-        let listing =
-            std::fs::read_dir(path).map_err(|e| reptune_adapters::Error::read(path, e))?;
-        let mut files: Vec<PathBuf> = listing
-            .filter_map(|f| Some(f.ok()?.path()))
-            .filter(|f| f.extension().is_some_and(|e| e == "uqff"))
-            .collect();
+        let listing = std::fs::read_dir(path).map_err(|e| Fault::read(path, e))?;
+        let files = listing.filter_map(|f| Some(f.ok()?.path()));
+        let mut files: Vec<PathBuf> = files.filter(|f| is_uqff(f)).collect();
         files.sort();
         let families: BTreeSet<String> = files.iter().map(|f| family(f)).collect();
         if families.len() > 1 {
@@ -77,18 +74,13 @@ impl UqffFile {
         Ok(files)
     }
 
-    /// The first shard.
-    pub fn path(&self) -> &Path {
-        self.shards.first().map_or(Path::new(""), |(p, _)| p)
-    }
-
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(|(path, _)| path.as_path())
     }
 
     /// Reads all entries, and checks them against the hashes that the files hold.
-    /// `progress` hears how many entries are done, and of how many.
+    /// `progress` is called with the number of entries that are done, and of all.
     ///
     /// # Errors
     /// When a hash is wrong, or an entry broken.
@@ -110,11 +102,9 @@ impl UqffFile {
     ///
     /// # Errors
     /// When its metadata is malformed.
-    pub fn provenance(&self) -> Result<Option<Provenance>> {
-        match self.shards.first() {
-            Some((path, file)) => Provenance::read(path, &file.metadata()),
-            None => Ok(None),
-        }
+    pub fn provenance(&self) -> Result<Option<UqffProvenance>> {
+        let (path, file) = &self.shards[0];
+        UqffProvenance::read(path, &file.metadata())
     }
 
     /// Reads an entry whose weight must have the shape (O, I).
@@ -123,17 +113,19 @@ impl UqffFile {
     /// When it is missing, broken, or has another shape.
     pub fn shaped(&self, index: usize, shape: (usize, usize)) -> Result<Entry> {
         let entry = self.entry(index)?;
-        let found = entry.layout().shape;
-        match found == shape {
-            true => Ok(entry),
-            false => Err(Error::model(
-                self.path(),
-                format!("tensor `{index}`"),
-                format!("a weight of shape {shape:?}"),
-                format!("{found:?}"),
-                "config.json and UQFF belong to different models",
-            )),
+        let (place, found) = (format!("tensor `{index}`"), entry.layout().shape);
+        if found != shape {
+            let (expected, found) = (format!("a weight of shape {shape:?}"), format!("{found:?}"));
+            let hint = "config.json and UQFF belong to different models";
+            return Err(Error::model(
+                &self.shards[0].0,
+                place,
+                expected,
+                found,
+                hint,
+            ));
         }
+        Ok(entry)
     }
 
     /// Indices of all entries.
@@ -148,17 +140,11 @@ impl UqffFile {
     pub fn entry(&self, index: usize) -> Result<Entry> {
         let place = format!("tensor `{index}`");
         let Some((path, file)) = self.entries.get(&index).map(|s| &self.shards[*s]) else {
+            let (path, expected) = (&self.shards[0].0, "an entry");
             let hint = "the UQFF has fewer layers than config.json says";
-            return Err(Error::model(
-                self.path(),
-                place,
-                "an entry",
-                "nothing",
-                hint,
-            ));
+            return Err(Error::model(path, place, expected, "nothing", hint));
         };
-        let bytes = file.bytes(&index.to_string())?;
-        Entry::read(bytes).map_err(|(expected, found)| {
+        Entry::read(file.bytes(&index.to_string())?).map_err(|(expected, found)| {
             let hint = "the file may be damaged; fetch or write it again";
             Error::model(path, place, expected, found, hint)
         })
@@ -167,12 +153,9 @@ impl UqffFile {
 
 /// The name without extension and shard number.
 fn family(file: &Path) -> String {
-    let stem = file
-        .file_stem()
-        .map(|s| s.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     match stem.rsplit_once('-') {
         Some((name, number)) if number.parse::<usize>().is_ok() => name.to_owned(),
-        _ => stem,
+        _ => stem.into_owned(),
     }
 }

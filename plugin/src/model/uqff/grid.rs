@@ -44,7 +44,7 @@ impl BlockQuantizer for Blocks {
     fn round(&self, columns: &Tensor) -> Result<Tensor> {
         let columns = columns.contiguous()?;
         Ok(match self.stored {
-            // mistral.rs dequantizes by way of f16
+            // mistral.rs itself dequantizes through f16
             WeightType::Ggml(t) => QTensor::quantize(&columns, t)?.dequantize(columns.device())?,
             stored => {
                 let stored = stored.quantize(&columns)?;
@@ -59,15 +59,15 @@ fn as_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
 }
 
+/// The index of the first number that no other is better than.
+fn first(block: &[f32], better: impl Fn(f32, f32) -> bool) -> usize {
+    (0..block.len()).fold(0, |at, i| if better(block[i], block[at]) { i } else { at })
+}
+
 /// A grid around 0: the value of largest magnitude has the code `extreme`, and codes at the
 /// other end go to `other`.
 fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
-    let mut at = 0;
-    for (i, x) in block.iter().enumerate() {
-        if x.abs() > block[at].abs() {
-            at = i;
-        }
-    }
+    let at = first(block, |x, best| x.abs() > best.abs());
     // q8_0 divides by the magnitude, the others by the value
     let largest = match extreme > 0. {
         true => block[at].abs(),
@@ -84,15 +84,10 @@ fn symmetric(block: &[f32], extreme: f32, other: f32) -> BlockGrid {
 
 /// A grid from the least value, code 0, to the largest, code `top`.
 fn affine(block: &[f32], top: f32) -> BlockGrid {
-    let mut at = [0, 0];
-    for (i, x) in block.iter().enumerate() {
-        if *x < block[at[0]] {
-            at[0] = i;
-        }
-        if *x > block[at[1]] {
-            at[1] = i;
-        }
-    }
+    let at = [
+        first(block, |x, best| x < best),
+        first(block, |x, best| x > best),
+    ];
     let (least, most) = (as_f16(block[at[0]]), as_f16(block[at[1]]));
     BlockGrid {
         step: as_f16((most - least) / top),

@@ -1,8 +1,8 @@
 //! The parts of a UQFF entry and where they lie in its bytes.
 //!
 //! mistral.rs's own readers trust an entry: they allocate the lengths that it claims and copy
-//! unchecked. So every entry is measured here first. The layouts are those of UQFF 0.2.0 (mistral.rs 0.8.1), little endian:
-//! version u32, kind u8, then
+//! unchecked. So every entry is measured here first. The layouts are those of UQFF 0.2.0
+//! (mistral.rs 0.8.1), little endian: version u32, kind u8, then
 //!
 //! - ggml (0): data length u32, has bias u8, type u32, dims, data
 //! - f32 (1): has bias u8, tensor
@@ -18,7 +18,7 @@
 
 use super::weight_type::WeightType;
 use candle_core::DType;
-use candle_core::quantized::GgmlDType;
+use reptune_adapters::formats::gguf::dtype as ggml;
 use std::ops::Range;
 
 /// The parts of an entry, all of them within its bytes.
@@ -37,55 +37,11 @@ pub struct Layout {
     /// Where the weight ends and the bias may begin.
     pub end: usize,
     /// Data of the bias (O,), with its dtype.
-    pub bias: Option<(Dtype, Range<usize>)>,
+    pub bias: Option<(DType, Range<usize>)>,
 }
 
-/// Number types of tensors in an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Dtype {
-    U8,
-    U32,
-    I32,
-    F16,
-    BF16,
-    F32,
-    F8,
-    /// Known to the format, but in no weight or bias that runs on a CPU.
-    Other(u32),
-}
-
-impl Dtype {
-    fn of(code: u32) -> Self {
-        match code {
-            0 => Self::U8,
-            1 => Self::U32,
-            2 => Self::I32,
-            4 => Self::F16,
-            5 => Self::BF16,
-            6 => Self::F32,
-            9 => Self::F8,
-            other => Self::Other(other),
-        }
-    }
-
-    fn bytes(self) -> Option<usize> {
-        match self {
-            Self::U8 | Self::F8 => Some(1),
-            Self::F16 | Self::BF16 => Some(2),
-            Self::U32 | Self::I32 | Self::F32 => Some(4),
-            Self::Other(_) => None,
-        }
-    }
-}
-
-const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
-
-struct Tensor {
-    dtype: Dtype,
-    dims: Vec<usize>,
-    data: Range<usize>,
-}
+/// Dtypes of weights, scales and biases that are computed with.
+pub(super) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// What is wrong with an entry: expected, found.
 pub type Misfit = (String, String);
@@ -102,41 +58,95 @@ impl Layout {
             return misfit("version 0.2.0 or older", format!("{version:#08x}"));
         }
         let kind = at.u8("kind")?;
-        let mut layout = match kind {
-            0 => at.ggml()?,
-            1 => at.full()?,
+        if kind > 6 {
+            return misfit("a kind from 0 to 6", kind.to_string());
+        }
+        let length = match kind {
+            0 => at.u32("data length")? as usize,
+            _ => 0,
+        };
+        let flag = at.take(1, "bias flag")?.start;
+        let mut full = None;
+        let (stored, shape) = match kind {
+            0 => at.ggml(length)?,
+            1 => {
+                let (dtype, shape) = at.matrix_of(&FLOATS, "a float weight (O, I)")?;
+                full = Some(dtype);
+                (WeightType::F32, shape)
+            }
             2 => at.hqq()?,
-            3 => at.fp8()?,
+            3 => {
+                let expected = "an 8-bit float weight (O, I)";
+                let (_, shape) = at.matrix_of(&[DType::F8E4M3], expected)?;
+                at.take(16, "scales and dtype")?;
+                (WeightType::Fp8, shape)
+            }
             4 => at.afq()?,
             5 => at.f8q8()?,
-            6 => at.mxfp4()?,
-            other => return misfit("a kind from 0 to 6", other.to_string()),
+            _ => at.mxfp4()?,
         };
-        layout.end = at.at;
-        match entry[layout.flag] {
+        let (end, mut bias) = (at.at, None);
+        match entry[flag] {
             0 => {}
             1 => {
-                let bias = at.tensor("bias")?;
-                if bias.dims != [layout.shape.0] {
-                    return misfit(
-                        format!("a bias of shape ({},)", layout.shape.0),
-                        format!("{:?}", bias.dims),
-                    );
+                let Tensor { dtype, dims, data } = at.tensor("bias")?;
+                if dims != [shape.0] {
+                    let expected = format!("a bias of shape ({},)", shape.0);
+                    return misfit(expected, format!("{dims:?}"));
                 }
-                layout.bias = Some((bias.dtype, bias.data));
+                bias = Some((dtype, data));
             }
             other => return misfit("0 or 1 for whether there is a bias", other.to_string()),
         }
-        match at.at == entry.len() {
-            true => Ok(layout),
-            false => misfit(format!("{} bytes", at.at), format!("{} bytes", entry.len())),
+        if at.at != entry.len() {
+            return misfit(format!("{} bytes", at.at), format!("{} bytes", entry.len()));
         }
+        Ok(Self {
+            stored,
+            shape,
+            data: end - length..end,
+            full,
+            flag,
+            end,
+            bias,
+        })
     }
 }
 
 fn misfit<T>(expected: impl Into<String>, found: impl Into<String>) -> Result<T, Misfit> {
     Err((expected.into(), found.into()))
 }
+
+struct Tensor {
+    dtype: DType,
+    dims: Vec<usize>,
+    data: Range<usize>,
+}
+
+impl Tensor {
+    fn expect(&self, what: &str, dims: &[usize], dtypes: &[DType]) -> Result<(), Misfit> {
+        match self.dims == dims && dtypes.contains(&self.dtype) {
+            true => Ok(()),
+            false => misfit(
+                format!("{what} {dims:?} of {dtypes:?}"),
+                format!("{:?} of {:?}", self.dims, self.dtype),
+            ),
+        }
+    }
+}
+
+/// (O, I), if these are the dims of a matrix with elements.
+fn matrix(dims: &[usize]) -> Option<Shape> {
+    match dims {
+        [o, i] if *o > 0 && *i > 0 => Some((*o, *i)),
+        _ => None,
+    }
+}
+
+/// (O, I).
+type Shape = (usize, usize);
+/// A weight's type and its shape.
+type Weight = (WeightType, Shape);
 
 struct Cursor<'a> {
     entry: &'a [u8],
@@ -145,35 +155,27 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     fn take(&mut self, length: usize, what: &str) -> Result<Range<usize>, Misfit> {
-        let end = self.at.checked_add(length);
+        let (start, end) = (self.at, self.at.checked_add(length));
         match end.filter(|end| *end <= self.entry.len()) {
             Some(end) => {
-                let range = self.at..end;
                 self.at = end;
-                Ok(range)
+                Ok(start..end)
             }
             None => misfit(
-                format!("{length} bytes of {what} at byte {}", self.at),
-                format!("{} left", self.entry.len() - self.at),
+                format!("{length} bytes of {what} at byte {start}"),
+                format!("{} left", self.entry.len() - start),
             ),
         }
     }
 
     fn u8(&mut self, what: &str) -> Result<u8, Misfit> {
-        let range = self.take(1, what)?;
-        Ok(self.entry[range.start])
+        Ok(self.entry[self.take(1, what)?.start])
     }
 
     fn u32(&mut self, what: &str) -> Result<u32, Misfit> {
-        let range = self.take(4, what)?;
         let mut bytes = [0; 4];
-        bytes.copy_from_slice(&self.entry[range]);
+        bytes.copy_from_slice(&self.entry[self.take(4, what)?]);
         Ok(u32::from_le_bytes(bytes))
-    }
-
-    /// Where it says whether there is a bias.
-    fn flag(&mut self) -> Result<usize, Misfit> {
-        Ok(self.take(1, "bias flag")?.start)
     }
 
     fn dims(&mut self) -> Result<Vec<usize>, Misfit> {
@@ -184,23 +186,28 @@ impl Cursor<'_> {
         (0..count).map(|_| Ok(self.u32("dims")? as usize)).collect()
     }
 
-    fn matrix(&mut self) -> Result<(usize, usize), Misfit> {
-        match self.dims()?.as_slice() {
-            [o, i] if *o > 0 && *i > 0 => Ok((*o, *i)),
-            other => misfit("a shape (O, I)", format!("{other:?}")),
-        }
+    fn matrix(&mut self) -> Result<Shape, Misfit> {
+        let dims = self.dims()?;
+        matrix(&dims).map_or_else(|| misfit("a shape (O, I)", format!("{dims:?}")), Ok)
     }
 
     fn tensor(&mut self, what: &str) -> Result<Tensor, Misfit> {
         let length = self.u32(what)? as usize;
-        let dtype = Dtype::of(self.u32("dtype")?);
+        let code = self.u32("dtype")?;
         let dims = self.dims()?;
-        let elements = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-        let size = match dtype.bytes() {
-            Some(size) => size,
-            None => return misfit(format!("a known dtype of {what}"), format!("{dtype:?}")),
+        let dtype = match code {
+            0 => DType::U8,
+            1 => DType::U32,
+            2 => DType::I32,
+            4 => DType::F16,
+            5 => DType::BF16,
+            6 => DType::F32,
+            9 => DType::F8E4M3,
+            // known to the format, but in no weight or bias that runs on a CPU
+            _ => return misfit(format!("a known dtype of {what}"), format!("number {code}")),
         };
-        if elements.and_then(|n| n.checked_mul(size)) != Some(length) {
+        let elements = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        if elements.and_then(|n| n.checked_mul(dtype.size_in_bytes())) != Some(length) {
             return misfit(
                 format!("as many bytes of {what} as {dims:?} of {dtype:?} take"),
                 format!("{length} bytes"),
@@ -210,88 +217,32 @@ impl Cursor<'_> {
         Ok(Tensor { dtype, dims, data })
     }
 
-    fn expect(&mut self, what: &str, dims: &[usize], dtypes: &[Dtype]) -> Result<(), Misfit> {
-        let tensor = self.tensor(what)?;
-        match tensor.dims == dims && dtypes.contains(&tensor.dtype) {
-            true => Ok(()),
-            false => misfit(
-                format!("{what} {dims:?} of {dtypes:?}"),
-                format!("{:?} of {:?}", tensor.dims, tensor.dtype),
-            ),
+    /// A matrix (O, I) of one of `dtypes`.
+    fn matrix_of(&mut self, dtypes: &[DType], what: &str) -> Result<(DType, Shape), Misfit> {
+        let Tensor { dtype, dims, .. } = self.tensor("weight")?;
+        match matrix(&dims).filter(|_| dtypes.contains(&dtype)) {
+            Some(shape) => Ok((dtype, shape)),
+            None => misfit(what, format!("{dims:?} of {dtype:?}")),
         }
     }
 
-    fn made(stored: WeightType, shape: (usize, usize), flag: usize) -> Layout {
-        Layout {
-            stored,
-            shape,
-            data: 0..0,
-            full: None,
-            flag,
-            end: 0,
-            bias: None,
-        }
-    }
-
-    fn ggml(&mut self) -> Result<Layout, Misfit> {
-        let length = self.u32("data length")? as usize;
-        let flag = self.flag()?;
+    fn ggml(&mut self, length: usize) -> Result<Weight, Misfit> {
         let code = self.u32("type")?;
-        use GgmlDType as G;
-        let dtype = match code {
-            0 => G::F32,
-            1 => G::F16,
-            2 => G::Q4_0,
-            3 => G::Q4_1,
-            6 => G::Q5_0,
-            7 => G::Q5_1,
-            8 => G::Q8_0,
-            9 => G::Q8_1,
-            10 => G::Q2K,
-            11 => G::Q3K,
-            12 => G::Q4K,
-            13 => G::Q5K,
-            14 => G::Q6K,
-            15 => G::Q8K,
-            30 => G::BF16,
-            other => return misfit("a type of ggml", other.to_string()),
+        let Ok(dtype) = ggml::of(code) else {
+            return misfit("a type of ggml", code.to_string());
         };
         let (o, i) = self.matrix()?;
-        let blocks = (o.checked_mul(i)).filter(|_| i.is_multiple_of(dtype.block_size()));
-        let needed = blocks.and_then(|n| (n / dtype.block_size()).checked_mul(dtype.type_size()));
-        if needed != Some(length) {
+        if ggml::bytes(dtype, &[o, i]) != Some(length as u64) {
             return misfit(
                 format!("as many bytes as ({o}, {i}) of {dtype:?} takes"),
                 format!("{length} bytes"),
             );
         }
-        let data = self.take(length, "data")?;
-        Ok(Layout {
-            data,
-            ..Self::made(WeightType::Ggml(dtype), (o, i), flag)
-        })
+        self.take(length, "data")?;
+        Ok((WeightType::Ggml(dtype), (o, i)))
     }
 
-    fn full(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
-        let tensor = self.tensor("weight")?;
-        let full = match tensor.dtype {
-            Dtype::F32 => Some(DType::F32),
-            Dtype::F16 => Some(DType::F16),
-            Dtype::BF16 => Some(DType::BF16),
-            _ => None,
-        };
-        match (tensor.dims.as_slice(), tensor.dtype) {
-            ([o, i], _) if *o > 0 && *i > 0 && full.is_some() => Ok(Layout {
-                full,
-                ..Self::made(WeightType::F32, (*o, *i), flag)
-            }),
-            (dims, dtype) => misfit("a float weight (O, I)", format!("{dims:?} of {dtype:?}")),
-        }
-    }
-
-    fn hqq(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
+    fn hqq(&mut self) -> Result<Weight, Misfit> {
         let codes = self.tensor("codes")?;
         let (scales, zeros) = (self.tensor("scales")?, self.tensor("zeros")?);
         let (o, i) = self.matrix()?;
@@ -306,28 +257,20 @@ impl Cursor<'_> {
                 format!("groups of {group} along axis {axis}"),
             );
         }
-        let (groups, long) = (elements / group, codes.dims.len() == 2);
+        let groups = elements / group;
         // codes are packed along the first dim: 8 / bits of them a byte, ten 3-bit codes an i32
         let (dtype, packed) = match bits {
-            8 | 4 | 2 | 1 => (Dtype::U8, group / (8 / usize::from(bits))),
-            3 => (Dtype::I32, group.div_ceil(10)),
+            8 | 4 | 2 | 1 => (DType::U8, group / (8 / usize::from(bits))),
+            3 => (DType::I32, group.div_ceil(10)),
             other => return misfit("8, 4, 3, 2 or 1 bits", other.to_string()),
         };
-        let expected = match axis {
-            0 => [packed, groups],
-            _ => [
-                codes.dims.first().copied().unwrap_or(0),
-                codes.dims.last().copied().unwrap_or(0),
-            ],
+        let expected = match (axis, &*codes.dims) {
+            (1, &[rows, columns]) => [rows, columns],
+            _ => [packed, groups],
         };
         let fits =
             |t: &Tensor| t.dims.iter().product::<usize>() == groups && FLOATS.contains(&t.dtype);
-        if !long
-            || codes.dims != expected
-            || codes.dtype != dtype
-            || !fits(&scales)
-            || !fits(&zeros)
-        {
+        if codes.dims != expected || codes.dtype != dtype || !fits(&scales) || !fits(&zeros) {
             return misfit(
                 format!("codes {expected:?} of {dtype:?}, {groups} scales and zeros"),
                 format!(
@@ -336,33 +279,13 @@ impl Cursor<'_> {
                 ),
             );
         }
-        Ok(Self::made(WeightType::Hqq(bits), (o, i), flag))
+        Ok((WeightType::Hqq(bits), (o, i)))
     }
 
-    fn fp8(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
-        let tensor = self.tensor("weight")?;
-        self.take(16, "scales and dtype")?;
-        match (tensor.dims.as_slice(), tensor.dtype) {
-            ([o, i], Dtype::F8) if *o > 0 && *i > 0 => {
-                Ok(Self::made(WeightType::Fp8, (*o, *i), flag))
-            }
-            (dims, dtype) => misfit(
-                "an 8-bit float weight (O, I)",
-                format!("{dims:?} of {dtype:?}"),
-            ),
-        }
-    }
-
-    fn afq(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
+    fn afq(&mut self) -> Result<Weight, Misfit> {
         let codes = self.tensor("codes")?;
-        // bits and group size come after the tensors that they explain
-        let start = self.at;
-        let scales = self.tensor("scales")?;
-        self.tensor("biases")?;
+        let (scales, biases) = (self.tensor("scales")?, self.tensor("biases")?);
         let (bits, group) = (self.u8("bits")?, usize::from(self.u8("group size")?));
-        let end = self.at;
         let (&[o, words], &[_, groups]) = (codes.dims.as_slice(), scales.dims.as_slice()) else {
             return misfit("codes and scales in rows", format!("{:?}", codes.dims));
         };
@@ -370,24 +293,17 @@ impl Cursor<'_> {
         let known = matches!(bits, 2 | 3 | 4 | 6 | 8) && matches!(group, 32 | 64 | 128);
         let fits =
             known && i > 0 && o > 0 && i.checked_mul(usize::from(bits)) == words.checked_mul(32);
-        if !fits || codes.dtype != Dtype::U32 {
-            return misfit(
-                "packed codes of 2, 3, 4, 6 or 8 bits in groups of 32, 64 or 128",
-                format!(
-                    "{:?} for {groups} groups of {group} of {bits} bits",
-                    codes.dims
-                ),
-            );
+        if !fits || codes.dtype != DType::U32 {
+            let expected = "packed codes of 2, 3, 4, 6 or 8 bits in groups of 32, 64 or 128";
+            let found = format!("{:?} for {groups} groups of {group}", codes.dims);
+            return misfit(expected, format!("{found} of {bits} bits"));
         }
-        self.at = start;
-        self.expect("scales", &[o, groups], &FLOATS)?;
-        self.expect("biases", &[o, groups], &FLOATS)?;
-        self.at = end;
-        Ok(Self::made(WeightType::Afq(bits), (o, i), flag))
+        scales.expect("scales", &[o, groups], &FLOATS)?;
+        biases.expect("biases", &[o, groups], &FLOATS)?;
+        Ok((WeightType::Afq(bits), (o, i)))
     }
 
-    fn f8q8(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
+    fn f8q8(&mut self) -> Result<Weight, Misfit> {
         let blocks = self.u32("number of blocks")? as usize;
         let (o, i) = self.matrix()?;
         if o.checked_mul(i).map(|n| n.div_ceil(32)) != Some(blocks) {
@@ -397,19 +313,19 @@ impl Cursor<'_> {
             );
         }
         self.take(blocks.saturating_mul(33), "blocks")?;
-        Ok(Self::made(WeightType::F8Q8, (o, i), flag))
+        Ok((WeightType::F8Q8, (o, i)))
     }
 
-    fn mxfp4(&mut self) -> Result<Layout, Misfit> {
-        let flag = self.flag()?;
+    fn mxfp4(&mut self) -> Result<Weight, Misfit> {
         let codes = self.tensor("codes")?;
         let &[o, half] = codes.dims.as_slice() else {
             return misfit("codes in rows", format!("{:?}", codes.dims));
         };
-        if o == 0 || half == 0 || !half.is_multiple_of(16) || codes.dtype != Dtype::U8 {
+        if o == 0 || half == 0 || !half.is_multiple_of(16) || codes.dtype != DType::U8 {
             return misfit("blocks of 16 bytes", format!("{:?}", codes.dims));
         }
-        self.expect("scales", &[o, half / 16], &[Dtype::U8])?;
-        Ok(Self::made(WeightType::Mxfp4, (o, 2 * half), flag))
+        let scales = self.tensor("scales")?;
+        scales.expect("scales", &[o, half / 16], &[DType::U8])?;
+        Ok((WeightType::Mxfp4, (o, 2 * half)))
     }
 }

@@ -4,7 +4,7 @@
 use super::entry::Entry;
 use crate::error::{Error, Result};
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
-use reptune_adapters::{HookPoint, Intervention, Operator, files};
+use reptune_adapters::{HookPoint, Intervention, ModelSpec, Operator, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,12 +14,12 @@ const WEIGHTS: &str = "reptune.weights_sha256";
 const BIASES: &str = "reptune.biases_sha256";
 const HASH: &str = "reptune.provenance_sha256";
 const FORMAT: &str = "reptune.uqff.2";
-/// Earlier formats that are read.
-const READ: [&str; 2] = [FORMAT, "reptune.uqff.1"];
+/// The format before, which is read too.
+const FORMAT_1: &str = "reptune.uqff.1";
 
 /// Where the content of a UQFF comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Provenance {
+pub struct UqffProvenance {
     /// Name and version of this format.
     pub format: String,
     /// Name and version of the program.
@@ -28,7 +28,7 @@ pub struct Provenance {
     pub layer_convention: String,
     /// Name of the model.
     pub model: String,
-    /// [`ModelSpec::fingerprint`](reptune_adapters::ModelSpec) of the model.
+    /// [`ModelSpec::fingerprint`] of the model.
     pub model_fingerprint: String,
     /// Name of the file in the same directory that holds all other entries.
     #[serde(default, alias = "beside", skip_serializing_if = "Option::is_none")]
@@ -78,9 +78,9 @@ impl BakedSteering {
     }
 }
 
-impl Provenance {
+impl UqffProvenance {
     /// The provenance of a copy of `model` in which nothing was changed yet.
-    pub fn of(model: &reptune_adapters::ModelSpec) -> Self {
+    pub fn of(model: &ModelSpec) -> Self {
         let name = Path::new(&model.name).file_name().unwrap_or_default();
         Self {
             format: FORMAT.into(),
@@ -108,7 +108,8 @@ impl Provenance {
         };
         let mut read: Self =
             serde_json::from_str(text).map_err(|e| wrong("a provenance", e.to_string()))?;
-        if !READ.contains(&&*read.format) || read.layer_convention != LAYER_CONVENTION {
+        let known = [FORMAT, FORMAT_1].contains(&&*read.format);
+        if !known || read.layer_convention != LAYER_CONVENTION {
             let found = format!("{}, {}", read.format, read.layer_convention);
             return Err(wrong(&format!("{FORMAT}, {LAYER_CONVENTION}"), found));
         }
@@ -127,22 +128,14 @@ impl Provenance {
         text.len() + text.matches(['"', '\\']).count() + 80 * entries + 512
     }
 
-    /// The metadata of a file with this provenance and `digests`.
-    pub(super) fn metadata(&self, digests: &Digests) -> BTreeMap<String, String> {
-        let text = self.text();
-        let mut metadata = digests.metadata(&text);
-        metadata.insert(KEY.to_owned(), text);
-        metadata
-    }
-
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
 /// Hashes of the entries of a file, by index. Weights have one hash, so that the same
 /// weights under other biases have the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Digests {
     weights: BTreeMap<usize, String>,
     biases: BTreeMap<usize, String>,
@@ -160,37 +153,31 @@ impl Digests {
         }
     }
 
-    /// The hashes as metadata; `provenance` is the text of [`KEY`].
-    fn metadata(&self, provenance: &str) -> BTreeMap<String, String> {
+    /// The metadata of a file with these hashes and the text `provenance`.
+    pub fn metadata(&self, provenance: String) -> BTreeMap<String, String> {
         let lines = self.weights.iter().map(|(i, h)| format!("{i} {h}\n"));
         let weights = files::sha256([lines.collect::<String>().as_bytes()]);
         let biases = serde_json::to_string(&self.biases).unwrap_or_default();
-        BTreeMap::from([
-            (WEIGHTS.to_owned(), weights),
-            (BIASES.to_owned(), biases),
-            (HASH.to_owned(), files::sha256([provenance.as_bytes()])),
-        ])
+        let hash = files::sha256([provenance.as_bytes()]);
+        let metadata = [
+            (WEIGHTS, weights),
+            (BIASES, biases),
+            (HASH, hash),
+            (KEY, provenance),
+        ];
+        metadata.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
-    /// Compares these hashes with those in the `metadata` of `path`, if this program wrote
-    /// the file.
-    ///
-    /// # Errors
-    /// When one differs.
+    /// Compares these hashes with those in the `metadata` of `path`, if this program wrote it.
     pub fn check(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
-        let Some(provenance) = metadata.get(KEY) else {
-            return Ok(());
-        };
-        for (key, expected) in self.metadata(provenance) {
+        let expected = metadata.get(KEY).map(|text| self.metadata(text.clone()));
+        for (key, expected) in expected.unwrap_or_default() {
             let found = metadata.get(&key).map_or("nothing", String::as_str);
             if found != expected {
-                return Err(Error::model(
-                    path,
-                    format!("metadata `{key}`"),
-                    format!("`{expected}`, the hash of the content"),
-                    format!("`{found}`"),
-                    "the file was changed or damaged; write it again",
-                ));
+                let (place, found) = (format!("metadata `{key}`"), format!("`{found}`"));
+                let expected = format!("`{expected}`, the hash of the content");
+                let hint = "the file was changed or damaged; write it again";
+                return Err(Error::model(path, place, expected, found, hint));
             }
         }
         Ok(())

@@ -9,13 +9,10 @@ use mistralrs_quant::{
     HqqConfig, HqqLayer, MXFP4Layer, QuantMethod, QuantMethodConfig, UnquantLinear,
 };
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Elements that share a scale in HQQ, as mistral.rs has it.
 const HQQ_GROUP: usize = 64;
-/// Steps of HQQ's search for a zero point, as mistral.rs has it.
-const HQQ_STEPS: Option<usize> = Some(20);
 
 /// How the numbers of a weight are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,14 +68,9 @@ impl WeightType {
         let lower = name.to_ascii_lowercase();
         let found = Self::ALL.into_iter().find(|(n, _)| *n == lower);
         found.map(|(_, t)| t).ok_or_else(|| {
-            let names: Vec<&str> = Self::ALL.iter().map(|(n, _)| *n).collect();
-            reptune_adapters::Error::value(
-                "quantization",
-                names.join(", "),
-                format!("`{name}`"),
-                "give one of these",
-            )
-            .into()
+            let names = Self::ALL.map(|(n, _)| n).join(", ");
+            let (found, hint) = (format!("`{name}`"), "give one of these");
+            reptune_adapters::Error::value("quantization", names, found, hint).into()
         })
     }
 
@@ -124,24 +116,20 @@ impl WeightType {
     /// When the type does not fit.
     pub fn quantize(self, weight: &Tensor) -> candle_core::Result<Arc<dyn QuantMethod>> {
         let cpu = Device::Cpu;
-        let plain = |w: Tensor| candle_nn::Linear::new(w, None);
+        let plain = candle_nn::Linear::new(weight.clone(), None);
         Ok(match self {
-            Self::F32 => Arc::new(UnquantLinear::new(QuantMethodConfig::Unquantized(plain(
-                weight.clone(),
-            )))?),
+            Self::F32 => Arc::new(UnquantLinear::new(QuantMethodConfig::Unquantized(plain))?),
             Self::Ggml(t) => {
                 let q_weight = Arc::new(QTensor::quantize(weight, t)?);
-                Arc::new(GgufMatMul::new(QuantMethodConfig::Gguf {
-                    q_weight,
-                    b: None,
-                })?)
+                let config = QuantMethodConfig::Gguf { q_weight, b: None };
+                Arc::new(GgufMatMul::new(config)?)
             }
             Self::Hqq(bits) => {
                 let config = HqqConfig {
                     bits: HqqBits::try_from(usize::from(bits))?,
-                    group_size: NonZeroUsize::new(HQQ_GROUP).unwrap_or(NonZeroUsize::MIN),
+                    group_size: HQQ_GROUP.try_into()?,
                     axis: HqqAxis::Zero,
-                    optimization_steps: HQQ_STEPS,
+                    optimization_steps: Some(20), // as mistral.rs has it
                     round_zeros: false,
                     channel_wise: true,
                 };
@@ -155,7 +143,7 @@ impl WeightType {
                 group_size: afq_group(weight.dims2()?.1),
             })?),
             Self::Fp8 => Arc::new(FP8Linear::new(QuantMethodConfig::FP8 {
-                lin: plain(weight.clone()),
+                lin: plain,
                 dtype: DType::F8E4M3,
             })?),
             Self::F8Q8 => Arc::new(F8Q8Linear::from_weight(weight, None)?),

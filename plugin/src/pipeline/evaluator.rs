@@ -1,11 +1,13 @@
-//! The rows of the table of quantized models, measured on the recipe's test items.
+//! The rows of the table of quantized models, measured on the recipe's test items, and the
+//! prompts that calibrate a merge.
 
-use super::delta::{QuantizedReport, RoundedModule};
-use super::retention::RetentionCheck;
 use crate::error::Result;
+use crate::quantize::{QuantizedReport, RetentionCheck, RoundedModule};
 use crate::session::Session;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
+use reptune_recipes::Message;
+use reptune_recipes::data::claim_question;
 use reptune_recipes::evaluate::{ClaimScores, OwnForward};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::score::ModelVariant;
@@ -24,14 +26,13 @@ impl<'a> MergeEvaluator<'a> {
     /// # Errors
     /// When the model fails.
     pub fn new(session: &'a Session, directions: Option<&'a DirectionSet>) -> Result<Self> {
-        let check = RetentionCheck::new(session, &session.items.test, directions)?;
-        let base = check
-            .scores(&ModelVariant::base(&session.llama), None)?
-            .behaviour;
+        let (chat, recipe, claims) = (&session.chat, &session.recipe, &session.items.test);
+        let check = RetentionCheck::new(chat, recipe, claims, directions)?;
+        let base = check.scores(&ModelVariant::base(&session.llama), None)?;
         Ok(Self {
             session,
             check,
-            base,
+            base: base.behaviour,
         })
     }
 
@@ -99,23 +100,23 @@ impl<'a> MergeEvaluator<'a> {
         whole: Option<&ModelVariant>,
     ) -> Result<QuantizedRow> {
         let session = self.session;
+        let how = Generation {
+            adapter: model.adapter,
+            ..Generation::default()
+        };
         let own = OwnForward {
             model: model.model,
             chat: &session.chat,
-            how: Generation {
-                adapter: model.adapter,
-                ..Generation::default()
-            },
+            how,
         };
         let answers = session.measure(name, &own, &session.plain(), &mut |_| {})?;
         let scores = self.check.scores(model, Some(reference))?;
-        let effect_retained = match whole {
-            Some(whole) => {
-                let whole = self.check.scores(whole, None)?.behaviour;
-                scores.behaviour.effect_retained(&self.base, &whole)
-            }
-            None => None,
-        };
+        let whole = whole.map(|whole| self.check.scores(whole, None));
+        let effect_retained = (whole.transpose()?).and_then(|whole| {
+            scores
+                .behaviour
+                .effect_retained(&self.base, &whole.behaviour)
+        });
         Ok(QuantizedRow {
             model: name.to_owned(),
             claims: answers.row.claims,
@@ -128,6 +129,28 @@ impl<'a> MergeEvaluator<'a> {
             ..QuantizedRow::default()
         })
     }
+}
+
+/// The most claims that are used for calibration.
+const CLAIMS: usize = 256;
+
+/// The calibration prompts of a recipe: its training claims, as questions and as bare
+/// sentences.
+///
+/// # Errors
+/// When the template fails.
+pub fn calibration(session: &Session) -> Result<Vec<Vec<u32>>> {
+    let (chat, recipe) = (&session.chat, &session.recipe);
+    let mut prompts = Vec::new();
+    for claim in session.items.train.iter().take(CLAIMS) {
+        let question = claim_question(recipe, claim);
+        let messages = Message::conversation(&recipe.prompt.system, &question.text);
+        prompts.push(chat.prompt(&messages)?);
+        prompts.push(chat.encode(&claim.text)?);
+    }
+    let context = session.llama.spec().context;
+    prompts.retain(|p| !p.is_empty() && p.len() <= context);
+    Ok(prompts)
 }
 
 /// The number of weights in the linear layers and the output head.
