@@ -1,8 +1,13 @@
 //! Which tokens each token of a prefix tree attends to.
 
-use crate::neighbours::{Neighbours, Span};
+use crate::gemm::{Table, row};
 use candle_core::{Device, Result, Tensor};
+use ndarray::{Array2, CowArray, Ix2, s};
+use std::ops::Range;
 use std::sync::OnceLock;
+
+/// A half-open run of consecutive tokens.
+pub type Span = (u32, u32);
 
 /// The ancestors of some querying tokens, as runs of token numbers: what attention may see.
 ///
@@ -103,3 +108,141 @@ impl Ancestors {
         Tensor::from_vec(mask, (1, rows, n), device)
     }
 }
+
+/// Most rows of a group.
+const MOST: usize = 64;
+
+/// Scores that a group may compute in excess of those that are needed: a fraction of those,
+/// plus a number too small to matter.
+const SHARE: f64 = 0.3;
+const ANYWAY: usize = 1024;
+
+/// Groups of fewer rows, or that compute more than this multiple of the scores they need, are
+/// computed row by row instead.
+const FEWEST: usize = 4;
+const TWICE: usize = 2;
+
+/// Neighbouring querying rows, whose attention is computed as matrix products, and all that any
+/// of them sees.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Runs of rows that are seen, in ascending order; together they are the columns of a table
+    /// of scores.
+    pub runs: Vec<Range<usize>>,
+    /// Of each row, what it sees, as runs of columns.
+    seen: Vec<Vec<Range<usize>>>,
+}
+
+impl Neighbours {
+    /// All of `n` querying rows, in their order, in groups that see much the same; `spans`
+    /// are what a row sees.
+    pub(crate) fn all<'a>(n: usize, spans: impl Fn(usize) -> &'a [Span]) -> Vec<Self> {
+        let mut groups = Vec::new();
+        let mut at = 0;
+        while at < n {
+            let mut runs = Vec::new();
+            let mut asked = 0;
+            let mut end = at;
+            while end < n && end - at < MOST {
+                let wider = union(&runs, spans(end));
+                let own = spans(end).iter().map(|(from, to)| (to - from) as usize);
+                asked += own.sum::<usize>();
+                let most = asked as f64 * (1. + SHARE) + ANYWAY as f64;
+                if end > at && ((end + 1 - at) * width(&wider)) as f64 > most {
+                    break;
+                }
+                runs = wider;
+                end += 1;
+            }
+            groups.push(Self {
+                seen: (at..end).map(|row| columns(&runs, spans(row))).collect(),
+                rows: at..end,
+                runs,
+            });
+            at = end;
+        }
+        groups
+    }
+
+    /// Columns of a table of scores.
+    pub(crate) fn width(&self) -> usize {
+        width(&self.runs)
+    }
+
+    /// Whether its rows are better computed one by one: they are few, or see little in common.
+    pub(crate) fn one_by_one(&self) -> bool {
+        let asked: usize = self.seen.iter().flatten().map(Range::len).sum();
+        let rows = self.rows.len();
+        rows < FEWEST || rows * self.width() > TWICE * asked
+    }
+
+    /// Every run, with the columns that it is.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+        let mut at = 0;
+        self.runs.iter().map(move |run| {
+            at += run.len();
+            (run.clone(), at - run.len()..at)
+        })
+    }
+
+    /// What is seen of a table of all rows.
+    pub(crate) fn seen_of<'a>(&self, table: Table<'a>) -> CowArray<'a, f32, Ix2> {
+        if let [run] = self.runs.as_slice() {
+            return table.slice_move(s![run.clone(), ..]).into();
+        }
+        let columns = table.ncols();
+        let mut seen = Vec::with_capacity(self.width() * columns);
+        for run in &self.runs {
+            for of in table.slice(s![run.clone(), ..]).rows() {
+                seen.extend_from_slice(row(of));
+            }
+        }
+        let seen = Array2::from_shape_vec((self.width(), columns), seen);
+        seen.expect("one row for each token of the runs").into()
+    }
+
+    /// Columns that the i-th row of the group sees, in ascending order.
+    pub(crate) fn seen(&self, i: usize) -> &[Range<usize>] {
+        &self.seen[i]
+    }
+}
+
+fn width(runs: &[Range<usize>]) -> usize {
+    runs.iter().map(Range::len).sum()
+}
+
+/// Both sets of runs as one, ascending, none touching the next.
+fn union(runs: &[Range<usize>], spans: &[Span]) -> Vec<Range<usize>> {
+    let spans = spans.iter().map(|&(from, to)| from as usize..to as usize);
+    let mut all: Vec<Range<usize>> = runs.iter().cloned().chain(spans).collect();
+    all.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for run in all {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+/// `spans` as runs of the columns that `runs` make.
+fn columns(runs: &[Range<usize>], spans: &[Span]) -> Vec<Range<usize>> {
+    let mut columns = Vec::new();
+    let (mut at, mut runs) = (0, runs.iter().peekable());
+    for &(from, to) in spans {
+        let (from, to) = (from as usize, to as usize);
+        while let Some(run) = runs.next_if(|run| run.end <= from) {
+            at += run.len();
+        }
+        if let Some(run) = runs.peek() {
+            columns.push(at + from - run.start..at + to - run.start);
+        }
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests;
