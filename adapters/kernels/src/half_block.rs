@@ -209,7 +209,7 @@ impl<W: HalfBlock> Half<W> {
         let y = y.map(|_| self.weights.inner(kept)).transpose()?;
         let last = Passed::back(last, g, self.update(first.len()), y.as_ref())?;
         let read = self.updates[..first.len()].iter().any(Option::is_some);
-        let mut results = Vec::new();
+        let results;
         let mut passed = Vec::new();
         if below || read {
             let gy = through(std::slice::from_ref(&last))?;

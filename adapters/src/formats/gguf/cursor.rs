@@ -59,12 +59,8 @@ impl<'a, R: Read> Cursor<'a, R> {
     }
 
     fn cut(&self, place: &str, needed: u64) -> Error {
-        let found = format!(
-            "{} of {} bytes left at byte {}",
-            self.left(),
-            self.length,
-            self.position
-        );
+        let (left, length, position) = (self.left(), self.length, self.position);
+        let found = format!("{left} of {length} bytes left at byte {position}");
         self.wrong(place, format!("{needed} bytes"), found)
     }
 
@@ -119,7 +115,7 @@ impl<'a, R: Read> Cursor<'a, R> {
         }
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes, place)?;
-        String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()))
+        String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()).caused_by(e))
     }
 
     /// A value of the type `kind`.
@@ -137,20 +133,15 @@ impl<'a, R: Read> Cursor<'a, R> {
             5 => Value::I32(i32::from_le_bytes(self.take(place)?)),
             6 => Value::F32(f32::from_le_bytes(self.take(place)?)),
             7 => match self.take::<1>(place)? {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                [other] => {
-                    return Err(self.wrong(place, "a truth value, 0 or 1", other.to_string()));
-                }
+                [bit @ (0 | 1)] => Value::Bool(bit == 1),
+                [other] => Err(self.wrong(place, "a truth value, 0 or 1", other.to_string()))?,
             },
             8 => Value::String(self.limited(place, LONGEST_TEXT)?),
             9 => self.list(place, depth + 1)?,
             10 => Value::U64(self.u64(place)?),
             11 => Value::I64(i64::from_le_bytes(self.take(place)?)),
             12 => Value::F64(f64::from_le_bytes(self.take(place)?)),
-            other => {
-                return Err(self.wrong(place, "a type of value, 0 to 12", other.to_string()));
-            }
+            other => Err(self.wrong(place, "a type of value, 0 to 12", other.to_string()))?,
         })
     }
 
@@ -173,7 +164,7 @@ impl<'a, R: Read> Cursor<'a, R> {
             let expected = format!("lists of at most {MOST_ELEMENTS} elements in all");
             return Err(self.wrong(place, expected, self.elements.to_string()));
         }
-        // Not with room for `count`: it grows with what is really read.
+        // Without a capacity of `count`: it grows with what is really read.
         let mut list = Vec::new();
         for _ in 0..count {
             list.push(self.nested(place, kind, depth)?);

@@ -4,14 +4,14 @@ use super::*;
 fn what_was_written_is_read_and_a_cut_file_is_refused() -> Result<()> {
     let room = tempfile::tempdir().expect("room");
     let path = room.path().join("x.safetensors");
-    let mut writer = TensorFileWriter::create(&path, ["b", "a"])?;
+    let mut writer = TensorFileWriter::create(&path, ["b", "a"], 0)?;
     let floats: Vec<u8> = [1f32, 2., 3.]
         .iter()
         .flat_map(|x| x.to_le_bytes())
         .collect();
     writer.push("b", Dtype::F32, &[3], &floats)?;
     writer.push("a", Dtype::U8, &[2], &[7, 8])?;
-    let length = writer.finish()?;
+    let length = writer.finish(BTreeMap::new())?;
     let bytes = files::read(&path)?;
     assert_eq!(length as usize, bytes.len());
     let all = safetensors::SafeTensors::deserialize(&bytes).expect("the crate reads it too");

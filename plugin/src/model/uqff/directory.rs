@@ -10,6 +10,7 @@ use reptune_adapters::ModelSpec;
 use reptune_adapters::files::Staging;
 use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter};
 use safetensors::Dtype;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Name of the embedding table.
@@ -74,7 +75,7 @@ impl UqffDirectory {
             tensor.write_bytes(&mut bytes)?;
             file.push(name, Dtype::F32, tensor.dims(), &bytes)?;
         }
-        file.finish()?;
+        file.finish(BTreeMap::new())?;
         for file in companions(model)? {
             self.staging.copy(&file)?;
         }
@@ -103,7 +104,7 @@ impl UqffWriter {
         let shown = names.iter().map(String::as_str);
         let metadata = provenance.metadata_bytes(names.len());
         Ok(Self {
-            file: TensorFileWriter::create_with_metadata(path, shown, metadata)?,
+            file: TensorFileWriter::create(path, shown, metadata)?,
             provenance,
             digests: Digests::default(),
         })
@@ -127,7 +128,7 @@ impl UqffWriter {
     /// When the disk is full.
     pub fn finish(self) -> Result<u64> {
         let metadata = self.provenance.metadata(&self.digests);
-        Ok(self.file.finish_with(metadata)?)
+        Ok(self.file.finish(metadata)?)
     }
 }
 
