@@ -44,17 +44,14 @@ impl Dose {
         operator: Operator,
     ) -> Result<BTreeMap<usize, f64>> {
         if !self.amount().is_finite() {
-            return Err(Error::value(
-                "coeff",
-                "a finite number",
+            let (found, hint) = (
                 self.amount().to_string(),
                 "give a signed multiplier such as 19.0",
-            ));
+            );
+            return Err(Error::value("coeff", "a finite number", found, hint));
         }
-        let norms: BTreeMap<usize, f64> = layers
-            .iter()
-            .map(|l| Ok((*l, set.layer(*l)?.norm)))
-            .collect::<Result<_>>()?;
+        let norms = layers.iter().map(|l| Ok((*l, set.layer(*l)?.norm)));
+        let norms = norms.collect::<Result<BTreeMap<usize, f64>>>()?;
         if norms.is_empty() {
             let hint = "for example `1-2`";
             return Err(Error::value("layers", "at least one", "none", hint));

@@ -91,17 +91,18 @@ impl FromStr for Operator {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|o| o.name() == text);
-        found.ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::value(
-                "operator",
-                names,
-                format!("`{text}`"),
-                "choose one of these",
-            )
-        })
+        named("operator", &Self::ALL, text)
     }
+}
+
+/// The one of `all` that is written `text`.
+pub(super) fn named<T: Copy + fmt::Display>(what: &str, all: &[T], text: &str) -> Result<T> {
+    let found = all.iter().find(|one| one.to_string() == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<String> = all.iter().map(T::to_string).collect();
+        let found = format!("`{text}`");
+        Error::value(what, names.join(", "), found, "choose one of these")
+    })
 }
 
 impl fmt::Display for Operator {
