@@ -65,7 +65,7 @@ fn measure(c: &mut Criterion, name: &str, shapes: &[(usize, usize)], arms: &[(&s
 fn ops(c: &mut Criterion) {
     let forest = forest();
     let n = forest.len();
-    let ancestry = Arc::new(forest.ancestry(0..n));
+    let ancestry = Arc::new(forest.ancestors(0..n));
     let angles: Vec<f32> = (0..n * HEAD_DIM / 2).map(|i| i as f32 * 0.01).collect();
     let cos = angles.iter().map(|a| a.cos()).collect();
     let sin = angles.iter().map(|a| a.sin()).collect();

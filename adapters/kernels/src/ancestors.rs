@@ -18,15 +18,8 @@ pub struct Ancestors {
     spans: Vec<Span>,
     offsets: Vec<u32>,
     neighbours: OnceLock<Vec<Neighbours>>,
-    masks: OnceLock<Masks>,
-}
-
-/// Dense masks, one for every `piece` querying tokens.
-#[derive(Debug)]
-struct Masks {
-    piece: usize,
-    device: Device,
-    pieces: Vec<Tensor>,
+    /// Dense masks, one for every so many querying tokens.
+    masks: OnceLock<(usize, Vec<Tensor>)>,
 }
 
 impl Ancestors {
@@ -36,11 +29,7 @@ impl Ancestors {
     /// When `offsets` do not ascend from 0 to the number of spans.
     pub fn new(spans: Vec<Span>, offsets: Vec<u32>) -> Self {
         assert!(offsets.first() == Some(&0) && offsets.is_sorted());
-        assert!(
-            offsets
-                .last()
-                .is_some_and(|end| *end as usize == spans.len())
-        );
+        assert_eq!(offsets.last().map(|end| *end as usize), Some(spans.len()));
         Self {
             spans,
             offsets,
@@ -78,20 +67,16 @@ impl Ancestors {
     /// # Errors
     /// When memory cannot be allocated on `device`.
     pub fn masks(&self, piece: usize, device: &Device) -> Result<Vec<Tensor>> {
-        if let Some(known) = self.masks.get()
-            && known.piece == piece
-            && known.device.same_device(device)
+        if let Some((known, pieces)) = self.masks.get()
+            && *known == piece
+            && pieces.iter().all(|mask| mask.device().same_device(device))
         {
-            return Ok(known.pieces.clone());
+            return Ok(pieces.clone());
         }
         let starts = (0..self.len()).step_by(piece);
         let pieces = starts.map(|from| self.mask(from, piece.min(self.len() - from), device));
         let pieces: Vec<Tensor> = pieces.collect::<Result<_>>()?;
-        let _ = self.masks.set(Masks {
-            piece,
-            device: device.clone(),
-            pieces: pieces.clone(),
-        });
+        let _ = self.masks.set((piece, pieces.clone()));
         Ok(pieces)
     }
 

@@ -40,14 +40,14 @@ pub fn attention(
         )
     }
     let (q, k, v) = (&q.contiguous()?, &k.contiguous()?, &v.contiguous()?);
-    let y = with_data([q, k, v], |[q, k, v]| op.forward(Heads { q, k, v }))?;
+    let y = with_data([q, k, v], |qkv| op.forward(qkv))?;
     let y = (y, q.shape().clone());
     recorded("attention", [q, k, v], y, move |[q, k, v], y, g| {
-        let heads = with_data([q, k, v, y, g], |[q, k, v, y, g]| {
-            op.backward(Heads { q, k, v }, y, g, true)
+        let [gq, gk, gv] = with_data([q, k, v, y, g], |[q, k, v, y, g]| {
+            op.backward([q, k, v], y, g, true)
         })?;
         let given = |data, like| tensor(data, like).map(Some);
-        Ok([given(heads.q, q)?, given(heads.k, k)?, given(heads.v, v)?])
+        Ok([given(gq, q)?, given(gk, k)?, given(gv, v)?])
     })
 }
 
@@ -57,13 +57,6 @@ pub(crate) struct Attention {
     pub head_dim: usize,
     pub heads: usize,
     pub kv_heads: usize,
-}
-
-/// Data of q, k and v, or of their gradients.
-pub(crate) struct Heads<T> {
-    pub q: T,
-    pub k: T,
-    pub v: T,
 }
 
 impl Attention {
@@ -87,7 +80,7 @@ impl Attention {
     }
 
     /// Result (M, heads * D).
-    pub(crate) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
+    pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let groups = self.ancestors.neighbours();
         // a row that is computed alone is one part of the work, or several, of some heads each
@@ -119,15 +112,14 @@ impl Attention {
             let p = self.weights(q, k.view(), n);
             multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
         });
-        let heads = Heads { q, k, v };
         let alone = alone.into_par_iter();
-        alone.for_each(|(m, from, y)| self.alone(m, from, &heads, y));
+        alone.for_each(|(m, from, y)| self.alone(m, from, [q, k, v], y));
         all
     }
 
     /// Adds to `y`, which is 0 before, the result of row `m` for as many heads from `from` on as
     /// `y` has. What the row sees is read where it lies, a whole row at a time.
-    fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
+    fn alone(&self, m: usize, from: usize, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let q = &q[(m * self.heads + from) * d..][..y.len()];
         let spans = self.ancestors.spans(m);
@@ -160,11 +152,11 @@ impl Attention {
     /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
     pub(crate) fn backward(
         &self,
-        Heads { q, k, v }: Heads<&[f32]>,
+        [q, k, v]: [&[f32]; 3],
         y: &[f32],
         g: &[f32],
         through_scores: bool,
-    ) -> Heads<Vec<f32>> {
+    ) -> [Vec<f32>; 3] {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let groups = self.ancestors.neighbours();
         let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
@@ -178,6 +170,7 @@ impl Attention {
             .zip(values.axis_chunks_iter_mut(Axis(1), d));
         // One task a kv head: its columns are written by nobody else, and summed in the order
         // of rows.
+        type Gradient<'a> = ArrayViewMut2<'a, f32>;
         let part = |(kv, ((mut gq, mut gk), mut gv)): (usize, ((Gradient, Gradient), Gradient))| {
             for n in groups {
                 let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, kv)));
@@ -216,13 +209,9 @@ impl Attention {
         };
         let tasks: Vec<_> = tasks.enumerate().collect();
         tasks.into_par_iter().for_each(part);
-        let (q, k, v) = (gq, gk, gv);
-        Heads { q, k, v }
+        [gq, gk, gv]
     }
 }
-
-/// Some columns of a table of gradients.
-type Gradient<'a> = ArrayViewMut2<'a, f32>;
 
 /// Makes scores weights, in what is seen; the rest becomes 0.
 fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {

@@ -5,7 +5,7 @@
 //! backward needs, or (with gradient checkpointing) only its input, and returns one gradient.
 
 use crate::ancestors::Ancestors;
-use crate::attention::{Attention, Heads, attention};
+use crate::attention::{Attention, attention};
 use crate::linear::{FrozenMatrix, Small, frozen_linear, lora_linear};
 use crate::linear::{products_back, small_gradients};
 use crate::recorded::recorded;
@@ -229,7 +229,7 @@ impl<W: HalfBlock> Half<W> {
         let gx = gx.transpose()?;
         passed.push(last);
         let small = passed.into_iter().filter_map(|layer| layer.small);
-        let factors = small.flat_map(|small| [small.a, small.b]).flatten();
+        let factors = small.flat_map(|(small, _)| [small.a, small.b]).flatten();
         Ok((gx, factors.collect()))
     }
 }
@@ -292,12 +292,11 @@ impl HalfBlock for FrozenAttention {
             heads: q.dims()[1] / self.head_dim,
             kv_heads: k.dims()[1] / self.head_dim,
         };
-        let heads = with_data([q, k, v, y], |[q, k, v, y]| {
-            op.backward(Heads { q, k, v }, y, &g, scores)
+        let [gq, gk, gv] = with_data([q, k, v, y], |[q, k, v, y]| {
+            op.backward([q, k, v], y, &g, scores)
         })?;
         let back = |g: &[f32], t: &Tensor| tensor(rotated(rotation, g, t.dims()[0], -1.), t);
-        let (gq, gk) = (back(&heads.q, q)?, back(&heads.k, k)?);
-        Ok(vec![gq, gk, tensor(heads.v, v)?])
+        Ok(vec![back(&gq, q)?, back(&gk, k)?, tensor(gv, v)?])
     }
 }
 
@@ -309,12 +308,11 @@ fn linear(h: &Tensor, matrix: &Weight, update: Option<Factors>) -> Result<Tensor
     }
 }
 
-/// A layer, the gradient of its result, and what is known of its update.
+/// A layer, the gradient of its result, and the gradients of its update with its A.
 struct Passed<'a> {
     matrix: &'a Weight,
     g: &'a Tensor,
-    a: Option<&'a Tensor>,
-    small: Option<Small>,
+    small: Option<(Small, &'a Tensor)>,
 }
 
 impl<'a> Passed<'a> {
@@ -325,14 +323,12 @@ impl<'a> Passed<'a> {
         update: Option<Factors<'a>>,
         h: Option<&Tensor>,
     ) -> Result<Self> {
-        let small = update.zip(h);
-        let small = small.map(|((a, b, scale), h)| small_gradients(h, g, (a, b), scale as f32));
-        Ok(Self {
-            matrix,
-            g,
-            a: update.map(|(a, _, _)| a),
-            small: small.transpose()?,
-        })
+        let small = update.zip(h).map(|((a, b, scale), h)| {
+            let small = small_gradients(h, g, (a, b), scale as f32)?;
+            Ok((small, a))
+        });
+        let small = small.transpose()?;
+        Ok(Self { matrix, g, small })
     }
 }
 
@@ -345,10 +341,8 @@ fn through(layers: &[Passed]) -> Result<Vec<f32>> {
         let weights = layers.iter().map(|layer| layer.matrix.weight());
         let weights = weights.collect::<Result<Vec<_>>>()?;
         let frozen = layers.iter().map(|layer| layer.g).zip(&weights);
-        let small = layers.iter().filter_map(|layer| {
-            let small = layer.small.as_ref()?;
-            Some((&small.back, layer.a?))
-        });
+        let small = layers.iter().filter_map(|layer| layer.small.as_ref());
+        let small = small.map(|(small, a)| (&small.back, *a));
         let gx = products_back(&frozen.chain(small).collect::<Vec<_>>())?;
         sum = match sum.is_empty() {
             true => gx,

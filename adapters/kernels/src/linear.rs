@@ -8,7 +8,8 @@ use crate::gemm::{add_product, product_of, sum_of_products, table};
 use crate::recorded::recorded;
 use crate::slice::{data_mut, takes, tensor, with_all, with_data};
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, InplaceOp1, Layout, MetalStorage};
+use candle_core::{Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// A weight matrix of any storage (full or quantized) that can be multiplied with.
@@ -41,17 +42,16 @@ pub trait FrozenMatrix: Send + Sync {
 /// When the product fails.
 pub fn frozen_linear(x: &Tensor, matrix: &Arc<dyn FrozenMatrix>) -> Result<Tensor> {
     let y = matrix.product(&x.detach())?.contiguous()?;
-    if x.track_op() {
-        x.apply_op2(&y.detach(), Graft(matrix.clone()))
-    } else {
-        Ok(y)
+    match x.track_op() {
+        true => x.apply_op2(&y.detach(), FrozenProduct(matrix.clone())),
+        false => Ok(y),
     }
 }
 
-/// Returns its second argument as if it had been computed from the first.
-struct Graft(Arc<dyn FrozenMatrix>);
+/// Returns its second argument, the product with the first, and passes gradients to the first.
+struct FrozenProduct(Arc<dyn FrozenMatrix>);
 
-impl CustomOp2 for Graft {
+impl CustomOp2 for FrozenProduct {
     fn name(&self) -> &'static str {
         "frozen_linear"
     }
@@ -66,25 +66,23 @@ impl CustomOp2 for Graft {
         whole(s2, l2)
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        _s1: &candle_core::CudaStorage,
+        _s1: &CudaStorage,
         _l1: &Layout,
-        s2: &candle_core::CudaStorage,
+        s2: &CudaStorage,
         l2: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
+    ) -> Result<(CudaStorage, Shape)> {
         whole(s2, l2)
     }
 
-    #[cfg(feature = "metal")]
     fn metal_fwd(
         &self,
-        _s1: &candle_core::MetalStorage,
+        _s1: &MetalStorage,
         _l1: &Layout,
-        s2: &candle_core::MetalStorage,
+        s2: &MetalStorage,
         l2: &Layout,
-    ) -> Result<(candle_core::MetalStorage, Shape)> {
+    ) -> Result<(MetalStorage, Shape)> {
         whole(s2, l2)
     }
 

@@ -129,7 +129,7 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
     for prompts in [&short[..], &[long[..12].to_vec()], &[long]] {
         let (forest, _) = PrefixTree::pack(prompts);
         let n = forest.len();
-        let ancestry = Arc::new(forest.ancestry(0..n));
+        let ancestry = Arc::new(forest.ancestors(0..n));
         let inputs = [
             random(7, &[n, 4 * 8]),
             random(8, &[n, 2 * 8]),
@@ -189,7 +189,7 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
 fn forest_of_four() -> (PrefixTree, Arc<crate::model::Ancestors>, Rotation) {
     let (forest, _) = PrefixTree::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
     let n = forest.len();
-    let ancestry = Arc::new(forest.ancestry(0..n));
+    let ancestry = Arc::new(forest.ancestors(0..n));
     let angles = flat(&random(30, &[n * 4]));
     let cos = angles.iter().map(|a| a.cos()).collect();
     let sin = angles.iter().map(|a| a.sin()).collect();

@@ -134,20 +134,13 @@ impl Positions {
             Self::At(list) => (1..list.len()).any(|i| list[..i].contains(&list[i])),
             _ => false,
         };
-        if fits && !repeated {
-            return Ok(());
-        }
-        let expected = match repeated {
-            true => "each position once",
-            false => purpose.forms(),
+        let expected = match (repeated, fits) {
+            (true, _) => "each position once",
+            (false, false) => purpose.forms(),
+            (false, true) => return Ok(()),
         };
-        let found = format!("`{self}`");
-        Err(Error::value(
-            "positions",
-            expected,
-            found,
-            "for example `last:1`",
-        ))
+        let (found, hint) = (format!("`{self}`"), "for example `last:1`");
+        Err(Error::value("positions", expected, found, hint))
     }
 
     /// Reads a rule for steering, as the command line takes it.
@@ -229,43 +222,37 @@ impl FromStr for Positions {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
+        let window = |ends: &str| {
+            let (from, to) = ends.split_once("..")?;
+            let (from, to): (i64, i64) = (from.parse().ok()?, to.parse().ok()?);
+            (from <= to).then_some((from, to))
+        };
+        let marker = |name: &str| {
+            let name = name.strip_prefix('<')?.strip_suffix('>')?;
+            (!name.is_empty() && !name.contains(['<', '>'])).then(|| name.to_owned())
+        };
+        let read = match (text, text.split_once(':')) {
+            ("all", _) => Some(Self::All),
+            ("prompt", _) => Some(Self::Prompt),
+            ("generated", _) => Some(Self::Generated),
+            ("answer", _) => Some(Self::Answer),
+            (name, None) => marker(name).map(Self::Marker),
+            (_, Some(("last", k))) => k.parse().ok().filter(|k| *k > 0).map(Self::Last),
+            (_, Some(("at", list))) => {
+                let list = list.split(',').map(|p| p.trim().parse().ok());
+                list.collect::<Option<_>>().map(Self::At)
+            }
+            (_, Some(("window", ends))) => window(ends).map(|(from, to)| Self::Window { from, to }),
+            (_, Some(("mean", ends))) => window(ends).map(|(from, to)| Self::Mean { from, to }),
+            _ => None,
+        };
+        read.ok_or_else(|| {
             let hint = match text.strip_prefix("positions:") {
                 Some(list) => format!("listed positions are written `at:{list}`"),
                 None => "for example `last:3`".to_owned(),
             };
             Error::value("positions", FORMS, format!("`{text}`"), hint)
-        };
-        let span = |ends: &str| match ends.split_once("..").map(|(a, b)| (a.parse(), b.parse())) {
-            Some((Ok(from), Ok(to))) if from <= to => Ok((from, to)),
-            _ => Err(wrong()),
-        };
-        match text.split_once(':') {
-            None => match text {
-                "all" => Ok(Self::All),
-                "prompt" => Ok(Self::Prompt),
-                "generated" => Ok(Self::Generated),
-                "answer" => Ok(Self::Answer),
-                _ => match text.strip_prefix('<').and_then(|t| t.strip_suffix('>')) {
-                    Some(name) if !name.is_empty() && !name.contains(['<', '>']) => {
-                        Ok(Self::Marker(name.into()))
-                    }
-                    _ => Err(wrong()),
-                },
-            },
-            Some(("last", k)) => match k.parse() {
-                Ok(k) if k > 0 => Ok(Self::Last(k)),
-                _ => Err(wrong()),
-            },
-            Some(("at", list)) => list
-                .split(',')
-                .map(|p| p.trim().parse().map_err(|_| wrong()))
-                .collect::<Result<_>>()
-                .map(Self::At),
-            Some(("window", ends)) => span(ends).map(|(from, to)| Self::Window { from, to }),
-            Some(("mean", ends)) => span(ends).map(|(from, to)| Self::Mean { from, to }),
-            Some(_) => Err(wrong()),
-        }
+        })
     }
 }
 

@@ -194,7 +194,7 @@ impl Llama {
         let rotation = self.rotation.rows(&batch.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
-            ancestry: &Arc::new(batch.ancestry(new.clone())),
+            ancestry: &Arc::new(batch.ancestors(new.clone())),
             adapter: options.adapter,
             listener: None,
             middle: None,

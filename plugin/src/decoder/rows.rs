@@ -64,7 +64,7 @@ impl Rows {
         };
         let read = Read {
             rotation: rotation.rows(&index),
-            ancestry: Arc::new(forest.ancestry_of(read)),
+            ancestry: Arc::new(forest.ancestors_of(read)),
             index: Tensor::new(index, device)?,
         };
         Ok((rows, read))

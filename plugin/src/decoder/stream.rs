@@ -48,7 +48,7 @@ impl Stream {
         Ok(Self {
             x: embeddings.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
-            ancestry: Arc::new(batch.ancestry(0..batch.len())),
+            ancestry: Arc::new(batch.ancestors(0..batch.len())),
             head_dim: config.head_dim(),
             eps: config.rms_norm_eps,
         })

@@ -5,11 +5,11 @@ fn prefixes_are_shared_and_branches_are_not() {
     let (forest, rows) = PrefixTree::pack(&[vec![1, 2, 3], vec![1, 2, 4, 5], vec![2, 2]]);
     assert_eq!(rows, [vec![0, 1, 2], vec![0, 1, 3, 4], vec![5, 6]]);
     assert_eq!(forest.positions(), [0, 1, 2, 2, 3, 0, 1]);
-    let seen = forest.ancestry(0..7);
+    let seen = forest.ancestors(0..7);
     assert_eq!(seen.spans(2), [(0, 3)]);
     assert_eq!(seen.spans(4), [(0, 2), (3, 5)]);
     assert_eq!(seen.spans(6), [(5, 7)]);
-    assert_eq!(forest.ancestry(4..6).spans(0), [(0, 2), (3, 5)]);
+    assert_eq!(forest.ancestors(4..6).spans(0), [(0, 2), (3, 5)]);
 }
 
 #[test]
