@@ -64,9 +64,8 @@ pub struct FrozenAttention {
     pub o: Arc<dyn FrozenMatrix>,
 }
 
-/// The MLP half of a block, differentiable in `x` and in the factors.
-///
-/// `y = x + down(swiglu(gate(h), up(h)))` with `h = norm(x)`
+/// The MLP half of a block, `y = x + down(swiglu(gate(h), up(h)))` with `h = norm(x)`,
+/// differentiable in `x` and in the factors.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of gate, up and down.
 ///
@@ -81,9 +80,8 @@ pub fn mlp_half(
     Half::apply(x, weights, &updates, (), keep)
 }
 
-/// The attention half of a block, differentiable in `x` and in the factors.
-///
-/// `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with `h = norm(x)`
+/// The attention half of a block, `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with
+/// `h = norm(x)`, differentiable in `x` and in the factors.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors` of
 /// the N tokens.
@@ -323,11 +321,10 @@ impl<'a> Passed<'a> {
         update: Option<Factors<'a>>,
         h: Option<&Tensor>,
     ) -> Result<Self> {
-        let small = update.zip(h).map(|((a, b, scale), h)| {
-            let small = small_gradients(h, g, (a, b), scale as f32)?;
-            Ok((small, a))
-        });
-        let small = small.transpose()?;
+        let small = match update.zip(h) {
+            Some(((a, b, scale), h)) => Some((small_gradients(h, g, (a, b), scale as f32)?, a)),
+            None => None,
+        };
         Ok(Self { matrix, g, small })
     }
 }

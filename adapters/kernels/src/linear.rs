@@ -121,9 +121,6 @@ impl FrozenMatrix for Tensor {
 }
 
 /// `x W^T`. Shapes: `x` (N, I), `weight` (O, I), result (N, O). No gradient is recorded.
-///
-/// # Errors
-/// When the shapes do not fit.
 pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((rows, read), (outputs, inputs)) = (x.dims2()?, weight.dims2()?);
     if !takes(x) || !takes(weight) || rows == 1 {
@@ -140,9 +137,6 @@ pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 
 /// `g W`, the gradient of what the layer read. Shapes: `g` (N, O), `weight` (O, I), result
 /// (N, I). No gradient is recorded.
-///
-/// # Errors
-/// When the shapes do not fit.
 pub(crate) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if !takes(g) || !takes(weight) {
         return g.detach().matmul(&weight.detach());
@@ -153,9 +147,6 @@ pub(crate) fn product_back(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
 
 /// `sum_i g_i W_i`, the gradient (N, I) of what several layers read. Shapes: `g_i` (N, O_i),
 /// `W_i` (O_i, I), on the CPU in f32.
-///
-/// # Errors
-/// When the shapes do not fit.
 pub(crate) fn products_back(layers: &[(&Tensor, &Tensor)]) -> Result<Vec<f32>> {
     for (g, weight) in layers {
         let ((rows, columns), (outputs, inputs)) = (g.dims2()?, weight.dims2()?);

@@ -13,9 +13,6 @@ struct Recorded<const N: usize, B> {
 /// The result `y` of an operation on `inputs`: one to three tensors on the CPU.
 ///
 /// `backward` computes the gradients of the inputs from the inputs, the result and its gradient.
-///
-/// # Errors
-/// When the shape does not fit the data of `y`.
 pub(crate) fn recorded<const N: usize, B>(
     name: &'static str,
     inputs: [&Tensor; N],

@@ -6,9 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// Normalises every row and scales its columns.
-///
-/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`
+/// Normalises every row: `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`.
 ///
 /// Shapes: `x` (N, H), `weight` (H,), result (N, H).
 ///
@@ -146,10 +144,8 @@ impl Rotation {
     }
 }
 
-/// Rotates every head of every token by the angles of its position; the pairs are
-/// (i, i + D / 2), as in Hugging Face's Llama.
-///
-/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`
+/// Rotates every head of every token by the angles of its position:
+/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`; the pairs are (i, i + D / 2).
 ///
 /// Shapes: `x` (N, heads * D), result the same.
 ///
@@ -184,9 +180,7 @@ pub(crate) fn rotated(rotation: &Rotation, x: &[f32], rows: usize, sign: f32) ->
     gathered(x.len(), half, rotated)
 }
 
-/// Gates `up` with the SiLU of `gate`.
-///
-/// `y = gate * sigmoid(gate) * up`
+/// Gates `up` with the SiLU of `gate`: `y = gate * sigmoid(gate) * up`.
 ///
 /// Shapes: all (N, I).
 ///

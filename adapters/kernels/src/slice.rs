@@ -59,14 +59,11 @@ pub(crate) fn zeros(n: usize) -> Vec<f32> {
 ///
 /// # Panics
 /// When parts give other numbers of numbers.
-pub(crate) fn gathered<I>(
+pub(crate) fn gathered(
     n: usize,
     size: usize,
-    parts: impl IndexedParallelIterator<Item = I>,
-) -> Vec<f32>
-where
-    I: Iterator<Item = f32>,
-{
+    parts: impl IndexedParallelIterator<Item: Iterator<Item = f32>>,
+) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(n);
     let places = &mut numbers.spare_capacity_mut()[..n];
     assert_eq!(parts.len(), n.div_ceil(size.max(1)));

@@ -1,6 +1,7 @@
 //! safetensors files read and written one tensor at a time, so that a checkpoint
 //! never has to be in memory as a whole.
 
+use super::read_at;
 use crate::error::{Error, Result};
 use crate::files::{self, Staging};
 use candle_core::{DType, Device, Tensor};
@@ -26,9 +27,8 @@ pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
         }
         let expected = format!("model.safetensors or {INDEX}");
         let hint = "give a full checkpoint in Hugging Face layout, not a quantized file";
-        return Err(Error::content(
-            directory, "weights", expected, "neither", hint,
-        ));
+        let found = "neither";
+        return Err(Error::content(directory, "weights", expected, found, hint));
     }
     let wrong = |expected: &str, found: String| {
         let hint = "fetch the checkpoint again";
@@ -79,10 +79,8 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::read(path, e);
         let broken = |found: String| {
-            let (expected, hint) = (
-                "a complete safetensors file",
-                "it may be truncated; fetch it again",
-            );
+            let expected = "a complete safetensors file";
+            let hint = "it may be truncated; fetch it again";
             Error::content(path, "file", expected, found, hint)
         };
         let mut file = File::open(path).map_err(io)?;
@@ -139,15 +137,9 @@ impl TensorFile {
     /// # Errors
     /// When it is missing, or the disk fails.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let (offset, length) = self
-            .place(name)
-            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
-        let mut bytes = vec![0; length];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::read(&self.path, e))?;
-        Ok(bytes)
+        let place = self.place(name);
+        let place = place.ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        read_at((&self.path, &self.file), place)
     }
 
     /// A tensor in its own dtype.
@@ -171,13 +163,8 @@ impl TensorFile {
 
     fn missing(&self, name: &str, expected: &str, found: String) -> Error {
         let hint = "give a full checkpoint in Hugging Face layout, not a quantized one";
-        Error::content(
-            &self.path,
-            format!("tensor `{name}`"),
-            expected,
-            found,
-            hint,
-        )
+        let place = format!("tensor `{name}`");
+        Error::content(&self.path, place, expected, found, hint)
     }
 }
 
@@ -312,13 +299,8 @@ impl TensorFileWriter {
     pub fn finish(mut self, metadata: BTreeMap<String, String>) -> Result<u64> {
         let header = header(metadata, self.tensors, self.space).map_err(|found| {
             let expected = format!("the announced tensors and metadata, {} bytes", self.space);
-            Error::content(
-                &self.path,
-                "header",
-                expected,
-                found,
-                "announce all of them",
-            )
+            let hint = "announce all of them";
+            Error::content(&self.path, "header", expected, found, hint)
         })?;
         let mut finish = || -> std::io::Result<()> {
             self.file.seek(SeekFrom::Start(0))?;

@@ -82,14 +82,8 @@ pub(crate) fn expect(
         "" => "nothing".to_owned(),
         found => format!("`{found}`"),
     };
-    let place = format!("metadata `{key}`");
-    Err(Error::content(
-        path,
-        place,
-        format!("`{expected}`"),
-        found,
-        hint,
-    ))
+    let (place, expected) = (format!("metadata `{key}`"), format!("`{expected}`"));
+    Err(Error::content(path, place, expected, found, hint))
 }
 
 /// Writes f32 tensors and metadata as safetensors, atomically.

@@ -114,16 +114,14 @@ impl Adapter {
     ///
     /// # Errors
     /// When rank is 0 or above a weight's size, a layer is missing, or alpha is not finite.
-    pub fn init(
-        spec: &ModelSpec,
-        &LoraInit {
+    pub fn init(spec: &ModelSpec, init: &LoraInit) -> Result<Self> {
+        let &LoraInit {
             layers,
             kinds,
             rank,
             alpha,
             seed,
-        }: &LoraInit,
-    ) -> Result<Self> {
+        } = init;
         spec.check_layers(layers)?;
         if !alpha.is_finite() || alpha <= 0. {
             let (expected, hint) = ("a positive number", "twice the rank is usual");

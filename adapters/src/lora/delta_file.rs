@@ -140,12 +140,9 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
     let Some(name) = tables.keys().next() else {
         return Ok(adapter);
     };
+    let (place, found) = (format!("tensor `{name}`"), "another tensor".to_owned());
     let expected = "`A` and `B`, or `delta`, of each module once";
-    Err(wrong(
-        format!("tensor `{name}`"),
-        expected,
-        "another tensor".into(),
-    ))
+    Err(wrong(place, expected, found))
 }
 
 #[cfg(test)]

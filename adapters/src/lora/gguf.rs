@@ -61,8 +61,8 @@ pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
 /// When it is not a plain LoRA adapter (errors say what it is), or does not fit the model.
 pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     let file = Gguf::open(path)?;
+    let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
     let wrong = |place: String, expected: String, found: String| {
-        let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
         Error::content(path, place, expected, found, hint)
     };
     for (key, expected) in [
@@ -70,11 +70,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
         ("general.architecture", "llama"),
         ("adapter.type", "lora"),
     ] {
-        let found = file.text(key)?.unwrap_or("nothing");
-        if found != expected {
-            let (expected, found) = (format!("`{expected}`"), format!("`{found}`"));
-            return Err(wrong(format!("`{key}`"), expected, found));
-        }
+        file.expect_text(key, expected, hint)?;
     }
     if file.value("adapter.alora.invocation_tokens").is_some() {
         let what = format!("{}: an activated LoRA", path.display());
@@ -89,11 +85,8 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
         let module = weight.and_then(llama::module);
         let Some(module) = module.filter(|module| module.layer < model.layers) else {
             let expected = format!("a factor of a weight of blocks 0 to {}", model.layers - 1);
-            return Err(wrong(
-                format!("tensor `{name}`"),
-                expected,
-                format!("`{name}`"),
-            ));
+            let (place, found) = (format!("tensor `{name}`"), format!("`{name}`"));
+            return Err(wrong(place, expected, found));
         };
         if a_of.is_none() {
             let a = format!("{}.lora_a", llama::name(module));

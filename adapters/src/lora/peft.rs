@@ -205,13 +205,8 @@ fn read_in(directory: &Path) -> Result<Adapter> {
     weights.finish()?;
     if modules.is_empty() {
         let (expected, hint) = ("at least one `lora_A.weight`", "the file holds no LoRA");
-        return Err(Error::content(
-            &weights.path,
-            "tensors",
-            expected,
-            "none",
-            hint,
-        ));
+        let path = weights.path;
+        return Err(Error::content(path, "tensors", expected, "none", hint));
     }
     Ok(Adapter { modules })
 }
@@ -286,12 +281,7 @@ impl Weights {
     }
 
     fn wrong(&self, name: &str, expected: &str, found: String, hint: &str) -> Error {
-        Error::content(
-            &self.path,
-            format!("tensor `{name}`"),
-            expected,
-            found,
-            hint,
-        )
+        let place = format!("tensor `{name}`");
+        Error::content(&self.path, place, expected, found, hint)
     }
 }

@@ -63,14 +63,13 @@ impl KeyValueCache {
         let mut cache = Self::keeping(layers, capacity);
         for layer in 0..known {
             let from = self.layers.get(layer);
-            let (Some(k), Some(v)) = (
-                from.map_or(Ok(None), KvCache::k)?,
-                from.map_or(Ok(None), KvCache::v)?,
-            ) else {
+            let filled = from.and_then(|from| Some((from.k().transpose()?, from.v().transpose()?)));
+            let Some((k, v)) = filled else {
                 let found = format!("{} blocks of {} tokens", self.layers.len(), self.rows);
                 let expected = format!("{known} filled blocks");
                 return Err(Error::value("cache", expected, found, "fill it first"));
             };
+            let (k, v) = (k?, v?);
             let index = Tensor::new(rows, k.device())?;
             let (k, v) = (k.index_select(&index, 0)?, v.index_select(&index, 0)?);
             cache.append(layer, k, v)?;

@@ -89,10 +89,8 @@ pub fn mlp_half_composed(
     [gate, up, down]: [Option<Factors>; 3],
 ) -> Result<Tensor> {
     let h = rms_norm(x, &weights.norm, weights.eps)?;
-    let (gate, up) = (
-        linear(&h, &weights.gate, gate)?,
-        linear(&h, &weights.up, up)?,
-    );
+    let gate = linear(&h, &weights.gate, gate)?;
+    let up = linear(&h, &weights.up, up)?;
     x + linear(&swiglu(&gate, &up)?, &weights.down, down)?
 }
 

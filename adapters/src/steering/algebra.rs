@@ -36,11 +36,9 @@ impl DirectionSet {
     /// When the factor is zero or not finite.
     pub fn scaled(&self, factor: f64) -> Result<Self> {
         if factor == 0. || !factor.is_finite() {
-            let (expected, hint) = (
-                "a finite number other than 0",
-                "a direction needs a non-zero norm",
-            );
-            return Err(Error::value("factor", expected, factor.to_string(), hint));
+            let (expected, found) = ("a finite number other than 0", factor.to_string());
+            let hint = "a direction needs a non-zero norm";
+            return Err(Error::value("factor", expected, found, hint));
         }
         let sign = factor.signum() as f32;
         let scaled = |d: &Direction| Direction {
@@ -110,13 +108,9 @@ impl DirectionSet {
             if dot(&v, &v).sqrt() <= NOTHING * (a.norm + b.norm) {
                 let what = format!("direction at layer {layer}");
                 let expected = format!("a {symbol} b other than zero");
+                let found = "two directions that cancel";
                 let hint = "combine directions of different behaviours";
-                return Err(Error::value(
-                    what,
-                    expected,
-                    "two directions that cancel",
-                    hint,
-                ));
+                return Err(Error::value(what, expected, found, hint));
             }
             layers.insert(layer, Direction::new(&v)?);
         }
@@ -155,12 +149,8 @@ impl DirectionSet {
         let what = format!("directions ({})", self.provenance.method);
         let expected = format!("a direction for layer {layer}, as the other set has");
         let found = format!("layers {:?}", self.layers.keys().collect::<Vec<_>>());
-        Error::value(
-            what,
-            expected,
-            found,
-            "extract both sets at the same layers",
-        )
+        let hint = "extract both sets at the same layers";
+        Error::value(what, expected, found, hint)
     }
 }
 

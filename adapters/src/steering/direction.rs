@@ -250,15 +250,11 @@ impl DirectionSet {
             }
             let plain = p.model.chars().filter(char::is_ascii_alphanumeric);
             let plain: String = plain.map(|c| c.to_ascii_lowercase()).collect();
-            return match &*plain {
-                "" | "llama" | "llamaforcausallm" => Ok(()),
-                _ => misfit(
-                    "kind of model",
-                    "`llama`".into(),
-                    format!("`{}`", p.model),
-                    hint,
-                ),
-            };
+            if ["", "llama", "llamaforcausallm"].contains(&&*plain) {
+                return Ok(());
+            }
+            let found = format!("`{}`", p.model);
+            return misfit("kind of model", "`llama`".into(), found, hint);
         }
         if p.model_layers != model.layers {
             let expected = format!("{} layers of {name}", model.layers);

@@ -44,10 +44,8 @@ impl Dose {
         operator: Operator,
     ) -> Result<BTreeMap<usize, f64>> {
         if !self.amount().is_finite() {
-            let (found, hint) = (
-                self.amount().to_string(),
-                "give a signed multiplier such as 19.0",
-            );
+            let hint = "give a signed multiplier such as 19.0";
+            let found = self.amount().to_string();
             return Err(Error::value("coeff", "a finite number", found, hint));
         }
         let norms = layers.iter().map(|l| Ok((*l, set.layer(*l)?.norm)));

@@ -22,7 +22,8 @@ const DEEPEST: usize = 3;
 pub struct Cursor<'a, R> {
     path: &'a Path,
     reader: R,
-    position: u64,
+    /// Bytes read so far.
+    pub position: u64,
     length: u64,
     elements: u64,
 }
@@ -36,11 +37,6 @@ impl<'a, R: Read> Cursor<'a, R> {
             length,
             elements: 0,
         }
-    }
-
-    /// Bytes read so far.
-    pub fn position(&self) -> u64 {
-        self.position
     }
 
     /// Bytes that are left.
@@ -101,10 +97,10 @@ impl<'a, R: Read> Cursor<'a, R> {
 
     /// A key or the name of a tensor.
     pub fn name(&mut self, place: &str) -> Result<String> {
-        self.limited(place, LONGEST_KEY)
+        self.text(place, LONGEST_KEY)
     }
 
-    fn limited(&mut self, place: &str, longest: u64) -> Result<String> {
+    fn text(&mut self, place: &str, longest: u64) -> Result<String> {
         let length = self.u64(place)?;
         if length > longest {
             let expected = format!("a text of at most {longest} bytes");
@@ -118,12 +114,8 @@ impl<'a, R: Read> Cursor<'a, R> {
         String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()).caused_by(e))
     }
 
-    /// A value of the type `kind`.
-    pub fn value(&mut self, place: &str, kind: u32) -> Result<Value> {
-        self.nested(place, kind, 0)
-    }
-
-    fn nested(&mut self, place: &str, kind: u32, depth: usize) -> Result<Value> {
+    /// A value of the type `kind` in a list of lists `depth` deep.
+    pub fn value(&mut self, place: &str, kind: u32, depth: usize) -> Result<Value> {
         Ok(match kind {
             0 => Value::U8(u8::from_le_bytes(self.take(place)?)),
             1 => Value::I8(i8::from_le_bytes(self.take(place)?)),
@@ -136,7 +128,7 @@ impl<'a, R: Read> Cursor<'a, R> {
                 [bit @ (0 | 1)] => Value::Bool(bit == 1),
                 [other] => Err(self.wrong(place, "a truth value, 0 or 1", other.to_string()))?,
             },
-            8 => Value::String(self.limited(place, LONGEST_TEXT)?),
+            8 => Value::String(self.text(place, LONGEST_TEXT)?),
             9 => self.list(place, depth + 1)?,
             10 => Value::U64(self.u64(place)?),
             11 => Value::I64(i64::from_le_bytes(self.take(place)?)),
@@ -167,7 +159,7 @@ impl<'a, R: Read> Cursor<'a, R> {
         // Without a capacity of `count`: it grows with what is really read.
         let mut list = Vec::new();
         for _ in 0..count {
-            list.push(self.nested(place, kind, depth)?);
+            list.push(self.value(place, kind, depth)?);
         }
         Ok(Value::Array(list))
     }

@@ -3,12 +3,12 @@
 use super::cursor::Cursor;
 use super::layout::{self, ALIGNMENT, MAGIC, MOST_DIMS};
 use crate::error::{Error, Result};
-use crate::formats::floats;
+use crate::formats::{floats, read_at};
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file, gguf_file::Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Where a tensor stands and what it is.
@@ -110,6 +110,16 @@ impl Gguf {
         })
     }
 
+    /// Refuses the file unless its text `key` is `expected`.
+    pub(crate) fn expect_text(&self, key: &str, expected: &str, hint: &str) -> Result<()> {
+        let found = self.text(key)?.unwrap_or("nothing");
+        if found == expected {
+            return Ok(());
+        }
+        let [place, expected, found] = [key, expected, found].map(|text| format!("`{text}`"));
+        Err(Error::content(&self.path, place, expected, found, hint))
+    }
+
     /// A whole number of any type that is not negative, if there is one: writers differ in
     /// the type that they choose.
     ///
@@ -163,12 +173,7 @@ impl Gguf {
     /// When it is missing, or the disk fails.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.expect(name)?;
-        let mut bytes = vec![0; info.length];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(info.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::read(&self.path, e))?;
-        Ok(bytes)
+        read_at((&self.path, &self.file), (info.offset, info.length))
     }
 
     /// The numbers of a tensor that is F32.
@@ -227,7 +232,7 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
         let key = cursor.name(&format!("key of metadata pair {i}"))?;
         let place = format!("metadata `{key}`");
         let kind = cursor.u32(&place)?;
-        let value = cursor.value(&place, kind)?;
+        let value = cursor.value(&place, kind, 0)?;
         if metadata.insert(key, value).is_some() {
             return Err(cursor.wrong(&place, "each key once", "it twice"));
         }
@@ -286,8 +291,8 @@ fn place<R: Read>(
     infos: &mut BTreeMap<String, TensorInfo>,
     alignment: u64,
 ) -> Result<()> {
-    let start = cursor.position().next_multiple_of(alignment);
-    let size = (cursor.position() + cursor.left()).saturating_sub(start);
+    let start = cursor.position.next_multiple_of(alignment);
+    let size = (cursor.position + cursor.left()).saturating_sub(start);
     let mut extents = BTreeSet::new();
     for (name, info) in infos {
         let place = format!("tensor `{name}`");

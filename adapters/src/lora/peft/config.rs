@@ -149,14 +149,9 @@ fn nests(pattern: &str) -> bool {
 fn refuse(path: &Path, config: &Value) -> Result<()> {
     let kind = &config["peft_type"];
     if kind != "LORA" {
-        let (place, hint) = ("key `peft_type`", "only LoRA adapters are supported");
-        return Err(Error::content(
-            path,
-            place,
-            "\"LORA\"",
-            kind.to_string(),
-            hint,
-        ));
+        let (found, hint) = (kind.to_string(), "only LoRA adapters are supported");
+        let place = "key `peft_type`";
+        return Err(Error::content(path, place, "\"LORA\"", found, hint));
     }
     let refused = |what: String, reason: String| {
         let what = format!("{}: adapter with {what}", path.display());
@@ -188,21 +183,17 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
     }
     let bias = &config["bias"];
     if !bias.is_null() && bias != "none" {
-        return refused(
-            format!("`bias` = {bias}"),
-            format!("it also trains biases; {only}"),
-        );
+        let reason = format!("it also trains biases; {only}");
+        return refused(format!("`bias` = {bias}"), reason);
     }
     // These start from other factors; all others that have a name change the base model.
     let plain = ["gaussian", "eva", "orthogonal"];
-    match config["init_lora_weights"].as_str() {
-        Some(init) if !plain.contains(&init) => refused(
-            format!("`init_lora_weights` = \"{init}\""),
-            "such an adapter is relative to a changed base model; convert it with PEFT first"
-                .into(),
-        ),
-        _ => Ok(()),
-    }
+    let init = config["init_lora_weights"].as_str();
+    let Some(init) = init.filter(|init| !plain.contains(init)) else {
+        return Ok(());
+    };
+    let reason = "such an adapter is relative to a changed base model; convert it with PEFT first";
+    refused(format!("`init_lora_weights` = \"{init}\""), reason.into())
 }
 
 #[cfg(test)]

@@ -128,15 +128,8 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
 /// (errors say what), a tensor is not one row of f32, or a hash is wrong.
 pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     let file = Gguf::open(path)?;
-    let architecture = file.text("general.architecture")?.unwrap_or("nothing");
-    if architecture != ARCHITECTURE {
-        let (place, hint) = (
-            "`general.architecture`",
-            "this GGUF file does not hold directions",
-        );
-        let (expected, found) = (format!("`{ARCHITECTURE}`"), format!("`{architecture}`"));
-        return Err(Error::content(path, place, expected, found, hint));
-    }
+    let hint = "this GGUF file does not hold directions";
+    file.expect_text("general.architecture", ARCHITECTURE, hint)?;
     let mut notes = check(&file, offset, operator)?;
     let vectors = vectors(&file)?;
     let ours = ours(&file)?;
@@ -238,37 +231,29 @@ fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>> {
     match (file.text("glp.mode")?, operator) {
         (Some("project"), Operator::Ablate) | (None | Some("add"), _) => {}
         (Some("project"), _) => {
-            return refused(
-                "vectors that are to be projected out (`glp.mode` = project)".into(),
-                "adding them would do something else; steer with --operator ablate",
-            );
+            let what = "vectors that are to be projected out (`glp.mode` = project)";
+            let reason = "adding them would do something else; steer with --operator ablate";
+            return refused(what.into(), reason);
         }
         (Some(other), _) => {
-            return refused(
-                format!("`glp.mode` = {other}"),
-                "only `add` and `project` are supported",
-            );
+            let reason = "only `add` and `project` are supported";
+            return refused(format!("`glp.mode` = {other}"), reason);
         }
     }
     if let Some(other) = file.text("glp.hook_point")?.filter(|at| *at != HOOK) {
-        return refused(
-            format!("`glp.hook_point` = {other}"),
-            "directions act on block outputs here, residual_stream_post_layer",
-        );
+        let reason = "directions act on block outputs here, residual_stream_post_layer";
+        return refused(format!("`glp.hook_point` = {other}"), reason);
     }
     for key in ["glp.spec_version", "glp.rank"] {
         if let Some(found) = file.whole(key)?.filter(|n| *n > 1) {
-            return refused(
-                format!("`{key}` = {found}, directions of rank above 1 (GLP version 2)"),
-                "only one vector per layer is supported",
-            );
+            let what = format!("`{key}` = {found}, directions of rank above 1 (GLP version 2)");
+            return refused(what, "only one vector per layer is supported");
         }
     }
     if matches!(file.value(LAYER_IDS), Some(Value::Bool(false))) && offset == 0 {
-        return refused(
-            format!("`{LAYER_IDS}` = false"),
-            "layers are counted from 0 here; if the file counts from 1, give a layer offset of -1",
-        );
+        let reason = "layers are counted from 0 here; if the file counts from 1, give a layer \
+                      offset of -1";
+        return refused(format!("`{LAYER_IDS}` = false"), reason);
     }
     let mut notes = Vec::new();
     if let Some(other) = file.text("glp.derived_at")?.filter(|at| *at != HOOK) {

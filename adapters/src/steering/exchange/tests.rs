@@ -157,7 +157,7 @@ fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
         file.floats("direction.0", &[8], &row(2.)).expect("fits");
         file.floats("direction.3", &[8], &row(-0.5)).expect("fits");
     })?;
-    let read = super::read(&path, 0)?;
+    let read = super::read(&path, 0, Operator::Add)?;
     let norms: Vec<(usize, f64)> = read.set.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
     assert_eq!(norms, [(0, 2.), (3, 0.5)]);
     assert_eq!(read.set.layers[&3].unit[0], -1.);
@@ -172,12 +172,16 @@ fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
         file.set("controlvector.layer_count", Value::I32(1));
         file.floats("direction.3", &[8], &row(1.)).expect("fits");
     })?;
-    let moved = super::read(&path, -1)?;
+    let moved = super::read(&path, -1, Operator::Add)?;
     assert_eq!(moved.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
     assert!(moved.set.provenance.origin.ends_with("layers moved by -1"));
-    let message = super::read(&path, -4).expect_err("below").to_string();
+    let message = super::read(&path, -4, Operator::Add)
+        .expect_err("below")
+        .to_string();
     assert!(message.contains("layer 3 with offset -4"), "{message}");
-    let message = super::read(&path, 1)?.set.check_model(&path, &spec());
+    let message = super::read(&path, 1, Operator::Add)?
+        .set
+        .check_model(&path, &spec());
     let message = message.expect_err("above").to_string();
     assert!(
         message.contains("layer 4") && message.contains("0 to 3"),

@@ -50,11 +50,8 @@ pub(super) fn direction<L: fmt::Display>(
     let vector: Vec<f64> = vector.iter().copied().map(f64::from).collect();
     Direction::new(&vector).map_err(|_| {
         let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let (place, found) = (
-            format!("direction of layer {layer}"),
-            format!("norm {norm}"),
-        );
-        let expected = "a non-zero, finite vector";
+        let (expected, found) = ("a non-zero, finite vector", format!("norm {norm}"));
+        let place = format!("direction of layer {layer}");
         Error::content(path, place, expected, found, "re-export the file")
     })
 }
