@@ -27,12 +27,7 @@ pub fn attention(
     head_dim: usize,
 ) -> Result<Tensor> {
     let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
-    let op = Attention {
-        ancestors: ancestors.clone(),
-        head_dim,
-        heads: width / head_dim,
-        kv_heads: kv_width / head_dim,
-    };
+    let op = Attention::of((width, kv_width), ancestors, head_dim);
     let lists = ancestors.len();
     if lists != m || width % head_dim != 0 || op.heads % op.kv_heads.max(1) != 0 {
         bail!(
@@ -53,13 +48,25 @@ pub fn attention(
 
 /// Which heads there are, and which rows each row sees.
 pub(crate) struct Attention {
-    pub ancestors: Arc<Ancestors>,
-    pub head_dim: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
+    ancestors: Arc<Ancestors>,
+    head_dim: usize,
+    heads: usize,
+    kv_heads: usize,
 }
 
 impl Attention {
+    /// For queries, and for keys and values, of these widths.
+    pub(crate) fn of(widths: (usize, usize), ancestors: &Arc<Ancestors>, head_dim: usize) -> Self {
+        let (heads, kv_heads) = (widths.0 / head_dim, widths.1 / head_dim);
+        let ancestors = ancestors.clone();
+        Self {
+            ancestors,
+            head_dim,
+            heads,
+            kv_heads,
+        }
+    }
+
     fn scale(&self) -> f32 {
         1. / (self.head_dim as f32).sqrt()
     }

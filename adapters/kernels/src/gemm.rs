@@ -200,7 +200,7 @@ impl<'a> Sum<'a> {
 
     fn add_by_columns(&mut self, (a, b): Pair, scale: f32) {
         // by itself gemm copies nothing for less than 8 tiles, and then reads a weight whose rows
-        // are a power of two apart at half the rate
+        // have a power of two of numbers at half the rate
         static PACKING: Once = Once::new();
         PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(2));
         let ((rows, inner), (between, columns)) = (a.dim(), b.dim());

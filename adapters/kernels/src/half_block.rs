@@ -284,12 +284,7 @@ impl HalfBlock for FrozenAttention {
         scores: bool,
     ) -> Result<Vec<Tensor>> {
         let (q, k, v, y) = (&kept[0], &kept[1], &kept[2], &kept[3]);
-        let op = Attention {
-            ancestors: ancestors.clone(),
-            head_dim: self.head_dim,
-            heads: q.dims()[1] / self.head_dim,
-            kv_heads: k.dims()[1] / self.head_dim,
-        };
+        let op = Attention::of((q.dim(1)?, k.dim(1)?), ancestors, self.head_dim);
         let [gq, gk, gv] = with_data([q, k, v, y], |[q, k, v, y]| {
             op.backward([q, k, v], y, &g, scores)
         })?;

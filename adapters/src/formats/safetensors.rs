@@ -3,7 +3,7 @@
 
 use super::read_at;
 use crate::error::{Error, Result};
-use crate::files::{self, Staging};
+use crate::files;
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, tensor::Metadata, tensor::TensorInfo};
 use serde_json::Value;
@@ -225,35 +225,12 @@ const LINE: usize = 160;
 
 impl TensorFileWriter {
     /// Creates `path` for tensors of exactly these `names`, which may come in any order, and
-    /// for up to `metadata` bytes of metadata.
+    /// for up to `metadata` bytes of metadata. Errors name the file `shown`.
     ///
     /// # Errors
     /// When the file cannot be created.
     pub fn create<'a>(
-        path: &Path,
-        names: impl IntoIterator<Item = &'a str>,
-        metadata: usize,
-    ) -> Result<Self> {
-        Self::create_shown(path, path.to_owned(), names, metadata)
-    }
-
-    /// [`TensorFileWriter::create`] of the file `name` in `staging`.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn stage<'a>(
-        staging: &Staging,
-        name: &str,
-        names: impl IntoIterator<Item = &'a str>,
-        metadata: usize,
-    ) -> Result<Self> {
-        let path = staging.path().join(name);
-        Self::create_shown(&path, staging.shown(&path), names, metadata)
-    }
-
-    fn create_shown<'a>(
-        path: &Path,
-        shown: PathBuf,
+        (path, shown): (&Path, &Path),
         names: impl IntoIterator<Item = &'a str>,
         metadata: usize,
     ) -> Result<Self> {
@@ -265,8 +242,8 @@ impl TensorFileWriter {
             Ok(file)
         };
         Ok(Self {
-            file: create().map_err(|e| Error::write(&shown, e))?,
-            path: shown,
+            file: create().map_err(|e| Error::write(shown, e))?,
+            path: shown.to_owned(),
             space,
             written: 0,
             tensors: Vec::new(),

@@ -115,22 +115,16 @@ impl Adapter {
     /// # Errors
     /// When rank is 0 or above a weight's size, a layer is missing, or alpha is not finite.
     pub fn init(spec: &ModelSpec, init: &LoraInit) -> Result<Self> {
-        let &LoraInit {
-            layers,
-            kinds,
-            rank,
-            alpha,
-            seed,
-        } = init;
-        spec.check_layers(layers)?;
+        let (rank, alpha) = (init.rank, init.alpha);
+        spec.check_layers(init.layers)?;
         if !alpha.is_finite() || alpha <= 0. {
             let (expected, hint) = ("a positive number", "twice the rank is usual");
             return Err(Error::value("alpha", expected, alpha.to_string(), hint));
         }
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(init.seed);
         let mut modules = BTreeMap::new();
-        for &layer in layers {
-            for &kind in kinds {
+        for &layer in init.layers {
+            for &kind in init.kinds {
                 let (module, (o, i)) = (TargetModule { layer, kind }, kind.shape(spec));
                 if rank == 0 || rank > o.min(i) {
                     let expected = format!("1 to {}", o.min(i));

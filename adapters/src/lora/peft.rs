@@ -6,7 +6,7 @@
 //! and one scale are written, because mistral.rs reads no more; see [`save`].
 //!
 //! `fan_in_fan_out` means that a *base* weight is stored (I, O), as in GPT-2. The factors
-//! on disk are A (R, I) and B (O, R) either way, and PEFT ignores the key for
+//! on disk are A (R, I) and B (O, R) in both cases, and PEFT ignores the key for
 //! `torch.nn.Linear`, the only kind that a Llama has; so it changes nothing here.
 
 mod config;
@@ -43,11 +43,10 @@ pub fn save_adapter(directory: &Path, adapter: &Adapter, model: &ModelSpec) -> R
         &[delta_file::FILE]
     };
     for path in other.iter().map(|name| directory.join(name)) {
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::write(path, e));
-            }
-            _ => {}
+        if let Err(e) = std::fs::remove_file(&path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(Error::write(path, e));
         }
     }
     Ok(())

@@ -19,9 +19,8 @@ pub fn frozen_linear_composed(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)
 }
 
-/// A frozen linear layer with a low-rank update, differentiable in x, A and B.
-///
-/// `y = x W^T + scale (x A^T) B^T`
+/// A frozen linear layer with a low-rank update, `y = x W^T + scale (x A^T) B^T`,
+/// differentiable in x, A and B.
 ///
 /// Shapes: `x` (N, I), `a` (R, I), `b` (O, R), result (N, O).
 ///
@@ -39,8 +38,7 @@ pub fn lora_linear(
     }
 }
 
-/// [`lora_linear`] composed of single operations; the factors are converted to the dtype of
-/// `x`.
+/// [`lora_linear`] composed of single operations, with factors in the dtype of `x`.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -59,9 +57,8 @@ pub(crate) fn like(t: &Tensor, x: &Tensor) -> Result<Tensor> {
     t.to_device(x.device())?.to_dtype(x.dtype())
 }
 
-/// The MLP half of a block, differentiable in `x` and in the factors.
-///
-/// `y = x + down(swiglu(gate(h), up(h)))` with `h = norm(x)`
+/// The MLP half of a block, `y = x + down(swiglu(gate(h), up(h)))` with `h = norm(x)`,
+/// differentiable in `x` and in the factors.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of gate, up and down.
 ///
@@ -94,9 +91,8 @@ pub fn mlp_half_composed(
     x + linear(&swiglu(&gate, &up)?, &weights.down, down)?
 }
 
-/// The attention half of a block, differentiable in `x` and in the factors.
-///
-/// `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with `h = norm(x)`
+/// The attention half of a block, `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with
+/// `h = norm(x)`, differentiable in `x` and in the factors.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors`
 /// of the N tokens.

@@ -3,9 +3,8 @@
 use candle_core::{D, DType, Result, Tensor};
 use reptune_kernels::{self as kernels, Rotation, Target, takes};
 
-/// Normalises every row to a root mean square of 1 and scales its columns.
-///
-/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`
+/// Normalises every row to a root mean square of 1 and scales its columns:
+/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`.
 ///
 /// Shapes: `x` (N, H), `weight` (H,), result (N, H).
 ///
@@ -30,10 +29,9 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
         .broadcast_mul(weight)
 }
 
-/// Rotates every head of every token by the angles of its position; the pairs are
-/// (i, i + D / 2), as in Hugging Face's Llama.
-///
-/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`
+/// Rotates every head of every token by the angles of its position:
+/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`. The pairs are (i, i + D / 2), as in Hugging Face's
+/// Llama.
 ///
 /// Shapes: `x` (N, heads * D), result the same.
 ///
@@ -61,9 +59,7 @@ pub fn rotary_composed(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     Tensor::cat(&[y1, y2], 2)?.reshape((n, width))
 }
 
-/// Multiplies `up` by the SiLU of `gate`.
-///
-/// `y = gate * sigmoid(gate) * up`
+/// Multiplies `up` by the SiLU of `gate`: `y = gate * sigmoid(gate) * up`.
 ///
 /// Shapes: all (N, I).
 ///

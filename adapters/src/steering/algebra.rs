@@ -114,10 +114,8 @@ impl DirectionSet {
             }
             layers.insert(layer, Direction::new(&v)?);
         }
-        Ok(Self {
-            layers,
-            provenance: joined(&self.provenance, symbol, &other.provenance),
-        })
+        let provenance = joined(&self.provenance, symbol, &other.provenance);
+        Ok(Self { layers, provenance })
     }
 
     fn check_same_model(&self, other: &Self) -> Result<()> {

@@ -227,10 +227,8 @@ impl DirectionSet {
     /// When it was not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
         let (p, name) = (&self.provenance, &model.name);
-        let made_for = format!(
-            "the directions were made for {}; extract them again for this model",
-            p.model
-        );
+        let made = format!("the directions were made for {}", p.model);
+        let again = format!("{made}; extract them again for this model");
         let misfit = |place: &str, expected: String, found: String, hint: &str| {
             Err(Error::content(path, place, expected, found, hint))
         };
@@ -238,7 +236,7 @@ impl DirectionSet {
             if unit.len() != model.hidden {
                 let place = format!("tensor `layer.{layer}`");
                 let expected = format!("width {} of {name}", model.hidden);
-                return misfit(&place, expected, unit.len().to_string(), &made_for);
+                return misfit(&place, expected, unit.len().to_string(), &again);
             }
         }
         if self.is_foreign() {
@@ -259,12 +257,12 @@ impl DirectionSet {
         if p.model_layers != model.layers {
             let expected = format!("{} layers of {name}", model.layers);
             let found = p.model_layers.to_string();
-            return misfit("metadata `model_layers`", expected, found, &made_for);
+            return misfit("metadata `model_layers`", expected, found, &again);
         }
         if p.model_fingerprint != model.fingerprint {
             let expected = format!("{} of {name}", short(&model.fingerprint));
             let found = short(&p.model_fingerprint).to_owned();
-            return misfit("metadata `model_fingerprint`", expected, found, &made_for);
+            return misfit("metadata `model_fingerprint`", expected, found, &again);
         }
         Ok(())
     }

@@ -56,11 +56,10 @@ impl Dose {
         }
         let n = norms.len() as f64;
         let same = match (self, operator) {
-            (Self::Coeff(coeff) | Self::Total(coeff), Operator::Clamp) => coeff,
-            (Self::Coeff(coeff), _) => coeff,
+            (Self::Coeff(coeff), _) | (Self::Total(coeff), Operator::Clamp) => coeff,
             (Self::Total(total), _) => total / n,
             (Self::Fraction(fraction), Operator::Clamp) => set.natural_coeff(layers, fraction)?,
-            // As a total first: the same rounding as a dose given that way.
+            // As a total first: the same rounding as a dose given as a total.
             (Self::Fraction(f), _) => set.natural_coeff(layers, f)? * layers.len() as f64 / n,
             (Self::Strength(strength), _) => {
                 let scaled = |(layer, norm)| (layer, strength * norm);

@@ -1,8 +1,8 @@
 //! Gates: conditions under which an intervention acts (conditional steering, as in
 //! Lee et al., arXiv 2409.05907).
 //!
-//! A gate compares a token's projection on a direction with a threshold. It decides in one
-//! of two ways, and neither needs state in the runtime:
+//! A gate compares a token's projection on a direction with a threshold. It decides, without
+//! state in the runtime,
 //!
 //! - *every token*: each token is compared right before it is changed. A token at which the
 //!   gate is closed keeps its bits.

@@ -47,10 +47,7 @@ impl Operator {
 
     /// Whether `coeff` leaves every row what it is.
     pub(crate) fn is_identity(self, coeff: f64) -> bool {
-        match self {
-            Self::Add | Self::AddNormPreserving => coeff == 0.,
-            Self::Ablate | Self::Clamp => false,
-        }
+        matches!(self, Self::Add | Self::AddNormPreserving) && coeff == 0.
     }
 
     /// What is to be added to rows: `operator(h) - h`; differentiable in `h`.

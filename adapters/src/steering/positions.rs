@@ -69,19 +69,6 @@ pub enum PositionsUse {
     Tuning,
 }
 
-impl PositionsUse {
-    /// The forms that make sense here.
-    fn forms(self) -> &'static str {
-        match self {
-            Self::Extraction => {
-                "last:K, at:P,Q,.., window:A..B (B <= 1), answer, mean:A..B (B <= 1) or <marker>"
-            }
-            Self::Steering => "all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer",
-            Self::Tuning => "last:K, at:P,Q,.. (P < 0) or window:A..B (B <= 0)",
-        }
-    }
-}
-
 /// What can be written.
 const FORMS: &str = "all, prompt, generated, last:K (K > 0), at:P,Q,.., window:A..B (A <= B), \
                      answer, mean:A..B (A <= B) or <marker>";
@@ -134,10 +121,16 @@ impl Positions {
             Self::At(list) => (1..list.len()).any(|i| list[..i].contains(&list[i])),
             _ => false,
         };
-        let expected = match (repeated, fits) {
-            (true, _) => "each position once",
-            (false, false) => purpose.forms(),
-            (false, true) => return Ok(()),
+        let expected = match purpose {
+            _ if fits && !repeated => return Ok(()),
+            _ if repeated => "each position once",
+            PositionsUse::Extraction => {
+                "last:K, at:P,Q,.., window:A..B (B <= 1), answer, mean:A..B (B <= 1) or <marker>"
+            }
+            PositionsUse::Steering => {
+                "all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer"
+            }
+            PositionsUse::Tuning => "last:K, at:P,Q,.. (P < 0) or window:A..B (B <= 0)",
         };
         let (found, hint) = (format!("`{self}`"), "for example `last:1`");
         Err(Error::value("positions", expected, found, hint))

@@ -74,7 +74,8 @@ fn write(
     std::fs::create_dir_all(out).map_err(|e| Fault::write(out, e))?;
     let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
     let shown = names.iter().map(String::as_str);
-    let mut writer = TensorFileWriter::create(&out.join(UQFF), shown, 0)?;
+    let path = &out.join(UQFF);
+    let mut writer = TensorFileWriter::create((path, path), shown, 0)?;
     let places: BTreeMap<usize, (TargetModule, &Tensor)> = biases
         .iter()
         .map(|(module, bias)| (uqff::index(module.layer, module.kind), (*module, bias)))

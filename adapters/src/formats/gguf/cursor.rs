@@ -54,10 +54,14 @@ impl<'a, R: Read> Cursor<'a, R> {
         Error::content(self.path, place, expected, found, hint)
     }
 
-    fn cut(&self, place: &str, needed: u64) -> Error {
+    /// Refuses to read on where fewer than `needed` bytes are left.
+    fn check_left(&self, place: &str, needed: u64) -> Result<()> {
         let (left, length, position) = (self.left(), self.length, self.position);
+        if needed <= left {
+            return Ok(());
+        }
         let found = format!("{left} of {length} bytes left at byte {position}");
-        self.wrong(place, format!("{needed} bytes"), found)
+        Err(self.wrong(place, format!("{needed} bytes"), found))
     }
 
     pub fn take<const N: usize>(&mut self, place: &str) -> Result<[u8; N]> {
@@ -68,9 +72,7 @@ impl<'a, R: Read> Cursor<'a, R> {
 
     fn fill(&mut self, bytes: &mut [u8], place: &str) -> Result<()> {
         let needed = bytes.len() as u64;
-        if needed > self.left() {
-            return Err(self.cut(place, needed));
-        }
+        self.check_left(place, needed)?;
         let read = self.reader.read_exact(bytes);
         read.map_err(|e| Error::read(self.path, e))?;
         self.position += needed;
@@ -106,9 +108,7 @@ impl<'a, R: Read> Cursor<'a, R> {
             let expected = format!("a text of at most {longest} bytes");
             return Err(self.wrong(place, expected, format!("one of {length}")));
         }
-        if length > self.left() {
-            return Err(self.cut(place, length));
-        }
+        self.check_left(place, length)?;
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes, place)?;
         String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()).caused_by(e))

@@ -2,9 +2,9 @@ use super::*;
 
 #[test]
 fn what_was_written_is_read_and_a_cut_file_is_refused() -> Result<()> {
-    let room = tempfile::tempdir().expect("room");
-    let path = room.path().join("x.safetensors");
-    let mut writer = TensorFileWriter::create(&path, ["b", "a"], 0)?;
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("x.safetensors");
+    let mut writer = TensorFileWriter::create((&path, &path), ["b", "a"], 0)?;
     let floats: Vec<u8> = [1f32, 2., 3.]
         .iter()
         .flat_map(|x| x.to_le_bytes())
@@ -24,8 +24,8 @@ fn what_was_written_is_read_and_a_cut_file_is_refused() -> Result<()> {
         message.contains("`a`") && message.contains("U8"),
         "{message}"
     );
-    for kept in [4, 100, bytes.len() - 1] {
-        std::fs::write(&path, &bytes[..kept]).expect("write");
+    for length in [4, 100, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..length]).expect("write");
         let message = TensorFile::open(&path).expect_err("cut").to_string();
         assert!(
             message.contains("x.safetensors") && message.contains("truncated"),

@@ -51,10 +51,9 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize]) -> Result<()> {
         let vector = d.unit.iter().map(|x| (f64::from(*x) * d.norm) as f32);
         directions.insert(layer.to_string(), vector.collect::<Vec<f32>>());
     }
+    let model = vectors::kind_of_model(set);
     let file = json!({
-        "model_type": vectors::kind_of_model(set),
-        "directions": directions,
-        "explained_variances": {},
+        "model_type": model, "directions": directions, "explained_variances": {},
     });
     files::write_atomically(path, |w| writeln!(w, "{file}"))
 }

@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::steering::direction::{Direction, DirectionSet, Provenance};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 /// Directions of a file, and remarks for the user.
@@ -42,11 +41,7 @@ pub(super) fn kind_of_model(set: &DirectionSet) -> &str {
 }
 
 /// The direction of a vector; errors name its layer.
-pub(super) fn direction<L: fmt::Display>(
-    path: &Path,
-    layer: L,
-    vector: &[f32],
-) -> Result<Direction> {
+pub(super) fn direction(path: &Path, layer: usize, vector: &[f32]) -> Result<Direction> {
     let vector: Vec<f64> = vector.iter().copied().map(f64::from).collect();
     Direction::new(&vector).map_err(|_| {
         let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -96,7 +91,7 @@ pub(super) fn converted(
             notes.push(format!("its layer {there} is all zeros and is left out"));
             continue;
         }
-        layers.insert(here, direction(path, there, &vector)?);
+        layers.insert(here, direction(path, there as usize, &vector)?);
     }
     if layers.is_empty() {
         let expected = "at least one that is not zero";

@@ -44,8 +44,10 @@ impl UqffDirectory {
         let names = entry_names(indices);
         let shown = names.iter().map(String::as_str);
         let metadata = provenance.metadata_bytes(names.len());
+        let path = self.staging.path().join(name);
+        let paths = (&*path, &*self.staging.shown(&path));
         Ok(UqffWriter {
-            file: TensorFileWriter::stage(&self.staging, name, shown, metadata)?,
+            file: TensorFileWriter::create(paths, shown, metadata)?,
             provenance,
             digests: Digests::default(),
         })
@@ -69,7 +71,9 @@ impl UqffDirectory {
             }
         }
         let shown = names.iter().map(String::as_str);
-        let mut file = TensorFileWriter::stage(&self.staging, RESIDUAL, shown, 0)?;
+        let path = self.staging.path().join(RESIDUAL);
+        let paths = (&*path, &*self.staging.shown(&path));
+        let mut file = TensorFileWriter::create(paths, shown, 0)?;
         for name in &names {
             let (tensor, mut bytes) = (tensor(name)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
@@ -104,7 +108,7 @@ impl UqffWriter {
         let shown = names.iter().map(String::as_str);
         let metadata = provenance.metadata_bytes(names.len());
         Ok(Self {
-            file: TensorFileWriter::create(path, shown, metadata)?,
+            file: TensorFileWriter::create((path, path), shown, metadata)?,
             provenance,
             digests: Digests::default(),
         })
