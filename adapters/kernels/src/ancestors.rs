@@ -124,12 +124,9 @@ impl Neighbours {
     /// All of `n` querying rows, in their order, in groups that see much the same; `spans`
     /// are what a row sees.
     pub(crate) fn all<'a>(n: usize, spans: impl Fn(usize) -> &'a [Span]) -> Vec<Self> {
-        let mut groups = Vec::new();
-        let mut at = 0;
+        let (mut groups, mut at) = (Vec::new(), 0);
         while at < n {
-            let mut runs = Vec::new();
-            let mut asked = 0;
-            let mut end = at;
+            let (mut runs, mut asked, mut end) = (Vec::new(), 0, at);
             while end < n && end - at < MOST {
                 let wider = union(&runs, spans(end));
                 let own = spans(end).iter().map(|(from, to)| (to - from) as usize);

@@ -244,11 +244,8 @@ pub(crate) fn small_gradients(
         let ga = product_of((table(&back, rows).reversed_axes(), x), 1.);
         (ga, gb, back)
     })?;
-    Ok(Small {
-        a: ga,
-        b: gb,
-        back: Tensor::from_vec(back, (rows, rank), x.device())?,
-    })
+    let back = Tensor::from_vec(back, (rows, rank), x.device())?;
+    Ok(Small { a: ga, b: gb, back })
 }
 
 #[cfg(test)]

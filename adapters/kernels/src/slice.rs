@@ -47,10 +47,9 @@ pub(crate) fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// A table of zeros, written by all threads of the pool where it is large.
 pub(crate) fn zeros(n: usize) -> Vec<f32> {
     const LARGE: usize = 1 << 16;
+    let zeros = rayon::iter::repeat_n(0., n).with_min_len(LARGE / 4);
     match n {
-        LARGE.. => rayon::iter::repeat_n(0., n)
-            .with_min_len(LARGE / 4)
-            .collect(),
+        LARGE.. => zeros.collect(),
         _ => vec![0.; n],
     }
 }
