@@ -28,7 +28,7 @@ fn random(rows: usize, columns: usize) -> Tensor {
 }
 
 /// Two prompts of 72 tokens of which 30 are shared.
-fn forest() -> PrefixTree {
+fn tree() -> PrefixTree {
     let prompt = |i: u32| {
         (0..72)
             .map(|t| if t < 30 { t } else { 100 * i + t })
@@ -63,9 +63,9 @@ fn measure(c: &mut Criterion, name: &str, shapes: &[(usize, usize)], arms: &[(&s
 }
 
 fn ops(c: &mut Criterion) {
-    let forest = forest();
-    let n = forest.len();
-    let ancestry = Arc::new(forest.ancestry(0..n));
+    let tree = tree();
+    let n = tree.len();
+    let ancestors = Arc::new(tree.ancestors(0..n));
     let angles: Vec<f32> = (0..n * HEAD_DIM / 2).map(|i| i as f32 * 0.01).collect();
     let cos = angles.iter().map(|a| a.cos()).collect();
     let sin = angles.iter().map(|a| a.sin()).collect();
@@ -102,14 +102,14 @@ fn ops(c: &mut Criterion) {
     );
     measure(
         c,
-        "attention on a forest",
+        "attention on a tree",
         &[rows, rows, rows],
         &[
             ("op", &|x| {
-                attention(&x[0], &x[1], &x[2], &ancestry, HEAD_DIM)
+                attention(&x[0], &x[1], &x[2], &ancestors, HEAD_DIM)
             }),
             ("candle", &|x| {
-                attention_composed(&x[0], &x[1], &x[2], &ancestry, HEAD_DIM)
+                attention_composed(&x[0], &x[1], &x[2], &ancestors, HEAD_DIM)
             }),
         ],
     );
@@ -183,12 +183,12 @@ fn ops(c: &mut Criterion) {
                     &x[0],
                     &half,
                     [None; 4],
-                    (&rotation, &ancestry),
+                    (&rotation, &ancestors),
                     GradientCheckpointing::Off,
                 )
             }),
             ("single ops", &|x| {
-                attention_half_composed(&x[0], &half, [None; 4], (&rotation, &ancestry))
+                attention_half_composed(&x[0], &half, [None; 4], (&rotation, &ancestors))
             }),
         ],
     );

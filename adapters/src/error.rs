@@ -1,5 +1,4 @@
-//! The error type of this crate. Each variant says where, what was expected, what was found
-//! and what to try next; causes are kept.
+//! The error type of this crate: where, what was expected, what was found, what to try next.
 
 use std::path::PathBuf;
 
@@ -39,6 +38,8 @@ pub enum Error {
         found: String,
         /// What to try next.
         hint: String,
+        /// The error of the parser, if there was one.
+        source: Option<Cause>,
     },
     /// A value from the user does not fit.
     #[error("{what}: expected {expected}, found {found}; {hint}")]
@@ -51,6 +52,8 @@ pub enum Error {
         found: String,
         /// What to try next.
         hint: String,
+        /// The error of the parser, if there was one.
+        source: Option<Cause>,
     },
     /// Valid elsewhere, but not supported here.
     #[error("{what} is not supported: {reason}")]
@@ -62,24 +65,23 @@ pub enum Error {
     },
 }
 
+/// The error behind an [`Error`].
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An [`Error::Read`] of `path`.
     pub fn read(path: impl Into<PathBuf>, reason: std::io::Error) -> Self {
-        Self::Read {
-            path: path.into(),
-            reason,
-        }
+        let path = path.into();
+        Self::Read { path, reason }
     }
 
     /// An [`Error::Write`] of `path`.
     pub fn write(path: impl Into<PathBuf>, reason: std::io::Error) -> Self {
-        Self::Write {
-            path: path.into(),
-            reason,
-        }
+        let path = path.into();
+        Self::Write { path, reason }
     }
 
     /// An [`Error::Content`]: `place` in `path` held `found` instead of `expected`.
@@ -96,6 +98,7 @@ impl Error {
             expected: expected.into(),
             found: found.into(),
             hint: hint.into(),
+            source: None,
         }
     }
 
@@ -111,7 +114,22 @@ impl Error {
             expected: expected.into(),
             found: found.into(),
             hint: hint.into(),
+            source: None,
         }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (what, reason) = (what.into(), reason.into());
+        Self::Unsupported { what, reason }
+    }
+
+    /// The same error with `cause` as its source. The message stays as it is.
+    pub fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
+        if let Self::Content { source, .. } | Self::Value { source, .. } = &mut self {
+            *source = Some(cause.into());
+        }
+        self
     }
 }
 

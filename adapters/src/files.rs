@@ -3,7 +3,6 @@
 
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,20 +51,21 @@ pub fn replace<T, E: From<Error>>(
     let written = write(temporary.path())?;
     let rename = || {
         temporary.as_file().sync_all()?;
-        readable_by_all(&temporary.persist(path).map_err(|e| e.error)?)
+        temporary.persist(path).map_err(|e| e.error)?;
+        readable_by_all(path, 0o644)
     };
     rename().map_err(|e| Error::write(path, e))?;
     Ok(written)
 }
 
-/// Temporary files are private to their owner; the final file is an ordinary one.
-fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
+/// Temporary files and directories are private to their owner; final ones are ordinary.
+fn readable_by_all(path: &Path, mode: u32) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
-    let _ = file;
+    let _ = (path, mode);
     Ok(())
 }
 
@@ -83,14 +83,7 @@ pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     for part in parts {
         hash.update(part);
     }
-    hex(&hash.finalize())
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, b| {
-        let _ = write!(hex, "{b:02x}");
-        hex
-    })
+    format!("{:x}", hash.finalize())
 }
 
 /// A directory that is being written, under a temporary name next to its final one.
@@ -110,27 +103,18 @@ impl Staging {
     /// # Errors
     /// When `out` is a file or holds anything, or its parent cannot be written to.
     pub fn new(out: &Path) -> Result<Self> {
-        let attempt = || -> std::io::Result<(PathBuf, Option<&str>)> {
-            let out = std::path::absolute(out)?;
-            let taken = match std::fs::read_dir(&out) {
-                Ok(mut entries) => entries.next().map(|_| "a directory with files in it"),
-                Err(_) if out.exists() => Some("a file"),
-                Err(_) => None,
-            };
-            Ok((out, taken))
-        };
         let io = |e| Error::write(out, e);
-        let (out_path, taken) = attempt().map_err(io)?;
+        let full = std::path::absolute(out).map_err(io)?;
+        let taken = match std::fs::read_dir(&full) {
+            Ok(mut entries) => entries.next().map(|_| "a directory with files in it"),
+            Err(_) => full.exists().then_some("a file"),
+        };
         if let Some(found) = taken {
-            return Err(Error::content(
-                out,
-                "output directory",
-                "a new name or an empty directory",
-                found,
-                "choose another name, or remove this one first",
-            ));
+            let (place, expected) = ("output directory", "a new name or an empty directory");
+            let hint = "choose another name, or remove this one first";
+            return Err(Error::content(out, place, expected, found, hint));
         }
-        let parent = out_path.parent().unwrap_or(Path::new("/"));
+        let parent = full.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(io)?;
         let directory = tempfile::Builder::new()
             .prefix(".reptune-")
@@ -138,7 +122,7 @@ impl Staging {
             .map_err(io)?;
         Ok(Self {
             given: out.to_owned(),
-            out: out_path,
+            out: full,
             directory,
         })
     }
@@ -177,7 +161,7 @@ impl Staging {
             for entry in std::fs::read_dir(directory)? {
                 File::open(entry?.path())?.sync_all()?;
             }
-            open_to_all(directory)?;
+            readable_by_all(directory, 0o755)?;
             if out.exists() {
                 std::fs::remove_dir(out)?;
             }
@@ -191,17 +175,6 @@ impl Staging {
         let _ = self.directory.keep(); // it has moved: nothing to remove
         Ok(())
     }
-}
-
-/// Temporary directories are private to their owner; the final one is ordinary.
-fn open_to_all(directory: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
-    }
-    let _ = directory;
-    Ok(())
 }
 
 #[cfg(test)]

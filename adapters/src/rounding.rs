@@ -93,16 +93,12 @@ impl LayerInputs {
             gram[(k, k)] += DAMPING * mean;
         }
         let inverse = gram.cholesky().map(|c| c.inverse());
-        let upper = inverse
-            .and_then(|g| g.cholesky())
-            .map(|c| c.l().transpose());
+        let lower = inverse.and_then(|g| g.cholesky()).map(|c| c.l());
+        let upper = lower.map(|l| l.transpose());
         upper.ok_or_else(|| {
-            Error::value(
-                "calibration inputs",
-                "finite numbers",
-                format!("a Gram matrix ({i}, {i}) without a Cholesky factor"),
-                "check the calibration prompts and the model's activations",
-            )
+            let found = format!("a Gram matrix ({i}, {i}) without a Cholesky factor");
+            let hint = "check the calibration prompts and the model's activations";
+            Error::value("calibration inputs", "finite numbers", found, hint)
         })
     }
 }
@@ -172,12 +168,10 @@ pub fn gptq(
         let end = (start + block).min(i);
         let b = end - start;
         // U_BB and U_BR, row-major
-        let square: Vec<f32> = (0..b * b)
-            .map(|k| upper[(start + k / b, start + k % b)] as f32)
-            .collect();
-        let known = w
-            .chunks(i)
-            .all(|row| quantizer.grid(&row[start..end]).is_some());
+        let square = (0..b * b).map(|k| upper[(start + k / b, start + k % b)] as f32);
+        let square: Vec<f32> = square.collect();
+        let mut rows = w.chunks(i);
+        let known = rows.all(|row| quantizer.grid(&row[start..end]).is_some());
         // `E U_BB^-1` (O, B), and the columns as they are to be
         let scaled: Vec<f32> = if known {
             w.par_chunks_mut(i)
@@ -192,10 +186,8 @@ pub fn gptq(
             errors
         };
         if end < i {
-            let rest: Vec<f32> = (start..end)
-                .flat_map(|r| (end..i).map(move |c| (r, c)))
-                .map(|at| upper[at] as f32)
-                .collect();
+            let places = (start..end).flat_map(|r| (end..i).map(move |c| (r, c)));
+            let rest: Vec<f32> = places.map(|at| upper[at] as f32).collect();
             let rest = Tensor::from_vec(rest, (b, i - end), &Device::Cpu)?;
             let scaled = Tensor::from_vec(scaled, (o, b), &Device::Cpu)?;
             let change: Vec<f32> = scaled.matmul(&rest)?.flatten_all()?.to_vec1()?;

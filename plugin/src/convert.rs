@@ -6,7 +6,7 @@ use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::steering::exchange::{self, svec};
-use reptune_adapters::{Dose, Error as Fault, ModelSpec, lora::peft};
+use reptune_adapters::{Dose, Error as Fault, ModelSpec, Operator, lora::peft};
 use std::path::Path;
 
 /// A conversion.
@@ -64,7 +64,8 @@ impl Conversion<'_> {
     }
 
     fn directions(&self) -> Result<Converted> {
-        let exchange::Read { mut set, mut notes } = exchange::read(self.from, self.layer_offset)?;
+        let exchange::Read { mut set, mut notes } =
+            exchange::read(self.from, self.layer_offset, Operator::Add)?;
         let held: Vec<usize> = set.layers.keys().copied().collect();
         let format = self.out.extension().and_then(|e| e.to_str());
         let format = format.unwrap_or_default();

@@ -102,7 +102,7 @@ impl HookedModel for Toy {
             |x: &Tensor, point, layer| apply_all(request.interventions, x, point, layer, rows);
         let ids = Tensor::new(&forest.ids()[range.clone()], &Device::Cpu)?;
         let rotation = self.rotation(&forest.positions()[range.clone()]);
-        let ancestry = Arc::new(forest.ancestry(range.clone()));
+        let ancestry = Arc::new(forest.ancestors(range.clone()));
         let mut residuals = BTreeMap::new();
         let embeddings = self.weight("model.embed_tokens");
         let mut x = embeddings.index_select(&ids, 0)?; // (N, H)

@@ -1,10 +1,10 @@
 //! Attention over a prefix tree: every token looks at its ancestors and at nothing else.
 
-use crate::ancestors::Ancestors;
+use crate::ancestors::{Ancestors, Neighbours};
 use crate::gemm::{Table, multiplied, multiply, multiply_add, row, table, table_mut};
-use crate::neighbours::Neighbours;
-use crate::slice::{contiguous, dot, exp, fma, max, sum, tensor, with_data, zeros};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use crate::recorded::recorded;
+use crate::slice::{dot, exp, fma, max, sum, tensor, with_data, zeros};
+use candle_core::{Result, Tensor, bail};
 use ndarray::{ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,42 +26,45 @@ pub fn attention(
     ancestors: &Arc<Ancestors>,
     head_dim: usize,
 ) -> Result<Tensor> {
-    let op = Attention::new(q, k, ancestors.clone(), head_dim)?;
-    q.contiguous()?
-        .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
+    let op = Attention::of((width, kv_width), ancestors, head_dim);
+    let lists = ancestors.len();
+    if lists != m || width % head_dim != 0 || op.heads % op.kv_heads.max(1) != 0 {
+        bail!(
+            "attention: {m} queries of width {width} with {lists} ancestor lists, head_dim {head_dim}, kv width {kv_width}"
+        )
+    }
+    let (q, k, v) = (&q.contiguous()?, &k.contiguous()?, &v.contiguous()?);
+    let y = with_data([q, k, v], |qkv| op.forward(qkv))?;
+    let y = (y, q.shape().clone());
+    recorded("attention", [q, k, v], y, move |[q, k, v], y, g| {
+        let [gq, gk, gv] = with_data([q, k, v, y, g], |[q, k, v, y, g]| {
+            op.backward([q, k, v], y, g, true)
+        })?;
+        let given = |data, like| tensor(data, like).map(Some);
+        Ok([given(gq, q)?, given(gk, k)?, given(gv, v)?])
+    })
 }
 
 /// Which heads there are, and which rows each row sees.
 pub(crate) struct Attention {
-    pub ancestors: Arc<Ancestors>,
-    pub head_dim: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-}
-
-/// Data of q, k and v, or of their gradients.
-pub(crate) struct Heads<T> {
-    pub q: T,
-    pub k: T,
-    pub v: T,
+    ancestors: Arc<Ancestors>,
+    head_dim: usize,
+    heads: usize,
+    kv_heads: usize,
 }
 
 impl Attention {
-    fn new(q: &Tensor, k: &Tensor, ancestors: Arc<Ancestors>, head_dim: usize) -> Result<Self> {
-        let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
-        let (heads, kv_heads) = (width / head_dim, kv_width / head_dim);
-        if ancestors.len() != m || width % head_dim != 0 || heads % kv_heads.max(1) != 0 {
-            bail!(
-                "attention: {m} queries of width {width} with {} ancestor lists, head_dim {head_dim}, kv width {kv_width}",
-                ancestors.len()
-            )
-        }
-        Ok(Self {
+    /// For queries, and for keys and values, of these widths.
+    pub(crate) fn of(widths: (usize, usize), ancestors: &Arc<Ancestors>, head_dim: usize) -> Self {
+        let (heads, kv_heads) = (widths.0 / head_dim, widths.1 / head_dim);
+        let ancestors = ancestors.clone();
+        Self {
             ancestors,
             head_dim,
             heads,
             kv_heads,
-        })
+        }
     }
 
     fn scale(&self) -> f32 {
@@ -84,10 +87,10 @@ impl Attention {
     }
 
     /// Result (M, heads * D).
-    pub(crate) fn forward(&self, Heads { q, k, v }: Heads<&[f32]>) -> Vec<f32> {
+    pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let groups = self.ancestors.neighbours();
-        // rows that stand alone are parts of the work, and those of few rows some of its heads
+        // a row that is computed alone is one part of the work, or several, of some heads each
         let parts = rayon::current_num_threads().div_ceil(self.ancestors.len().max(1));
         let at_a_time = self.heads.div_ceil(parts).max(1);
         let mut all = zeros(q.len());
@@ -96,7 +99,7 @@ impl Attention {
         for n in groups {
             let (these, rest) = below.split_at_mut(n.rows.len() * self.heads * d);
             below = rest;
-            if n.apart() {
+            if n.one_by_one() {
                 for (m, y) in n.rows.clone().zip(these.chunks_exact_mut(self.heads * d)) {
                     let parts = y.chunks_mut(at_a_time * d).enumerate();
                     alone.extend(parts.map(|(part, y)| (m, part * at_a_time, y)));
@@ -116,15 +119,14 @@ impl Attention {
             let p = self.weights(q, k.view(), n);
             multiply(y, (table(&p, n.rows.len()), v.view()), 1.);
         });
-        let heads = Heads { q, k, v };
         let alone = alone.into_par_iter();
-        alone.for_each(|(m, from, y)| self.alone(m, from, &heads, y));
+        alone.for_each(|(m, from, y)| self.alone(m, from, [q, k, v], y));
         all
     }
 
-    /// Result of row `m` and as many heads from `from` on as `y` has room for, which is 0 before.
-    /// What the row sees is read where it lies, a whole row at a time.
-    fn alone(&self, m: usize, from: usize, Heads { q, k, v }: &Heads<&[f32]>, y: &mut [f32]) {
+    /// Adds to `y`, which is 0 before, the result of row `m` for as many heads from `from` on as
+    /// `y` has. What the row sees is read where it lies, a whole row at a time.
+    fn alone(&self, m: usize, from: usize, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let q = &q[(m * self.heads + from) * d..][..y.len()];
         let spans = self.ancestors.spans(m);
@@ -157,11 +159,11 @@ impl Attention {
     /// `S = P (G V^T - G . Y) / sqrt(D)`, `gQ = S K`, `gK += S^T Q`.
     pub(crate) fn backward(
         &self,
-        Heads { q, k, v }: Heads<&[f32]>,
+        [q, k, v]: [&[f32]; 3],
         y: &[f32],
         g: &[f32],
         through_scores: bool,
-    ) -> Heads<Vec<f32>> {
+    ) -> [Vec<f32>; 3] {
         let (d, group, scale) = (self.head_dim, self.heads / self.kv_heads, self.scale());
         let groups = self.ancestors.neighbours();
         let (mut gq, mut gk, mut gv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
@@ -175,6 +177,7 @@ impl Attention {
             .zip(values.axis_chunks_iter_mut(Axis(1), d));
         // One task a kv head: its columns are written by nobody else, and summed in the order
         // of rows.
+        type Gradient<'a> = ArrayViewMut2<'a, f32>;
         let part = |(kv, ((mut gq, mut gk), mut gv)): (usize, ((Gradient, Gradient), Gradient))| {
             for n in groups {
                 let [k, v] = [k, v].map(|t| n.seen_of(self.head(t, self.kv_heads, kv)));
@@ -211,21 +214,11 @@ impl Attention {
                 }
             }
         };
-        tasks
-            .enumerate()
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .for_each(part);
-        Heads {
-            q: gq,
-            k: gk,
-            v: gv,
-        }
+        let tasks: Vec<_> = tasks.enumerate().collect();
+        tasks.into_par_iter().for_each(part);
+        [gq, gk, gv]
     }
 }
-
-/// Some columns of a table of gradients.
-type Gradient<'a> = ArrayViewMut2<'a, f32>;
 
 /// Makes scores weights, in what is seen; the rest becomes 0.
 fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {
@@ -242,45 +235,4 @@ fn softmax(scores: &mut [f32], seen: &[Range<usize>]) {
     scores[at..].fill(0.);
     let one = 1. / total;
     scores.iter_mut().for_each(|p| *p *= one);
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(Heads {
-            q: contiguous("attention", s1, l1)?,
-            k: contiguous("attention", s2, l2)?,
-            v: contiguous("attention", s3, l3)?,
-        });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients = with_data([q, k, v, res, grad], |[q, k, v, y, g]| {
-            self.backward(Heads { q, k, v }, y, g, true)
-        })?;
-        Ok((
-            Some(tensor(gradients.q, q)?),
-            Some(tensor(gradients.k, k)?),
-            Some(tensor(gradients.v, v)?),
-        ))
-    }
 }

@@ -27,8 +27,7 @@ pub(crate) fn table_mut<T>(data: &mut [T], rows: usize) -> ArrayViewMut2<'_, T> 
 
 /// The numbers of a row that lies in one piece.
 pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> &'a [f32] {
-    row.to_slice()
-        .expect("a row of a table that is not transposed")
+    row.to_slice().expect("the table is not transposed")
 }
 
 /// `scale a b`, row after row.
@@ -80,10 +79,7 @@ fn by_rows((a, b): Pair) -> bool {
 /// the rows of `a` that is all of them.
 fn in_pool(sum: Sum, pairs: &[Pair], scale: f32) {
     let pairs: Vec<_> = pairs.iter().map(|&pair| (pair, by_rows(pair))).collect();
-    let of_each = match pairs.iter().all(|(_, by_rows)| *by_rows) {
-        true => 1,
-        false => 2,
-    };
+    let of_each = 2 - usize::from(pairs.iter().all(|(_, by_rows)| *by_rows));
     let parts = of_each * rayon::current_num_threads();
     in_parts(sum, &pairs, scale, parts);
 }
@@ -110,18 +106,15 @@ fn in_parts(mut sum: Sum, pairs: &[(Pair, bool)], scale: f32, parts: usize) {
         return;
     }
     let at = (whole / 2).next_multiple_of(SIDE);
-    let halves = pairs.iter().map(|&((a, b), by_rows)| match axis {
-        Axis(0) => {
-            let (a, c) = a.split_at(axis, at);
-            (((a, b), by_rows), ((c, b), by_rows))
-        }
-        _ => {
-            let (b, c) = b.split_at(axis, at);
-            (((a, b), by_rows), ((a, c), by_rows))
-        }
+    let halves = pairs.iter().map(|&((a, b), by_rows)| {
+        let ((a, c), (b, d)) = match axis {
+            Axis(0) => (a.split_at(axis, at), (b, b)),
+            _ => ((a, a), b.split_at(axis, at)),
+        };
+        (((a, b), by_rows), ((c, d), by_rows))
     });
     let (left, right): (Vec<_>, Vec<_>) = halves.unzip();
-    let (s, t) = sum.split_at(axis, at);
+    let [s, t] = sum.split_at(axis, at);
     rayon::join(
         || in_parts(s, &left, scale, parts / 2),
         || in_parts(t, &right, scale, parts / 2),
@@ -145,16 +138,10 @@ impl<'a> Sum<'a> {
         }
     }
 
-    fn split_at(self, axis: Axis, at: usize) -> (Self, Self) {
+    fn split_at(self, axis: Axis, at: usize) -> [Self; 2] {
         let begun = self.begun;
         let (table, other) = self.table.split_at(axis, at);
-        (
-            Self { table, begun },
-            Self {
-                table: other,
-                begun,
-            },
-        )
+        [table, other].map(|table| Self { table, begun })
     }
 
     /// `self += scale a b`, by the rows of `a` if `by_rows`; as dot products if these are
@@ -213,7 +200,7 @@ impl<'a> Sum<'a> {
 
     fn add_by_columns(&mut self, (a, b): Pair, scale: f32) {
         // by itself gemm copies nothing for less than 8 tiles, and then reads a weight whose rows
-        // are a power of two apart at half the rate
+        // have a power of two of numbers at half the rate
         static PACKING: Once = Once::new();
         PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(2));
         let ((rows, inner), (between, columns)) = (a.dim(), b.dim());
@@ -269,10 +256,8 @@ fn strides(strides: &[isize]) -> [isize; 2] {
 fn written(rows: usize, columns: usize, write: impl FnOnce(Sum)) -> Vec<f32> {
     let mut data = Vec::with_capacity(rows * columns);
     let table = table_mut(&mut data.spare_capacity_mut()[..rows * columns], rows);
-    write(Sum {
-        table,
-        begun: false,
-    });
+    let begun = false;
+    write(Sum { table, begun });
     // SAFETY: a product writes the whole of its table
     unsafe { data.set_len(rows * columns) };
     data

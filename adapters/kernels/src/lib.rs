@@ -11,33 +11,21 @@
 
 mod ancestors;
 mod attention;
-mod checkpointing;
-mod frozen_linear;
 mod gemm;
 mod half_block;
-mod lora_linear;
-mod neighbours;
-mod product;
-mod rms_norm;
-mod rotary;
-mod rotation;
+mod linear;
+mod recorded;
+mod row_wise;
 mod slice;
-mod swiglu;
 mod target_loss;
 
-pub use ancestors::Ancestors;
+pub use ancestors::{Ancestors, Span};
 pub use attention::attention;
-pub use checkpointing::GradientCheckpointing;
-pub use frozen_linear::{FrozenMatrix, frozen_linear};
-pub use half_block::{Factors, FrozenAttention, FrozenMlp};
+pub use half_block::{Factors, FrozenAttention, FrozenMlp, GradientCheckpointing};
 pub use half_block::{attention_half, mlp_half};
-pub use lora_linear::lora_linear;
-pub use neighbours::Span;
-pub use rms_norm::rms_norm;
-pub use rotary::rotary;
-pub use rotation::Rotation;
+pub use linear::{FrozenMatrix, frozen_linear, lora_linear};
+pub use row_wise::{Rotation, rms_norm, rotary, swiglu};
 pub use slice::takes;
-pub use swiglu::swiglu;
 pub use target_loss::{Target, target_loss};
 
 /// Runs `f` on a thread of the pool that computes the operations, so that their parallel

@@ -2,43 +2,18 @@
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Whether these operations compute with `t`: in f32 on the CPU.
 pub fn takes(t: &Tensor) -> bool {
     t.device().is_cpu() && t.dtype() == DType::F32
 }
 
-/// The data of a contiguous f32 CPU storage.
-pub(crate) fn contiguous<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
-    match s {
-        CpuStorage::F32(data) => Ok(&data[place(name, l)?]),
-        _ => other_dtype(name),
+/// The data of a contiguous f32 CPU storage, to be written.
+pub(crate) fn data_mut<'a>(s: &'a mut CpuStorage, l: &Layout) -> Result<&'a mut [f32]> {
+    match (s, l.contiguous_offsets()) {
+        (CpuStorage::F32(data), Some((from, to))) => Ok(&mut data[from..to]),
+        _ => bail!("op: takes contiguous f32 tensors only"),
     }
-}
-
-/// The same, to be written.
-pub(crate) fn contiguous_mut<'a>(
-    name: &str,
-    s: &'a mut CpuStorage,
-    l: &Layout,
-) -> Result<&'a mut [f32]> {
-    match s {
-        CpuStorage::F32(data) => Ok(&mut data[place(name, l)?]),
-        _ => other_dtype(name),
-    }
-}
-
-/// Where the numbers of a contiguous tensor lie.
-fn place(name: &str, l: &Layout) -> Result<Range<usize>> {
-    match l.contiguous_offsets() {
-        Some((from, to)) => Ok(from..to),
-        None => bail!("{name}: takes contiguous tensors only"),
-    }
-}
-
-fn other_dtype<T>(name: &str) -> Result<T> {
-    bail!("{name}: takes f32 only")
 }
 
 /// Runs `f` on the data of `tensors` (f32, CPU), made contiguous if they are not.
@@ -47,8 +22,11 @@ pub(crate) fn with_all<R>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> R) -
     let whole = whole.collect::<Result<Vec<_>>>()?;
     let read: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
     let data = read.iter().map(|(storage, layout)| match &**storage {
-        Storage::Cpu(cpu) => contiguous("op", cpu, layout),
-        _ => bail!("op: takes CPU tensors only"),
+        Storage::Cpu(CpuStorage::F32(data)) => {
+            let from = layout.start_offset();
+            Ok(&data[from..from + layout.shape().elem_count()])
+        }
+        _ => bail!("op: takes f32 tensors on the CPU only"),
     });
     Ok(f(&data.collect::<Result<Vec<_>>>()?))
 }
@@ -69,10 +47,9 @@ pub(crate) fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// A table of zeros, written by all threads of the pool where it is large.
 pub(crate) fn zeros(n: usize) -> Vec<f32> {
     const LARGE: usize = 1 << 16;
+    let zeros = rayon::iter::repeat_n(0., n).with_min_len(LARGE / 4);
     match n {
-        LARGE.. => rayon::iter::repeat_n(0., n)
-            .with_min_len(LARGE / 4)
-            .collect(),
+        LARGE.. => zeros.collect(),
         _ => vec![0.; n],
     }
 }
@@ -81,14 +58,11 @@ pub(crate) fn zeros(n: usize) -> Vec<f32> {
 ///
 /// # Panics
 /// When parts give other numbers of numbers.
-pub(crate) fn gathered<I>(
+pub(crate) fn gathered(
     n: usize,
     size: usize,
-    parts: impl IndexedParallelIterator<Item = I>,
-) -> Vec<f32>
-where
-    I: Iterator<Item = f32>,
-{
+    parts: impl IndexedParallelIterator<Item: Iterator<Item = f32>>,
+) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(n);
     let places = &mut numbers.spare_capacity_mut()[..n];
     assert_eq!(parts.len(), n.div_ceil(size.max(1)));
@@ -111,12 +85,8 @@ where
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (ac, bc) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = ac
-        .remainder()
-        .iter()
-        .zip(bc.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let tail = ac.remainder().iter().zip(bc.remainder());
+    let tail: f32 = tail.map(|(x, y)| x * y).sum();
     for (x, y) in ac.zip(bc) {
         for i in 0..8 {
             lanes[i] += x[i] * y[i];

@@ -9,28 +9,28 @@ fn names(directory: &Path) -> Vec<String> {
 
 #[test]
 fn a_committed_directory_has_its_name_and_a_dropped_one_leaves_nothing() -> Result<()> {
-    let room = tempfile::tempdir().expect("room");
-    let out = room.path().join("deep/out");
+    let directory = tempfile::tempdir().expect("directory");
+    let out = directory.path().join("deep/out");
     let staging = Staging::new(&out)?;
     std::fs::write(staging.path().join("a"), "1").expect("write");
     drop(staging);
-    assert_eq!(names(&room.path().join("deep")), [""; 0]);
+    assert_eq!(names(&directory.path().join("deep")), [""; 0]);
     std::fs::create_dir(&out).expect("an empty directory may stand there");
     let staging = Staging::new(&out)?;
     std::fs::write(staging.path().join("a"), "2").expect("write");
     staging.commit()?;
-    assert_eq!(names(&room.path().join("deep")), ["out"]);
+    assert_eq!(names(&directory.path().join("deep")), ["out"]);
     assert_eq!(names(&out), ["a"]);
     Ok(())
 }
 
 #[test]
 fn what_stands_there_is_not_overwritten() {
-    let room = tempfile::tempdir().expect("room");
-    let file = room.path().join("file");
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("file");
     std::fs::write(&file, "kept").expect("write");
     for (out, found) in [
-        (room.path(), "a directory with files in it"),
+        (directory.path(), "a directory with files in it"),
         (&file, "a file"),
     ] {
         let message = Staging::new(out).expect_err(found).to_string();

@@ -1,13 +1,13 @@
 //! safetensors files read and written one tensor at a time, so that a checkpoint
 //! never has to be in memory as a whole.
 
+use super::read_at;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::files::Staging;
 use candle_core::{DType, Device, Tensor};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use std::collections::BTreeMap;
+use safetensors::{Dtype, tensor::Metadata, tensor::TensorInfo};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -25,50 +25,41 @@ pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
         if file.is_file() {
             return Ok(vec![file]);
         }
-        return Err(Error::content(
-            directory,
-            "weights",
-            format!("model.safetensors or {INDEX}"),
-            "neither",
-            "give a full checkpoint in Hugging Face layout, not a quantized file",
-        ));
+        let expected = format!("model.safetensors or {INDEX}");
+        let hint = "give a full checkpoint in Hugging Face layout, not a quantized file";
+        let found = "neither";
+        return Err(Error::content(directory, "weights", expected, found, hint));
     }
     let wrong = |expected: &str, found: String| {
         let hint = "fetch the checkpoint again";
         Error::content(&index, "key `weight_map`", expected, found, hint)
     };
-    let json: serde_json::Value = serde_json::from_slice(&files::read(&index)?).unwrap_or_default();
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| wrong("tensor names and files", json["weight_map"].to_string()))?;
-    let name = |(tensor, file): (&String, &serde_json::Value)| match file {
-        serde_json::Value::String(name) => Ok(name.clone()),
-        other => Err(wrong(
-            &format!("the name of the file that holds `{tensor}`"),
-            other.to_string(),
-        )),
-    };
-    let mut names: Vec<String> = map.iter().map(name).collect::<Result<_>>()?;
+    let json: Value = serde_json::from_slice(&files::read(&index)?).unwrap_or_default();
+    let map = &json["weight_map"];
+    let entries = map.as_object();
+    let entries = entries.ok_or_else(|| wrong("tensor names and files", map.to_string()))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in entries {
+        let expected = || format!("the name of the file that holds `{tensor}`");
+        let name = file.as_str();
+        names.insert(name.ok_or_else(|| wrong(&expected(), file.to_string()))?);
+    }
     if names.is_empty() {
         return Err(wrong("tensor names and files", "none".into()));
     }
-    names.sort();
-    names.dedup();
-    let find = |name: &String| {
+    let find = |name: &str| {
         let file = directory.join(name);
-        match Path::new(name).file_name() {
-            Some(plain) if plain == name.as_str() && file.is_file() => Ok(file),
-            Some(plain) if plain == name.as_str() => Err(wrong(
-                &format!("shard {name} in the directory of the index"),
-                "no such file".into(),
-            )),
-            _ => Err(wrong(
-                "names of files in the directory of the index",
-                format!("`{name}`"),
-            )),
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            let expected = "names of files in the directory of the index";
+            return Err(wrong(expected, format!("`{name}`")));
+        }
+        let expected = || format!("shard {name} in the directory of the index");
+        match file.is_file() {
+            true => Ok(file),
+            false => Err(wrong(&expected(), "no such file".into())),
         }
     };
-    names.iter().map(find).collect()
+    names.into_iter().map(find).collect()
 }
 
 /// An open safetensors file, of which only the header is in memory.
@@ -88,13 +79,9 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::read(path, e);
         let broken = |found: String| {
-            Error::content(
-                path,
-                "file",
-                "a complete safetensors file",
-                found,
-                "it may be truncated; fetch it again",
-            )
+            let expected = "a complete safetensors file";
+            let hint = "it may be truncated; fetch it again";
+            Error::content(path, "file", expected, found, hint)
         };
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
@@ -107,7 +94,8 @@ impl TensorFile {
         }
         let mut json = vec![0; size as usize];
         file.read_exact(&mut json).map_err(io)?;
-        let header: Metadata = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
+        let header: Metadata =
+            serde_json::from_slice(&json).map_err(|e| broken(e.to_string()).caused_by(e))?;
         // the header may claim more bytes than can be counted
         let (data, claimed) = (length - 8 - size, header.data_len() as u64);
         if data != claimed {
@@ -149,15 +137,9 @@ impl TensorFile {
     /// # Errors
     /// When it is missing, or the disk fails.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let (offset, length) = self
-            .place(name)
-            .ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
-        let mut bytes = vec![0; length];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::read(&self.path, e))?;
-        Ok(bytes)
+        let place = self.place(name);
+        let place = place.ok_or_else(|| self.missing(name, "a tensor", "nothing".into()))?;
+        read_at((&self.path, &self.file), place)
     }
 
     /// A tensor in its own dtype.
@@ -165,11 +147,8 @@ impl TensorFile {
     /// # Errors
     /// When it is missing, or in another dtype than F32, F16 or BF16.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let bytes = self.bytes(name)?;
-        let (dtype, shape) = match self.info(name) {
-            Some(info) => (info.dtype, info.shape.clone()),
-            None => (Dtype::F32, vec![0]),
-        };
+        let missing = || self.missing(name, "a tensor", "nothing".into());
+        let TensorInfo { dtype, shape, .. } = self.info(name).ok_or_else(missing)?;
         let dtype = match dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
@@ -178,40 +157,31 @@ impl TensorFile {
                 return Err(self.missing(name, "dtype F32, F16 or BF16", format!("{other:?}")));
             }
         };
-        Ok(Tensor::from_raw_buffer(
-            &bytes,
-            dtype,
-            &shape,
-            &Device::Cpu,
-        )?)
+        let bytes = self.bytes(name)?;
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?)
     }
 
     fn missing(&self, name: &str, expected: &str, found: String) -> Error {
-        Error::content(
-            &self.path,
-            format!("tensor `{name}`"),
-            expected,
-            found,
-            "give a full checkpoint in Hugging Face layout, not a quantized one",
-        )
+        let hint = "give a full checkpoint in Hugging Face layout, not a quantized one";
+        let place = format!("tensor `{name}`");
+        Error::content(&self.path, place, expected, found, hint)
     }
 }
 
-/// The length and a header of `room` bytes, padded with spaces; or how long it would be.
+/// The length and a header of `space` bytes, padded with spaces; or how long it would be.
 fn header(
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, TensorInfo)>,
-    room: usize,
+    space: usize,
 ) -> std::result::Result<Vec<u8>, String> {
     let some = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
     let header = Metadata::new(some, tensors).map_err(|e| e.to_string())?;
     let json = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
-    if json.len() > room {
+    if json.len() > space {
         return Err(format!("{} bytes", json.len()));
     }
-    let mut bytes = (room as u64).to_le_bytes().to_vec();
-    bytes.extend(json);
-    bytes.resize(8 + room, b' ');
+    let mut bytes = [&(space as u64).to_le_bytes()[..], &json].concat();
+    bytes.resize(8 + space, b' ');
     sort_metadata(&mut bytes);
     Ok(bytes)
 }
@@ -238,12 +208,13 @@ pub fn sort_metadata(file: &mut [u8]) {
 
 /// A safetensors file that is being written, tensor after tensor.
 ///
-/// The header stands before the data but is known only after it, so room is kept
-/// for it; what is left over is padded with spaces, as the format allows.
+/// The header stands before the data but is known only after it, so space is reserved for it;
+/// what is left over is padded with spaces, as the format allows.
 pub struct TensorFileWriter {
     path: PathBuf,
     file: BufWriter<File>,
-    room: usize,
+    /// Bytes that are reserved for the header.
+    space: usize,
     written: usize,
     tensors: Vec<(String, TensorInfo)>,
 }
@@ -253,57 +224,27 @@ pub struct TensorFileWriter {
 const LINE: usize = 160;
 
 impl TensorFileWriter {
-    /// Creates `path` for tensors of exactly these `names`, which may come in any order.
+    /// Creates `path` for tensors of exactly these `names`, which may come in any order, and
+    /// for up to `metadata` bytes of metadata. Errors name the file `shown`.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn create<'a>(path: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        Self::create_shown(path, path.to_owned(), names, 0)
-    }
-
-    /// [`TensorFileWriter::create`] with room for `metadata` bytes of metadata.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn create_with_metadata<'a>(
-        path: &Path,
+    pub fn create<'a>(
+        (path, shown): (&Path, &Path),
         names: impl IntoIterator<Item = &'a str>,
         metadata: usize,
     ) -> Result<Self> {
-        Self::create_shown(path, path.to_owned(), names, metadata)
-    }
-
-    /// [`TensorFileWriter::create_with_metadata`] of the file `name` in `staging`.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn stage<'a>(
-        staging: &Staging,
-        name: &str,
-        names: impl IntoIterator<Item = &'a str>,
-        metadata: usize,
-    ) -> Result<Self> {
-        let path = staging.path().join(name);
-        Self::create_shown(&path, staging.shown(&path), names, metadata)
-    }
-
-    fn create_shown<'a>(
-        path: &Path,
-        shown: PathBuf,
-        names: impl IntoIterator<Item = &'a str>,
-        metadata: usize,
-    ) -> Result<Self> {
-        let room: usize = names.into_iter().map(|n| n.len() + LINE).sum();
-        let room = (room + metadata + 2).next_multiple_of(8);
+        let lines: usize = names.into_iter().map(|n| n.len() + LINE).sum();
+        let space = (lines + metadata + 2).next_multiple_of(8);
         let create = || {
             let mut file = BufWriter::new(File::create(path)?);
-            file.seek(SeekFrom::Start(8 + room as u64))?;
+            file.seek(SeekFrom::Start(8 + space as u64))?;
             Ok(file)
         };
         Ok(Self {
-            file: create().map_err(|e| Error::write(&shown, e))?,
-            path: shown,
-            room,
+            file: create().map_err(|e| Error::write(shown, e))?,
+            path: shown.to_owned(),
+            space,
             written: 0,
             tensors: Vec::new(),
         })
@@ -314,9 +255,8 @@ impl TensorFileWriter {
     /// # Errors
     /// When the disk is full.
     pub fn push(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(|e| Error::write(&self.path, e))?;
+        let written = self.file.write_all(bytes);
+        written.map_err(|e| Error::write(&self.path, e))?;
         let end = self.written + bytes.len();
         let info = TensorInfo {
             dtype,
@@ -328,28 +268,16 @@ impl TensorFileWriter {
         Ok(())
     }
 
-    /// Writes the header; returns the length of the file.
+    /// Writes the header, with `metadata`; returns the length of the file.
     ///
     /// # Errors
-    /// When a tensor's bytes do not fit its shape, more tensors came than were
+    /// When a tensor's bytes do not fit its shape, more tensors or metadata came than were
     /// announced, or the disk is full.
-    pub fn finish(self) -> Result<u64> {
-        self.finish_with(BTreeMap::new())
-    }
-
-    /// [`TensorFileWriter::finish`] with metadata in the header.
-    ///
-    /// # Errors
-    /// The same; when the metadata is longer than the room that was asked for.
-    pub fn finish_with(mut self, metadata: BTreeMap<String, String>) -> Result<u64> {
-        let header = header(metadata, self.tensors, self.room).map_err(|found| {
-            Error::content(
-                &self.path,
-                "header",
-                format!("the announced tensors and metadata, {} bytes", self.room),
-                found,
-                "announce all of them",
-            )
+    pub fn finish(mut self, metadata: BTreeMap<String, String>) -> Result<u64> {
+        let header = header(metadata, self.tensors, self.space).map_err(|found| {
+            let expected = format!("the announced tensors and metadata, {} bytes", self.space);
+            let hint = "announce all of them";
+            Error::content(&self.path, "header", expected, found, hint)
         })?;
         let mut finish = || -> std::io::Result<()> {
             self.file.seek(SeekFrom::Start(0))?;
@@ -357,7 +285,7 @@ impl TensorFileWriter {
             self.file.flush()
         };
         finish().map_err(|e| Error::write(&self.path, e))?;
-        Ok((8 + self.room + self.written) as u64)
+        Ok((8 + self.space + self.written) as u64)
     }
 }
 

@@ -49,11 +49,8 @@ impl AdamW {
     /// When memory cannot be allocated.
     pub fn new(vars: Vec<Var>, constants: Constants) -> Result<Self> {
         let slot = |var: Var| -> Result<(Var, Moments)> {
-            let moments = Moments {
-                first: var.as_tensor().zeros_like()?,
-                second: var.as_tensor().zeros_like()?,
-            };
-            Ok((var, moments))
+            let (first, second) = (var.zeros_like()?, var.zeros_like()?);
+            Ok((var, Moments { first, second }))
         };
         Ok(Self {
             constants,
@@ -70,12 +67,10 @@ impl AdamW {
     pub fn step(&mut self, gradients: &[Option<Tensor>], rates: &[f64]) -> Result<()> {
         let n = self.slots.len();
         if gradients.len() != n || rates.len() != n {
-            return Err(Error::value(
-                "step of AdamW",
-                format!("{n} gradients and rates, one a variable"),
-                format!("{} and {}", gradients.len(), rates.len()),
-                "give them in the order of the variables",
-            ));
+            let expected = format!("{n} gradients and rates, one a variable");
+            let found = format!("{} and {}", gradients.len(), rates.len());
+            let hint = "give them in the order of the variables";
+            return Err(Error::value("step of AdamW", expected, found, hint));
         }
         self.steps += 1;
         let c = self.constants;
@@ -87,8 +82,8 @@ impl AdamW {
             let second = ((&moments.second * c.beta2)? + (g.sqr()? * (1. - c.beta2))?)?;
             let root = ((&second * second_scale)?.sqrt()? + c.epsilon)?;
             let direction = ((&first * first_scale)? / root)?;
-            let kept = (var.as_tensor().detach() * (1. - lr * c.weight_decay))?;
-            var.set(&(kept - (direction * lr)?)?)?;
+            let decayed = (var.detach() * (1. - lr * c.weight_decay))?;
+            var.set(&(decayed - (direction * lr)?)?)?;
             *moments = Moments { first, second };
         }
         Ok(())
@@ -109,25 +104,18 @@ impl AdamW {
     /// # Errors
     /// When their number or a shape differs from the variables'.
     pub fn restore(&mut self, steps: usize, moments: Vec<Moments>) -> Result<()> {
-        let shapes = |t: &[&Tensor]| t.iter().map(|t| t.dims().to_vec()).collect::<Vec<_>>();
-        let ours: Vec<&Tensor> = self.slots.iter().map(|(v, _)| v.as_tensor()).collect();
-        let first: Vec<&Tensor> = moments.iter().map(|m| &m.first).collect();
-        let second: Vec<&Tensor> = moments.iter().map(|m| &m.second).collect();
-        for theirs in [&first, &second] {
-            if shapes(&ours) != shapes(theirs) {
-                return Err(Error::value(
-                    "moments of AdamW",
-                    format!("shapes {:?}", shapes(&ours)),
-                    format!("{:?}", shapes(theirs)),
-                    "they belong to another run",
-                ));
-            }
+        let ours: Vec<_> = self.slots.iter().map(|(var, _)| var.dims()).collect();
+        let first: Vec<_> = moments.iter().map(|m| m.first.dims()).collect();
+        let second: Vec<_> = moments.iter().map(|m| m.second.dims()).collect();
+        if let Some(theirs) = [first, second].iter().find(|theirs| **theirs != ours) {
+            let (expected, found) = (format!("shapes {ours:?}"), format!("{theirs:?}"));
+            let hint = "they belong to another run";
+            return Err(Error::value("moments of AdamW", expected, found, hint));
         }
         for ((var, slot), m) in self.slots.iter_mut().zip(moments) {
-            let device = var.as_tensor().device().clone();
             *slot = Moments {
-                first: m.first.to_device(&device)?,
-                second: m.second.to_device(&device)?,
+                first: m.first.to_device(var.device())?,
+                second: m.second.to_device(var.device())?,
             };
         }
         self.steps = steps;

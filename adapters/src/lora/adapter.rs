@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::formats::tables::Table;
 use crate::model::{ModelSpec, ModuleKind, TargetModule};
 use crate::ops::like;
 use candle_core::{DType, Device, Tensor, Var};
@@ -113,49 +114,32 @@ impl Adapter {
     ///
     /// # Errors
     /// When rank is 0 or above a weight's size, a layer is missing, or alpha is not finite.
-    pub fn init(
-        spec: &ModelSpec,
-        &LoraInit {
-            layers,
-            kinds,
-            rank,
-            alpha,
-            seed,
-        }: &LoraInit,
-    ) -> Result<Self> {
-        spec.check_layers(layers)?;
+    pub fn init(spec: &ModelSpec, init: &LoraInit) -> Result<Self> {
+        let (rank, alpha) = (init.rank, init.alpha);
+        spec.check_layers(init.layers)?;
         if !alpha.is_finite() || alpha <= 0. {
-            return Err(Error::value(
-                "alpha",
-                "a positive number",
-                alpha.to_string(),
-                "twice the rank is usual",
-            ));
+            let (expected, hint) = ("a positive number", "twice the rank is usual");
+            return Err(Error::value("alpha", expected, alpha.to_string(), hint));
         }
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(init.seed);
         let mut modules = BTreeMap::new();
-        for &layer in layers {
-            for &kind in kinds {
-                let (o, i) = kind.shape(spec);
+        for &layer in init.layers {
+            for &kind in init.kinds {
+                let (module, (o, i)) = (TargetModule { layer, kind }, kind.shape(spec));
                 if rank == 0 || rank > o.min(i) {
-                    return Err(Error::value(
-                        "rank",
-                        format!("1 to {}", o.min(i)),
-                        rank.to_string(),
-                        format!("{} is ({o}, {i})", TargetModule { layer, kind }),
-                    ));
+                    let expected = format!("1 to {}", o.min(i));
+                    let hint = format!("{module} is ({o}, {i})");
+                    return Err(Error::value("rank", expected, rank.to_string(), hint));
                 }
                 let bound = 1. / (i as f32).sqrt();
-                let a: Vec<f32> = (0..rank * i)
-                    .map(|_| rng.random_range(-bound..bound))
-                    .collect();
+                let a = (0..rank * i).map(|_| rng.random_range(-bound..bound));
                 let delta = WeightDelta {
-                    a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
+                    a: Tensor::from_vec(a.collect::<Vec<_>>(), (rank, i), &Device::Cpu)?,
                     b: Tensor::zeros((o, rank), DType::F32, &Device::Cpu)?,
                     scale: alpha / rank as f64,
                     full: None,
                 };
-                modules.insert(TargetModule { layer, kind }, delta);
+                modules.insert(module, delta);
             }
         }
         Ok(Self { modules })
@@ -210,22 +194,34 @@ impl Adapter {
     /// When one does not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
         for (module, delta) in &self.modules {
-            let expected = match module.layer < model.layers {
-                true => format!("shape {:?} of {}", module.kind.shape(model), model.name),
+            let (shape, known) = (module.kind.shape(model), module.layer < model.layers);
+            let expected = match known {
+                true => format!("shape {shape:?} of {}", model.name),
                 false => format!("one of the {} blocks of {}", model.layers, model.name),
             };
             let found = (delta.b.dims()[0], delta.a.dims()[1]);
-            if module.layer >= model.layers || found != module.kind.shape(model) {
-                return Err(Error::content(
-                    path,
-                    format!("`{module}`"),
-                    expected,
-                    format!("a delta of shape {found:?}"),
-                    "the adapter belongs to another model",
-                ));
+            if !known || found != shape {
+                let (place, found) = (format!("`{module}`"), format!("a delta of shape {found:?}"));
+                let hint = "the adapter belongs to another model";
+                return Err(Error::content(path, place, expected, found, hint));
             }
         }
         Ok(())
+    }
+
+    /// Refuses an adapter without modules.
+    pub(crate) fn check_not_empty(&self) -> Result<()> {
+        let (expected, hint) = ("at least one module", "tune some modules first");
+        match self.modules.is_empty() {
+            true => Err(Error::value("adapter", expected, "none", hint)),
+            false => Ok(()),
+        }
+    }
+
+    /// The first module with a full delta, which other programs have no form for.
+    pub(crate) fn full_delta(&self) -> Option<&TargetModule> {
+        let mut modules = self.modules.iter();
+        modules.find_map(|(module, delta)| delta.full.as_ref().map(|_| module))
     }
 
     /// SHA-256 of all factors, with their modules and scales.
@@ -238,8 +234,7 @@ impl Adapter {
             for (name, factor) in delta.factors() {
                 let head = format!("{module} {name} {:?} {}\n", factor.dims(), delta.scale);
                 parts.push(head.into_bytes());
-                let factor = factor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                let values: Vec<f32> = factor.flatten_all()?.to_vec1()?;
+                let values = Table::of(factor)?.data;
                 parts.push(values.iter().flat_map(|x| x.to_le_bytes()).collect());
             }
         }

@@ -6,12 +6,10 @@
 //! everything. [`crate::lora::peft::load`] reads it too.
 
 use crate::error::{Error, Result};
-use crate::formats::tables::{self, CONTENT_HASH, Table};
+use crate::formats::tables::{self, CONTENT_HASH, Metadata, Table, Tables};
 use crate::lora::adapter::{Adapter, WeightDelta};
-use crate::model::ModelSpec;
-use crate::model::TargetModule;
-use candle_core::{DType, Device, Tensor};
-use std::collections::{BTreeMap, HashMap};
+use crate::model::{ModelSpec, TargetModule};
+use candle_core::{Device, Tensor};
 use std::path::Path;
 
 /// Name of the file in its directory.
@@ -25,10 +23,7 @@ const SCALE: &str = "scale ";
 /// # Errors
 /// When `adapter` has no module, or the file cannot be written.
 pub fn save(directory: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
-    if adapter.modules.is_empty() {
-        let hint = "tune some modules first";
-        return Err(Error::value("adapter", "at least one module", "none", hint));
-    }
+    adapter.check_not_empty()?;
     let (tables, mut metadata) = tables(adapter)?;
     for (key, value) in [
         ("format", FORMAT),
@@ -42,12 +37,6 @@ pub fn save(directory: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()
     tables::write_tables(&directory.join(FILE), &tables, metadata)
 }
 
-/// Tensors of a file and their names.
-pub type Tables = BTreeMap<String, Table>;
-
-/// Metadata of a file.
-pub type Metadata = HashMap<String, String>;
-
 /// An adapter as tensors `{module}.A`, `{module}.B` or `{module}.delta`, and its scales as
 /// metadata, for files that hold more than one adapter.
 ///
@@ -60,11 +49,7 @@ pub fn tables(adapter: &Adapter) -> Result<(Tables, Metadata)> {
             metadata.insert(format!("{SCALE}{module}"), delta.scale.to_string());
         }
         for (name, factor) in delta.factors() {
-            let table = Table {
-                shape: factor.dims().to_vec(),
-                data: factor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
-            };
-            tables.insert(format!("{module}.{name}"), table);
+            tables.insert(format!("{module}.{name}"), Table::of(factor)?);
         }
     }
     Ok((tables, metadata))
@@ -77,17 +62,9 @@ pub fn tables(adapter: &Adapter) -> Result<(Tables, Metadata)> {
 pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
     let path = directory.join(FILE);
     let (adapter, metadata) = whole(&path)?;
-    let key = "model_fingerprint";
-    let found = metadata.get(key).map_or("nothing", String::as_str);
-    if found != model.fingerprint {
-        return Err(Error::content(
-            &path,
-            format!("metadata `{key}`"),
-            format!("`{}`", model.fingerprint),
-            format!("`{found}`"),
-            "the adapter belongs to another model",
-        ));
-    }
+    let hint = "the adapter belongs to another model";
+    let (key, expected) = ("model_fingerprint", &model.fingerprint);
+    tables::expect((&path, &metadata), key, expected, hint)?;
     adapter.check_model(&path, model)?;
     Ok(adapter)
 }
@@ -104,16 +81,8 @@ fn whole(path: &Path) -> Result<(Adapter, Metadata)> {
     let (tables, metadata) = tables::read_tables(path)?;
     let hash = tables::content_hash(&tables, &metadata);
     for (key, expected) in [("format", FORMAT), (CONTENT_HASH, hash.as_str())] {
-        let found = metadata.get(key).map_or("nothing", String::as_str);
-        if found != expected {
-            return Err(Error::content(
-                path,
-                format!("metadata `{key}`"),
-                format!("`{expected}`"),
-                format!("`{found}`"),
-                "this is not an adapter of reptune, or it was changed",
-            ));
-        }
+        let hint = "this is not an adapter of reptune, or it was changed";
+        tables::expect((path, &metadata), key, expected, hint)?;
     }
     Ok((from_tables(path, tables, &metadata)?, metadata))
 }
@@ -123,40 +92,34 @@ fn whole(path: &Path) -> Result<(Adapter, Metadata)> {
 /// # Errors
 /// When a tensor or scale is missing, superfluous, or of a shape that does not fit the others.
 pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Result<Adapter> {
-    let wrong = |place: String, expected: String, found: String| {
+    let wrong = |place: String, expected: &str, found: String| {
         Error::content(path, place, expected, found, "save the adapter again")
     };
-    let modules: Vec<(String, Option<TargetModule>)> = tables
-        .keys()
-        .filter_map(|name| {
-            let module = name.strip_suffix(".delta").or(name.strip_suffix(".A"))?;
-            Some((name.clone(), TargetModule::parse(module)))
-        })
-        .collect();
     let mut adapter = Adapter::default();
-    for (name, module) in modules {
-        let module = module.ok_or_else(|| {
-            wrong(
-                "tensors".into(),
-                "a linear layer of a block".into(),
-                format!("`{name}`"),
-            )
+    for name in tables.keys().cloned().collect::<Vec<_>>() {
+        let Some(module) = name.strip_suffix(".delta").or(name.strip_suffix(".A")) else {
+            continue;
+        };
+        let module = TargetModule::parse(module).ok_or_else(|| {
+            let (expected, found) = ("a linear layer of a block", format!("`{name}`"));
+            wrong("tensors".into(), expected, found)
         })?;
-        let mut take = |name: &str, rows: Option<usize>| -> Result<Tensor> {
-            let place = format!("tensor `{module}.{name}`");
-            let expected = match rows {
-                Some(_) => "a matrix whose rank is that of A".to_owned(),
-                None => "a matrix".to_owned(),
+        let mut take = |factor: &str, columns: Option<usize>| -> Result<Tensor> {
+            let name = format!("{module}.{factor}");
+            let found = match tables.remove(&name) {
+                None => "nothing".to_owned(),
+                Some(Table { shape, data }) => match shape[..] {
+                    [a, b] if columns.is_none_or(|c| c == b) && a * b == data.len() => {
+                        return Ok(Tensor::from_vec(data, (a, b), &Device::Cpu)?);
+                    }
+                    _ => format!("shape {shape:?}"),
+                },
             };
-            let Some(t) = tables.remove(&format!("{module}.{name}")) else {
-                return Err(wrong(place, expected, "nothing".into()));
+            let expected = match columns {
+                Some(_) => "a matrix whose rank is that of A",
+                None => "a matrix",
             };
-            match t.shape[..] {
-                [a, b] if rows.is_none_or(|r| r == b) && a * b == t.data.len() => {
-                    Ok(Tensor::from_vec(t.data, (a, b), &Device::Cpu)?)
-                }
-                _ => Err(wrong(place, expected, format!("shape {:?}", t.shape))),
-            }
+            Err(wrong(format!("tensor `{name}`"), expected, found))
         };
         let delta = if name.ends_with(".delta") {
             WeightDelta::direct(take("delta", None)?)?
@@ -165,26 +128,21 @@ pub fn from_tables(path: &Path, mut tables: Tables, metadata: &Metadata) -> Resu
             let scale = metadata.get(&key).and_then(|s| s.parse().ok());
             let scale = scale.ok_or_else(|| {
                 let found = format!("{:?}", metadata.get(&key));
-                wrong(format!("metadata `{key}`"), "a number".into(), found)
+                wrong(format!("metadata `{key}`"), "a number", found)
             })?;
             let a = take("A", None)?;
-            WeightDelta {
-                b: take("B", Some(a.dims()[0]))?,
-                a,
-                scale,
-                full: None,
-            }
+            let b = take("B", Some(a.dims()[0]))?;
+            let full = None;
+            WeightDelta { a, b, scale, full }
         };
         adapter.modules.insert(module, delta);
     }
-    match tables.keys().next() {
-        Some(name) => Err(wrong(
-            format!("tensor `{name}`"),
-            "`A` and `B`, or `delta`, of each module once".into(),
-            "another tensor".into(),
-        )),
-        None => Ok(adapter),
-    }
+    let Some(name) = tables.keys().next() else {
+        return Ok(adapter);
+    };
+    let (place, found) = (format!("tensor `{name}`"), "another tensor".to_owned());
+    let expected = "`A` and `B`, or `delta`, of each module once";
+    Err(wrong(place, expected, found))
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 
 use crate::error::{Error, Result};
 use crate::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
+use crate::formats::tables::Table;
 use crate::lora::adapter::{Adapter, WeightDelta};
-use crate::model::ModelSpec;
-use crate::model::llama_cpp as llama;
-use candle_core::{DType, Device, Tensor};
+use crate::model::{ModelSpec, llama_cpp as llama};
+use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -22,35 +22,22 @@ const ALPHA: &str = "adapter.lora.alpha";
 /// cannot be written.
 pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
     adapter.check_model(path, model)?;
-    if let Some((module, _)) = adapter
-        .modules
-        .iter()
-        .find(|(_, delta)| delta.full.is_some())
-    {
-        return Err(Error::Unsupported {
-            what: format!("{module}, a full delta, in a GGUF adapter"),
-            reason: "llama.cpp has only factors; merge it instead".into(),
-        });
+    if let Some(module) = adapter.full_delta() {
+        let what = format!("{module}, a full delta, in a GGUF adapter");
+        let reason = "llama.cpp has only factors; merge it instead";
+        return Err(Error::unsupported(what, reason));
     }
-    if adapter.modules.is_empty() {
-        let hint = "tune some modules first";
-        return Err(Error::value("adapter", "at least one module", "none", hint));
-    }
+    adapter.check_not_empty()?;
     // There an alpha of 0 means a scale of 1; scales of 0 go into B.
-    let alphas = adapter
-        .modules
-        .values()
-        .map(|delta| delta.scale * delta.rank() as f64);
-    let alpha = alphas.map(|a| a as f32).find(|a| *a != 0.).unwrap_or(1.);
+    let deltas = adapter.modules.values();
+    let mut alphas = deltas.map(|delta| (delta.scale * delta.rank() as f64) as f32);
+    let alpha = alphas.find(|a| *a != 0.).unwrap_or(1.);
     let mut file = GgufWriter::new("llama");
     file.text("general.type", "adapter");
     file.text("adapter.type", "lora");
     file.set(ALPHA, Value::F32(alpha));
     for (module, delta) in &adapter.modules {
-        let numbers = |t: &Tensor| -> Result<Vec<f32>> {
-            Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-        };
-        let (a, mut b) = (numbers(&delta.a)?, numbers(&delta.b)?);
+        let (a, mut b) = (Table::of(&delta.a)?.data, Table::of(&delta.b)?.data);
         let (o, i) = module.kind.shape(model);
         // 1 where all scales are equal
         let factor = (delta.scale / (f64::from(alpha) / delta.rank() as f64)) as f32;
@@ -74,8 +61,8 @@ pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
 /// When it is not a plain LoRA adapter (errors say what it is), or does not fit the model.
 pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     let file = Gguf::open(path)?;
+    let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
     let wrong = |place: String, expected: String, found: String| {
-        let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
         Error::content(path, place, expected, found, hint)
     };
     for (key, expected) in [
@@ -83,64 +70,42 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
         ("general.architecture", "llama"),
         ("adapter.type", "lora"),
     ] {
-        let found = file.text(key)?.unwrap_or("nothing");
-        if found != expected {
-            return Err(wrong(
-                format!("`{key}`"),
-                format!("`{expected}`"),
-                format!("`{found}`"),
-            ));
-        }
+        file.expect_text(key, expected, hint)?;
     }
     if file.value("adapter.alora.invocation_tokens").is_some() {
-        return Err(Error::Unsupported {
-            what: format!("{}: an activated LoRA", path.display()),
-            reason: "tokens switch it on; only plain LoRA is supported".into(),
-        });
+        let what = format!("{}: an activated LoRA", path.display());
+        let reason = "tokens switch it on; only plain LoRA is supported";
+        return Err(Error::unsupported(what, reason));
     }
     let alpha = file.number(ALPHA)?.unwrap_or(0.);
     let mut modules = BTreeMap::new();
-    for name in file.tensors().keys() {
-        let place = || format!("tensor `{name}`");
-        let weight = name
-            .strip_suffix(".lora_a")
-            .or(name.strip_suffix(".lora_b"));
-        let module = weight
-            .and_then(llama::module)
-            .filter(|s| s.layer < model.layers);
-        let Some(module) = module else {
+    for (name, info) in file.tensors() {
+        let a_of = name.strip_suffix(".lora_a");
+        let weight = a_of.or(name.strip_suffix(".lora_b"));
+        let module = weight.and_then(llama::module);
+        let Some(module) = module.filter(|module| module.layer < model.layers) else {
             let expected = format!("a factor of a weight of blocks 0 to {}", model.layers - 1);
-            return Err(wrong(place(), expected, format!("`{name}`")));
+            let (place, found) = (format!("tensor `{name}`"), format!("`{name}`"));
+            return Err(wrong(place, expected, found));
         };
-        if let Some(weight) = name.strip_suffix(".lora_b") {
-            let a = format!("{weight}.lora_a");
-            match file.tensor(&a) {
-                Some(_) => continue,
-                None => {
-                    return Err(wrong(
-                        format!("tensor `{a}`"),
-                        "a tensor".into(),
-                        "nothing".into(),
-                    ));
-                }
+        if a_of.is_none() {
+            let a = format!("{}.lora_a", llama::name(module));
+            if file.tensor(&a).is_none() {
+                let expected = "a tensor".to_owned();
+                return Err(wrong(format!("tensor `{a}`"), expected, "nothing".into()));
             }
+            continue;
         }
         let (o, i) = module.kind.shape(model);
-        let rank = file
-            .tensor(name)
-            .and_then(|t| t.shape.first())
-            .copied()
-            .unwrap_or(0);
+        let rank = info.shape.first().copied().unwrap_or(0);
         let take = |suffix: &str, shape: [usize; 2]| -> Result<Vec<f32>> {
             let name = format!("{}.{suffix}", llama::name(module));
-            match file.tensor(&name) {
-                Some(t) if t.shape == shape && rank > 0 => numbers(&file, &name),
-                other => Err(wrong(
-                    format!("tensor `{name}`"),
-                    format!("shape {shape:?}, of rank 1 or more"),
-                    other.map_or("nothing".into(), |t| format!("{:?}", t.shape)),
-                )),
-            }
+            let found = match file.tensor(&name) {
+                Some(t) if t.shape == shape && rank > 0 => return numbers(&file, &name),
+                other => other.map_or("nothing".into(), |t| format!("{:?}", t.shape)),
+            };
+            let expected = format!("shape {shape:?}, of rank 1 or more");
+            Err(wrong(format!("tensor `{name}`"), expected, found))
         };
         let a = take("lora_a", [rank, i])?;
         let mut b = take("lora_b", [o, rank])?;
@@ -150,31 +115,24 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
         let delta = WeightDelta {
             a: Tensor::from_vec(a, (rank, i), &Device::Cpu)?,
             b: Tensor::from_vec(b, (o, rank), &Device::Cpu)?,
-            scale: match alpha {
-                0. => 1.,
-                alpha => alpha / rank as f64,
-            },
+            scale: if alpha == 0. { 1. } else { alpha / rank as f64 },
             full: None,
         };
         modules.insert(module, delta);
     }
-    match modules.is_empty() {
-        true => Err(wrong(
-            "tensors".into(),
-            "at least one `lora_a`".into(),
-            "none".into(),
-        )),
-        false => Ok(Adapter { modules }),
+    if modules.is_empty() {
+        let expected = "at least one `lora_a`".to_owned();
+        return Err(wrong("tensors".into(), expected, "none".into()));
     }
+    Ok(Adapter { modules })
 }
 
 /// A factor in f32; llama.cpp's converter writes it in 16 bits too.
 fn numbers(file: &Gguf, name: &str) -> Result<Vec<f32>> {
-    let dtype = file.tensor(name).map(|t| t.dtype);
-    let data: Vec<f32> = match dtype {
+    let data = match file.tensor(name).map(|t| t.dtype) {
         Some(GgmlDType::F16 | GgmlDType::BF16) => {
             let tensor = file.quantized(name, &Device::Cpu)?;
-            tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?
+            Table::of(&tensor.dequantize(&Device::Cpu)?)?.data
         }
         _ => file.floats(name)?,
     };

@@ -9,7 +9,7 @@ use candle_core::{D, Tensor};
 pub enum Representation {
     /// `m (1 - cos(h, d)) / 2`.
     In,
-    /// The same with -d.
+    /// `m (1 + cos(h, d)) / 2`: [`Representation::In`] with -d.
     InNegative,
     /// `|cos(h, d)|`.
     Out,
@@ -39,12 +39,11 @@ pub fn representation_loss(h: &Tensor, d: &Tensor, kind: Representation, m: f64)
     let norms = (h.sqr()?.sum(D::Minus1)?.sqrt()?
         * d.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()? as f64)?;
     let cos = (dots / norms)?;
-    let mean = match kind {
+    Ok(match kind {
         Representation::In => ((1. - cos)?.mean_all()? * (m / 2.))?,
         Representation::InNegative => ((1. + cos)?.mean_all()? * (m / 2.))?,
         Representation::Out => cos.abs()?.mean_all()?,
-    };
-    Ok(mean)
+    })
 }
 
 /// One labelled prompt: its row of the logits and its two answer tokens.

@@ -1,4 +1,4 @@
-//! Keys and values of the tokens computed so far.
+//! The key/value cache of a forward.
 
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -47,34 +47,32 @@ impl KeyValueCache {
         all.all(|n| n == first).then_some(first)
     }
 
-    /// A cache for `layers` blocks with capacity for `room` tokens. Its lowest `known` blocks
+    /// A cache for `layers` blocks with capacity for `capacity` tokens. Its lowest `known` blocks
     /// hold the tokens `rows` of this one, in that order: a forward that starts above these
     /// blocks needs them.
     ///
     /// # Errors
     /// When this cache lacks one of those blocks or tokens.
-    pub fn below(&self, known: usize, rows: &[u32], layers: usize, room: usize) -> Result<Self> {
-        let mut cache = Self::keeping(layers, room);
-        let lacking = || {
-            let found = format!("{} blocks of {} tokens", self.layers.len(), self.rows);
-            Error::value(
-                "cache",
-                format!("{known} filled blocks"),
-                found,
-                "fill it first",
-            )
-        };
+    pub fn below(
+        &self,
+        known: usize,
+        rows: &[u32],
+        layers: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        let mut cache = Self::keeping(layers, capacity);
         for layer in 0..known {
-            let from = self.layers.get(layer).ok_or_else(lacking)?;
-            let (Some(k), Some(v)) = (from.k()?, from.v()?) else {
-                return Err(lacking());
+            let from = self.layers.get(layer);
+            let filled = from.and_then(|from| Some((from.k().transpose()?, from.v().transpose()?)));
+            let Some((k, v)) = filled else {
+                let found = format!("{} blocks of {} tokens", self.layers.len(), self.rows);
+                let expected = format!("{known} filled blocks");
+                return Err(Error::value("cache", expected, found, "fill it first"));
             };
+            let (k, v) = (k?, v?);
             let index = Tensor::new(rows, k.device())?;
-            cache.append(
-                layer,
-                k.index_select(&index, 0)?,
-                v.index_select(&index, 0)?,
-            )?;
+            let (k, v) = (k.index_select(&index, 0)?, v.index_select(&index, 0)?);
+            cache.append(layer, k, v)?;
         }
         Ok(cache)
     }

@@ -17,11 +17,8 @@ pub fn module(name: &str) -> Option<TargetModule> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let weight = rest.strip_suffix(".weight")?;
     let kind = ModuleKind::ALL.into_iter().find(|p| short(*p) == weight)?;
-    let module = TargetModule {
-        layer: layer.parse().ok()?,
-        kind,
-    };
-    (self::name(module) == name).then_some(module)
+    let layer = layer.parse().ok()?;
+    Some(TargetModule { layer, kind }).filter(|module| self::name(*module) == name)
 }
 
 fn short(p: ModuleKind) -> &'static str {

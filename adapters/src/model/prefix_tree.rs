@@ -55,18 +55,13 @@ impl PrefixTree {
         mask: impl Fn(usize) -> TokenMask,
     ) -> Vec<u32> {
         let mut parent = parent;
-        ids.iter()
-            .enumerate()
-            .map(|(i, &id)| {
-                let mask = mask(i);
-                let token = match self.children.get(&(parent, id, mask)) {
-                    Some(&token) => token,
-                    None => self.push(parent, id, mask),
-                };
-                parent = Some(token);
-                token
-            })
-            .collect()
+        let token = |(i, &id): (usize, &u32)| {
+            let known = self.children.get(&(parent, id, mask(i))).copied();
+            let token = known.unwrap_or_else(|| self.push(parent, id, mask(i)));
+            parent = Some(token);
+            token
+        };
+        ids.iter().enumerate().map(token).collect()
     }
 
     /// The tokens of a sequence with masks of 0, if the tree holds all of them.
@@ -84,8 +79,8 @@ impl PrefixTree {
         self.ids.push(id);
         self.parents.push(parent);
         self.masks.push(mask);
-        self.positions
-            .push(parent.map_or(0, |p| self.positions[p as usize] + 1));
+        let position = parent.map_or(0, |p| self.positions[p as usize] + 1);
+        self.positions.push(position);
         if let Some(p) = parent {
             self.spans.extend_from_within(self.own_spans(p as usize));
         }
@@ -135,7 +130,7 @@ impl PrefixTree {
     }
 
     /// Ancestors of `tokens`, themselves included.
-    pub fn ancestry_of(&self, tokens: &[u32]) -> Ancestors {
+    pub fn ancestors_of(&self, tokens: &[u32]) -> Ancestors {
         let (mut spans, mut offsets) = (Vec::new(), vec![0]);
         for &token in tokens {
             spans.extend_from_slice(&self.spans[self.own_spans(token as usize)]);
@@ -145,14 +140,11 @@ impl PrefixTree {
     }
 
     /// Ancestors of the tokens of `range`, themselves included.
-    pub fn ancestry(&self, range: Range<usize>) -> Ancestors {
-        let base = self.offsets[range.start];
-        let (from, to) = (base as usize, self.offsets[range.end] as usize);
+    pub fn ancestors(&self, range: Range<usize>) -> Ancestors {
+        let (first, last) = (self.offsets[range.start], self.offsets[range.end]);
         let offsets = &self.offsets[range.start..=range.end];
-        Ancestors::new(
-            self.spans[from..to].to_vec(),
-            offsets.iter().map(|o| o - base).collect(),
-        )
+        let offsets = offsets.iter().map(|offset| offset - first).collect();
+        Ancestors::new(self.spans[first as usize..last as usize].to_vec(), offsets)
     }
 }
 

@@ -36,15 +36,13 @@ impl ModelSpec {
     /// # Errors
     /// When one does not.
     pub fn check_layers(&self, layers: &[usize]) -> Result<()> {
-        match layers.iter().find(|&&l| l >= self.layers) {
-            None => Ok(()),
-            Some(l) => Err(Error::value(
-                "layers",
-                format!("layers 0 to {}", self.layers - 1),
-                format!("layer {l}"),
-                format!("{} has {} blocks, counted from 0", self.name, self.layers),
-            )),
-        }
+        let Some(l) = layers.iter().find(|l| **l >= self.layers) else {
+            return Ok(());
+        };
+        let (name, layers) = (&self.name, self.layers);
+        let (expected, found) = (format!("layers 0 to {}", layers - 1), format!("layer {l}"));
+        let hint = format!("{name} has {layers} blocks, counted from 0");
+        Err(Error::value("layers", expected, found, hint))
     }
 }
 
@@ -113,10 +111,8 @@ impl TargetModule {
     pub fn parse(path: &str) -> Option<Self> {
         let (layer, rest) = path.strip_prefix("model.layers.")?.split_once('.')?;
         let kind = ModuleKind::ALL.into_iter().find(|p| p.path() == rest)?;
-        Some(Self {
-            layer: layer.parse().ok()?,
-            kind,
-        })
+        let layer = layer.parse().ok()?;
+        Some(Self { layer, kind })
     }
 }
 

@@ -66,19 +66,14 @@ pub(super) fn in_pieces(
             .reshape((heads, n, head_dim))
     };
     let q = split(q, m, heads)?;
-    let (k, v) = (
-        repeat(split(k, n, kv_heads)?)?,
-        repeat(split(v, n, kv_heads)?)?,
-    );
+    let [k, v] = [k, v].map(|t| repeat(split(t, n, kv_heads)?));
+    let (k, v) = (k?, v?);
     let scale = 1. / (head_dim as f64).sqrt();
     let mut pieces = Vec::new();
     for (i, mask) in ancestors.masks(piece, q.device())?.iter().enumerate() {
         let (_, tokens, n) = mask.dims3()?;
-        let (q, k, v) = (
-            q.narrow(1, i * piece, tokens)?,
-            k.narrow(1, 0, n)?,
-            v.narrow(1, 0, n)?,
-        );
+        let (k, v) = (k.narrow(1, 0, n)?, v.narrow(1, 0, n)?);
+        let q = q.narrow(1, i * piece, tokens)?;
         let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
         let scores = scores.broadcast_add(mask)?; // (heads, tokens, n)
         let weights = candle_nn::ops::softmax(&scores, 2)?;

@@ -6,20 +6,17 @@
 //! that the tests compare the kernels with.
 
 mod attention;
-mod half_block;
 mod linear;
 mod row_wise;
-mod target_loss;
 
 #[cfg(test)]
 mod tests;
 
 pub use attention::{attention, attention_composed};
-pub use half_block::{attention_half, attention_half_composed, mlp_half, mlp_half_composed};
 pub(crate) use linear::like;
+pub use linear::{attention_half, attention_half_composed, mlp_half, mlp_half_composed};
 pub use linear::{frozen_linear, frozen_linear_composed, lora_linear, lora_linear_composed};
-pub use reptune_kernels::{
-    Factors, FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, Target, in_pool,
-};
+pub use reptune_kernels::{Factors, FrozenAttention, FrozenMatrix, FrozenMlp};
+pub use reptune_kernels::{Rotation, Target, in_pool};
 pub use row_wise::{rms_norm, rms_norm_composed, rotary, rotary_composed, swiglu, swiglu_composed};
-pub use target_loss::{target_loss, target_loss_composed};
+pub use row_wise::{target_loss, target_loss_composed};

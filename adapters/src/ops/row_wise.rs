@@ -1,11 +1,10 @@
-//! Operations on each token for itself: norm, rotation and gated activation.
+//! Operations on each token for itself: norm, rotation, gated activation and loss.
 
 use candle_core::{D, DType, Result, Tensor};
-use reptune_kernels::{self as kernels, Rotation, takes};
+use reptune_kernels::{self as kernels, Rotation, Target, takes};
 
-/// Normalises every row to a root mean square of 1 and scales its columns.
-///
-/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`
+/// Normalises every row to a root mean square of 1 and scales its columns:
+/// `y[n] = w * x[n] / sqrt(mean(x[n]^2) + eps)`.
 ///
 /// Shapes: `x` (N, H), `weight` (H,), result (N, H).
 ///
@@ -30,10 +29,9 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
         .broadcast_mul(weight)
 }
 
-/// Rotates every head of every token by the angles of its position; the pairs are
-/// (i, i + D / 2), as in Hugging Face's Llama.
-///
-/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`
+/// Rotates every head of every token by the angles of its position:
+/// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`. The pairs are (i, i + D / 2), as in Hugging Face's
+/// Llama.
 ///
 /// Shapes: `x` (N, heads * D), result the same.
 ///
@@ -61,9 +59,7 @@ pub fn rotary_composed(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     Tensor::cat(&[y1, y2], 2)?.reshape((n, width))
 }
 
-/// Multiplies `up` by the SiLU of `gate`.
-///
-/// `y = gate * sigmoid(gate) * up`
+/// Multiplies `up` by the SiLU of `gate`: `y = gate * sigmoid(gate) * up`.
 ///
 /// Shapes: all (N, I).
 ///
@@ -82,4 +78,38 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// When the shapes differ.
 pub fn swiglu_composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
+}
+
+/// Sum of weighted cross-entropies.
+///
+/// `loss = sum_t weight_t * (logsumexp(logits[row_t]) - logits[row_t, token_t])`
+///
+/// A soft label is two targets of half weight; a token that several prompts share has the
+/// targets of all of them.
+///
+/// Shapes: `logits` (N, V), result a scalar.
+///
+/// # Errors
+/// When a target lies outside of the logits.
+pub fn target_loss(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
+    match takes(logits) {
+        true => kernels::target_loss(logits, targets),
+        false => target_loss_composed(logits, targets),
+    }
+}
+
+/// [`target_loss`] composed of candle operations.
+///
+/// # Errors
+/// When a target lies outside of the logits.
+pub fn target_loss_composed(logits: &Tensor, targets: &[Target]) -> Result<Tensor> {
+    let column =
+        |f: &dyn Fn(&Target) -> u32| Tensor::from_iter(targets.iter().map(f), logits.device());
+    let logits = logits.to_dtype(DType::F32)?;
+    let logp = candle_nn::ops::log_softmax(&logits, 1)?.index_select(&column(&|t| t.row)?, 0)?; // (targets, V)
+    let picked = logp
+        .gather(&column(&|t| t.token)?.unsqueeze(1)?, 1)?
+        .squeeze(1)?;
+    let weights = Tensor::from_iter(targets.iter().map(|t| t.weight), logits.device())?;
+    (picked * weights)?.sum_all()?.neg()
 }

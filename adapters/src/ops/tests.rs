@@ -124,12 +124,12 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         vec![6, 1],
         vec![1, 2, 3, 7],
     ];
-    let long: Vec<u32> = (0..57).collect(); // two rows more than a group has room for
+    let long: Vec<u32> = (0..57).collect(); // two rows more than a group has directory for
     // computed row by row, as tables, and both
     for prompts in [&short[..], &[long[..12].to_vec()], &[long]] {
-        let (forest, _) = PrefixTree::pack(prompts);
-        let n = forest.len();
-        let ancestry = Arc::new(forest.ancestry(0..n));
+        let (tree, _) = PrefixTree::pack(prompts);
+        let n = tree.len();
+        let ancestors = Arc::new(tree.ancestors(0..n));
         let inputs = [
             random(7, &[n, 4 * 8]),
             random(8, &[n, 2 * 8]),
@@ -137,13 +137,13 @@ fn attention_on_a_forest_has_its_gradient() -> Result<()> {
         ];
         check(
             &inputs,
-            &|x| attention(&x[0], &x[1], &x[2], &ancestry, 8),
-            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+            &|x| attention(&x[0], &x[1], &x[2], &ancestors, 8),
+            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestors, 8),
         )?;
         check(
             &inputs,
-            &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], (&ancestry, 3), 8),
-            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestry, 8),
+            &|x| super::attention::in_pieces(&x[0], &x[1], &x[2], (&ancestors, 3), 8),
+            &|x| attention_composed(&x[0], &x[1], &x[2], &ancestors, 8),
         )?;
     }
     Ok(())
@@ -186,14 +186,14 @@ fn low_rank_linear_has_its_gradients() -> Result<()> {
     )
 }
 
-fn forest_of_four() -> (PrefixTree, Arc<crate::model::Ancestors>, Rotation) {
-    let (forest, _) = PrefixTree::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
-    let n = forest.len();
-    let ancestry = Arc::new(forest.ancestry(0..n));
+fn tree_of_four() -> (PrefixTree, Arc<crate::model::Ancestors>, Rotation) {
+    let (tree, _) = PrefixTree::pack(&[vec![1, 2, 3, 4], vec![1, 2, 5], vec![6, 1]]);
+    let n = tree.len();
+    let ancestors = Arc::new(tree.ancestors(0..n));
     let angles = flat(&random(30, &[n * 4]));
     let cos = angles.iter().map(|a| a.cos()).collect();
     let sin = angles.iter().map(|a| a.sin()).collect();
-    (forest, ancestry, Rotation::new(cos, sin, 4))
+    (tree, ancestors, Rotation::new(cos, sin, 4))
 }
 
 fn frozen(seed: u64, outputs: usize, inputs: usize) -> Arc<dyn FrozenMatrix> {
@@ -207,9 +207,9 @@ fn of<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<Factors<'a>> {
 /// What is kept and what is computed again gives the same gradients, bit for bit.
 #[test]
 fn halves_of_a_block_have_their_gradient() -> Result<()> {
-    let (forest, ancestry, rotation) = forest_of_four();
-    let rows = (&rotation, &ancestry);
-    let x = random(20, &[forest.len(), 12]);
+    let (tree, ancestors, rotation) = tree_of_four();
+    let rows = (&rotation, &ancestors);
+    let x = random(20, &[tree.len(), 12]);
     let mlp = Arc::new(FrozenMlp {
         norm: random(21, &[12]),
         eps: 1e-5,
@@ -302,9 +302,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         let x = Var::from_tensor(&x)?;
         let y = attention_half(x.as_tensor(), &attention, [None; 4], rows, keep)?;
         let y = mlp_half(&y, &mlp, [None; 3], keep)?;
-        let store = (y * random(29, &[forest.len(), 12]))?
-            .sum_all()?
-            .backward()?;
+        let store = (y * random(29, &[tree.len(), 12]))?.sum_all()?.backward()?;
         Ok(flat(store.get(&x).expect("a gradient")))
     };
     assert_eq!(

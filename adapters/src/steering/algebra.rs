@@ -36,12 +36,9 @@ impl DirectionSet {
     /// When the factor is zero or not finite.
     pub fn scaled(&self, factor: f64) -> Result<Self> {
         if factor == 0. || !factor.is_finite() {
-            return Err(Error::value(
-                "factor",
-                "a finite number other than 0",
-                factor.to_string(),
-                "a direction needs a non-zero norm",
-            ));
+            let (expected, found) = ("a finite number other than 0", factor.to_string());
+            let hint = "a direction needs a non-zero norm";
+            return Err(Error::value("factor", expected, found, hint));
         }
         let sign = factor.signum() as f32;
         let scaled = |d: &Direction| Direction {
@@ -72,12 +69,7 @@ impl DirectionSet {
         for (&layer, a) in &self.layers {
             let mut basis: Vec<Vec<f64>> = Vec::new();
             for other in others {
-                let b = other
-                    .layers
-                    .get(&layer)
-                    .ok_or_else(|| missing(layer, &other.provenance.method, &other.layers))?;
-                check_width(layer, a, b)?;
-                let rest = rejected(unit(b), &basis);
+                let rest = rejected(unit(other.paired(layer, a)?), &basis);
                 let norm = dot(&rest, &rest).sqrt();
                 // What depends on the earlier ones adds nothing to their span.
                 if norm > NOTHING {
@@ -86,12 +78,10 @@ impl DirectionSet {
             }
             let rest = rejected(unit(a), &basis);
             if dot(&rest, &rest).sqrt() <= NOTHING {
-                return Err(Error::value(
-                    format!("direction at layer {layer}"),
-                    "a part outside of the directions that are projected out",
-                    "none",
-                    "leave out one of those directions, or this layer",
-                ));
+                let what = format!("direction at layer {layer}");
+                let expected = "a part outside of the directions that are projected out";
+                let hint = "leave out one of those directions, or this layer";
+                return Err(Error::value(what, expected, "none", hint));
             }
             let rest: Vec<f64> = rest.iter().map(|x| x * a.norm).collect();
             layers.insert(layer, Direction::new(&rest)?);
@@ -106,32 +96,26 @@ impl DirectionSet {
     fn combine(&self, other: &Self, sign: f64, symbol: &str) -> Result<Self> {
         self.check_same_model(other)?;
         if let Some(layer) = other.layers.keys().find(|l| !self.layers.contains_key(l)) {
-            return Err(missing(*layer, &self.provenance.method, &self.layers));
+            return Err(self.missing(*layer));
         }
         let mut layers = BTreeMap::new();
         for (&layer, a) in &self.layers {
-            let b = other
-                .layers
-                .get(&layer)
-                .ok_or_else(|| missing(layer, &other.provenance.method, &other.layers))?;
-            check_width(layer, a, b)?;
-            let v: Vec<f64> = (a.unit.iter().zip(&b.unit))
+            let b = other.paired(layer, a)?;
+            let pairs = a.unit.iter().zip(&b.unit);
+            let v: Vec<f64> = pairs
                 .map(|(x, y)| f64::from(*x) * a.norm + sign * f64::from(*y) * b.norm)
                 .collect();
             if dot(&v, &v).sqrt() <= NOTHING * (a.norm + b.norm) {
-                return Err(Error::value(
-                    format!("direction at layer {layer}"),
-                    format!("a {symbol} b other than zero"),
-                    "two directions that cancel",
-                    "combine directions of different behaviours",
-                ));
+                let what = format!("direction at layer {layer}");
+                let expected = format!("a {symbol} b other than zero");
+                let found = "two directions that cancel";
+                let hint = "combine directions of different behaviours";
+                return Err(Error::value(what, expected, found, hint));
             }
             layers.insert(layer, Direction::new(&v)?);
         }
-        Ok(Self {
-            layers,
-            provenance: joined(&self.provenance, symbol, &other.provenance),
-        })
+        let provenance = joined(&self.provenance, symbol, &other.provenance);
+        Ok(Self { layers, provenance })
     }
 
     fn check_same_model(&self, other: &Self) -> Result<()> {
@@ -139,34 +123,33 @@ impl DirectionSet {
         if a.model_fingerprint == b.model_fingerprint {
             return Ok(());
         }
-        Err(Error::value(
-            format!("directions ({})", b.method),
-            format!("directions of the same model, {}", a.model),
-            format!("directions of {}", b.model),
-            "directions of different models do not share a space",
-        ))
+        let what = format!("directions ({})", b.method);
+        let expected = format!("directions of the same model, {}", a.model);
+        let found = format!("directions of {}", b.model);
+        let hint = "directions of different models do not share a space";
+        Err(Error::value(what, expected, found, hint))
     }
-}
 
-fn missing(layer: usize, of: &str, layers: &BTreeMap<usize, Direction>) -> Error {
-    Error::value(
-        format!("directions ({of})"),
-        format!("a direction for layer {layer}, as the other set has"),
-        format!("layers {:?}", layers.keys().collect::<Vec<_>>()),
-        "extract both sets at the same layers",
-    )
-}
-
-fn check_width(layer: usize, a: &Direction, b: &Direction) -> Result<()> {
-    if a.unit.len() == b.unit.len() {
-        return Ok(());
+    /// The direction of this set at `layer`, of the width of `a`.
+    fn paired(&self, layer: usize, a: &Direction) -> Result<&Direction> {
+        let b = self.layers.get(&layer);
+        let b = b.ok_or_else(|| self.missing(layer))?;
+        if a.unit.len() == b.unit.len() {
+            return Ok(b);
+        }
+        let what = format!("direction at layer {layer}");
+        let (expected, found) = (format!("width {}", a.unit.len()), b.unit.len().to_string());
+        let hint = "combine directions of one model";
+        Err(Error::value(what, expected, found, hint))
     }
-    Err(Error::value(
-        format!("direction at layer {layer}"),
-        format!("width {}", a.unit.len()),
-        b.unit.len().to_string(),
-        "combine directions of one model",
-    ))
+
+    fn missing(&self, layer: usize) -> Error {
+        let what = format!("directions ({})", self.provenance.method);
+        let expected = format!("a direction for layer {layer}, as the other set has");
+        let found = format!("layers {:?}", self.layers.keys().collect::<Vec<_>>());
+        let hint = "extract both sets at the same layers";
+        Error::value(what, expected, found, hint)
+    }
 }
 
 fn unit(d: &Direction) -> Vec<f64> {
@@ -190,15 +173,13 @@ fn rejected(mut v: Vec<f64>, basis: &[Vec<f64>]) -> Vec<f64> {
 /// The provenance of a combination: the method spells out the operation, the recipe is one
 /// hash over both where they differ, counts are those of the smaller set.
 fn joined(a: &Provenance, symbol: &str, b: &Provenance) -> Provenance {
-    let recipe = if a.recipe == b.recipe {
-        a.recipe.clone()
-    } else {
-        files::sha256([a.recipe.as_bytes(), symbol.as_bytes(), b.recipe.as_bytes()])
+    let recipe = match a.recipe == b.recipe {
+        true => a.recipe.clone(),
+        false => files::sha256([&a.recipe, symbol, &b.recipe].map(str::as_bytes)),
     };
-    let rows = if a.rows == b.rows {
-        a.rows.clone()
-    } else {
-        format!("({}) {symbol} ({})", a.rows, b.rows)
+    let rows = match a.rows == b.rows {
+        true => a.rows.clone(),
+        false => format!("({}) {symbol} ({})", a.rows, b.rows),
     };
     Provenance {
         recipe,

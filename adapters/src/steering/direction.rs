@@ -1,10 +1,10 @@
 //! Directions in the residual stream, and the file that holds a set of them.
 
 use crate::error::{Error, Result};
-use crate::formats::tables::{self, CONTENT_HASH, Table, content_hash_of_vectors};
+use crate::formats::tables::{self, CONTENT_HASH, Metadata, Table, Tables};
 use crate::model::ModelSpec;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How layers are counted in every file of this project: layer i is the output of block i,
@@ -30,12 +30,9 @@ impl Direction {
     pub fn new(v: &[f64]) -> Result<Self> {
         let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
         if norm == 0. || !norm.is_finite() {
-            return Err(Error::value(
-                "direction",
-                "a non-zero, finite vector",
-                format!("norm {norm}"),
-                "the positive and negative prompts may be the same",
-            ));
+            let (expected, found) = ("a non-zero, finite vector", format!("norm {norm}"));
+            let hint = "the positive and negative prompts may be the same";
+            return Err(Error::value("direction", expected, found, hint));
         }
         Ok(Self {
             unit: v.iter().map(|x| (x / norm) as f32).collect(),
@@ -87,15 +84,10 @@ impl DirectionSet {
     /// When the set has none for it.
     pub fn layer(&self, layer: usize) -> Result<&Direction> {
         self.layers.get(&layer).ok_or_else(|| {
-            Error::value(
-                "layers",
-                format!(
-                    "one of the layers of the direction set, {:?}",
-                    self.layers.keys().collect::<Vec<_>>()
-                ),
-                format!("layer {layer}"),
-                "choose another layer, or extract this one",
-            )
+            let layers: Vec<_> = self.layers.keys().collect();
+            let expected = format!("one of the layers of the direction set, {layers:?}");
+            let hint = "choose another layer, or extract this one";
+            Error::value("layers", expected, format!("layer {layer}"), hint)
         })
     }
 
@@ -104,20 +96,14 @@ impl DirectionSet {
     /// # Errors
     /// When a layer has no reference norm.
     pub fn natural_coeff(&self, layers: &[usize], fraction: f64) -> Result<f64> {
-        let norms = layers
-            .iter()
-            .map(|l| {
-                self.provenance.residual_norms.get(l).ok_or_else(|| {
-                    Error::value(
-                        "coeff_fraction",
-                        format!("a reference norm for layer {l} in the direction set"),
-                        "none",
-                        "give an absolute coeff",
-                    )
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(fraction * norms.iter().copied().sum::<f64>() / norms.len().max(1) as f64)
+        let known = &self.provenance.residual_norms;
+        if let Some(l) = layers.iter().find(|l| !known.contains_key(l)) {
+            let expected = format!("a reference norm for layer {l} in the direction set");
+            let hint = "give an absolute coeff";
+            return Err(Error::value("coeff_fraction", expected, "none", hint));
+        }
+        let sum: f64 = layers.iter().map(|l| known[l]).sum();
+        Ok(fraction * sum / layers.len().max(1) as f64)
     }
 
     /// Writes tensors `layer.{i}` (F32, (H,)) with provenance as metadata.
@@ -125,23 +111,25 @@ impl DirectionSet {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let (tables, mut metadata) = (self.tables(), self.metadata());
-        let hash = content_hash_of_vectors(&tables, &metadata);
-        metadata.insert(CONTENT_HASH.to_owned(), hash);
+        let (tables, metadata) = self.stored(None);
         tables::write_tables(path, &tables, metadata)
     }
 
-    /// Everything but the vectors and the hash, as text.
-    pub(crate) fn metadata(&self) -> HashMap<String, String> {
-        let norms: BTreeMap<usize, f64> = self.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
-        let p = &self.provenance;
+    /// The vectors as `layer.{i}`, and everything else as text, with `more` and a hash.
+    pub(crate) fn stored(&self, more: Option<(&str, String)>) -> (Tables, Metadata) {
+        let tables = self.layers.iter().map(|(l, d)| {
+            let (shape, data) = (vec![d.unit.len()], d.unit.clone());
+            (format!("layer.{l}"), Table { shape, data })
+        });
+        let tables = tables.collect();
         // As text: JSON readers differ in the last bit of a number.
-        let json = |x: &BTreeMap<usize, f64>| {
-            let text: BTreeMap<usize, String> =
-                x.iter().map(|(l, x)| (*l, x.to_string())).collect();
+        let json = |numbers: &mut dyn Iterator<Item = (&usize, &f64)>| {
+            let text: BTreeMap<_, _> = numbers.map(|(l, x)| (*l, x.to_string())).collect();
             serde_json::to_string(&text).unwrap_or_default()
         };
-        let metadata = [
+        let p = &self.provenance;
+        let origin = Some(("origin", p.origin.clone())).filter(|_| !p.origin.is_empty());
+        let fields = [
             ("format", FORMAT.into()),
             ("layer_convention", LAYER_CONVENTION.into()),
             ("model", p.model.clone()),
@@ -152,29 +140,17 @@ impl DirectionSet {
             ("rows", p.rows.clone()),
             ("pairs", p.pairs.to_string()),
             ("pairs_captured", p.pairs_captured.to_string()),
-            ("residual_norms", json(&p.residual_norms)),
-            ("norms", json(&norms)),
-            ("origin", p.origin.clone()),
+            ("residual_norms", json(&mut p.residual_norms.iter())),
+            (
+                "norms",
+                json(&mut self.layers.iter().map(|(l, d)| (l, &d.norm))),
+            ),
         ];
-        metadata
-            .into_iter()
-            .filter(|(k, v)| *k != "origin" || !v.is_empty())
-            .map(|(k, v)| (k.to_owned(), v))
-            .collect()
-    }
-
-    /// The vectors, `layer.{i}`.
-    pub(crate) fn tables(&self) -> BTreeMap<String, Table> {
-        self.layers
-            .iter()
-            .map(|(l, d)| {
-                let table = Table {
-                    shape: vec![d.unit.len()],
-                    data: d.unit.clone(),
-                };
-                (format!("layer.{l}"), table)
-            })
-            .collect()
+        let fields = fields.into_iter().chain(origin).chain(more);
+        let mut metadata: Metadata = fields.map(|(k, v)| (k.to_owned(), v)).collect();
+        let hash = tables::content_hash_of_vectors(&tables, &metadata);
+        metadata.insert(CONTENT_HASH.to_owned(), hash);
+        (tables, metadata)
     }
 
     /// Reads a file written by [`DirectionSet::save`].
@@ -186,83 +162,46 @@ impl DirectionSet {
         Self::from_tables(path, tables, &metadata)
     }
 
-    /// The set with these [`DirectionSet::tables`] and [`DirectionSet::metadata`] and their
-    /// hash; errors name `path`.
-    pub(crate) fn from_tables(
-        path: &Path,
-        tables: BTreeMap<String, Table>,
-        metadata: &HashMap<String, String>,
-    ) -> Result<Self> {
+    /// The set that was [`DirectionSet::stored`]; errors name `path`.
+    pub(crate) fn from_tables(path: &Path, tables: Tables, metadata: &Metadata) -> Result<Self> {
+        let hash = tables::content_hash_of_vectors(&tables, metadata);
+        for (key, expected) in [
+            ("layer_convention", LAYER_CONVENTION),
+            ("format", FORMAT),
+            (CONTENT_HASH, &hash),
+        ] {
+            let hint = "this is not a direction file of this project, or it was changed";
+            tables::expect((path, metadata), key, expected, hint)?;
+        }
         let get = |key: &str| metadata.get(key).cloned().unwrap_or_default();
-        let expect = |key: &str, expected: &str| {
-            let found = get(key);
-            if found == expected {
-                return Ok(());
-            }
-            Err(Error::content(
-                path,
-                format!("metadata `{key}`"),
-                format!("`{expected}`"),
-                if found.is_empty() {
-                    "nothing".into()
-                } else {
-                    format!("`{found}`")
-                },
-                "this is not a direction file of this project, or it was changed",
-            ))
-        };
-        expect("layer_convention", LAYER_CONVENTION)?;
-        expect("format", FORMAT)?;
-        expect(CONTENT_HASH, &content_hash_of_vectors(&tables, metadata))?;
         let map = |key: &str| -> Result<BTreeMap<usize, f64>> {
             let wrong = |found: String| {
-                Error::content(
-                    path,
-                    format!("metadata `{key}`"),
-                    "numbers by layer",
-                    found,
-                    "re-export the file",
-                )
+                let (place, hint) = (format!("metadata `{key}`"), "re-export the file");
+                Error::content(path, place, "numbers by layer", found, hint)
             };
             let text: BTreeMap<usize, String> =
-                serde_json::from_str(&get(key)).map_err(|e| wrong(e.to_string()))?;
+                serde_json::from_str(&get(key)).map_err(|e| wrong(e.to_string()).caused_by(e))?;
             let number = |(l, x): (usize, String)| Ok((l, x.parse().map_err(|_| wrong(x))?));
             text.into_iter().map(number).collect()
         };
         let norms = map("norms")?;
         let mut layers = BTreeMap::new();
-        let mut width = None;
-        for (name, table) in tables {
-            let layer: usize = name
-                .strip_prefix("layer.")
-                .and_then(|l| l.parse().ok())
-                .ok_or_else(|| {
-                    Error::content(
-                        path,
-                        format!("tensor `{name}`"),
-                        "a name such as `layer.3`",
-                        format!("`{name}`"),
-                        "remove the tensor",
-                    )
-                })?;
-            let hidden = *width.get_or_insert(table.data.len());
-            if table.shape != [hidden] {
-                return Err(Error::content(
-                    path,
-                    format!("tensor `{name}`"),
-                    format!("shape ({hidden},)"),
-                    format!("{:?}", table.shape),
-                    "re-export the file",
-                ));
+        let width = tables.values().next().map_or(0, |table| table.data.len());
+        for (name, Table { shape, data: unit }) in tables {
+            let wrong = |expected: &str, found: String, hint: &str| {
+                Error::content(path, format!("tensor `{name}`"), expected, found, hint)
+            };
+            let layer = name.strip_prefix("layer.").and_then(|l| l.parse().ok());
+            let layer: usize = layer.ok_or_else(|| {
+                let found = format!("`{name}`");
+                wrong("a name such as `layer.3`", found, "remove the tensor")
+            })?;
+            if shape != [width] {
+                let (expected, found) = (format!("shape ({width},)"), format!("{shape:?}"));
+                return Err(wrong(&expected, found, "re-export the file"));
             }
             let norm = norms.get(&layer).copied().unwrap_or(1.);
-            layers.insert(
-                layer,
-                Direction {
-                    unit: table.data,
-                    norm,
-                },
-            );
+            layers.insert(layer, Direction { unit, norm });
         }
         let number = |key: &str| get(key).parse().unwrap_or_default();
         Ok(Self {
@@ -287,38 +226,43 @@ impl DirectionSet {
     /// # Errors
     /// When it was not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
-        let misfit = |place: &str, expected: String, found: String| {
-            let hint = format!(
-                "the directions were made for {}; extract them again for this model",
-                self.provenance.model
-            );
+        let (p, name) = (&self.provenance, &model.name);
+        let made = format!("the directions were made for {}", p.model);
+        let again = format!("{made}; extract them again for this model");
+        let misfit = |place: &str, expected: String, found: String, hint: &str| {
             Err(Error::content(path, place, expected, found, hint))
         };
-        for (layer, d) in &self.layers {
-            if d.unit.len() != model.hidden {
-                return misfit(
-                    &format!("tensor `layer.{layer}`"),
-                    format!("width {} of {}", model.hidden, model.name),
-                    d.unit.len().to_string(),
-                );
+        for (layer, Direction { unit, .. }) in &self.layers {
+            if unit.len() != model.hidden {
+                let place = format!("tensor `layer.{layer}`");
+                let expected = format!("width {} of {name}", model.hidden);
+                return misfit(&place, expected, unit.len().to_string(), &again);
             }
         }
         if self.is_foreign() {
-            return self.check_foreign(path, model);
+            let hint = "the vectors belong to another model";
+            if let Some(layer) = self.layers.keys().find(|l| **l >= model.layers) {
+                let expected = format!("layers 0 to {} of {name}", model.layers - 1);
+                let place = format!("tensor of layer {layer}");
+                return misfit(&place, expected, format!("layer {layer}"), hint);
+            }
+            let plain = p.model.chars().filter(char::is_ascii_alphanumeric);
+            let plain: String = plain.map(|c| c.to_ascii_lowercase()).collect();
+            if ["", "llama", "llamaforcausallm"].contains(&&*plain) {
+                return Ok(());
+            }
+            let found = format!("`{}`", p.model);
+            return misfit("kind of model", "`llama`".into(), found, hint);
         }
-        if self.provenance.model_layers != model.layers {
-            return misfit(
-                "metadata `model_layers`",
-                format!("{} layers of {}", model.layers, model.name),
-                self.provenance.model_layers.to_string(),
-            );
+        if p.model_layers != model.layers {
+            let expected = format!("{} layers of {name}", model.layers);
+            let found = p.model_layers.to_string();
+            return misfit("metadata `model_layers`", expected, found, &again);
         }
-        if self.provenance.model_fingerprint != model.fingerprint {
-            return misfit(
-                "metadata `model_fingerprint`",
-                format!("{} of {}", short(&model.fingerprint), model.name),
-                short(&self.provenance.model_fingerprint).into(),
-            );
+        if p.model_fingerprint != model.fingerprint {
+            let expected = format!("{} of {name}", short(&model.fingerprint));
+            let found = short(&p.model_fingerprint).to_owned();
+            return misfit("metadata `model_fingerprint`", expected, found, &again);
         }
         Ok(())
     }
@@ -326,35 +270,6 @@ impl DirectionSet {
     /// Whether another program made the set. Such files name at most the kind of model.
     pub fn is_foreign(&self) -> bool {
         !self.provenance.origin.is_empty() && self.provenance.model_fingerprint.is_empty()
-    }
-
-    fn check_foreign(&self, path: &Path, model: &ModelSpec) -> Result<()> {
-        let hint = "the vectors belong to another model";
-        if let Some(layer) = self.layers.keys().find(|l| **l >= model.layers) {
-            let expected = format!("layers 0 to {} of {}", model.layers - 1, model.name);
-            let place = format!("tensor of layer {layer}");
-            return Err(Error::content(
-                path,
-                place,
-                expected,
-                format!("layer {layer}"),
-                hint,
-            ));
-        }
-        let plain = |name: &str| -> String {
-            let letters = name.chars().filter(char::is_ascii_alphanumeric);
-            letters.map(|c| c.to_ascii_lowercase()).collect()
-        };
-        match plain(&self.provenance.model).as_str() {
-            "" | "llama" | "llamaforcausallm" => Ok(()),
-            _ => Err(Error::content(
-                path,
-                "kind of model",
-                "`llama`",
-                format!("`{}`", self.provenance.model),
-                hint,
-            )),
-        }
     }
 }
 

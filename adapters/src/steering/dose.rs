@@ -44,28 +44,22 @@ impl Dose {
         operator: Operator,
     ) -> Result<BTreeMap<usize, f64>> {
         if !self.amount().is_finite() {
-            return Err(Error::value(
-                "coeff",
-                "a finite number",
-                self.amount().to_string(),
-                "give a signed multiplier such as 19.0",
-            ));
+            let hint = "give a signed multiplier such as 19.0";
+            let found = self.amount().to_string();
+            return Err(Error::value("coeff", "a finite number", found, hint));
         }
-        let norms: BTreeMap<usize, f64> = layers
-            .iter()
-            .map(|l| Ok((*l, set.layer(*l)?.norm)))
-            .collect::<Result<_>>()?;
+        let norms = layers.iter().map(|l| Ok((*l, set.layer(*l)?.norm)));
+        let norms = norms.collect::<Result<BTreeMap<usize, f64>>>()?;
         if norms.is_empty() {
             let hint = "for example `1-2`";
             return Err(Error::value("layers", "at least one", "none", hint));
         }
         let n = norms.len() as f64;
         let same = match (self, operator) {
-            (Self::Coeff(coeff) | Self::Total(coeff), Operator::Clamp) => coeff,
-            (Self::Coeff(coeff), _) => coeff,
+            (Self::Coeff(coeff), _) | (Self::Total(coeff), Operator::Clamp) => coeff,
             (Self::Total(total), _) => total / n,
             (Self::Fraction(fraction), Operator::Clamp) => set.natural_coeff(layers, fraction)?,
-            // As a total first: the same rounding as a dose given that way.
+            // As a total first: the same rounding as a dose given as a total.
             (Self::Fraction(f), _) => set.natural_coeff(layers, f)? * layers.len() as f64 / n,
             (Self::Strength(strength), _) => {
                 let scaled = |(layer, norm)| (layer, strength * norm);

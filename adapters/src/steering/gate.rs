@@ -1,8 +1,8 @@
 //! Gates: conditions under which an intervention acts (conditional steering, as in
 //! Lee et al., arXiv 2409.05907).
 //!
-//! A gate compares a token's projection on a direction with a threshold. It decides in one
-//! of two ways, and neither needs state in the runtime:
+//! A gate compares a token's projection on a direction with a threshold. It decides, without
+//! state in the runtime,
 //!
 //! - *every token*: each token is compared right before it is changed. A token at which the
 //!   gate is closed keeps its bits.
@@ -63,24 +63,16 @@ impl Gate {
     /// When the threshold is NaN, or the set lacks the layer that is read.
     pub fn new(set: &DirectionSet, decide: Decide, side: Side, threshold: f64) -> Result<Self> {
         if threshold.is_nan() {
-            return Err(Error::value(
-                "gate threshold",
-                "a number",
-                "NaN",
-                "give the projection at which the gate opens",
-            ));
+            let hint = "give the projection at which the gate opens";
+            return Err(Error::value("gate threshold", "a number", "NaN", hint));
         }
         if let Decide::OncePerPrompt { layer } = decide {
             set.layer(layer)?;
         }
-        let tensor = |unit: &Vec<f32>| Tensor::new(unit.as_slice(), &Device::Cpu);
-        let directions = set
-            .layers
-            .iter()
-            .map(|(l, d)| Ok((*l, tensor(&d.unit)?)))
-            .collect::<Result<_>>()?;
+        let tensor = |unit: &[f32]| Tensor::new(unit, &Device::Cpu);
+        let directions = set.layers.iter().map(|(l, d)| Ok((*l, tensor(&d.unit)?)));
         Ok(Self {
-            directions,
+            directions: directions.collect::<Result<_>>()?,
             decide,
             side,
             threshold,
@@ -98,12 +90,10 @@ impl Gate {
     /// When it has none.
     pub fn direction(&self, layer: usize) -> Result<&Tensor> {
         self.directions.get(&layer).ok_or_else(|| {
-            Error::value(
-                "gate",
-                format!("a gate direction for layer {layer}, which is steered"),
-                format!("layers {:?}", self.directions.keys().collect::<Vec<_>>()),
-                "use a direction set with that layer, or decide once per prompt",
-            )
+            let expected = format!("a gate direction for layer {layer}, which is steered");
+            let found = format!("layers {:?}", self.directions.keys().collect::<Vec<_>>());
+            let hint = "use a direction set with that layer, or decide once per prompt";
+            Error::value("gate", expected, found, hint)
         })
     }
 
@@ -123,25 +113,24 @@ impl Gate {
     /// When the gate has no direction for the layer, or its width differs.
     pub fn rows(&self, h: &Tensor, layer: usize, rows: &[u32]) -> Result<Vec<u32>> {
         let g = self.direction(layer)?;
-        let width = h.dims2()?.1;
-        if g.elem_count() != width {
-            return Err(Error::value(
-                format!("gate direction at layer {layer}"),
-                format!("width {width} of the residual stream"),
-                g.elem_count().to_string(),
-                "use directions of this model",
-            ));
-        }
+        check_width(format!("gate direction at layer {layer}"), g, h)?;
         let g = g.to_device(h.device())?.unsqueeze(1)?;
-        let picked = h
-            .detach()
-            .index_select(&Tensor::new(rows, h.device())?, 0)?
-            .to_dtype(DType::F32)?;
+        let index = Tensor::new(rows, h.device())?;
+        let picked = h.detach().index_select(&index, 0)?.to_dtype(DType::F32)?;
         let along: Vec<f32> = picked.matmul(&g)?.squeeze(1)?.to_vec1()?; // (rows,)
         let open = rows.iter().zip(along);
-        Ok(open
-            .filter(|(_, along)| self.opens(f64::from(*along)))
-            .map(|(row, _)| *row)
-            .collect())
+        let open = open.filter(|(_, along)| self.opens(f64::from(*along)));
+        Ok(open.map(|(row, _)| *row).collect())
     }
+}
+
+/// Refuses a direction that is not as wide as the rows of `h`.
+pub(super) fn check_width(what: String, direction: &Tensor, h: &Tensor) -> Result<()> {
+    let (width, found) = (h.dims2()?.1, direction.elem_count());
+    if found == width {
+        return Ok(());
+    }
+    let expected = format!("width {width} of the residual stream");
+    let hint = "use directions of this model";
+    Err(Error::value(what, expected, found.to_string(), hint))
 }

@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::model::prefix_tree::TokenMask;
 use crate::steering::direction::DirectionSet;
 use crate::steering::dose::Dose;
-use crate::steering::gate::{Decide, Gate};
-use crate::steering::operator::Operator;
+use crate::steering::gate::{Decide, Gate, check_width};
+use crate::steering::operator::{Operator, named};
 use crate::steering::positions::Positions;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -64,11 +64,7 @@ impl FromStr for HookPoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|p| p.name() == text);
-        found.ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::value("hook", names, format!("`{text}`"), "choose one of these")
-        })
+        named("hook", &Self::ALL, text)
     }
 }
 
@@ -94,8 +90,6 @@ pub struct Intervention {
 struct Steered {
     /// The unit direction (H,).
     unit: Tensor,
-    /// Its norm before normalising.
-    norm: f64,
     /// Its coefficient.
     coeff: f64,
 }
@@ -115,13 +109,8 @@ impl Intervention {
     ) -> Result<Self> {
         let mut steered = BTreeMap::new();
         for (layer, coeff) in dose.per_layer(set, layers, operator)? {
-            let direction = set.layer(layer)?;
-            let one = Steered {
-                unit: Tensor::new(direction.unit.as_slice(), &Device::Cpu)?,
-                norm: direction.norm,
-                coeff,
-            };
-            steered.insert(layer, one);
+            let unit = Tensor::new(&*set.layer(layer)?.unit, &Device::Cpu)?;
+            steered.insert(layer, Steered { unit, coeff });
         }
         Ok(Self {
             operator,
@@ -167,10 +156,8 @@ impl Intervention {
                 gate.direction(layer)?;
             }
         }
-        Ok(Self {
-            gate: Some(gate),
-            ..self
-        })
+        let gate = Some(gate);
+        Ok(Self { gate, ..self })
     }
 
     /// The operator.
@@ -196,11 +183,6 @@ impl Intervention {
     /// The unit direction (H,) at `layer`, if it acts there.
     pub fn direction(&self, layer: usize) -> Option<&Tensor> {
         Some(&self.layers.get(&layer)?.unit)
-    }
-
-    /// The norm that the direction of `layer` had before normalising, if it acts there.
-    pub fn norm(&self, layer: usize) -> Option<f64> {
-        Some(self.layers.get(&layer)?.norm)
     }
 
     /// The coefficient that `layer` gets, if it acts there.
@@ -236,25 +218,20 @@ impl Intervention {
     /// # Errors
     /// When the change depends on the token: another operator than addition, or a gate.
     pub fn addition(&self, layer: usize) -> Result<Option<Tensor>> {
-        let Some(Steered { unit: d, coeff, .. }) = self.layers.get(&layer) else {
+        let Some(Steered { unit: d, coeff }) = self.layers.get(&layer) else {
             return Ok(None);
         };
         if self.operator != Operator::Add || self.gate.is_some() {
-            return Err(Error::Unsupported {
-                what: format!("operator {} at layer {layer} as a constant", self.name()),
-                reason: "what it adds depends on the token; use an addition without a gate".into(),
-            });
+            let gated = match self.gate {
+                Some(_) => " with a gate",
+                None => "",
+            };
+            let operator = self.operator;
+            let what = format!("operator {operator}{gated} at layer {layer} as a constant");
+            let reason = "what it adds depends on the token; use an addition without a gate";
+            return Err(Error::unsupported(what, reason));
         }
         Ok(Some((d * *coeff)?))
-    }
-
-    fn name(&self) -> String {
-        let gated = if self.gate.is_some() {
-            " with a gate"
-        } else {
-            ""
-        };
-        format!("{}{gated}", self.operator)
     }
 
     /// Applies this intervention to the rows `rows` of `h`, where a gate that decides at
@@ -265,21 +242,13 @@ impl Intervention {
     /// # Errors
     /// When the width differs.
     pub fn apply(&self, h: &Tensor, layer: usize, rows: &[u32]) -> Result<Tensor> {
-        let Some(Steered { unit: d, coeff, .. }) = self.layers.get(&layer) else {
+        let Some(Steered { unit: d, coeff }) = self.layers.get(&layer) else {
             return Ok(h.clone());
         };
         if rows.is_empty() || self.operator.is_identity(*coeff) {
             return Ok(h.clone());
         }
-        let (n, width) = h.dims2()?;
-        if d.elem_count() != width {
-            return Err(Error::value(
-                format!("direction at layer {layer}"),
-                format!("width {width} of the residual stream"),
-                d.elem_count().to_string(),
-                "use directions of this model",
-            ));
-        }
+        check_width(format!("direction at layer {layer}"), d, h)?;
         let open = match &self.gate {
             Some(gate) if gate.decide() == Decide::EveryToken => gate.rows(h, layer, rows)?,
             _ => rows.to_vec(),
@@ -288,7 +257,7 @@ impl Intervention {
             return Ok(h.clone());
         }
         let d = d.to_device(h.device())?;
-        if open.len() == n {
+        if open.len() == h.dims()[0] {
             return Ok((h + self.operator.change(h, &d, *coeff)?)?);
         }
         let index = Tensor::new(open.as_slice(), h.device())?;
@@ -341,10 +310,8 @@ pub fn token_mask_gated(
         Some(Decide::OncePerPrompt { .. }) => open >> i & 1 == 1 && position + 1 >= prompt,
         Some(Decide::EveryToken) | None => true,
     };
-    interventions
-        .iter()
-        .enumerate()
-        .take(TokenMask::BITS as usize)
+    let all = interventions.iter().enumerate();
+    all.take(TokenMask::BITS as usize)
         .filter(|(i, x)| x.rows.chooses(position, prompt) && lets(*i, x))
         .fold(0, |mask, (i, _)| mask | 1 << i)
 }

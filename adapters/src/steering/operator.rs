@@ -47,10 +47,7 @@ impl Operator {
 
     /// Whether `coeff` leaves every row what it is.
     pub(crate) fn is_identity(self, coeff: f64) -> bool {
-        match self {
-            Self::Add | Self::AddNormPreserving => coeff == 0.,
-            Self::Ablate | Self::Clamp => false,
-        }
+        matches!(self, Self::Add | Self::AddNormPreserving) && coeff == 0.
     }
 
     /// What is to be added to rows: `operator(h) - h`; differentiable in `h`.
@@ -91,17 +88,18 @@ impl FromStr for Operator {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|o| o.name() == text);
-        found.ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::value(
-                "operator",
-                names,
-                format!("`{text}`"),
-                "choose one of these",
-            )
-        })
+        named("operator", &Self::ALL, text)
     }
+}
+
+/// The one of `all` that is written `text`.
+pub(super) fn named<T: Copy + fmt::Display>(what: &str, all: &[T], text: &str) -> Result<T> {
+    let found = all.iter().find(|one| one.to_string() == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<String> = all.iter().map(T::to_string).collect();
+        let found = format!("`{text}`");
+        Error::value(what, names.join(", "), found, "choose one of these")
+    })
 }
 
 impl fmt::Display for Operator {

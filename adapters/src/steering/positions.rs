@@ -69,19 +69,6 @@ pub enum PositionsUse {
     Tuning,
 }
 
-impl PositionsUse {
-    /// The forms that make sense here.
-    fn forms(self) -> &'static str {
-        match self {
-            Self::Extraction => {
-                "last:K, at:P,Q,.., window:A..B (B <= 1), answer, mean:A..B (B <= 1) or <marker>"
-            }
-            Self::Steering => "all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer",
-            Self::Tuning => "last:K, at:P,Q,.. (P < 0) or window:A..B (B <= 0)",
-        }
-    }
-}
-
 /// What can be written.
 const FORMS: &str = "all, prompt, generated, last:K (K > 0), at:P,Q,.., window:A..B (A <= B), \
                      answer, mean:A..B (A <= B) or <marker>";
@@ -134,20 +121,19 @@ impl Positions {
             Self::At(list) => (1..list.len()).any(|i| list[..i].contains(&list[i])),
             _ => false,
         };
-        if fits && !repeated {
-            return Ok(());
-        }
-        let expected = match repeated {
-            true => "each position once",
-            false => purpose.forms(),
+        let expected = match purpose {
+            _ if fits && !repeated => return Ok(()),
+            _ if repeated => "each position once",
+            PositionsUse::Extraction => {
+                "last:K, at:P,Q,.., window:A..B (B <= 1), answer, mean:A..B (B <= 1) or <marker>"
+            }
+            PositionsUse::Steering => {
+                "all, prompt, generated, last:K, at:P,Q,.., window:A..B or answer"
+            }
+            PositionsUse::Tuning => "last:K, at:P,Q,.. (P < 0) or window:A..B (B <= 0)",
         };
-        let found = format!("`{self}`");
-        Err(Error::value(
-            "positions",
-            expected,
-            found,
-            "for example `last:1`",
-        ))
+        let (found, hint) = (format!("`{self}`"), "for example `last:1`");
+        Err(Error::value("positions", expected, found, hint))
     }
 
     /// Reads a rule for steering, as the command line takes it.
@@ -229,43 +215,37 @@ impl FromStr for Positions {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
+        let window = |ends: &str| {
+            let (from, to) = ends.split_once("..")?;
+            let (from, to): (i64, i64) = (from.parse().ok()?, to.parse().ok()?);
+            (from <= to).then_some((from, to))
+        };
+        let marker = |name: &str| {
+            let name = name.strip_prefix('<')?.strip_suffix('>')?;
+            (!name.is_empty() && !name.contains(['<', '>'])).then(|| name.to_owned())
+        };
+        let read = match (text, text.split_once(':')) {
+            ("all", _) => Some(Self::All),
+            ("prompt", _) => Some(Self::Prompt),
+            ("generated", _) => Some(Self::Generated),
+            ("answer", _) => Some(Self::Answer),
+            (name, None) => marker(name).map(Self::Marker),
+            (_, Some(("last", k))) => k.parse().ok().filter(|k| *k > 0).map(Self::Last),
+            (_, Some(("at", list))) => {
+                let list = list.split(',').map(|p| p.trim().parse().ok());
+                list.collect::<Option<_>>().map(Self::At)
+            }
+            (_, Some(("window", ends))) => window(ends).map(|(from, to)| Self::Window { from, to }),
+            (_, Some(("mean", ends))) => window(ends).map(|(from, to)| Self::Mean { from, to }),
+            _ => None,
+        };
+        read.ok_or_else(|| {
             let hint = match text.strip_prefix("positions:") {
                 Some(list) => format!("listed positions are written `at:{list}`"),
                 None => "for example `last:3`".to_owned(),
             };
             Error::value("positions", FORMS, format!("`{text}`"), hint)
-        };
-        let span = |ends: &str| match ends.split_once("..").map(|(a, b)| (a.parse(), b.parse())) {
-            Some((Ok(from), Ok(to))) if from <= to => Ok((from, to)),
-            _ => Err(wrong()),
-        };
-        match text.split_once(':') {
-            None => match text {
-                "all" => Ok(Self::All),
-                "prompt" => Ok(Self::Prompt),
-                "generated" => Ok(Self::Generated),
-                "answer" => Ok(Self::Answer),
-                _ => match text.strip_prefix('<').and_then(|t| t.strip_suffix('>')) {
-                    Some(name) if !name.is_empty() && !name.contains(['<', '>']) => {
-                        Ok(Self::Marker(name.into()))
-                    }
-                    _ => Err(wrong()),
-                },
-            },
-            Some(("last", k)) => match k.parse() {
-                Ok(k) if k > 0 => Ok(Self::Last(k)),
-                _ => Err(wrong()),
-            },
-            Some(("at", list)) => list
-                .split(',')
-                .map(|p| p.trim().parse().map_err(|_| wrong()))
-                .collect::<Result<_>>()
-                .map(Self::At),
-            Some(("window", ends)) => span(ends).map(|(from, to)| Self::Window { from, to }),
-            Some(("mean", ends)) => span(ends).map(|(from, to)| Self::Mean { from, to }),
-            Some(_) => Err(wrong()),
-        }
+        })
     }
 }
 

@@ -132,8 +132,8 @@ impl Baker<'_> {
     }
 
     /// Writes one more dose, or one anew, to `directory`, which [`Baker::write_doses`] wrote
-    /// from the same source and with the same type. Only the file of `dose` is written; it
-    /// is renamed into place, so whoever opens it finds the old dose or the new one.
+    /// from the same source and with the same type. Only the file of `dose` is written. It
+    /// is renamed into place, so a program that opens it reads the old dose or the new one.
     ///
     /// # Errors
     /// When `dose` needs another bias than the doses there, or more than biases; when

@@ -142,9 +142,19 @@ pub fn main() -> ExitCode {
         }
     };
     match result {
-        Err(error) if !error.is::<output::ClosedPipe>() => fail(format!("{error:#}"), 1),
+        Err(error) if !error.is::<output::ClosedPipe>() => fail(with_causes(&error), 1),
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// An error and its causes, without those whose text the message already holds.
+fn with_causes(error: &anyhow::Error) -> String {
+    let texts = error.chain().map(ToString::to_string);
+    let join = |text: String, cause: String| match text.contains(&cause) {
+        true => text,
+        false => format!("{text}: {cause}"),
+    };
+    texts.reduce(join).unwrap_or_default()
 }
 
 fn fail(message: String, code: u8) -> ExitCode {

@@ -131,7 +131,7 @@ impl Llama {
         let rotation = self.rotation.rows(&batch.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
-            ancestors: &Arc::new(batch.ancestry(new.clone())),
+            ancestors: &Arc::new(batch.ancestors(new.clone())),
             adapter: options.adapter,
             listener: None,
             middle: None,

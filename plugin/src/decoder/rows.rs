@@ -62,7 +62,7 @@ impl Rows {
         };
         let read = Read {
             rotation: rotation.rows(&index),
-            ancestors: Arc::new(batch.ancestry_of(read)),
+            ancestors: Arc::new(batch.ancestors_of(read)),
             index: Tensor::new(index, device)?,
         };
         Ok((rows, read))

@@ -32,7 +32,7 @@ impl<'a> Stream<'a> {
         Ok(Self {
             x: source.other(EMBEDDINGS)?.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
-            ancestors: Arc::new(batch.ancestry(0..batch.len())),
+            ancestors: Arc::new(batch.ancestors(0..batch.len())),
             source,
         })
     }

@@ -7,9 +7,8 @@ use crate::model::uqff::{BakedSteering, HEAD, index};
 use reptune_adapters::formats::gguf::{Gguf, TensorInfo};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{
-    DirectionSet, HookPoint, TargetModule, lora::delta_file, steering::exchange,
-};
+use reptune_adapters::{DirectionSet, HookPoint, Operator, TargetModule};
+use reptune_adapters::{lora::delta_file, steering::exchange};
 use std::path::Path;
 
 /// Whether `path` is a file of this extension.
@@ -84,7 +83,7 @@ pub(super) fn directions(path: &Path) -> Result<Inspection> {
 
 /// Directions of another program, or of this one in another's format.
 pub(super) fn foreign_directions(path: &Path) -> Result<Inspection> {
-    let read = exchange::read(path, 0)?;
+    let read = exchange::read(path, 0, Operator::Add)?;
     let mut report = direction_set(&read.set);
     if read.set.provenance.origin.is_empty() {
         return Ok(report);

@@ -209,7 +209,8 @@ fn write_biases(
     std::fs::create_dir_all(out).map_err(|e| Fault::write(out, e))?;
     let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
     let shown = names.iter().map(String::as_str);
-    let mut writer = TensorFileWriter::create(&out.join(UQFF), shown)?;
+    let path = &out.join(UQFF);
+    let mut writer = TensorFileWriter::create((path, path), shown, 0)?;
     let place = |m: &TargetModule| uqff::index(m.layer, m.kind);
     let places: BTreeMap<usize, _> = biases.iter().map(|b| (place(b.0), b)).collect();
     for index in file.indices() {
@@ -227,7 +228,7 @@ fn write_biases(
         let bytes = entry.bytes();
         writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;
     }
-    writer.finish()?;
+    writer.finish(BTreeMap::new())?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl TuningSize<'_> {
         let counts = Counts::of(&prompts);
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
         let (forest, _) = PrefixTree::pack(&ids);
-        let ancestry = Arc::new(forest.ancestry(0..forest.len()));
+        let ancestry = Arc::new(forest.ancestors(0..forest.len()));
         let half = spec.head_dim / 2;
         let still = |value: f32| vec![value; forest.len() * half];
         let rotation = Rotation::new(still(1.), still(0.), half);

@@ -8,9 +8,9 @@
 use super::early_stop::Watch;
 use super::metrics::Mark;
 use crate::error::{Error, Result};
-use reptune_adapters::formats::tables::{self, CONTENT_HASH};
+use reptune_adapters::formats::tables::{self, CONTENT_HASH, Metadata, Tables};
 use reptune_adapters::lora::adamw::{AdamW, Moments};
-use reptune_adapters::lora::delta_file::{self, Metadata, Tables};
+use reptune_adapters::lora::delta_file;
 use reptune_adapters::{Adapter, ModelSpec};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

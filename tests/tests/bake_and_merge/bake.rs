@@ -233,7 +233,8 @@ fn wide_model(room: &TempDir) -> Result<std::path::PathBuf> {
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
     let names = shapes.iter().map(|s| s.0.as_str());
-    let mut file = TensorFileWriter::create(&to.join("model.safetensors"), names)?;
+    let path = &to.join("model.safetensors");
+    let mut file = TensorFileWriter::create((path, path), names, 0)?;
     for (name, shape) in &shapes {
         let bytes: Vec<u8> = (0..shape.iter().product())
             .flat_map(|_| match shape.len() {
@@ -243,7 +244,7 @@ fn wide_model(room: &TempDir) -> Result<std::path::PathBuf> {
             .collect();
         file.push(name, Dtype::F32, shape, &bytes)?;
     }
-    file.finish()?;
+    file.finish(Default::default())?;
     Ok(to)
 }
 

@@ -207,9 +207,9 @@ fn merging_refuses_what_does_not_fit_and_leaves_nothing() -> Result<()> {
     std::fs::create_dir(&odd)?;
     let write = |dtype: Dtype, bytes: &[u8]| -> Result<()> {
         let path = odd.join("model.safetensors");
-        let mut file = TensorFileWriter::create(&path, [name.as_str()])?;
+        let mut file = TensorFileWriter::create((&path, &path), [name.as_str()], 0)?;
         file.push(&name, dtype, &[32, 32], bytes)?;
-        file.finish()?;
+        file.finish(Default::default())?;
         Ok(())
     };
     write(Dtype::I8, &[1; 1024])?;

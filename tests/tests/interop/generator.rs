@@ -12,7 +12,7 @@ fn layers_of_the_generator_are_moved_to_where_they_were_found() -> Result<()> {
     let path = interop("llama_cpp/cvector.gguf");
     let host = llama("tiny-llama2")?;
     let known = Oracle::read("oracle-llama2.safetensors")?.directions()?;
-    let moved = exchange::read(&path, -1)?;
+    let moved = exchange::read(&path, -1, Operator::Add)?;
     moved.set.check_model(&path, host.spec())?;
     let layers: Vec<usize> = moved.set.layers.keys().copied().collect();
     assert_eq!(layers, [0, 1, 2]);
@@ -26,7 +26,7 @@ fn layers_of_the_generator_are_moved_to_where_they_were_found() -> Result<()> {
     assert!(notes.contains("-1"), "and is told: {notes}");
     // Where they lie now is where they act.
     Intervention::new(&moved.set, &[0], Dose::Strength(1.), Operator::Add)?;
-    let named = exchange::read(&path, 0)?.set;
+    let named = exchange::read(&path, 0, Operator::Add)?.set;
     assert_eq!(named.layers.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     Ok(())
 }

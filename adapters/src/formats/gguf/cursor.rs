@@ -22,7 +22,8 @@ const DEEPEST: usize = 3;
 pub struct Cursor<'a, R> {
     path: &'a Path,
     reader: R,
-    position: u64,
+    /// Bytes read so far.
+    pub position: u64,
     length: u64,
     elements: u64,
 }
@@ -36,11 +37,6 @@ impl<'a, R: Read> Cursor<'a, R> {
             length,
             elements: 0,
         }
-    }
-
-    /// Bytes read so far.
-    pub fn position(&self) -> u64 {
-        self.position
     }
 
     /// Bytes that are left.
@@ -58,14 +54,14 @@ impl<'a, R: Read> Cursor<'a, R> {
         Error::content(self.path, place, expected, found, hint)
     }
 
-    fn cut(&self, place: &str, needed: u64) -> Error {
-        let found = format!(
-            "{} of {} bytes left at byte {}",
-            self.left(),
-            self.length,
-            self.position
-        );
-        self.wrong(place, format!("{needed} bytes"), found)
+    /// Refuses to read on where fewer than `needed` bytes are left.
+    fn check_left(&self, place: &str, needed: u64) -> Result<()> {
+        let (left, length, position) = (self.left(), self.length, self.position);
+        if needed <= left {
+            return Ok(());
+        }
+        let found = format!("{left} of {length} bytes left at byte {position}");
+        Err(self.wrong(place, format!("{needed} bytes"), found))
     }
 
     pub fn take<const N: usize>(&mut self, place: &str) -> Result<[u8; N]> {
@@ -76,9 +72,7 @@ impl<'a, R: Read> Cursor<'a, R> {
 
     fn fill(&mut self, bytes: &mut [u8], place: &str) -> Result<()> {
         let needed = bytes.len() as u64;
-        if needed > self.left() {
-            return Err(self.cut(place, needed));
-        }
+        self.check_left(place, needed)?;
         let read = self.reader.read_exact(bytes);
         read.map_err(|e| Error::read(self.path, e))?;
         self.position += needed;
@@ -105,29 +99,23 @@ impl<'a, R: Read> Cursor<'a, R> {
 
     /// A key or the name of a tensor.
     pub fn name(&mut self, place: &str) -> Result<String> {
-        self.limited(place, LONGEST_KEY)
+        self.text(place, LONGEST_KEY)
     }
 
-    fn limited(&mut self, place: &str, longest: u64) -> Result<String> {
+    fn text(&mut self, place: &str, longest: u64) -> Result<String> {
         let length = self.u64(place)?;
         if length > longest {
             let expected = format!("a text of at most {longest} bytes");
             return Err(self.wrong(place, expected, format!("one of {length}")));
         }
-        if length > self.left() {
-            return Err(self.cut(place, length));
-        }
+        self.check_left(place, length)?;
         let mut bytes = vec![0; length as usize];
         self.fill(&mut bytes, place)?;
-        String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()))
+        String::from_utf8(bytes).map_err(|e| self.wrong(place, "UTF-8", e.to_string()).caused_by(e))
     }
 
-    /// A value of the type `kind`.
-    pub fn value(&mut self, place: &str, kind: u32) -> Result<Value> {
-        self.nested(place, kind, 0)
-    }
-
-    fn nested(&mut self, place: &str, kind: u32, depth: usize) -> Result<Value> {
+    /// A value of the type `kind` in a list of lists `depth` deep.
+    pub fn value(&mut self, place: &str, kind: u32, depth: usize) -> Result<Value> {
         Ok(match kind {
             0 => Value::U8(u8::from_le_bytes(self.take(place)?)),
             1 => Value::I8(i8::from_le_bytes(self.take(place)?)),
@@ -137,20 +125,15 @@ impl<'a, R: Read> Cursor<'a, R> {
             5 => Value::I32(i32::from_le_bytes(self.take(place)?)),
             6 => Value::F32(f32::from_le_bytes(self.take(place)?)),
             7 => match self.take::<1>(place)? {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                [other] => {
-                    return Err(self.wrong(place, "a truth value, 0 or 1", other.to_string()));
-                }
+                [bit @ (0 | 1)] => Value::Bool(bit == 1),
+                [other] => Err(self.wrong(place, "a truth value, 0 or 1", other.to_string()))?,
             },
-            8 => Value::String(self.limited(place, LONGEST_TEXT)?),
+            8 => Value::String(self.text(place, LONGEST_TEXT)?),
             9 => self.list(place, depth + 1)?,
             10 => Value::U64(self.u64(place)?),
             11 => Value::I64(i64::from_le_bytes(self.take(place)?)),
             12 => Value::F64(f64::from_le_bytes(self.take(place)?)),
-            other => {
-                return Err(self.wrong(place, "a type of value, 0 to 12", other.to_string()));
-            }
+            other => Err(self.wrong(place, "a type of value, 0 to 12", other.to_string()))?,
         })
     }
 
@@ -173,10 +156,10 @@ impl<'a, R: Read> Cursor<'a, R> {
             let expected = format!("lists of at most {MOST_ELEMENTS} elements in all");
             return Err(self.wrong(place, expected, self.elements.to_string()));
         }
-        // Not with room for `count`: it grows with what is really read.
+        // Without a capacity of `count`: it grows with what is really read.
         let mut list = Vec::new();
         for _ in 0..count {
-            list.push(self.nested(place, kind, depth)?);
+            list.push(self.value(place, kind, depth)?);
         }
         Ok(Value::Array(list))
     }

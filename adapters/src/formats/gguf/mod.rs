@@ -9,7 +9,6 @@
 //! Shapes are row-major, as everywhere in this project; the file stores them reversed.
 
 mod cursor;
-pub mod dtype;
 mod layout;
 mod reader;
 #[cfg(test)]
@@ -18,6 +17,6 @@ mod writer;
 
 pub use candle_core::quantized::GgmlDType;
 pub use candle_core::quantized::gguf_file::Value;
-pub use layout::{ARCHITECTURE, MAGIC};
+pub use layout::{bytes, dtype};
 pub use reader::{Gguf, TensorInfo};
 pub use writer::GgufWriter;

@@ -1,15 +1,14 @@
 //! An open GGUF file.
 
 use super::cursor::Cursor;
-use super::dtype;
-use super::layout::{ALIGNMENT, ARCHITECTURE, MAGIC, MOST_DIMS, USUAL_ALIGNMENT};
+use super::layout::{self, ALIGNMENT, MAGIC, MOST_DIMS};
 use crate::error::{Error, Result};
+use crate::formats::{floats, read_at};
 use candle_core::Device;
-use candle_core::quantized::gguf_file::Value;
-use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
+use candle_core::quantized::{GgmlDType, QTensor, ggml_file, gguf_file::Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Where a tensor stands and what it is.
@@ -30,7 +29,6 @@ pub struct TensorInfo {
 pub struct Gguf {
     path: PathBuf,
     file: File,
-    version: u32,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -54,10 +52,9 @@ impl Gguf {
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut cursor = Cursor::new(path, BufReader::new(&file), length);
-        let (version, metadata, tensors) = header(&mut cursor)?;
+        let (metadata, tensors) = header(&mut cursor)?;
         Ok(Self {
             path: path.to_owned(),
-            version,
             metadata,
             tensors,
             file,
@@ -67,11 +64,6 @@ impl Gguf {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Version of the format, 2 or 3.
-    pub fn version(&self) -> u32 {
-        self.version
     }
 
     /// All metadata by key.
@@ -94,13 +86,17 @@ impl Gguf {
         self.metadata.get(key)
     }
 
-    /// What the file says it is for: `general.architecture`.
-    ///
-    /// # Errors
-    /// When there is none, or it is no text.
-    pub fn architecture(&self) -> Result<&str> {
-        let text = self.text(ARCHITECTURE)?;
-        text.ok_or_else(|| self.wrong_value(ARCHITECTURE, "a text"))
+    fn read<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        take: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let wrong = || self.wrong(format!("metadata `{key}`"), expected, shown(value));
+        take(value).map(Some).ok_or_else(wrong)
     }
 
     /// A text of the metadata, if there is one.
@@ -108,11 +104,20 @@ impl Gguf {
     /// # Errors
     /// When the value is no text.
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.wrong_value(key, "a text")),
+        self.read(key, "a text", |value| match value {
+            Value::String(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Refuses the file unless its text `key` is `expected`.
+    pub(crate) fn expect_text(&self, key: &str, expected: &str, hint: &str) -> Result<()> {
+        let found = self.text(key)?.unwrap_or("nothing");
+        if found == expected {
+            return Ok(());
         }
+        let [place, expected, found] = [key, expected, found].map(|text| format!("`{text}`"));
+        Err(Error::content(&self.path, place, expected, found, hint))
     }
 
     /// A whole number of any type that is not negative, if there is one: writers differ in
@@ -121,33 +126,17 @@ impl Gguf {
     /// # Errors
     /// When the value is something else.
     pub fn whole(&self, key: &str) -> Result<Option<u64>> {
-        let signed = |n: i64| u64::try_from(n).ok();
-        let number = match self.value(key) {
-            None => return Ok(None),
-            Some(Value::U8(n)) => Some((*n).into()),
-            Some(Value::U16(n)) => Some((*n).into()),
-            Some(Value::U32(n)) => Some((*n).into()),
-            Some(Value::U64(n)) => Some(*n),
-            Some(Value::I8(n)) => signed((*n).into()),
-            Some(Value::I16(n)) => signed((*n).into()),
-            Some(Value::I32(n)) => signed((*n).into()),
-            Some(Value::I64(n)) => signed(*n),
-            Some(_) => None,
-        };
-        let number = number.ok_or_else(|| self.wrong_value(key, "a whole number, not negative"));
-        number.map(Some)
-    }
-
-    /// A truth value, if there is one.
-    ///
-    /// # Errors
-    /// When the value is something else.
-    pub fn truth(&self, key: &str) -> Result<Option<bool>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Bool(truth)) => Ok(Some(*truth)),
-            Some(_) => Err(self.wrong_value(key, "a truth value")),
-        }
+        self.read(key, "a whole number, not negative", |value| match *value {
+            Value::U8(n) => Some(n.into()),
+            Value::U16(n) => Some(n.into()),
+            Value::U32(n) => Some(n.into()),
+            Value::U64(n) => Some(n),
+            Value::I8(n) => n.try_into().ok(),
+            Value::I16(n) => n.try_into().ok(),
+            Value::I32(n) => n.try_into().ok(),
+            Value::I64(n) => n.try_into().ok(),
+            _ => None,
+        })
     }
 
     /// A finite number, if there is one.
@@ -155,21 +144,11 @@ impl Gguf {
     /// # Errors
     /// When the value is something else.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        let number = match self.value(key) {
-            None => return Ok(None),
-            Some(Value::F32(x)) => Some(f64::from(*x)),
-            Some(Value::F64(x)) => Some(*x),
-            Some(_) => None,
-        };
-        let finite = number.filter(|x| x.is_finite());
-        finite
-            .map(Some)
-            .ok_or_else(|| self.wrong_value(key, "a finite number"))
-    }
-
-    fn wrong_value(&self, key: &str, expected: &str) -> Error {
-        let found = self.value(key).map_or("nothing".to_owned(), said);
-        self.wrong(format!("metadata `{key}`"), expected, found)
+        self.read(key, "a finite number", |value| match *value {
+            Value::F32(x) => Some(x.into()).filter(|x: &f64| x.is_finite()),
+            Value::F64(x) => Some(x).filter(|x| x.is_finite()),
+            _ => None,
+        })
     }
 
     /// An [`Error::Content`] of this file.
@@ -194,12 +173,7 @@ impl Gguf {
     /// When it is missing, or the disk fails.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.expect(name)?;
-        let mut bytes = vec![0; info.length];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(info.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::read(&self.path, e))?;
-        Ok(bytes)
+        read_at((&self.path, &self.file), (info.offset, info.length))
     }
 
     /// The numbers of a tensor that is F32.
@@ -211,9 +185,7 @@ impl Gguf {
         if dtype != GgmlDType::F32 {
             return Err(self.wrong(format!("tensor `{name}`"), "type F32", format!("{dtype:?}")));
         }
-        let bytes = self.bytes(name)?;
-        let (words, _) = bytes.as_chunks::<4>();
-        Ok(words.iter().map(|w| f32::from_le_bytes(*w)).collect())
+        Ok(floats(&self.bytes(name)?))
     }
 
     /// A tensor of any type as candle computes with it.
@@ -221,17 +193,14 @@ impl Gguf {
     /// # Errors
     /// When it is missing, or candle does not take it.
     pub fn quantized(&self, name: &str, device: &Device) -> Result<QTensor> {
-        let info = self.expect(name)?;
+        let TensorInfo { dtype, shape, .. } = self.expect(name)?.clone();
         let bytes = self.bytes(name)?;
-        let shape = info.shape.clone();
-        Ok(ggml_file::qtensor_from_ggml(
-            info.dtype, &bytes, shape, device,
-        )?)
+        Ok(ggml_file::qtensor_from_ggml(dtype, &bytes, shape, device)?)
     }
 }
 
 /// A value for a message: short, whatever it holds.
-fn said(value: &Value) -> String {
+fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => format!("`{}`", text.chars().take(60).collect::<String>()),
         Value::Array(list) => format!("a list of {}", list.len()),
@@ -239,9 +208,8 @@ fn said(value: &Value) -> String {
     }
 }
 
-type Header = (u32, BTreeMap<String, Value>, BTreeMap<String, TensorInfo>);
+type Header = (BTreeMap<String, Value>, BTreeMap<String, TensorInfo>);
 
-/// A tensor as the header tells of it: its offset is from the start of the data.
 fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
     let magic: [u8; 4] = cursor.take("magic")?;
     if magic != MAGIC {
@@ -249,12 +217,12 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
         return Err(cursor.wrong("magic", "`GGUF`", format!("`{found}`")));
     }
     let version = cursor.u32("version")?;
-    match version {
-        2 | 3 => {}
-        other if matches!(other.swap_bytes(), 2 | 3) => {
-            return Err(cursor.wrong("version", "2 or 3", "a big-endian file"));
-        }
-        other => return Err(cursor.wrong("version", "2 or 3", other.to_string())),
+    if !matches!(version, 2 | 3) {
+        let found = match version.swap_bytes() {
+            2 | 3 => "a big-endian file".to_owned(),
+            _ => version.to_string(),
+        };
+        return Err(cursor.wrong("version", "2 or 3", found));
     }
     // A tensor takes at least 24 bytes of header, a pair of key and value 13.
     let tensors = cursor.count("number of tensors", 24)?;
@@ -264,7 +232,7 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
         let key = cursor.name(&format!("key of metadata pair {i}"))?;
         let place = format!("metadata `{key}`");
         let kind = cursor.u32(&place)?;
-        let value = cursor.value(&place, kind)?;
+        let value = cursor.value(&place, kind, 0)?;
         if metadata.insert(key, value).is_some() {
             return Err(cursor.wrong(&place, "each key once", "it twice"));
         }
@@ -278,11 +246,15 @@ fn header<R: Read>(cursor: &mut Cursor<R>) -> Result<Header> {
             return Err(cursor.wrong(&place, "each name once", "it twice"));
         }
     }
-    let alignment = alignment(cursor, metadata.get(ALIGNMENT))?;
+    let alignment = layout::alignment(metadata.get(ALIGNMENT)).map_err(|other| {
+        let place = format!("metadata `{ALIGNMENT}`");
+        cursor.wrong(&place, "a power of two, as U32", shown(other))
+    })?;
     place(cursor, &mut infos, alignment)?;
-    Ok((version, metadata, infos))
+    Ok((metadata, infos))
 }
 
+/// A tensor as the header describes it: its offset is from the start of the data.
 fn tensor<R: Read>(cursor: &mut Cursor<R>, place: &str) -> Result<TensorInfo> {
     let dims = cursor.u32(place)?;
     if dims as usize > MOST_DIMS {
@@ -295,15 +267,11 @@ fn tensor<R: Read>(cursor: &mut Cursor<R>, place: &str) -> Result<TensorInfo> {
         shape.push(counted.ok_or_else(|| cursor.wrong(place, "dims above 0", dim.to_string()))?);
     }
     shape.reverse();
-    let dtype = dtype::of(cursor.u32(place)?);
-    let dtype = dtype.map_err(|name| {
-        cursor.wrong(
-            place,
-            "a type that candle computes with, such as F32, F16, Q8_0, Q4K",
-            name,
-        )
+    let dtype = layout::dtype(cursor.u32(place)?).map_err(|name| {
+        let expected = "a type that candle computes with, such as F32, F16, Q8_0, Q4K";
+        cursor.wrong(place, expected, name)
     })?;
-    let length = dtype::bytes(dtype, &shape).and_then(|n| usize::try_from(n).ok());
+    let length = layout::bytes(dtype, &shape).and_then(|n| usize::try_from(n).ok());
     let length = length.ok_or_else(|| {
         let expected = format!("a shape whose rows are blocks of {}", dtype.block_size());
         cursor.wrong(place, expected, format!("{shape:?} of {dtype:?}"))
@@ -317,25 +285,14 @@ fn tensor<R: Read>(cursor: &mut Cursor<R>, place: &str) -> Result<TensorInfo> {
     })
 }
 
-fn alignment<R: Read>(cursor: &Cursor<R>, value: Option<&Value>) -> Result<u64> {
-    match value {
-        None => Ok(USUAL_ALIGNMENT),
-        Some(Value::U32(n)) if n.is_power_of_two() => Ok((*n).into()),
-        Some(other) => {
-            let place = format!("metadata `{ALIGNMENT}`");
-            Err(cursor.wrong(&place, "a power of two, as U32", said(other)))
-        }
-    }
-}
-
-/// Turns offsets from the start of the data into offsets from the start of the file.
+/// Makes offsets from the start of the data offsets from the start of the file.
 fn place<R: Read>(
     cursor: &Cursor<R>,
     infos: &mut BTreeMap<String, TensorInfo>,
     alignment: u64,
 ) -> Result<()> {
-    let start = cursor.position().next_multiple_of(alignment);
-    let room = (cursor.position() + cursor.left()).saturating_sub(start);
+    let start = cursor.position.next_multiple_of(alignment);
+    let size = (cursor.position + cursor.left()).saturating_sub(start);
     let mut extents = BTreeSet::new();
     for (name, info) in infos {
         let place = format!("tensor `{name}`");
@@ -344,13 +301,10 @@ fn place<R: Read>(
             return Err(cursor.wrong(&place, expected, info.offset.to_string()));
         }
         let end = info.offset.checked_add(info.length as u64);
-        let end = end.filter(|end| *end <= room).ok_or_else(|| {
+        let end = end.filter(|end| *end <= size).ok_or_else(|| {
+            let expected = format!("a place within {size} bytes of data");
             let found = format!("{} bytes from {} of them", info.length, info.offset);
-            cursor.wrong(
-                &place,
-                format!("a place within {room} bytes of data"),
-                found,
-            )
+            cursor.wrong(&place, expected, found)
         })?;
         extents.insert((info.offset, end, name.clone()));
         info.offset += start;

@@ -1,7 +1,6 @@
 //! Writes GGUF, version 3, whole or not at all.
 
-use super::dtype;
-use super::layout::{ALIGNMENT, ARCHITECTURE, LONGEST_NAME, MAGIC, MOST_DIMS, USUAL_ALIGNMENT};
+use super::layout::{self, ALIGNMENT, LONGEST_NAME, MAGIC, MOST_DIMS};
 use crate::error::{Error, Result};
 use crate::files;
 use candle_core::quantized::{GgmlDType, gguf_file::Value};
@@ -23,11 +22,10 @@ pub struct GgufWriter {
 impl GgufWriter {
     /// A file for `architecture`, without tensors.
     pub fn new(architecture: &str) -> Self {
-        let architecture = Value::String(architecture.to_owned());
-        Self {
-            metadata: vec![(ARCHITECTURE.to_owned(), architecture)],
-            tensors: Vec::new(),
-        }
+        let (metadata, tensors) = (Vec::new(), Vec::new());
+        let mut file = Self { metadata, tensors };
+        file.text("general.architecture", architecture);
+        file
     }
 
     /// Sets a value of the metadata, or replaces it.
@@ -70,7 +68,7 @@ impl GgufWriter {
             let found = format!("a name of {} bytes, or one in use", name.len());
             return Err(Error::value(what, expected, found, "choose another name"));
         }
-        let needed = dtype::bytes(dtype, shape).filter(|n| *n > 0);
+        let needed = layout::bytes(dtype, shape).filter(|n| *n > 0);
         if shape.len() > MOST_DIMS || needed != Some(bytes.len() as u64) {
             let expected = format!("the bytes of {shape:?} in {dtype:?}, at most {MOST_DIMS} dims");
             let found = format!("{} bytes", bytes.len());
@@ -96,33 +94,25 @@ impl GgufWriter {
         header.extend((self.tensors.len() as u64).to_le_bytes());
         header.extend((self.metadata.len() as u64).to_le_bytes());
         for (key, value) in &self.metadata {
-            put_text(&mut header, key);
-            header.extend(kind(value).to_le_bytes());
-            put(&mut header, key, value)?;
+            header.extend(text(key));
+            let (kind, bytes) = encoded(key, value)?;
+            header.extend(kind.to_le_bytes());
+            header.extend(bytes);
         }
-        let alignment = match self.metadata.iter().find(|(k, _)| k == ALIGNMENT) {
-            Some((_, Value::U32(n))) if n.is_power_of_two() => u64::from(*n),
-            None => USUAL_ALIGNMENT,
-            Some((_, other)) => {
-                let expected = "a power of two, as U32";
-                let hint = "leave it out";
-                return Err(Error::value(
-                    ALIGNMENT,
-                    expected,
-                    format!("{other:?}"),
-                    hint,
-                ));
-            }
-        };
+        let stated = self.metadata.iter().find(|(k, _)| k == ALIGNMENT);
+        let alignment = layout::alignment(stated.map(|(_, value)| value)).map_err(|other| {
+            let (expected, found) = ("a power of two, as U32", format!("{other:?}"));
+            Error::value(ALIGNMENT, expected, found, "leave it out")
+        })?;
         let padding = |length: u64| vec![0; (length.next_multiple_of(alignment) - length) as usize];
         let mut offset = 0u64;
         for t in &self.tensors {
-            put_text(&mut header, &t.name);
+            header.extend(text(&t.name));
             header.extend((t.shape.len() as u32).to_le_bytes());
             for dim in t.shape.iter().rev() {
                 header.extend((*dim as u64).to_le_bytes());
             }
-            header.extend(dtype::number(t.dtype).to_le_bytes());
+            header.extend(layout::number_of(t.dtype).to_le_bytes());
             header.extend(offset.to_le_bytes());
             offset += (t.bytes.len() as u64).next_multiple_of(alignment);
         }
@@ -138,56 +128,37 @@ impl GgufWriter {
     }
 }
 
-fn kind(value: &Value) -> u32 {
-    match value {
-        Value::U8(_) => 0,
-        Value::I8(_) => 1,
-        Value::U16(_) => 2,
-        Value::I16(_) => 3,
-        Value::U32(_) => 4,
-        Value::I32(_) => 5,
-        Value::F32(_) => 6,
-        Value::Bool(_) => 7,
-        Value::String(_) => 8,
-        Value::Array(_) => 9,
-        Value::U64(_) => 10,
-        Value::I64(_) => 11,
-        Value::F64(_) => 12,
-    }
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
-}
-
-fn put(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<()> {
-    match value {
-        Value::U8(x) => out.push(*x),
-        Value::I8(x) => out.extend(x.to_le_bytes()),
-        Value::U16(x) => out.extend(x.to_le_bytes()),
-        Value::I16(x) => out.extend(x.to_le_bytes()),
-        Value::U32(x) => out.extend(x.to_le_bytes()),
-        Value::I32(x) => out.extend(x.to_le_bytes()),
-        Value::U64(x) => out.extend(x.to_le_bytes()),
-        Value::I64(x) => out.extend(x.to_le_bytes()),
-        Value::F32(x) => out.extend(x.to_le_bytes()),
-        Value::F64(x) => out.extend(x.to_le_bytes()),
-        Value::Bool(x) => out.push(u8::from(*x)),
-        Value::String(text) => put_text(out, text),
+/// The number of the type of the value of `key`, and its bytes.
+fn encoded(key: &str, value: &Value) -> Result<(u32, Vec<u8>)> {
+    Ok(match value {
+        Value::U8(x) => (0, x.to_le_bytes().to_vec()),
+        Value::I8(x) => (1, x.to_le_bytes().to_vec()),
+        Value::U16(x) => (2, x.to_le_bytes().to_vec()),
+        Value::I16(x) => (3, x.to_le_bytes().to_vec()),
+        Value::U32(x) => (4, x.to_le_bytes().to_vec()),
+        Value::I32(x) => (5, x.to_le_bytes().to_vec()),
+        Value::F32(x) => (6, x.to_le_bytes().to_vec()),
+        Value::Bool(x) => (7, vec![u8::from(*x)]),
+        Value::String(x) => (8, text(x)),
         Value::Array(list) => {
-            let first = list.first().map_or(kind(&Value::U32(0)), kind);
-            if list.iter().any(|v| kind(v) != first) {
+            let each = list.iter().map(|value| encoded(key, value));
+            let (kinds, values): (Vec<_>, Vec<_>) = each.collect::<Result<_>>()?;
+            let kind = kinds.first().copied().unwrap_or(4);
+            if kinds.iter().any(|k| *k != kind) {
                 let what = format!("metadata `{key}` of a GGUF file");
                 let hint = "all values of a list have one type";
                 return Err(Error::value(what, "values of one type", "several", hint));
             }
-            out.extend(first.to_le_bytes());
-            out.extend((list.len() as u64).to_le_bytes());
-            for value in list {
-                put(out, key, value)?;
-            }
+            let length = (list.len() as u64).to_le_bytes();
+            let bytes = [&kind.to_le_bytes()[..], &length, &values.concat()].concat();
+            (9, bytes)
         }
-    }
-    Ok(())
+        Value::U64(x) => (10, x.to_le_bytes().to_vec()),
+        Value::I64(x) => (11, x.to_le_bytes().to_vec()),
+        Value::F64(x) => (12, x.to_le_bytes().to_vec()),
+    })
 }

@@ -49,17 +49,17 @@ fn deltas(update: &Adapter) -> Result<Vec<(TargetModule, Vec<f32>)>> {
 
 #[test]
 fn a_full_delta_is_read_back_and_peft_refuses_it() -> Result<()> {
-    let room = tempfile::tempdir().expect("room");
+    let directory = tempfile::tempdir().expect("directory");
     let update = update()?;
-    let message = peft::save(room.path(), &update, "small")
+    let message = peft::save(directory.path(), &update, "small")
         .expect_err("no form in PEFT")
         .to_string();
     assert!(
         message.contains("model.layers.1.self_attn.v_proj") && message.contains("delta_file"),
         "{message}"
     );
-    peft::save_adapter(room.path(), &update, &spec())?;
-    let back = peft::load(room.path(), &spec())?;
+    peft::save_adapter(directory.path(), &update, &spec())?;
+    let back = peft::load(directory.path(), &spec())?;
     assert_eq!(deltas(&update)?, deltas(&back)?);
     let plain = Adapter::init(
         &spec(),
@@ -71,17 +71,21 @@ fn a_full_delta_is_read_back_and_peft_refuses_it() -> Result<()> {
             seed: 1,
         },
     )?;
-    peft::save_adapter(room.path(), &plain, &spec())?;
-    let back = peft::load(room.path(), &spec())?;
+    peft::save_adapter(directory.path(), &plain, &spec())?;
+    let back = peft::load(directory.path(), &spec())?;
     assert_eq!(deltas(&plain)?, deltas(&back)?, "the other form is gone");
     Ok(())
 }
 
 #[test]
 fn an_update_for_another_model_or_changed_is_refused() -> Result<()> {
-    let room = tempfile::tempdir().expect("room");
-    save(room.path(), &update()?, &spec())?;
-    let refused = |spec: &ModelSpec| load(room.path(), spec).expect_err("refused").to_string();
+    let directory = tempfile::tempdir().expect("directory");
+    save(directory.path(), &update()?, &spec())?;
+    let refused = |spec: &ModelSpec| {
+        load(directory.path(), spec)
+            .expect_err("refused")
+            .to_string()
+    };
     let other = ModelSpec {
         fingerprint: "g".into(),
         ..spec()
@@ -101,7 +105,7 @@ fn an_update_for_another_model_or_changed_is_refused() -> Result<()> {
         ..spec()
     };
     assert!(refused(&shallow).contains("one of the 1 blocks of small"));
-    let path = room.path().join(FILE);
+    let path = directory.path().join(FILE);
     let mut bytes = crate::files::read(&path)?;
     *bytes.last_mut().expect("bytes") ^= 1;
     std::fs::write(&path, bytes).expect("write");

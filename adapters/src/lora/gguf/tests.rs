@@ -3,10 +3,10 @@ use crate::lora::LoraInit;
 use crate::model::{ModuleKind, TargetModule};
 use std::path::PathBuf;
 
-fn room() -> (tempfile::TempDir, PathBuf) {
-    let room = tempfile::tempdir().expect("room");
-    let path = room.path().join("x.gguf");
-    (room, path)
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("x.gguf");
+    (directory, path)
 }
 
 fn spec() -> ModelSpec {
@@ -26,7 +26,7 @@ fn spec() -> ModelSpec {
 
 #[test]
 fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let spec = spec();
     let all = [ModuleKind::QProj, ModuleKind::KProj, ModuleKind::DownProj];
     let mut update = Adapter::init(
@@ -90,7 +90,7 @@ fn an_adapter_goes_to_llama_cpp_and_back() -> Result<()> {
 
 #[test]
 fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let adapter = |a: GgmlDType, bytes: Vec<u8>| -> Result<()> {
         let mut file = GgufWriter::new("llama");
         file.text("general.type", "adapter");

@@ -8,9 +8,6 @@ use serde_json::Value;
 use std::path::Path;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
-pub(super) const PICKLE: &str = "adapter_model.bin";
-pub(super) const PREFIX: &str = "base_model.model.";
 
 /// Bytes that one pattern may compile to: a hundred times what a long module path takes.
 const PATTERN_SIZE: usize = 1 << 20;
@@ -29,13 +26,9 @@ impl Config {
     /// Reads `path`. A key that is left out has PEFT's default: rank 8, alpha 8.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let config: Value = serde_json::from_slice(&files::read(path)?).map_err(|e| {
-            Error::content(
-                path,
-                format!("line {}", e.line()),
-                "JSON with finite numbers",
-                e.to_string(),
-                "save the adapter again",
-            )
+            let (place, expected) = (format!("line {}", e.line()), "JSON with finite numbers");
+            let hint = "save the adapter again";
+            Error::content(path, place, expected, e.to_string(), hint).caused_by(e)
         })?;
         refuse(path, &config)?;
         let eight = Value::from(8);
@@ -74,13 +67,8 @@ fn first<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
 }
 
 fn wrong(path: &Path, key: &str, expected: &str, found: &Value) -> Error {
-    Error::content(
-        path,
-        format!("key `{key}`"),
-        expected,
-        found.to_string(),
-        "save the adapter again",
-    )
+    let (place, hint) = (format!("key `{key}`"), "save the adapter again");
+    Error::content(path, place, expected, found.to_string(), hint)
 }
 
 fn rank(path: &Path, key: &str, value: &Value) -> Result<usize> {
@@ -118,28 +106,24 @@ fn patterns<T>(
 /// PEFT uses Python's. What only Python has (look-around, back references) does not compile
 /// here; a set inside a set compiles in both, but means something else.
 fn compile(path: &Path, key: &str, pattern: &str) -> Result<Regex> {
-    let unsupported = |reason: String| Error::Unsupported {
-        what: format!("{}: the pattern `{pattern}` of `{key}`", path.display()),
-        reason: format!("{reason}; name the modules by their paths instead"),
+    let unsupported = |reason: &str| {
+        let what = format!("{}: the pattern `{pattern}` of `{key}`", path.display());
+        let reason = format!("{reason}; name the modules by their paths instead");
+        Error::unsupported(what, reason)
     };
     if nests(pattern) {
-        return Err(unsupported("it has a set inside a set".into()));
+        return Err(unsupported("it has a set inside a set"));
     }
+    let build = |text: &str| RegexBuilder::new(text).size_limit(PATTERN_SIZE).build();
     // Alone first: `a)|(b` must not close our own bracket.
-    RegexBuilder::new(pattern)
-        .size_limit(PATTERN_SIZE)
-        .build()
-        .and_then(|_| {
-            RegexBuilder::new(&format!(r"^(?:(?:.*\.)?(?:{pattern}))$"))
-                .size_limit(PATTERN_SIZE)
-                .build()
-        })
-        .map_err(|e| {
-            let reason = e.to_string();
-            // The last line says what is wrong, the lines before it show where.
-            let last = reason.lines().last().unwrap_or_default();
-            unsupported(last.trim_start_matches("error: ").to_owned())
-        })
+    let alone = build(pattern);
+    let whole = alone.and_then(|_| build(&format!(r"^(?:(?:.*\.)?(?:{pattern}))$")));
+    whole.map_err(|e| {
+        let reason = e.to_string();
+        // The last line says what is wrong, the lines before it show where.
+        let last = reason.lines().last().unwrap_or_default();
+        unsupported(last.trim_start_matches("error: "))
+    })
 }
 
 /// Whether a `[set]` has something in it that Rust reads as another set or as an operation
@@ -163,15 +147,16 @@ fn nests(pattern: &str) -> bool {
 
 /// Refuses every kind of adapter whose delta is not `scale * B A` on linear weights.
 fn refuse(path: &Path, config: &Value) -> Result<()> {
-    if config["peft_type"] != "LORA" {
-        return Err(Error::content(
-            path,
-            "key `peft_type`",
-            "\"LORA\"",
-            config["peft_type"].to_string(),
-            "only LoRA adapters are supported",
-        ));
+    let kind = &config["peft_type"];
+    if kind != "LORA" {
+        let (found, hint) = (kind.to_string(), "only LoRA adapters are supported");
+        let place = "key `peft_type`";
+        return Err(Error::content(path, place, "\"LORA\"", found, hint));
     }
+    let refused = |what: String, reason: String| {
+        let what = format!("{}: adapter with {what}", path.display());
+        Err(Error::unsupported(what, reason))
+    };
     let set = |key: &str| match &config[key] {
         Value::Null | Value::Bool(false) => false,
         Value::Array(a) => !a.is_empty(),
@@ -192,40 +177,23 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
         ("kasa_config", "it also has singular values"),
         ("monteclora_config", "it samples its factors"),
     ];
-    for (key, reason) in kinds {
-        if set(key) {
-            return Err(Error::Unsupported {
-                what: format!("{}: adapter with `{key}`", path.display()),
-                reason: format!("{reason}; only plain LoRA on linear layers is supported"),
-            });
-        }
+    let only = "only plain LoRA on linear layers is supported";
+    if let Some((key, reason)) = kinds.iter().find(|(key, _)| set(key)) {
+        return refused(format!("`{key}`"), format!("{reason}; {only}"));
     }
-    if !matches!(&config["bias"], Value::Null) && config["bias"] != "none" {
-        return Err(Error::Unsupported {
-            what: format!(
-                "{}: adapter with `bias` = {}",
-                path.display(),
-                config["bias"]
-            ),
-            reason: "it also trains biases; only plain LoRA on linear layers is supported".into(),
-        });
+    let bias = &config["bias"];
+    if !bias.is_null() && bias != "none" {
+        let reason = format!("it also trains biases; {only}");
+        return refused(format!("`bias` = {bias}"), reason);
     }
     // These start from other factors; all others that have a name change the base model.
     let plain = ["gaussian", "eva", "orthogonal"];
-    if let Some(init) = config["init_lora_weights"].as_str()
-        && !plain.contains(&init)
-    {
-        return Err(Error::Unsupported {
-            what: format!(
-                "{}: adapter with `init_lora_weights` = \"{init}\"",
-                path.display()
-            ),
-            reason:
-                "such an adapter is relative to a changed base model; convert it with PEFT first"
-                    .into(),
-        });
-    }
-    Ok(())
+    let init = config["init_lora_weights"].as_str();
+    let Some(init) = init.filter(|init| !plain.contains(init)) else {
+        return Ok(());
+    };
+    let reason = "such an adapter is relative to a changed base model; convert it with PEFT first";
+    refused(format!("`init_lora_weights` = \"{init}\""), reason.into())
 }
 
 #[cfg(test)]

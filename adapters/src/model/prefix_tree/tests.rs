@@ -2,22 +2,22 @@ use super::*;
 
 #[test]
 fn prefixes_are_shared_and_branches_are_not() {
-    let (forest, rows) = PrefixTree::pack(&[vec![1, 2, 3], vec![1, 2, 4, 5], vec![2, 2]]);
+    let (tree, rows) = PrefixTree::pack(&[vec![1, 2, 3], vec![1, 2, 4, 5], vec![2, 2]]);
     assert_eq!(rows, [vec![0, 1, 2], vec![0, 1, 3, 4], vec![5, 6]]);
-    assert_eq!(forest.positions(), [0, 1, 2, 2, 3, 0, 1]);
-    let seen = forest.ancestry(0..7);
+    assert_eq!(tree.positions(), [0, 1, 2, 2, 3, 0, 1]);
+    let seen = tree.ancestors(0..7);
     assert_eq!(seen.spans(2), [(0, 3)]);
     assert_eq!(seen.spans(4), [(0, 2), (3, 5)]);
     assert_eq!(seen.spans(6), [(5, 7)]);
-    assert_eq!(forest.ancestry(4..6).spans(0), [(0, 2), (3, 5)]);
+    assert_eq!(tree.ancestors(4..6).spans(0), [(0, 2), (3, 5)]);
 }
 
 #[test]
 fn tokens_that_are_treated_differently_are_different_rows() {
-    let mut forest = PrefixTree::new();
-    let a = forest.insert(None, &[1, 2], |i| u64::from(i == 1));
-    let b = forest.insert(None, &[1, 2, 3], |i| u64::from(i == 2));
+    let mut tree = PrefixTree::new();
+    let a = tree.insert(None, &[1, 2], |i| u64::from(i == 1));
+    let b = tree.insert(None, &[1, 2, 3], |i| u64::from(i == 2));
     assert_eq!(a, [0, 1]);
     assert_eq!(b, [0, 2, 3]);
-    assert_eq!(forest.masked(0, 0..4), [1, 3]);
+    assert_eq!(tree.masked(0, 0..4), [1, 3]);
 }

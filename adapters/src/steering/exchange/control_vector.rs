@@ -6,17 +6,15 @@
 //! file also has those of the GLP convention and, under `reptune.`, everything that we know
 //! of the directions: a file of unit vectors is read back bit for bit.
 
-mod convention;
-
-use super::vectors::{self, Read, Vectors};
+use super::vectors::{self, Read};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::formats::gguf::{Gguf, GgufWriter, Value};
-use crate::formats::tables::{self, CONTENT_HASH, content_hash_of_vectors};
+use crate::formats::tables::{Metadata, Table};
 use crate::steering::direction::{Direction, DirectionSet};
 use crate::steering::dose::Dose;
 use crate::steering::operator::Operator;
-use convention::HOOK;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const ARCHITECTURE: &str = "controlvector";
@@ -25,6 +23,12 @@ const NAME: &str = "direction.";
 const OURS: &str = "reptune.";
 /// Our key for the dose that was multiplied into the vectors, if any.
 const DOSE: &str = "dose";
+/// GLP's name for block outputs, where our directions act.
+const HOOK: &str = "residual_stream_post_layer";
+/// Key of GLP for the layers, as `1,2,3`.
+const LAYER_IDS: &str = "glp.layer_ids_zero_based";
+/// Key of GLP for [`hash`].
+const HASH: &str = "glp.content_sha256";
 
 /// How long the vectors of a file are.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,12 +51,9 @@ pub enum Length {
 pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) -> Result<()> {
     let layers: BTreeSet<usize> = layers.iter().copied().collect();
     if layers.contains(&0) {
-        return Err(Error::Unsupported {
-            what: "layer 0 in a control vector".into(),
-            reason: "llama.cpp counts from block 1 there and refuses any file with `direction.0`; \
-                     leave layer 0 out"
-                .into(),
-        });
+        let reason = "llama.cpp counts from block 1 there and refuses any file with \
+                      `direction.0`; leave layer 0 out";
+        return Err(Error::unsupported("layer 0 in a control vector", reason));
     }
     let wrong = |what: &str, expected: &str, found: String, hint: &str| {
         Err(Error::value(what, expected, found, hint))
@@ -60,15 +61,13 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     if layers.is_empty() {
         return wrong("layers", "at least one", "none".into(), "for example 1-3");
     }
-    let listed: Vec<usize> = layers.iter().copied().collect();
+    let layers: Vec<usize> = layers.into_iter().collect();
     let coeffs = match length {
         Length::Unit | Length::Stored => BTreeMap::new(),
-        Length::Dose(dose) => dose.per_layer(set, &listed, Operator::Add)?,
+        Length::Dose(dose) => dose.per_layer(set, &layers, Operator::Add)?,
     };
-    if coeffs
-        .values()
-        .any(|c| *c == 0. || !(*c as f32).is_finite())
-    {
+    let applies = |coeff: &f64| *coeff != 0. && (*coeff as f32).is_finite();
+    if !coeffs.values().all(applies) {
         let found = format!("{length:?}");
         return wrong("dose", "a number other than 0", found, "for example 19.0");
     }
@@ -78,19 +77,13 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     };
     for &layer in &layers {
         let Direction { unit, norm } = set.layer(layer)?;
-        let factor = match length {
-            Length::Stored => *norm,
-            Length::Unit => 1.,
-            Length::Dose(_) => coeffs[&layer],
+        let (factor, norm) = match length {
+            Length::Unit => (1., *norm),
+            Length::Stored => (*norm, *norm),
+            Length::Dose(_) => (coeffs[&layer], coeffs[&layer].abs()),
         };
-        let scaled = Direction {
-            unit: unit.iter().map(|x| x * factor as f32).collect(),
-            norm: match length {
-                Length::Unit | Length::Stored => *norm,
-                Length::Dose(_) => factor.abs(),
-            },
-        };
-        written.layers.insert(layer, scaled);
+        let unit = unit.iter().map(|x| x * factor as f32).collect();
+        written.layers.insert(layer, Direction { unit, norm });
     }
     let mut file = GgufWriter::new(ARCHITECTURE);
     file.text("general.type", ARCHITECTURE);
@@ -104,11 +97,9 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
     file.text("glp.derived_at", HOOK);
     file.text("glp.method", set.provenance.method.as_str());
     let ids: Vec<String> = layers.iter().map(usize::to_string).collect();
-    file.text(convention::LAYER_IDS, ids.join(","));
-    let vectors = written.layers.iter().map(|(l, d)| (*l, &d.unit));
-    file.text(convention::HASH, convention::hash(vectors));
+    file.text(LAYER_IDS, ids.join(","));
+    file.text(HASH, hash(written.layers.values().map(|d| &d.unit)));
 
-    let mut metadata = written.metadata();
     let dose = match length {
         Length::Unit => None,
         Length::Stored => Some("as stored".to_owned()),
@@ -117,9 +108,7 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
         }
         Length::Dose(dose) => Some(dose.to_string()),
     };
-    metadata.extend(dose.map(|dose| (DOSE.to_owned(), dose)));
-    let hash = content_hash_of_vectors(&written.tables(), &metadata);
-    metadata.insert(CONTENT_HASH.to_owned(), hash);
+    let (_, metadata) = written.stored(dose.map(|dose| (DOSE, dose)));
     for (key, value) in metadata.into_iter().collect::<BTreeMap<_, _>>() {
         file.text(&format!("{OURS}{key}"), value);
     }
@@ -139,22 +128,14 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize], length: Length) 
 /// (errors say what), a tensor is not one row of f32, or a hash is wrong.
 pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     let file = Gguf::open(path)?;
-    let architecture = file.text("general.architecture")?.unwrap_or("nothing");
-    if architecture != ARCHITECTURE {
-        return Err(Error::content(
-            path,
-            "`general.architecture`",
-            format!("`{ARCHITECTURE}`"),
-            format!("`{architecture}`"),
-            "this GGUF file does not hold directions",
-        ));
-    }
-    let mut notes = convention::check(&file, offset, operator)?;
+    let hint = "this GGUF file does not hold directions";
+    file.expect_text("general.architecture", ARCHITECTURE, hint)?;
+    let mut notes = check(&file, offset, operator)?;
     let vectors = vectors(&file)?;
     let ours = ours(&file)?;
     if ours.is_empty() {
         // Our own hash covers these too, and fails with a better message.
-        convention::check_vectors(&file, &vectors)?;
+        check_vectors(&file, &vectors)?;
     }
     if vectors.contains_key(&0) {
         notes.push("it has direction.0, which llama.cpp refuses; it is read here".into());
@@ -174,13 +155,7 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
         None => file.text("controlvector.method")?,
     };
     let model = file.text("controlvector.model_hint")?.unwrap_or_default();
-    let mut read = Vectors {
-        path,
-        by_layer: vectors,
-        model: model.to_owned(),
-        origin: "GGUF control vector",
-    }
-    .taken(offset)?;
+    let mut read = vectors::converted(path, vectors, (model, "GGUF control vector"), offset)?;
     if let Some(method) = method {
         read.set.provenance.method = method.to_owned();
     }
@@ -211,13 +186,12 @@ fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
 }
 
 /// Our metadata, without the prefix of its keys.
-fn ours(file: &Gguf) -> Result<HashMap<String, String>> {
-    let mut ours = HashMap::new();
+fn ours(file: &Gguf) -> Result<Metadata> {
+    let mut ours = Metadata::new();
     for key in file.metadata().keys() {
-        let Some(own) = key.strip_prefix(OURS) else {
-            continue;
-        };
-        if let Some(text) = file.text(key)? {
+        if let Some(own) = key.strip_prefix(OURS)
+            && let Some(text) = file.text(key)?
+        {
             ours.insert(own.to_owned(), text.to_owned());
         }
     }
@@ -225,23 +199,96 @@ fn ours(file: &Gguf) -> Result<HashMap<String, String>> {
 }
 
 /// The set of a file that reptune wrote.
-fn own(
-    path: &Path,
-    vectors: BTreeMap<u32, Vec<f32>>,
-    metadata: &HashMap<String, String>,
-) -> Result<DirectionSet> {
+fn own(path: &Path, vectors: BTreeMap<u32, Vec<f32>>, metadata: &Metadata) -> Result<DirectionSet> {
     let table = |(layer, data): (u32, Vec<f32>)| {
         let shape = vec![data.len()];
-        (format!("layer.{layer}"), tables::Table { shape, data })
+        (format!("layer.{layer}"), Table { shape, data })
     };
     let tables = vectors.into_iter().map(table).collect();
     let mut set = DirectionSet::from_tables(path, tables, metadata)?;
     if let Some(dose) = metadata.get(DOSE) {
         for (layer, d) in &mut set.layers {
-            let vector: Vec<f64> = d.unit.iter().copied().map(f64::from).collect();
-            *d = vectors::direction(path, *layer as i64, &vector)?;
+            *d = vectors::direction(path, *layer, &d.unit)?;
         }
         set.provenance.origin = format!("GGUF control vector of reptune, {dose}");
     }
     Ok(set)
+}
+
+/// SHA-256 of the vectors in f32, little-endian, in the order of their layers.
+fn hash<'a>(vectors: impl Iterator<Item = &'a Vec<f32>>) -> String {
+    let bytes: Vec<u8> = vectors.flatten().flat_map(|x| x.to_le_bytes()).collect();
+    files::sha256([bytes.as_slice()])
+}
+
+/// Refuses files that do something else than `operator` with one vector at block outputs;
+/// returns remarks for the user.
+fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>> {
+    let refused = |what: String, reason: &str| {
+        let what = format!("{}: {what}", file.path().display());
+        Err(Error::unsupported(what, reason))
+    };
+    match (file.text("glp.mode")?, operator) {
+        (Some("project"), Operator::Ablate) | (None | Some("add"), _) => {}
+        (Some("project"), _) => {
+            let what = "vectors that are to be projected out (`glp.mode` = project)";
+            let reason = "adding them would do something else; steer with --operator ablate";
+            return refused(what.into(), reason);
+        }
+        (Some(other), _) => {
+            let reason = "only `add` and `project` are supported";
+            return refused(format!("`glp.mode` = {other}"), reason);
+        }
+    }
+    if let Some(other) = file.text("glp.hook_point")?.filter(|at| *at != HOOK) {
+        let reason = "directions act on block outputs here, residual_stream_post_layer";
+        return refused(format!("`glp.hook_point` = {other}"), reason);
+    }
+    for key in ["glp.spec_version", "glp.rank"] {
+        if let Some(found) = file.whole(key)?.filter(|n| *n > 1) {
+            let what = format!("`{key}` = {found}, directions of rank above 1 (GLP version 2)");
+            return refused(what, "only one vector per layer is supported");
+        }
+    }
+    if matches!(file.value(LAYER_IDS), Some(Value::Bool(false))) && offset == 0 {
+        let reason = "layers are counted from 0 here; if the file counts from 1, give a layer \
+                      offset of -1";
+        return refused(format!("`{LAYER_IDS}` = false"), reason);
+    }
+    let mut notes = Vec::new();
+    if let Some(other) = file.text("glp.derived_at")?.filter(|at| *at != HOOK) {
+        notes.push(format!("it was derived at another hook point, {other}"));
+    }
+    if let Some(alpha) = file.number("glp.alpha_default")?.filter(|a| *a != 1.) {
+        notes.push(format!(
+            "it names a default strength of {alpha} (`glp.alpha_default`), which is not applied"
+        ));
+    }
+    Ok(notes)
+}
+
+/// Compares the vectors with the layers and the hash that the file states.
+fn check_vectors(file: &Gguf, vectors: &BTreeMap<u32, Vec<f32>>) -> Result<()> {
+    let wrong = |key: &str, expected: String, found: &str| {
+        let (place, found) = (format!("`{key}`"), format!("`{found}`"));
+        let hint = "the file was changed or damaged; fetch it again";
+        Err(Error::content(file.path(), place, expected, found, hint))
+    };
+    if let Some(Value::String(stated)) = file.value(LAYER_IDS) {
+        let ids: Vec<String> = vectors.keys().map(u32::to_string).collect();
+        if stated.split(',').map(str::trim).ne(ids.iter()) {
+            let expected = format!("`{}`, the layers of its tensors", ids.join(","));
+            return wrong(LAYER_IDS, expected, stated);
+        }
+    }
+    match file
+        .text(HASH)?
+        .filter(|stated| *stated != hash(vectors.values()))
+    {
+        Some(stated) => {
+            let expected = format!("`{}`, of its tensors", hash(vectors.values()));
+            wrong(HASH, expected, stated)
+        }
+        None => Ok(()),
+    }
 }

@@ -29,21 +29,18 @@ pub fn open_directions(path: &Path) -> Result<DirectionSet> {
 /// read for [`Operator::Ablate`] only.
 ///
 /// # Errors
-/// The same.
+/// Those of [`open_directions`].
 pub fn open_directions_for(path: &Path, operator: Operator) -> Result<DirectionSet> {
-    Ok(read_for(path, 0, operator)?.set)
+    Ok(read(path, 0, operator)?.set)
 }
 
-/// [`open_directions`] with `offset` added to the layer numbers of a file of another
-/// program: layer i of the file is our layer i + offset.
+/// Directions as [`open_directions_for`] reads them, with `offset` added to the layer numbers of
+/// a file of another program: layer i of the file is our layer i + offset.
 ///
 /// # Errors
-/// The same; when a layer falls below 0, or an offset is given for a file of ours.
-pub fn read(path: &Path, offset: i64) -> Result<Read> {
-    read_for(path, offset, Operator::Add)
-}
-
-fn read_for(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
+/// Those of [`open_directions`]; when the offset moves a layer below 0, or is given for a
+/// direction file of reptune.
+pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     if Gguf::is_one(path) {
         return control_vector::read(path, offset, operator);
     }
@@ -51,10 +48,8 @@ fn read_for(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
         return svec::read(path, offset);
     }
     vectors::no_offset(offset)?;
-    Ok(Read {
-        set: DirectionSet::load(path)?,
-        notes: Vec::new(),
-    })
+    let (set, notes) = (DirectionSet::load(path)?, Vec::new());
+    Ok(Read { set, notes })
 }
 
 #[cfg(test)]

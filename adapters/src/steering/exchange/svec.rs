@@ -1,6 +1,6 @@
 //! `.svec`: JSON with a vector for each layer, keyed by the block whose output it is added to.
 
-use super::vectors::{self, Read, Vectors};
+use super::vectors::{self, Read};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::steering::direction::DirectionSet;
@@ -77,27 +77,21 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
     let file: Svec = serde_json::from_slice(&bytes).map_err(|e| {
         let place = format!("line {}", e.line());
         let hint = "give a .svec file, a GGUF control vector, or directions of this project";
-        wrong(place, "JSON with `directions`", e.to_string(), hint)
+        wrong(place, "JSON with `directions`", e.to_string(), hint).caused_by(e)
     })?;
     let mut by_layer = BTreeMap::new();
     for (key, value) in &file.directions {
         let place = format!("`directions.{key}`");
         let Some(layer) = vectors::layer(key) else {
-            let found = format!("`{key}`");
-            let hint = "re-export the file";
+            let (found, hint) = (format!("`{key}`"), "re-export the file");
             return Err(wrong(place, "a layer as key", found, hint));
         };
         let vector = vector(value.get())
             .map_err(|found| wrong(place, "one vector of numbers", found, "keep one a layer"))?;
         by_layer.insert(layer, vector);
     }
-    let vectors = Vectors {
-        path,
-        by_layer,
-        model: file.model_type,
-        origin: ".svec file",
-    };
-    let mut read = vectors.taken(offset)?;
+    let about = (&*file.model_type, ".svec file");
+    let mut read = vectors::converted(path, by_layer, about, offset)?;
     for (name, map) in [
         ("explained_variances", &file.explained_variances),
         ("probe_accuracies", &file.probe_accuracies),

@@ -7,10 +7,10 @@ use crate::steering::operator::Operator;
 use crate::{Dose, Intervention, files};
 use std::path::PathBuf;
 
-fn room() -> (tempfile::TempDir, PathBuf) {
-    let room = tempfile::tempdir().expect("room");
-    let path = room.path().join("x.gguf");
-    (room, path)
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("x.gguf");
+    (directory, path)
 }
 
 fn spec() -> ModelSpec {
@@ -52,7 +52,7 @@ fn set() -> Result<DirectionSet> {
 
 #[test]
 fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let mut set = set()?;
     control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
     set.layers.remove(&0);
@@ -65,7 +65,7 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
     std::fs::write(&path, bytes).expect("written");
     let message = open_directions(&path).expect_err("changed").to_string();
     assert!(message.contains("`content_sha256`"), "{message}");
-    // one of what is told of them: another norm
+    // another norm
     control_vector::write(&path, &set, &[1, 2, 3], Length::Unit)?;
     let mut bytes = files::read(&path)?;
     let key = b"reptune.norms";
@@ -80,14 +80,17 @@ fn a_control_vector_of_ours_is_read_back_bit_for_bit() -> Result<()> {
 
 #[test]
 fn a_dose_is_what_the_steering_adds() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let set = set()?;
     let steering = Intervention::new(&set, &[1, 3], Dose::Total(5.), Operator::Add)?;
     control_vector::write(&path, &set, &[1, 3], Length::Dose(Dose::Total(5.)))?;
     let read = open_directions(&path)?;
-    let mut told = set.provenance.clone();
-    told.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
-    assert_eq!(read.provenance, told, "the model's fingerprint among it");
+    let mut expected = set.provenance.clone();
+    expected.origin = "GGUF control vector of reptune, coeff 5 over 2 layers".into();
+    assert_eq!(
+        read.provenance, expected,
+        "the model's fingerprint among it"
+    );
     let stored = Intervention::new(&read, &[1, 3], Dose::Strength(1.), Operator::Add)?;
     for layer in [1, 3] {
         let both = [&steering, &stored].map(|x| x.addition(layer).expect("one"));
@@ -108,7 +111,7 @@ fn a_dose_is_what_the_steering_adds() -> Result<()> {
 
 #[test]
 fn vectors_of_others_stay_as_long_as_they_were() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let set = set()?;
     control_vector::write(&path, &set, &[1, 3], Length::Stored)?;
     let back = open_directions(&path)?;
@@ -127,7 +130,7 @@ fn vectors_of_others_stay_as_long_as_they_were() -> Result<()> {
 
 #[test]
 fn block_0_is_refused_for_llama_cpp() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let message = control_vector::write(&path, &set()?, &[0, 1], Length::Unit)
         .expect_err("block 0")
         .to_string();
@@ -150,14 +153,14 @@ fn theirs(path: &Path, change: impl FnOnce(&mut GgufWriter)) -> Result<()> {
 
 #[test]
 fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let row = |x: f32| [x, 0., 0., 0., 0., 0., 0., 0.];
     theirs(&path, |file| {
         file.set("controlvector.layer_count", Value::U32(2));
         file.floats("direction.0", &[8], &row(2.)).expect("fits");
         file.floats("direction.3", &[8], &row(-0.5)).expect("fits");
     })?;
-    let read = super::read(&path, 0)?;
+    let read = super::read(&path, 0, Operator::Add)?;
     let norms: Vec<(usize, f64)> = read.set.layers.iter().map(|(l, d)| (*l, d.norm)).collect();
     assert_eq!(norms, [(0, 2.), (3, 0.5)]);
     assert_eq!(read.set.layers[&3].unit[0], -1.);
@@ -172,12 +175,16 @@ fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
         file.set("controlvector.layer_count", Value::I32(1));
         file.floats("direction.3", &[8], &row(1.)).expect("fits");
     })?;
-    let moved = super::read(&path, -1)?;
+    let moved = super::read(&path, -1, Operator::Add)?;
     assert_eq!(moved.set.layers.keys().copied().collect::<Vec<_>>(), [2]);
     assert!(moved.set.provenance.origin.ends_with("layers moved by -1"));
-    let message = super::read(&path, -4).expect_err("below").to_string();
+    let message = super::read(&path, -4, Operator::Add)
+        .expect_err("below")
+        .to_string();
     assert!(message.contains("layer 3 with offset -4"), "{message}");
-    let message = super::read(&path, 1)?.set.check_model(&path, &spec());
+    let message = super::read(&path, 1, Operator::Add)?
+        .set
+        .check_model(&path, &spec());
     let message = message.expect_err("above").to_string();
     assert!(
         message.contains("layer 4") && message.contains("0 to 3"),
@@ -188,7 +195,7 @@ fn files_of_others_are_taken_with_a_note_on_their_layers() -> Result<()> {
 
 #[test]
 fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let row = [1f32; 8];
     type Change = fn(&mut GgufWriter) -> Result<&mut GgufWriter>;
     let cases: [(Change, &str); 14] = [
@@ -259,7 +266,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
 
 #[test]
 fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
-    let (_room, path) = room();
+    let (_directory, path) = directory();
     let rows = [[1f32, 0., 0., 0., 0., 0., 0., 2.], [0f32; 8]];
     let bytes: Vec<u8> = rows
         .iter()
@@ -294,8 +301,8 @@ fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
 
 #[test]
 fn svec_goes_both_ways() -> Result<()> {
-    let (room, _) = room();
-    let (path, set) = (room.path().join("x.svec"), set()?);
+    let (directory, _) = directory();
+    let (path, set) = (directory.path().join("x.svec"), set()?);
     svec::write(&path, &set, &[0, 2])?;
     let read = open_directions(&path)?;
     assert_eq!(read.layers.keys().copied().collect::<Vec<_>>(), [0, 2]);

@@ -102,8 +102,8 @@ fn a_turn_keeps_the_norm_and_points_as_the_sum_does() -> Result<()> {
         }
     }
     let zeros = Tensor::zeros((2, 8), candle_core::DType::F32, &Device::Cpu)?;
-    let turned: Vec<Vec<f32>> = x.apply(&zeros, 1, &[0, 1])?.to_vec2()?;
-    assert!(turned.iter().flatten().all(|x| x.is_finite()));
+    let steered: Vec<Vec<f32>> = x.apply(&zeros, 1, &[0, 1])?.to_vec2()?;
+    assert!(steered.iter().flatten().all(|x| x.is_finite()));
     Ok(())
 }
 

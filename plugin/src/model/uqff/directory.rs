@@ -10,6 +10,7 @@ use reptune_adapters::files::Staging;
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::{Error as Fault, ModelSpec};
 use safetensors::Dtype;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A UQFF directory that is being written.
@@ -28,9 +29,8 @@ impl UqffDirectory {
         indices: impl IntoIterator<Item = usize>,
         provenance: UqffProvenance,
     ) -> Result<UqffWriter> {
-        UqffWriter::new(indices, provenance, |names, metadata| {
-            TensorFileWriter::stage(&self.0, name, names.iter().map(|n| &**n), metadata)
-        })
+        let path = self.0.path().join(name);
+        UqffWriter::new((&path, &self.0.shown(&path)), indices, provenance)
     }
 
     /// Writes the other weights with `tensor`, which gives them by name, copies the
@@ -44,13 +44,15 @@ impl UqffDirectory {
     ) -> Result<()> {
         let names: Vec<String> = embeddings_and_norms(spec).map(|(name, _)| name).collect();
         let shown = names.iter().map(String::as_str);
-        let mut file = TensorFileWriter::stage(&self.0, RESIDUAL, shown, 0)?;
+        let path = self.0.path().join(RESIDUAL);
+        let paths = (&*path, &*self.0.shown(&path));
+        let mut file = TensorFileWriter::create(paths, shown, 0)?;
         for name in &names {
             let (tensor, mut bytes) = (tensor(name)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
             file.push(name, Dtype::F32, tensor.dims(), &bytes)?;
         }
-        file.finish()?;
+        file.finish(BTreeMap::new())?;
         for file in companions(model)? {
             self.0.copy(&file)?;
         }
@@ -72,19 +74,20 @@ impl UqffWriter {
         indices: impl IntoIterator<Item = usize>,
         provenance: UqffProvenance,
     ) -> Result<Self> {
-        Self::new(indices, provenance, |names, metadata| {
-            TensorFileWriter::create_with_metadata(path, names.iter().map(|n| &**n), metadata)
-        })
+        Self::new((path, path), indices, provenance)
     }
 
+    /// Creates the first of `paths`; errors name the second.
     fn new(
+        paths: (&Path, &Path),
         indices: impl IntoIterator<Item = usize>,
         provenance: UqffProvenance,
-        create: impl FnOnce(&[String], usize) -> reptune_adapters::Result<TensorFileWriter>,
     ) -> Result<Self> {
         let names: Vec<String> = indices.into_iter().map(|i| i.to_string()).collect();
+        let shown = names.iter().map(String::as_str);
+        let metadata = provenance.metadata_bytes(names.len());
         Ok(Self {
-            file: create(&names, provenance.metadata_bytes(names.len()))?,
+            file: TensorFileWriter::create(paths, shown, metadata)?,
             provenance,
             digests: Digests::default(),
         })
@@ -101,7 +104,7 @@ impl UqffWriter {
     /// Completes the file; returns its length.
     pub fn finish(self) -> Result<u64> {
         let metadata = self.digests.metadata(self.provenance.text());
-        Ok(self.file.finish_with(metadata)?)
+        Ok(self.file.finish(metadata)?)
     }
 }
 

@@ -18,7 +18,7 @@
 
 use super::weight_type::WeightType;
 use candle_core::DType;
-use reptune_adapters::formats::gguf::dtype as ggml;
+use reptune_adapters::formats::gguf as ggml;
 use std::ops::Range;
 
 /// The parts of an entry, all of them within its bytes.
@@ -228,7 +228,7 @@ impl Cursor<'_> {
 
     fn ggml(&mut self, length: usize) -> Result<Weight, Misfit> {
         let code = self.u32("type")?;
-        let Ok(dtype) = ggml::of(code) else {
+        let Ok(dtype) = ggml::dtype(code) else {
             return misfit("a type of ggml", code.to_string());
         };
         let (o, i) = self.matrix()?;

@@ -1,8 +1,8 @@
 use super::*;
 
 fn config(text: &str) -> Result<Config> {
-    let room = tempfile::tempdir().expect("room");
-    let path = room.path().join("adapter_config.json");
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("adapter_config.json");
     std::fs::write(&path, text).expect("write");
     Config::read(&path)
 }

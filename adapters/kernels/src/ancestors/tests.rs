@@ -37,16 +37,16 @@ fn a_group_holds_what_its_tokens_see() {
     parents.push(Some(49));
     parents.extend((200..349).map(Some));
     parents.extend([None, Some(350), Some(351)]);
-    let ancestry = ancestors(&parents);
-    let groups = ancestry.neighbours();
-    assert!(groups.len() < ancestry.len() / 8);
+    let ancestors = ancestors(&parents);
+    let groups = ancestors.neighbours();
+    assert!(groups.len() < ancestors.len() / 8);
     let tokens: usize = groups.iter().map(|g| g.rows.len()).sum();
-    assert_eq!(tokens, ancestry.len());
+    assert_eq!(tokens, ancestors.len());
     for group in groups {
         let table: Vec<usize> = group.runs().flat_map(|(run, _)| run).collect();
         assert_eq!(table.len(), group.width());
         for (i, row) in group.rows.clone().enumerate() {
-            let spans = ancestry.spans(row).iter();
+            let spans = ancestors.spans(row).iter();
             let expected: Vec<usize> = spans
                 .flat_map(|&(from, to)| from as usize..to as usize)
                 .collect();
@@ -58,9 +58,13 @@ fn a_group_holds_what_its_tokens_see() {
 
 #[test]
 fn few_tokens_are_computed_one_by_one() {
-    let apart = |parents: &[Option<usize>]| -> Vec<bool> {
-        let ancestry = ancestors(parents);
-        ancestry.neighbours().iter().map(|g| g.apart()).collect()
+    let alone = |parents: &[Option<usize>]| -> Vec<bool> {
+        let ancestors = ancestors(parents);
+        ancestors
+            .neighbours()
+            .iter()
+            .map(|g| g.one_by_one())
+            .collect()
     };
     // four short prompts of which three share two tokens
     let short = [
@@ -73,8 +77,8 @@ fn few_tokens_are_computed_one_by_one() {
         Some(5),
         Some(2),
     ];
-    assert_eq!(apart(&short), [true]);
-    assert_eq!(apart(&line(12)), [false]);
-    // two tokens more than a group has room for
-    assert_eq!(apart(&line(57)), [false, true]);
+    assert_eq!(alone(&short), [true]);
+    assert_eq!(alone(&line(12)), [false]);
+    // two tokens more than a group holds
+    assert_eq!(alone(&line(57)), [false, true]);
 }
