@@ -2,7 +2,7 @@
 //!
 //! Nothing is shown until [`show`] is called, so libraries and tests stay silent.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
@@ -48,6 +48,22 @@ pub fn note(text: impl Display) {
     }
 }
 
+/// Shows the progress of `what` until the returned function is dropped; it is called with the
+/// number of steps that are done, and of all.
+pub fn of(what: impl Into<String>) -> impl FnMut(usize, usize) {
+    let shown = Progress::new(what, 1);
+    move |done, all| {
+        shown.bar.set_length(all as u64);
+        shown.set(done);
+    }
+}
+
+/// Shows the progress of `length` steps of `what`, as [`of`] does.
+pub fn steps(what: impl Into<String>, length: usize) -> impl FnMut(usize) {
+    let shown = Progress::new(what, length);
+    move |done| shown.set(done)
+}
+
 /// The progress of one piece of work; it disappears when it is dropped.
 pub struct Progress {
     bar: ProgressBar,
@@ -58,16 +74,12 @@ pub struct Progress {
 impl Progress {
     /// Progress of `length` steps of `what`.
     pub fn new(what: impl Into<String>, length: usize) -> Self {
-        let wanted = shows(Shown::Progress);
-        let terminal = stderr().is_terminal();
-        let bar = match wanted && terminal {
-            true => ProgressBar::new(length as u64),
-            false => {
-                let bar = ProgressBar::hidden();
-                bar.set_length(length as u64);
-                bar
-            }
+        let (wanted, terminal) = (shows(Shown::Progress), stderr().is_terminal());
+        let target = match wanted && terminal {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
         };
+        let bar = ProgressBar::with_draw_target(Some(length as u64), target);
         let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len}, {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(what.into());
@@ -77,21 +89,10 @@ impl Progress {
         }
     }
 
-    /// Progress of work whose length is given by [`Progress::set_of`].
-    pub fn unknown(what: impl Into<String>) -> Self {
-        Self::new(what, 1)
-    }
-
     /// `done` steps are done.
     pub fn set(&self, done: usize) {
         self.bar.set_position(done as u64);
         self.print();
-    }
-
-    /// `done` of `all` steps are done.
-    pub fn set_of(&self, done: usize, all: usize) {
-        self.bar.set_length(all as u64);
-        self.set(done);
     }
 
     /// One more step is done.

@@ -9,20 +9,23 @@ use reptune_adapters::{
     Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
 };
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
-use reptune_recipes::data::{Items, Question, claim_question};
+use reptune_recipes::data::{Claim, Items, Question, claim_question};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
 use reptune_recipes::generate::Generation;
+use reptune_recipes::recipe::Mode;
 use reptune_recipes::score::{Choice, divergence, log_odds};
+use reptune_recipes::tune::Tuner;
 use reptune_recipes::{Chat, Message, Recipe};
 use reptune_report::{ModelRow, Outcomes};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Claims on which steering is seen to do something.
-const PROBED: usize = 4;
+/// Claims on which the effect of steering is checked.
+const CHECKED: usize = 4;
 
 /// A recipe, its model and its items.
 pub struct Session {
@@ -38,8 +41,8 @@ pub struct Session {
     pub chat: Chat,
     /// Claims and questions.
     pub items: Items,
-    /// What its tunings share.
-    pub trunks: Arc<SharedActivations>,
+    /// Activations of the model that its tunings share.
+    pub activations: Arc<SharedActivations>,
     /// The weights and how they were loaded.
     weights: String,
 }
@@ -65,14 +68,13 @@ impl Session {
             recipe,
             directory,
             items,
-            trunks: Arc::default(),
+            activations: Arc::default(),
         })
     }
 
-    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files
-    /// that it names.
-    pub fn inputs(&self, parts: &[&dyn Part]) -> String {
-        let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
+    /// What a stage depends on: the weights, `parts` of the recipe as [`part`] writes them, and
+    /// the user's files that it names.
+    pub fn inputs(&self, parts: &[String]) -> String {
         let files: Vec<String> = (self.recipe.files().iter())
             .filter_map(|file| files::read(file).ok())
             .map(|bytes| files::sha256([bytes.as_slice()]))
@@ -80,13 +82,15 @@ impl Session {
         format!("{} {} {files:?}", self.weights, parts.join(" "))
     }
 
-    /// Test claims as questions.
-    pub fn claim_questions(&self) -> Vec<Question> {
-        self.items
-            .test
-            .iter()
-            .map(|c| claim_question(&self.recipe, c))
-            .collect()
+    /// `claims` as questions.
+    pub fn questions(&self, claims: &[Claim]) -> Vec<Question> {
+        let question = |claim| claim_question(&self.recipe, claim);
+        claims.iter().map(question).collect()
+    }
+
+    /// Number of test questions.
+    pub fn test_questions(&self) -> usize {
+        self.items.test.len() + self.items.choices.len()
     }
 
     /// The system prompt without a persona.
@@ -100,16 +104,30 @@ impl Session {
         interventions: &'a [Intervention],
         adapter: Option<&'a Adapter>,
     ) -> OwnForward<'a> {
-        let how = Generation {
-            interventions,
-            adapter,
-            ..Generation::default()
-        };
         OwnForward {
             model: &self.llama,
             chat: &self.chat,
-            how,
+            how: Generation {
+                interventions,
+                adapter,
+                ..Generation::default()
+            },
         }
+    }
+
+    /// A tuning of `mode` of `recipe` on `model`, with the claims of the session.
+    ///
+    /// # Errors
+    /// When a layer or a direction is missing.
+    pub fn tuner<'a>(
+        &'a self,
+        model: &'a dyn HookedModel,
+        recipe: &'a Recipe,
+        mode: Mode,
+        directions: &DirectionSet,
+    ) -> reptune_recipes::Result<Tuner<'a>> {
+        let (train, validation) = (&self.items.train, &self.items.validation);
+        Tuner::new(model, &self.chat, recipe, mode, directions, train, validation)
     }
 
     /// Asks `answerer` all that the recipe measures on test items.
@@ -123,62 +141,49 @@ impl Session {
         systems: &[String],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured> {
-        let evaluation = &self.recipe.evaluation;
-        let claims = self.claim_questions();
+        let (chat, recipe) = (&self.chat, &self.recipe);
+        let claims = self.questions(&self.items.test);
         let mut put = |questions: &[Question], from: usize| {
-            let (chat, recipe) = (&self.chat, &self.recipe);
             let mut progress = |done| progress(from + done);
             ask(answerer, chat, recipe, systems, questions, &mut progress)
         };
-        let (texts, verdicts) = put(&claims, 0)?;
+        let (texts, claim_verdicts) = put(&claims, 0)?;
         let choices = match self.items.choices.as_slice() {
             [] => None,
             choices => Some(put(choices, claims.len())?.1),
         };
         let mut row = ModelRow {
             model: model.to_owned(),
-            claims: Outcomes::of(&verdicts),
+            claims: Outcomes::of(&claim_verdicts),
             choices: choices.as_deref().map(Outcomes::of),
-            claim_verdicts: verdicts,
+            claim_verdicts,
             choice_verdicts: choices.unwrap_or_default(),
-            sample: texts
-                .first()
-                .map(|t| t.trim().to_owned())
-                .unwrap_or_default(),
+            sample: texts.first().map_or("", |t| t.trim()).to_owned(),
             ..ModelRow::default()
         };
         let mut odds = Vec::new();
         // What is read off logits has no generation in which a gate could be decided.
-        if let Some(variant) = answerer
-            .variant()
-            .filter(|c| !decided_once(c.interventions))
-        {
+        let variant = answerer.variant();
+        if let Some(variant) = variant.filter(|v| !decided_once(v.interventions)) {
             // Labels of several tokens can be read from text, but have no log-odds.
-            let choices = Choice::of_questions(&self.chat, &self.recipe, systems, &claims);
-            if let Ok(choices) = choices {
+            if let Ok(choices) = Choice::of_questions(chat, recipe, systems, &claims) {
                 odds = log_odds(&variant, &choices, &mut |_| {})?;
                 row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
             }
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
-            if let (Some(from), true) = (&evaluation.perplexity, plain) {
+            if let (Some(from), true) = (&recipe.evaluation.perplexity, plain) {
                 let windows = Windows::of(variant.model.spec());
-                let texts = sequences(&self.chat, from)?;
-                row.perplexity = Some(pooled(&variant, &texts, windows)?.perplexity);
+                row.perplexity = Some(pooled(&variant, &sequences(chat, from)?, windows)?.perplexity);
             }
-            if let (Some(from), true) = (&evaluation.neutral, plain) {
-                let encode = |t: &String| self.chat.encode(t);
-                let texts = texts_of(from)?;
-                let ids = texts.iter().map(encode);
-                let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-                row.divergence = Some(divergence(&variant, &ids, &mut |_| {})?.mean);
+            if let (Some(from), true) = (&recipe.evaluation.neutral, plain) {
+                let (texts, encode) = (texts_of(from)?, |t: &String| chat.encode(t));
+                let ids: reptune_recipes::Result<Vec<_>> = texts.iter().map(encode).collect();
+                row.divergence = Some(divergence(&variant, &ids?, &mut |_| {})?.mean);
             }
         }
-        Ok(Measured {
-            row,
-            odds,
-            open: Vec::new(),
-        })
+        let open = Vec::new();
+        Ok(Measured { row, odds, open })
     }
 
     /// Answers to the recipe's open questions, if there are any.
@@ -190,12 +195,9 @@ impl Session {
             return Ok(Vec::new());
         };
         let system = systems.first().map_or("", |s| s);
-        let prompt = |q: &String| self.chat.prompt(&Message::conversation(system, q));
-        let prompts = self.open_questions()?;
-        let prompts = prompts.iter().map(prompt);
-        let prompts = prompts.collect::<reptune_recipes::Result<Vec<_>>>()?;
-        let said = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
-        Ok(said.iter().map(|text| text.trim().to_owned()).collect())
+        let prompts = self.prompts(system, self.open_questions()?)?;
+        let answers = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
+        Ok(answers.iter().map(|text| text.trim().to_owned()).collect())
     }
 
     /// The recipe's open questions.
@@ -211,13 +213,9 @@ impl Session {
         Ok(questions)
     }
 
-    /// The directions that steer: the extracted ones, changed as the recipe says.
-    ///
-    /// # Errors
-    /// When a direction file cannot be read or does not fit.
-    pub fn steering_directions(&self, extracted: &DirectionSet) -> Result<DirectionSet> {
-        let spec = self.llama.spec();
-        Ok(self.recipe.steering.directions(extracted, spec)?)
+    fn prompts(&self, system: &str, questions: Vec<String>) -> Result<Vec<Vec<u32>>> {
+        let prompt = |q: &String| Ok(self.chat.prompt(&Message::conversation(system, q))?);
+        questions.iter().map(prompt).collect()
     }
 
     /// `coeff` as tables show it: with the fraction of the mean residual norm that each
@@ -230,7 +228,8 @@ impl Session {
         }
     }
 
-    /// The recipe's steering with `coeff`, seen to do something on a few claims.
+    /// The recipe's steering with `coeff`, after a check that it changes something on a few
+    /// claims.
     ///
     /// # Errors
     /// When the directions lack a layer, or nothing changes.
@@ -238,31 +237,24 @@ impl Session {
         let steering = &self.recipe.steering;
         let intervention =
             steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
-        let effect = check_effect(&self.llama, &intervention, &self.probed()?, None, 2)?;
+        let effect = check_effect(&self.llama, &intervention, &self.effect_prompts()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
-        let idle = coeff == 0. || steering.gate.is_some();
-        let wanted = if idle {
-            NoEffect::Allow
-        } else {
-            NoEffect::Refuse
-        };
-        effect.require(wanted)?;
+        effect.require(match coeff == 0. || steering.gate.is_some() {
+            true => NoEffect::Allow,
+            false => NoEffect::Refuse,
+        })?;
         Ok(intervention)
     }
 
-    /// A few claims as prompts, on which steering is seen to do something.
+    /// A few claims as prompts, on which the effect of steering is checked.
     ///
     /// # Errors
     /// When the template fails.
-    pub fn probed(&self) -> Result<Vec<Vec<u32>>> {
-        let prompts = self.items.validation.iter().take(PROBED).map(|claim| {
-            let question = claim_question(&self.recipe, claim);
-            self.chat.prompt(&Message::conversation(
-                &self.recipe.prompt.system,
-                &question.text,
-            ))
-        });
-        Ok(prompts.collect::<reptune_recipes::Result<_>>()?)
+    pub fn effect_prompts(&self) -> Result<Vec<Vec<u32>>> {
+        let claims = &self.items.validation;
+        let questions = self.questions(&claims[..claims.len().min(CHECKED)]);
+        let questions = questions.into_iter().map(|q| q.text).collect();
+        self.prompts(&self.recipe.prompt.system, questions)
     }
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or
@@ -284,12 +276,7 @@ impl Session {
                 tried: Vec::new(),
             });
         }
-        let questions: Vec<Question> = self
-            .items
-            .validation
-            .iter()
-            .map(|c| claim_question(&self.recipe, c))
-            .collect();
+        let questions = self.questions(&self.items.validation);
         let prompts = asked(&self.chat, &self.plain(), &questions)?;
         let cache = ActivationCache::for_generation(&self.llama, &prompts, &s.layers, None)?;
         let (mut doses, mut variants) = (Vec::new(), Vec::new());
@@ -313,18 +300,17 @@ impl Session {
         });
         let tried: Vec<Tried> = tried.collect();
         // Of equal effects the smallest dose.
-        let best = |sign: f64, score: &dyn Fn(&Tried) -> usize| {
+        let best = |sign: f64, score: fn(&Outcomes) -> usize| {
             let side = tried.iter().filter(|t| t.fraction * sign > 0.);
-            side.max_by(|a, b| {
-                score(a)
-                    .cmp(&score(b))
-                    .then(b.coeff.abs().total_cmp(&a.coeff.abs()))
-            })
-            .map_or(0., |t| t.coeff)
+            let best = side.max_by(|a, b| {
+                let scores = score(&a.outcomes).cmp(&score(&b.outcomes));
+                scores.then(b.coeff.abs().total_cmp(&a.coeff.abs()))
+            });
+            best.map_or(0., |t| t.coeff)
         };
         Ok(Coeffs {
-            positive: best(1., &|t| t.outcomes.positive),
-            negative: best(-1., &|t| t.outcomes.negative),
+            positive: best(1., |o| o.positive),
+            negative: best(-1., |o| o.negative),
             tried,
         })
     }
@@ -347,39 +333,30 @@ impl Answerer for Engine {
     }
 }
 
-/// A part of a recipe, of any type.
-pub trait Part {
-    /// As JSON.
-    fn json(&self) -> String;
-}
-
-impl<T: serde::Serialize> Part for T {
-    fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
+/// A part of a recipe as an input of [`Session::inputs`].
+pub fn part(part: &impl Serialize) -> String {
+    serde_json::to_string(part).unwrap_or_default()
 }
 
 /// Whether one of them has a gate that is decided while a prompt is generated from.
 fn decided_once(interventions: &[Intervention]) -> bool {
-    let gates = interventions.iter().filter_map(Intervention::gate);
-    gates
-        .map(Gate::decide)
-        .any(|d| matches!(d, Decide::OncePerPrompt { .. }))
+    let mut gates = interventions.iter().filter_map(Intervention::gate);
+    gates.any(|gate| matches!(gate.decide(), Decide::OncePerPrompt { .. }))
 }
 
 /// What a model answered.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
     /// Its row of the report.
     pub row: ModelRow,
-    /// Log-odds of the true letter of the test claims; none where logits cannot be read.
+    /// Log-odds of the true answer to the test claims; none where logits cannot be read.
     pub odds: Vec<f64>,
     /// Its answers to the open questions.
     pub open: Vec<String>,
 }
 
 /// A coeff that was tried on the validation claims.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tried {
     /// The coeff.
     pub coeff: f64,
@@ -390,7 +367,7 @@ pub struct Tried {
 }
 
 /// The coeffs of a run.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Coeffs {
     /// Above 0.
     pub positive: f64,

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use reptune_adapters::files;
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -77,6 +78,32 @@ impl Stages {
         self.stage(name, inputs, Interrupted::StartsAnew, work)
     }
 
+    /// [`Stages::run`] of `work` whose result is the JSON file `name`; also reads the file.
+    ///
+    /// # Errors
+    /// Those of `work`, and when the file holds something else.
+    pub fn json<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, String)> {
+        let key = self.run(name, inputs, |path| write_json(path, &work()?))?;
+        Ok((self.read(name)?, key))
+    }
+
+    /// Reads a JSON file of the run.
+    ///
+    /// # Errors
+    /// When it is not there, or holds something else.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let path = self.path(name);
+        serde_json::from_slice(&files::read(&path)?).map_err(|e| {
+            let (expected, hint) = ("what this version writes", "remove it, and run the recipe again");
+            Error::model(&path, "file", expected, e.to_string(), hint)
+        })
+    }
+
     /// [`Stages::run`] of `work` that goes on from what it left at its path when it
     /// was interrupted with the same `inputs`.
     ///
@@ -98,12 +125,8 @@ impl Stages {
         interrupted: Interrupted,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let version = env!("CARGO_PKG_VERSION");
-        let parts = inputs
-            .iter()
-            .chain([&name, &version])
-            .flat_map(|s| [s.as_bytes(), b"\n"]);
-        let key = files::sha256(parts);
+        let parts = inputs.iter().chain([&name, &env!("CARGO_PKG_VERSION")]);
+        let key = files::sha256(parts.flat_map(|s| [s.as_bytes(), b"\n"]));
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);
@@ -123,11 +146,14 @@ impl Stages {
     }
 
     fn save(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.done).unwrap_or_default();
-        Ok(files::write_atomically(&self.out.join(FILE), |w| {
-            writeln!(w, "{text}")
-        })?)
+        write_json(&self.path(FILE), &self.done)
     }
+}
+
+/// Writes `value` to `path`, whole or not at all.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
 fn remove(path: &Path) -> Result<()> {

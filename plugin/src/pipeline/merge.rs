@@ -1,28 +1,24 @@
-//! An adapter merged into quantized weights, with proof of what is left of it.
+//! Adapters merged into quantized weights, with a measurement of how much of their effect is
+//! left: one merge of the command line, or all that the `[retention]` of a recipe names.
 
-use super::run::direction_set;
+use super::run::{Run, Tuned, direction_set};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
-use crate::model::uqff::WeightType;
-use crate::model::{ModelDir, Source};
-use crate::progress::Progress;
+use crate::model::{ModelDir, Source, uqff::WeightType};
+use crate::progress::{self, Progress};
 use crate::quantize::{
     MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
     calibration, candidates,
 };
-use crate::session::Session;
+use crate::session::{Session, part};
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
-use reptune_recipes::recipe::MergeRounding;
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::tune::Tuner;
+use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
 use std::path::Path;
 
 /// A merge into quantized weights.
 pub struct QuantizedMerging<'a> {
-    out: &'a Path,
-    growth: f64,
-    mode: Option<Mode>,
+    settings: MergeSettings<'a>,
     source: Source,
     update: Adapter,
     measured: Option<Measuring>,
@@ -49,7 +45,7 @@ pub struct MergeSettings<'a> {
 }
 
 /// What was written.
-pub struct Merged {
+pub struct MergeOutcome {
     /// How it was rounded.
     pub rounding: MergeRounding,
     /// The weights.
@@ -72,18 +68,16 @@ impl<'a> QuantizedMerging<'a> {
     ///
     /// # Errors
     /// When they do not fit each other.
-    pub fn open(settings: &MergeSettings<'a>) -> Result<Self> {
+    pub fn open(settings: MergeSettings<'a>) -> Result<Self> {
         let source = Source::open(settings.model)?;
         let update = peft::load(settings.adapter, &source.spec)?;
         let measured = settings.recipe;
-        let measured = measured.map(|recipe| Measuring::open(settings, recipe, &source));
+        let measured = measured.map(|recipe| Measuring::open(&settings, recipe, &source));
         Ok(Self {
-            out: settings.out,
-            growth: settings.growth,
-            mode: settings.mode,
-            update,
             measured: measured.transpose()?,
+            settings,
             source,
+            update,
         })
     }
 
@@ -101,19 +95,18 @@ impl<'a> QuantizedMerging<'a> {
         &self,
         wanted: Option<WeightType>,
         rounding: Option<MergeRounding>,
-    ) -> Result<Merged> {
+    ) -> Result<MergeOutcome> {
         let rounding = rounding.unwrap_or(match self.measured {
             Some(_) => MergeRounding::Gptq,
             None => MergeRounding::Nearest,
         });
         let retune = |model: &dyn HookedModel| self.tune(model);
-        let shown = Progress::new("merge", self.source.spec.layers);
-        let mut progress = |done, _| shown.set(done);
-        let report = self
-            .merger(&retune)
-            .write(rounding, wanted, self.out, &mut progress)?;
-        drop(shown);
-        Ok(Merged {
+        let report = {
+            let mut shown = progress::of("merge");
+            let merger = self.merger(&retune);
+            merger.write(rounding, wanted, self.settings.out, &mut shown)?
+        };
+        Ok(MergeOutcome {
             rounding,
             rows: self.rows(rounding, wanted, &report)?,
             report,
@@ -131,19 +124,15 @@ impl<'a> QuantizedMerging<'a> {
         &self,
         least: f64,
         roundings: &[MergeRounding],
-    ) -> Result<std::result::Result<Merged, Vec<TriedMerge>>> {
+    ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
         let Some(measuring) = &self.measured else {
-            let hint = "its validation claims show how much of the effect is kept";
-            return Err(Fault::value("--quantize auto", "--recipe RECIPE", "none", hint).into());
+            let hint = "add a recipe, on whose validation claims the effect of each merge is measured";
+            return Err(Fault::value("--quantize auto", "--recipe RECIPE.toml", "none", hint).into());
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
         let check = RetentionCheck::new(session, &session.items.validation, directions)?;
         let roundings = match roundings {
-            [] => &[
-                MergeRounding::Nearest,
-                MergeRounding::Gptq,
-                MergeRounding::Mixed,
-            ],
+            [] => &[MergeRounding::Nearest, MergeRounding::Gptq, MergeRounding::Mixed],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, roundings);
@@ -156,7 +145,7 @@ impl<'a> QuantizedMerging<'a> {
             check: &check,
             least,
         };
-        let (tried, taken) = search.write(self.out, &mut |done, next| {
+        let (tried, taken) = search.write(self.settings.out, &mut |done, next| {
             shown.set(done);
             shown.message(next);
         })?;
@@ -166,7 +155,7 @@ impl<'a> QuantizedMerging<'a> {
         };
         let (rounding, report) = (taken.rounding, taken.report.clone());
         let rows = self.rows(rounding, Some(taken.wanted), &report)?;
-        Ok(Ok(Merged {
+        Ok(Ok(MergeOutcome {
             rounding,
             report,
             rows,
@@ -180,23 +169,26 @@ impl<'a> QuantizedMerging<'a> {
             source: &self.source,
             update: &self.update,
             calibration: calibration.unwrap_or_default(),
-            growth: self.growth,
-            retuner: self.mode.map(|_| retune),
+            growth: self.settings.growth,
+            retuner: self.settings.mode.map(|_| retune),
         }
     }
 
     /// Tunes the recipe's mode on `model`.
     fn tune(&self, model: &dyn HookedModel) -> Result<Adapter> {
-        let (Some(measured), Some(mode)) = (&self.measured, self.mode) else {
-            return Err(missing("--mode and --recipe"));
+        let missing = |flags: &str| {
+            let expected = format!("{flags}, to tune on the quantized weights");
+            let hint = "add them, or choose nearest, bias-corrected, gptq or mixed";
+            Fault::value("--rounding", expected, "none", hint)
+        };
+        let (Some(measured), Some(mode)) = (&self.measured, self.settings.mode) else {
+            return Err(missing("--mode and --recipe").into());
         };
         let Some(directions) = &measured.directions else {
-            return Err(missing("--directions"));
+            return Err(missing("--directions").into());
         };
-        let session = &measured.session;
-        let shown = Progress::unknown(format!("tune {mode}"));
-        let mut progress = |done, all| shown.set_of(done, all);
-        retuned(session, model, mode, directions, &mut progress)
+        let mut shown = progress::of(format!("tune {mode}"));
+        retuned(&measured.session, model, mode, directions, &mut shown)
     }
 
     /// Base, tuned, base quantized, merged quantized.
@@ -215,30 +207,16 @@ impl<'a> QuantizedMerging<'a> {
         shown.step();
         rows.push(evaluator.unquantized("tuned", Some(&self.update))?);
         shown.step();
-        let name = wanted.map_or("as it was".to_owned(), |t| t.to_string());
-        let room = temporary()?;
-        let base = room.path().join("base");
-        let none = Adapter::default();
         let retune = |model: &dyn HookedModel| self.tune(model);
         let plain = Merger {
-            update: &none,
+            update: &Adapter::default(),
             ..self.merger(&retune)
         };
-        let nearest = MergeRounding::Nearest;
-        let quantized = plain.write(nearest, wanted, &base, &mut |_, _| {})?;
-        for (model, path, update, rounding, report) in [
-            ("base", base.as_path(), None, nearest, &quantized),
-            ("tuned", self.out, Some(&self.update), rounding, report),
-        ] {
-            let host = Llama::load(path, LoadOptions::default())?;
-            let row = evaluator.quantized(model, &host, update, report)?;
-            rows.push(QuantizedRow {
-                rounding: rounding.name().into(),
-                wanted: name.clone(),
-                ..row
-            });
-            shown.step();
-        }
+        rows.push(merged_row(&evaluator, &plain, "base", (MergeRounding::Nearest, wanted))?);
+        shown.step();
+        let written = (self.settings.out, report);
+        rows.push(row(&evaluator, "tuned", Some(&self.update), (rounding, wanted), written)?);
+        shown.step();
         Ok(rows)
     }
 }
@@ -278,29 +256,137 @@ impl Measuring {
     }
 }
 
+/// Makes and measures the merges that the recipe's `[retention]` names; `tuned` are the
+/// updates of the run, with the hashes of their inputs.
+pub(super) fn retention(
+    run: &mut Run,
+    directions: &DirectionSet,
+    tuned: &[Tuned],
+    keys: &[String],
+) -> Result<Vec<QuantizedRow>> {
+    let (session, r) = (&run.session, &run.session.recipe);
+    let Some(wanted) = &r.retention else {
+        return Ok(Vec::new());
+    };
+    let inputs = session.inputs(&[
+        part(&r.retention),
+        part(&r.prompt),
+        part(&r.data),
+        part(&r.evaluation),
+        part(&r.tuning),
+    ]);
+    let inputs: Vec<&str> = [&inputs].into_iter().chain(keys).map(String::as_str).collect();
+    let measure = || {
+        let source = Source::open(&session.directory)?;
+        let calibration = calibration(session)?;
+        let evaluator = MergeEvaluator::new(session, Some(directions))?;
+        let tuned = tuned.iter().filter(|(mode, ..)| wanted.modes.contains(mode));
+        let tuned: Vec<&Tuned> = tuned.collect();
+        let merges = wanted.types.len() * (1 + wanted.rounding.len() * wanted.modes.len());
+        let shown = Progress::new("quantized merges", merges);
+        let mut rows = vec![evaluator.unquantized("base", None)?];
+        for (mode, update, _) in &tuned {
+            rows.push(evaluator.unquantized(mode.name(), Some(update))?);
+        }
+        let mut merge = |update: &Adapter, mode: Mode, name: &str, rounding, stored| {
+            let retune = |model: &dyn HookedModel| {
+                retuned(session, model, mode, directions, &mut |_, _| {})
+            };
+            let merger = Merger {
+                source: &source,
+                update,
+                calibration: &calibration,
+                growth: wanted.growth,
+                retuner: Some(&retune),
+            };
+            rows.push(merged_row(&evaluator, &merger, name, (rounding, Some(stored)))?);
+            shown.step();
+            Result::Ok(())
+        };
+        for stored in &wanted.types {
+            let stored = WeightType::parse(stored)?;
+            merge(&Adapter::default(), Mode::Truth, "base", MergeRounding::Nearest, stored)?;
+            for (mode, update, _) in &tuned {
+                for rounding in &wanted.rounding {
+                    shown.message(format!("{mode}, {stored}, {rounding}"));
+                    merge(update, *mode, mode.name(), *rounding, stored)?;
+                }
+            }
+        }
+        Ok(rows)
+    };
+    Ok(run.stages.json("survival.json", &inputs, measure)?.0)
+}
+
+/// Refuses a `[retention]` that cannot be carried out, before anything is computed.
+pub(super) fn check_retention(run: &Run) -> Result<()> {
+    let Some(retention) = &run.session.recipe.retention else {
+        return Ok(());
+    };
+    let wrong = |key, expected, found: &dyn std::fmt::Display, hint: String| {
+        Error::model(&run.session.file, key, expected, format!("`{found}`"), hint)
+    };
+    for name in &retention.types {
+        WeightType::parse(name).map_err(|e| {
+            let expected = "types of mistral.rs";
+            wrong("key `retention.types`", expected, name, e.to_string())
+        })?;
+    }
+    let modes = &run.session.recipe.tuning.modes;
+    if let Some(mode) = retention.modes.iter().find(|m| !modes.contains(m)) {
+        let (expected, hint) = ("modes of `tuning.modes`", "add it to `tuning.modes`");
+        return Err(wrong("key `retention.modes`", expected, mode, hint.into()));
+    }
+    Ok(())
+}
+
+type Target = (MergeRounding, Option<WeightType>);
+
+/// Merges into a temporary directory, and measures the result.
+fn merged_row(
+    evaluator: &MergeEvaluator,
+    merger: &Merger,
+    name: &str,
+    target: Target,
+) -> Result<QuantizedRow> {
+    let directory = temporary()?;
+    let out = directory.path().join("merged");
+    let report = merger.write(target.0, target.1, &out, &mut |_, _| {})?;
+    let tuned = (!merger.update.modules.is_empty()).then_some(merger.update);
+    row(evaluator, name, tuned, target, (&out, &report))
+}
+
+/// Measures a merged model in its directory; `tuned` is the update in it.
+fn row(
+    evaluator: &MergeEvaluator,
+    name: &str,
+    tuned: Option<&Adapter>,
+    (rounding, wanted): Target,
+    (directory, report): (&Path, &QuantizedReport),
+) -> Result<QuantizedRow> {
+    let model = Llama::load(directory, LoadOptions::default())?;
+    Ok(QuantizedRow {
+        rounding: rounding.name().into(),
+        wanted: wanted.map_or("as it was".to_owned(), |t| t.to_string()),
+        ..evaluator.quantized(name, &model, tuned, report)?
+    })
+}
+
 /// Tunes `mode` of the recipe on another `model`, from zero.
-pub(super) fn retuned(
+fn retuned(
     session: &Session,
     model: &dyn HookedModel,
     mode: Mode,
     directions: &DirectionSet,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Adapter> {
-    let (chat, recipe, items) = (&session.chat, &session.recipe, &session.items);
-    let (train, validation) = (&items.train, &items.validation);
-    let tuner = Tuner::new(model, chat, recipe, mode, directions, train, validation)?;
-    let (room, all) = (temporary()?, tuner.steps());
-    let metrics = room.path().join("metrics.jsonl");
+    let tuner = session.tuner(model, &session.recipe, mode, directions)?;
+    let (directory, all) = (temporary()?, tuner.steps());
+    let metrics = directory.path().join("metrics.jsonl");
     Ok(tuner.tune(tuner.fresh()?, &metrics, &mut |m| progress(m.step, all))?)
 }
 
 /// A directory that is removed when it is dropped.
-pub(super) fn temporary() -> Result<tempfile::TempDir> {
+fn temporary() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir().map_err(|e| Fault::write(std::env::temp_dir(), e))?)
-}
-
-fn missing(flags: &str) -> Error {
-    let expected = format!("{flags}, to tune on the quantized weights");
-    let hint = "add them, or choose nearest, bias-corrected, gptq or mixed";
-    Fault::value("--rounding", expected, "none", hint).into()
 }

@@ -1,17 +1,17 @@
 //! A run of a recipe in its directory: directions, doses, adapters.
 
+use super::selection;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
-use crate::session::{Coeffs, Session};
-use crate::stages::Stages;
-use reptune_adapters::{
-    Adapter, DirectionSet, HookedModel, ModelSpec, files, lora::delta_file, lora::peft,
-    open_directions,
-};
+use crate::progress::{self, Progress};
+use crate::session::{Coeffs, Session, part};
+use crate::stages::{Stages, write_json};
+use reptune_adapters::lora::{delta_file, peft};
+use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, files, open_directions};
 use reptune_recipes::Recipe;
+use reptune_recipes::extract::{Extracted, extract};
 use reptune_recipes::recipe::Mode;
-use reptune_recipes::tune::{Metrics, Tuner};
-use reptune_recipes::{extract as find, select as choose};
+use reptune_recipes::select::Selected;
+use reptune_recipes::tune::Metrics;
 use std::path::{Path, PathBuf};
 
 /// File of the directions.
@@ -20,7 +20,6 @@ pub const DIRECTIONS: &str = "directions.safetensors";
 pub const ORDERED: &str = "ordered.json";
 /// File of the losses, in the directory of a tuned adapter.
 pub const METRICS: &str = "metrics.jsonl";
-const CELLS: &str = "selection.jsonl";
 const CHOICE: &str = "select.json";
 
 /// A tuned mode: its adapter, and the directory of the merged model.
@@ -56,45 +55,26 @@ impl Run {
     /// # Errors
     /// When the model fails, or nothing can be chosen.
     pub fn directions(&mut self) -> Result<(DirectionSet, String)> {
-        let r = &self.session.recipe;
-        let inputs = self.session.inputs(&[
-            &r.seed,
-            &r.behaviour,
-            &r.prompt,
-            &r.data,
-            &r.extraction,
-            &r.selection,
-            &r.selection.as_ref().map(|_| &r.steering.positions),
+        let (session, r) = (&self.session, &self.session.recipe);
+        let inputs = session.inputs(&[
+            part(&r.seed),
+            part(&r.behaviour),
+            part(&r.prompt),
+            part(&r.data),
+            part(&r.extraction),
+            part(&r.selection),
+            part(&r.selection.as_ref().map(|_| &r.steering.positions)),
         ]);
-        let session = &self.session;
-        let cells = self.stages.path(CELLS);
+        let cells = self.stages.path(selection::CELLS);
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            let shown = Progress::unknown("extract");
-            let mut progress = |done, all| shown.set_of(done, all);
-            let (host, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
-            let found = match &recipe.selection {
-                None => find::extract(host, chat, recipe, &session.items.train, &mut progress)?,
-                Some(selection) => {
-                    let claims = &session.items.train;
-                    let (mut found, _) =
-                        find::extract_each(host, chat, recipe, claims, &mut progress)?;
-                    let claims = &session.items.validation;
-                    let held = find::CapturedPairs::of(host, chat, recipe, claims, &mut progress)?;
-                    let inputs = choose::SelectionInputs {
-                        model: host,
-                        chat,
-                        recipe,
-                        found: &found,
-                        held_out: &held,
-                        claims,
-                    };
-                    shown.message("select");
-                    let table = choose::select(inputs, &cells, &mut progress)?;
-                    let choice = table.choose(selection.kl)?;
-                    write_json(&path.with_file_name(CHOICE), &choice)?;
-                    let mut found = found.swap_remove(choice.place);
-                    let of_place = table.candidates.iter().filter(|c| c.place == choice.place);
-                    found.ordered = of_place.map(|c| (c.layer, c.ordered)).collect();
+            let found = match r.selection {
+                None => extracted(session, r, "extract")?,
+                Some(_) => {
+                    let (chosen, mut found) = selection::measure(session, &cells, &mut |_| {})?;
+                    write_json(&path.with_file_name(CHOICE), &chosen.choice)?;
+                    let mut of_place = chosen.table.candidates;
+                    of_place.retain(|c| c.place == chosen.choice.place);
+                    found.ordered = of_place.iter().map(|c| (c.layer, c.ordered)).collect();
                     found
                 }
             };
@@ -103,7 +83,7 @@ impl Run {
         })?;
         let set = DirectionSet::load(&self.stages.path(DIRECTIONS))?;
         if self.session.recipe.selection.is_some() {
-            let choice: choose::Selected = self.read(CHOICE)?;
+            let choice: Selected = self.stages.read(CHOICE)?;
             let steering = &mut self.session.recipe.steering;
             steering.layers = vec![choice.layer];
             steering.coeff = Some(choice.coeff);
@@ -113,46 +93,18 @@ impl Run {
         Ok((set, key))
     }
 
-    /// Reads a JSON file of the run.
-    ///
-    /// # Errors
-    /// When it is not there, or holds something else.
-    pub fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let path = self.stages.path(name);
-        let bytes = files::read(&path)?;
-        serde_json::from_slice(&bytes).map_err(|e| {
-            let hint = "remove it, and run the recipe again";
-            Error::model(
-                &path,
-                "file",
-                "what this version writes",
-                e.to_string(),
-                hint,
-            )
-        })
-    }
-
     /// The doses of the run, chosen where the recipe leaves them open; `key` is that of the
     /// directions.
     ///
     /// # Errors
     /// When the model fails.
     pub fn coeffs(&mut self, directions: &DirectionSet, key: &str) -> Result<(Coeffs, String)> {
-        let r = &self.session.recipe;
-        let inputs = self
-            .session
-            .inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
-        let session = &self.session;
-        let name = "steering.json";
-        let key = self.stages.run(name, &[key, &inputs], |path| {
-            let doses = 2 * session.recipe.steering.fractions.len();
-            let shown = Progress::new("choose a dose", doses);
-            write_json(
-                path,
-                &session.coeffs(directions, &mut |done| shown.set(done))?,
-            )
-        })?;
-        Ok((self.read(name)?, key))
+        let (session, r) = (&self.session, &self.session.recipe);
+        let inputs = session.inputs(&[part(&r.steering), part(&r.evaluation.max_new_tokens)]);
+        let doses = 2 * r.steering.fractions.len();
+        self.stages.json("steering.json", &[key, &inputs], || {
+            session.coeffs(directions, &mut progress::steps("choose a dose", doses))
+        })
     }
 
     /// The adapter of a mode, tuned from zero or `from` another adapter, and its key.
@@ -166,9 +118,8 @@ impl Run {
         key: &str,
         from: Option<&Path>,
     ) -> Result<(PathBuf, String)> {
-        let name = tuned_name(mode);
         let seed = self.session.recipe.seed;
-        self.tuned_as(&name, seed, mode, directions, key, from)
+        self.tuned_as(&tuned_name(mode), seed, mode, directions, key, from)
     }
 
     /// Tunes with another seed, under another name.
@@ -181,40 +132,27 @@ impl Run {
         key: &str,
         from: Option<&Path>,
     ) -> Result<(PathBuf, String)> {
-        let r = &self.session.recipe;
-        let init = from
-            .map(|d| {
-                let own = d.join(delta_file::FILE);
-                files::read(&match own.is_file() {
-                    true => own,
-                    false => d.join("adapter_model.safetensors"),
-                })
-            })
-            .transpose()?;
-        let init = init
-            .map(|bytes| files::sha256([bytes.as_slice()]))
-            .unwrap_or_default();
-        let mut tuning = r.tuning.clone();
-        tuning.modes.clear(); // of which this is one
-        let inputs = self.session.inputs(&[&r.prompt, &r.data, &tuning]);
+        let init = match from {
+            None => String::new(),
+            Some(from) => {
+                let delta = from.join(delta_file::FILE);
+                let lora = from.join("adapter_model.safetensors");
+                let file = if delta.is_file() { delta } else { lora };
+                files::sha256([files::read(&file)?.as_slice()])
+            }
+        };
         let session = &self.session;
         let mut recipe = session.recipe.clone();
+        let mut tuning = recipe.tuning.clone();
+        tuning.modes.clear(); // of which this is one
+        let inputs = session.inputs(&[part(&recipe.prompt), part(&recipe.data), part(&tuning)]);
         recipe.seed = seed;
         let seed = seed.to_string();
         let inputs = [key, &inputs, mode.name(), &init, &seed];
         let key = self.stages.run_resumable(name, &inputs, |path| {
             std::fs::create_dir_all(path).map_err(|e| reptune_adapters::Error::write(path, e))?;
-            let items = &session.items;
-            let tuner = Tuner::new(
-                &session.llama,
-                &session.chat,
-                &recipe,
-                mode,
-                directions,
-                &items.train,
-                &items.validation,
-            )?
-            .sharing(&session.trunks);
+            let tuner = session.tuner(&session.llama, &recipe, mode, directions)?;
+            let tuner = tuner.sharing(&session.activations);
             let shown = Progress::new(format!("tune {mode}"), tuner.steps());
             let mut progress = |m: &Metrics| {
                 shown.set(m.step);
@@ -222,44 +160,35 @@ impl Run {
                     let loss = m.loss(term);
                     loss.map_or_else(String::new, |loss| format!(" {name} {loss:.3}"))
                 };
-                let (token, rows) = (loss("tok", "token"), loss("rep", "representation"));
-                shown.message(format!("tune {mode}:{token}{rows}"));
+                let (token, rep) = (loss("tok", "token"), loss("rep", "representation"));
+                shown.message(format!("tune {mode}:{token}{rep}"));
             };
-            let metrics = path.join(METRICS);
+            let (metrics, spec) = (path.join(METRICS), session.llama.spec());
             let update = match (tuner.can_resume(&metrics), from) {
                 (true, _) => tuner.resume(&metrics, &mut progress)?,
-                (false, Some(directory)) => {
-                    let update = peft::load(directory, session.llama.spec())?;
-                    tuner.tune(update, &metrics, &mut progress)?
+                (false, Some(from)) => {
+                    tuner.tune(peft::load(from, spec)?, &metrics, &mut progress)?
                 }
                 (false, None) => tuner.tune(tuner.fresh()?, &metrics, &mut progress)?,
             };
-            Ok(peft::save_adapter(path, &update, session.llama.spec())?)
+            Ok(peft::save_adapter(path, &update, spec)?)
         })?;
         Ok((self.stages.path(name), key))
     }
 }
 
-/// Writes `value` to `path`, whole or not at all.
-pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
+/// The directions that `recipe` extracts from the training claims.
+pub(super) fn extracted(session: &Session, recipe: &Recipe, shown: &str) -> Result<Extracted> {
+    let (llama, claims, mut shown) = (&session.llama, &session.items.train, progress::of(shown));
+    Ok(extract(llama, &session.chat, recipe, claims, &mut shown)?)
 }
 
 /// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    match recipe.extraction.each_position().len() {
+    let (place, found) = ("`extraction.positions`", recipe.extraction.each_position().len());
+    match found {
         1 => Ok(()),
-        several => {
-            let found = several.to_string();
-            Err(Error::model(
-                file,
-                "`extraction.positions`",
-                "one position",
-                found,
-                hint,
-            ))
-        }
+        several => Err(Error::model(file, place, "one position", several.to_string(), hint)),
     }
 }
 
