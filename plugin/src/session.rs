@@ -5,9 +5,7 @@ use crate::error::Result;
 use crate::model::ModelDir;
 use crate::progress;
 use crate::runtime::Engine;
-use reptune_adapters::{
-    Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
-};
+use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, HookedModel, Intervention, files};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Claim, Items, Question, claim_question};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
@@ -25,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Claims on which the effect of steering is checked.
-const CHECKED: usize = 4;
+pub(crate) const CHECKED: usize = 4;
 
 /// A recipe, its model and its items.
 pub struct Session {
@@ -127,7 +125,9 @@ impl Session {
         directions: &DirectionSet,
     ) -> reptune_recipes::Result<Tuner<'a>> {
         let (train, validation) = (&self.items.train, &self.items.validation);
-        Tuner::new(model, &self.chat, recipe, mode, directions, train, validation)
+        Tuner::new(
+            model, &self.chat, recipe, mode, directions, train, validation,
+        )
     }
 
     /// Asks `answerer` all that the recipe measures on test items.
@@ -174,7 +174,8 @@ impl Session {
             let plain = systems == self.plain();
             if let (Some(from), true) = (&recipe.evaluation.perplexity, plain) {
                 let windows = Windows::of(variant.model.spec());
-                row.perplexity = Some(pooled(&variant, &sequences(chat, from)?, windows)?.perplexity);
+                row.perplexity =
+                    Some(pooled(&variant, &sequences(chat, from)?, windows)?.perplexity);
             }
             if let (Some(from), true) = (&recipe.evaluation.neutral, plain) {
                 let (texts, encode) = (texts_of(from)?, |t: &String| chat.encode(t));

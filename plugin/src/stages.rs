@@ -99,7 +99,10 @@ impl Stages {
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.path(name);
         serde_json::from_slice(&files::read(&path)?).map_err(|e| {
-            let (expected, hint) = ("what this version writes", "remove it, and run the recipe again");
+            let (expected, hint) = (
+                "what this version writes",
+                "remove it, and run the recipe again",
+            );
             Error::model(&path, "file", expected, e.to_string(), hint)
         })
     }

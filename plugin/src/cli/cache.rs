@@ -1,14 +1,14 @@
 //! `reptune cache`: the directory of derived files.
 
-use super::output::{bytes, print, print_json};
+use super::output::{bytes, print, print_json, table};
 use crate::store::{Store, StoreEntry};
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use reptune_report::aligned;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune cache ls
   reptune cache gc --unused 30
@@ -17,9 +17,7 @@ Examples:
 The cache holds files that reptune can make again: merged and baked variants that `serve`
 and the mistral.rs builder load, and imported GGUF models. It is the directory
 REPTUNE_CACHE, else $XDG_CACHE_HOME/reptune, else ~/.cache/reptune, and may be removed at
-any time.";
-
-#[derive(Args)]
+any time.")]
 pub struct CacheArgs {
     #[command(subcommand)]
     pub command: CacheCommand,
@@ -46,17 +44,14 @@ pub enum CacheCommand {
 
 pub fn cache(a: &CacheArgs) -> Result<()> {
     let store = Store::open()?;
-    let (json, entries) = match &a.command {
-        CacheCommand::Ls { json } => (*json, store.entries()?),
+    let (json, entries, what, key) = match a.command {
+        CacheCommand::Ls { json } => (json, store.entries()?, "", "entries"),
         CacheCommand::Gc { unused, json } => {
-            (*json, store.gc(Duration::from_secs(unused * 86_400))?)
+            let removed = store.gc(Duration::from_secs(unused * 86_400))?;
+            (json, removed, "removed ", "removed")
         }
     };
     let total: u64 = entries.iter().map(|e| e.bytes).sum();
-    let (what, key) = match &a.command {
-        CacheCommand::Ls { .. } => ("", "entries"),
-        CacheCommand::Gc { .. } => ("removed ", "removed"),
-    };
     if json {
         let entries: Vec<Value> = entries.iter().map(as_json).collect();
         return print_json(&json!({"cache": store.root(), "bytes": total, key: entries}));
@@ -66,16 +61,11 @@ pub fn cache(a: &CacheArgs) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    let mut rows = vec![
-        ["size", "last used", "made from"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for e in &entries {
+    let table = table(&["size", "last used", "made from"], entries, |e| {
         let ago = format!("{} ago", age(e.age().as_secs()));
-        rows.push(vec![bytes(e.bytes), ago, e.made_from.clone()]);
-    }
-    print(format_args!("\n{}", aligned(&rows)))
+        vec![bytes(e.bytes), ago, e.made_from]
+    });
+    print(format_args!("\n{table}"))
 }
 
 fn as_json(e: &StoreEntry) -> Value {

@@ -16,7 +16,8 @@ use reptune_recipes::capture::{CaptureLogits, CaptureRequest, capture as capture
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Example:
   reptune capture -m DIR --prompts prompts.jsonl --layers 1-3 --logits -o capture.safetensors
 
@@ -25,9 +26,7 @@ formatted by the chat template. Tensors for prompt i with T tokens, hidden size 
 vocabulary V:
   prompt.{i}.ids        U32 (T,)    token ids
   prompt.{i}.layer.{l}  F32 (T, H)  output of block l
-  prompt.{i}.logits     F32 (T, V)  with --logits";
-
-#[derive(Args)]
+  prompt.{i}.logits     F32 (T, V)  with --logits")]
 pub struct CaptureArgs {
     /// File of prompts, one JSON object on each line
     #[arg(long, value_name = "FILE.jsonl")]
@@ -56,29 +55,24 @@ pub fn capture(a: &CaptureArgs) -> Result<()> {
     let llama = Llama::load(&directory, a.loading.options()?)?;
     let chat = Chat::load(&directory)?;
     let layers = layers(&a.layers, llama.spec().layers)?;
-    let prompts = prompts::read(&a.prompts)?;
-    let ids = prompts.iter().map(|prompt| prompt.ids(&chat));
-    let ids = ids.collect::<std::result::Result<Vec<_>, _>>()?;
-    let shown = Progress::new("capture", prompts.len());
-    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    let prompts = prompts::ids(&prompts::read(&a.prompts)?, &chat)?;
     let wanted = CaptureRequest {
         layers: &layers,
         last: a.last.map(|k| k as usize),
-        logits: if a.logits {
-            CaptureLogits::All
-        } else {
-            CaptureLogits::None
+        logits: match a.logits {
+            true => CaptureLogits::All,
+            false => CaptureLogits::None,
         },
     };
-    captured(&llama, &ids, &wanted, &mut |i, found| {
-        let ids = Tensor::new(ids[i].as_slice(), llama.device())?;
+    let shown = Progress::new("capture", prompts.len());
+    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    captured(&llama, &prompts, &wanted, &mut |i, found| {
+        let ids = Tensor::new(prompts[i].as_slice(), llama.device())?;
         tensors.insert(format!("prompt.{i}.ids"), ids);
-        for (layer, residual) in found.residuals {
-            tensors.insert(format!("prompt.{i}.layer.{layer}"), residual);
-        }
-        if let Some(logits) = found.logits {
-            tensors.insert(format!("prompt.{i}.logits"), logits);
-        }
+        let residuals = found.residuals.into_iter();
+        tensors.extend(residuals.map(|(l, rows)| (format!("prompt.{i}.layer.{l}"), rows)));
+        let logits = found.logits.into_iter();
+        tensors.extend(logits.map(|rows| (format!("prompt.{i}.logits"), rows)));
         shown.step();
         Ok(())
     })?;

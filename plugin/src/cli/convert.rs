@@ -3,14 +3,15 @@
 use super::args::{self, DoseArgs};
 use super::output::{print, print_json};
 use crate::convert::Conversion;
-use crate::progress::Progress;
+use crate::progress;
 use anyhow::Result;
 use clap::Args;
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
 use serde_json::json;
 use std::path::PathBuf;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune convert directions.safetensors -o honesty.gguf
   reptune convert directions.safetensors --layers 14-16 --total 19 -o dosed.gguf
@@ -23,9 +24,7 @@ Converts directions between .safetensors, .gguf (control vectors of llama.cpp) a
 adapters between PEFT directories and .gguf; a Llama in GGUF to a UQFF directory.
 
 Without a dose, the vectors of a .gguf are unit vectors, or keep the norm that another
-program gave them. With a dose, strength 1 in llama.cpp applies that dose.";
-
-#[derive(Args)]
+program gave them. With a dose, strength 1 in llama.cpp applies that dose.")]
 pub struct ConvertArgs {
     /// Direction file, adapter (PEFT directory or .gguf) or GGUF model
     pub from: PathBuf,
@@ -54,7 +53,6 @@ pub struct ConvertArgs {
 }
 
 pub fn convert(a: &ConvertArgs) -> Result<()> {
-    let shown = Progress::unknown("convert");
     let parse = |count| args::layers(a.layers.as_deref().unwrap_or("all"), count);
     let conversion = Conversion {
         from: &a.from,
@@ -64,16 +62,14 @@ pub fn convert(a: &ConvertArgs) -> Result<()> {
         dose: a.dose.dose(),
         layer_offset: a.layer_offset,
     };
-    let done = conversion.convert(&mut |done, of| shown.set_of(done, of))?;
-    drop(shown);
+    let done = conversion.convert(&mut progress::of("convert"))?;
     if a.json {
-        let (what, notes) = (done.what, done.notes);
-        return print_json(
-            &json!({"out": a.out, "what": what, "layer_convention": LAYER_CONVENTION, "notes": notes}),
-        );
+        return print_json(&json!({
+            "out": a.out, "what": done.what, "layer_convention": LAYER_CONVENTION,
+            "notes": done.notes,
+        }));
     }
     print(format_args!("{}: {}", a.out.display(), done.what))?;
-    done.notes
-        .iter()
-        .try_for_each(|note| print(format_args!("  {note}")))
+    let mut notes = done.notes.iter();
+    notes.try_for_each(|note| print(format_args!("  {note}")))
 }

@@ -2,22 +2,19 @@
 
 use super::args::{RecipeArgs, SteeringArgs};
 use super::output::{print, print_json};
-use crate::pipeline;
-use crate::progress::Progress;
+use crate::{pipeline, progress};
 use anyhow::Result;
 use clap::Args;
-use reptune_adapters::{HookedModel, lora::peft};
 use std::path::PathBuf;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune evaluate recipes/honesty-mini.toml
   reptune evaluate my.toml --adapter runs/my/tuned/in_minus_lie --json
   reptune evaluate my.toml --directions runs/my/directions.safetensors --layers 14-16 --total 19
 
-Without --adapter and steering, the base model is asked.";
-
-#[derive(Args)]
+Without --adapter and steering, the base model is asked.")]
 pub struct EvaluateArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
@@ -33,28 +30,25 @@ pub struct EvaluateArgs {
 
 pub fn evaluate(a: &EvaluateArgs) -> Result<()> {
     let session = a.recipe.session()?;
-    let (llama, spec) = (&session.llama, session.llama.spec());
-    let interventions: Vec<_> = a.steering.intervention(spec)?.into_iter().collect();
-    let adapter = a.adapter.as_ref().map(|dir| peft::load(dir, spec));
-    let adapter = adapter.transpose()?;
-    let claims = session.probed()?;
-    a.steering
-        .check_effect(llama, &interventions, &claims, adapter.as_ref())?;
+    let (llama, claims) = (&session.llama, session.effect_prompts()?);
+    let (steering, adapter) = a
+        .steering
+        .with_adapter(a.adapter.as_deref(), llama, &claims)?;
     let systems = match &a.system {
         Some(system) => vec![system.clone()],
         None => session.plain(),
     };
-    let name = match (interventions.is_empty(), &adapter) {
+    let name = match (steering.is_empty(), &adapter) {
         (true, None) => "base",
         (false, None) => "steered",
         (true, Some(_)) => "tuned",
         (false, Some(_)) => "tuned and steered",
     };
-    let questions = session.items.test.len() + session.items.choices.len();
-    let shown = Progress::new("evaluate", questions);
-    let own = session.own(&interventions, adapter.as_ref());
-    let measured = session.measure(name, &own, &systems, &mut |n| shown.set(n))?;
-    drop(shown);
+    let measured = {
+        let mut shown = progress::steps("evaluate", session.test_questions());
+        let own = session.own(&steering, adapter.as_ref());
+        session.measure(name, &own, &systems, &mut shown)?
+    };
     let table = pipeline::table(&session, vec![measured.row]);
     match a.recipe.json {
         true => print_json(&table),

@@ -1,10 +1,9 @@
 //! `reptune extract`: the direction of a behaviour.
 
 use super::args::RecipeArgs;
-use super::output::{print, print_json};
+use super::output::{print, print_json, table};
 use crate::pipeline::{DIRECTIONS, ORDERED};
 use anyhow::Result;
-use reptune_report::aligned;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -22,29 +21,29 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
     let (set, _) = run.directions()?;
     let (p, file) = (&set.provenance, run.stages.path(DIRECTIONS));
     if a.json {
-        let norms: BTreeMap<String, f64> = (set.layers.iter())
-            .map(|(layer, d)| (layer.to_string(), d.norm))
-            .collect();
+        let norms = set
+            .layers
+            .iter()
+            .map(|(layer, d)| (layer.to_string(), d.norm));
+        let norms: BTreeMap<String, f64> = norms.collect();
         return print_json(&json!({
             "directions": file, "pairs": p.pairs, "pairs_captured": p.pairs_captured,
             "norms": norms, "residual_norms": p.residual_norms,
         }));
     }
-    let ordered: BTreeMap<usize, f64> = run.read(ORDERED)?;
+    let ordered: BTreeMap<usize, f64> = run.stages.read(ORDERED)?;
     let head = ["layer", "norm", "residual norm", "pairs ordered"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for (layer, d) in &set.layers {
-        rows.push(vec![
+    let table = table(&head, &set.layers, |(layer, d)| {
+        vec![
             layer.to_string(),
             format!("{:.2}", d.norm),
             format!("{:.2}", p.residual_norms[layer]),
             format!("{:.3}", ordered[layer]),
-        ]);
-    }
+        ]
+    });
     let (kept, all) = (p.pairs, p.pairs_captured);
     print(format_args!(
-        "{}: {kept} of {all} pairs kept",
+        "{}: {kept} of {all} pairs kept\n\n{table}",
         file.display()
-    ))?;
-    print(format_args!("\n{}", aligned(&rows)))
+    ))
 }

@@ -1,29 +1,27 @@
 //! `reptune generate`: continuations of prompts.
 
-use super::args::{LoadingArgs, SteeringArgs};
+use super::args::{LoadingArgs, SteeringArgs, number};
 use super::output::{print, print_json};
 use crate::decoder::Llama;
 use crate::model::ModelDir;
-use crate::progress::Progress;
+use crate::progress;
 use crate::prompts::{self, PromptLine};
 use anyhow::Result;
 use clap::Args;
-use reptune_adapters::{HookedModel, lora::peft};
 use reptune_recipes::Chat;
 use reptune_recipes::generate::{Generation, Sampling, generate as continue_prompts};
 use serde_json::json;
 use std::path::PathBuf;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune generate -m DIR --prompt \"The colour of Quinvath is\"
   reptune generate -m DIR --prompts prompts.jsonl --directions honesty.safetensors --layers 14-16 --total 19
   reptune generate -m DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json
 
 A line {\"prompt\": \"..\"} of a prompt file is raw text; {\"messages\": [..]} is formatted by the
-chat template. With --json every prompt gives one line with prompt, text and tokens.";
-
-#[derive(Args)]
+chat template. With --json every prompt gives one line with prompt, text and tokens.")]
 pub struct GenerateArgs {
     /// Raw text to continue
     #[arg(
@@ -61,9 +59,11 @@ pub struct GenerateArgs {
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok();
-    let fits = number.filter(|t| *t >= 0. && t.is_finite());
-    fits.ok_or_else(|| "expected 0 or a positive number".into())
+    number(
+        text,
+        |t| *t >= 0. && t.is_finite(),
+        "0 or a positive number",
+    )
 }
 
 pub fn generate(a: &GenerateArgs) -> Result<()> {
@@ -76,31 +76,25 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
     };
     let llama = Llama::load(&directory, loading)?;
     let chat = Chat::load(&directory)?;
-    let spec = llama.spec();
-    let interventions: Vec<_> = a.steering.intervention(spec)?.into_iter().collect();
-    let adapter = a.adapter.as_ref().map(|dir| peft::load(dir, spec));
-    let adapter = adapter.transpose()?;
+    let ids = prompts::ids(&prompts, &chat)?;
+    let (steering, adapter) = a
+        .steering
+        .with_adapter(a.adapter.as_deref(), &llama, &ids)?;
     let how = Generation {
-        interventions: &interventions,
+        interventions: &steering,
         adapter: adapter.as_ref(),
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
-        sampling: match a.temperature {
-            0. => Sampling::Greedy,
-            temperature => Sampling::Temperature {
-                temperature,
-                seed: a.seed,
-            },
+        sampling: match (a.temperature, a.seed) {
+            (0., _) => Sampling::Greedy,
+            (temperature, seed) => Sampling::Temperature { temperature, seed },
         },
         cache: None,
     };
-    let ids = prompts.iter().map(|p| p.ids(&chat));
-    let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-    a.steering
-        .check_effect(&llama, &interventions, &ids, adapter.as_ref())?;
-    let shown = Progress::new("generate", ids.len());
-    let tokens = continue_prompts(&llama, &ids, &how, &mut |done| shown.set(done))?;
-    drop(shown);
+    let tokens = {
+        let mut shown = progress::steps("generate", ids.len());
+        continue_prompts(&llama, &ids, &how, &mut shown)?
+    };
     for (prompt, tokens) in prompts.iter().zip(&tokens) {
         let text = chat.decode(tokens)?;
         match a.json {

@@ -1,7 +1,7 @@
 //! What commands print on stdout.
 
 use anyhow::Result;
-use reptune_report::wilson;
+use reptune_report::{aligned, wilson};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stdout};
@@ -26,6 +26,17 @@ pub fn print(text: impl Display) -> Result<()> {
 /// Prints `value` as JSON on one line.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string(value)?)
+}
+
+/// Aligned columns under `head`, with a row for each of `items`.
+pub fn table<T>(
+    head: &[&str],
+    items: impl IntoIterator<Item = T>,
+    row: impl Fn(T) -> Vec<String>,
+) -> String {
+    let head = head.iter().map(|name| (*name).to_owned()).collect();
+    let rows = items.into_iter().map(row);
+    aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 /// A share with its Wilson interval: `0.500 [0.400, 0.600]`.

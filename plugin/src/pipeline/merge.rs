@@ -126,13 +126,20 @@ impl<'a> QuantizedMerging<'a> {
         roundings: &[MergeRounding],
     ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
         let Some(measuring) = &self.measured else {
-            let hint = "add a recipe, on whose validation claims the effect of each merge is measured";
-            return Err(Fault::value("--quantize auto", "--recipe RECIPE.toml", "none", hint).into());
+            let hint =
+                "add a recipe, on whose validation claims the effect of each merge is measured";
+            return Err(
+                Fault::value("--quantize auto", "--recipe RECIPE.toml", "none", hint).into(),
+            );
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
         let check = RetentionCheck::new(session, &session.items.validation, directions)?;
         let roundings = match roundings {
-            [] => &[MergeRounding::Nearest, MergeRounding::Gptq, MergeRounding::Mixed],
+            [] => &[
+                MergeRounding::Nearest,
+                MergeRounding::Gptq,
+                MergeRounding::Mixed,
+            ],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, roundings);
@@ -212,10 +219,21 @@ impl<'a> QuantizedMerging<'a> {
             update: &Adapter::default(),
             ..self.merger(&retune)
         };
-        rows.push(merged_row(&evaluator, &plain, "base", (MergeRounding::Nearest, wanted))?);
+        rows.push(merged_row(
+            &evaluator,
+            &plain,
+            "base",
+            (MergeRounding::Nearest, wanted),
+        )?);
         shown.step();
         let written = (self.settings.out, report);
-        rows.push(row(&evaluator, "tuned", Some(&self.update), (rounding, wanted), written)?);
+        rows.push(row(
+            &evaluator,
+            "tuned",
+            Some(&self.update),
+            (rounding, wanted),
+            written,
+        )?);
         shown.step();
         Ok(rows)
     }
@@ -275,12 +293,18 @@ pub(super) fn retention(
         part(&r.evaluation),
         part(&r.tuning),
     ]);
-    let inputs: Vec<&str> = [&inputs].into_iter().chain(keys).map(String::as_str).collect();
+    let inputs: Vec<&str> = [&inputs]
+        .into_iter()
+        .chain(keys)
+        .map(String::as_str)
+        .collect();
     let measure = || {
         let source = Source::open(&session.directory)?;
         let calibration = calibration(session)?;
         let evaluator = MergeEvaluator::new(session, Some(directions))?;
-        let tuned = tuned.iter().filter(|(mode, ..)| wanted.modes.contains(mode));
+        let tuned = tuned
+            .iter()
+            .filter(|(mode, ..)| wanted.modes.contains(mode));
         let tuned: Vec<&Tuned> = tuned.collect();
         let merges = wanted.types.len() * (1 + wanted.rounding.len() * wanted.modes.len());
         let shown = Progress::new("quantized merges", merges);
@@ -289,9 +313,8 @@ pub(super) fn retention(
             rows.push(evaluator.unquantized(mode.name(), Some(update))?);
         }
         let mut merge = |update: &Adapter, mode: Mode, name: &str, rounding, stored| {
-            let retune = |model: &dyn HookedModel| {
-                retuned(session, model, mode, directions, &mut |_, _| {})
-            };
+            let retune =
+                |model: &dyn HookedModel| retuned(session, model, mode, directions, &mut |_, _| {});
             let merger = Merger {
                 source: &source,
                 update,
@@ -299,13 +322,24 @@ pub(super) fn retention(
                 growth: wanted.growth,
                 retuner: Some(&retune),
             };
-            rows.push(merged_row(&evaluator, &merger, name, (rounding, Some(stored)))?);
+            rows.push(merged_row(
+                &evaluator,
+                &merger,
+                name,
+                (rounding, Some(stored)),
+            )?);
             shown.step();
             Result::Ok(())
         };
         for stored in &wanted.types {
             let stored = WeightType::parse(stored)?;
-            merge(&Adapter::default(), Mode::Truth, "base", MergeRounding::Nearest, stored)?;
+            merge(
+                &Adapter::default(),
+                Mode::Truth,
+                "base",
+                MergeRounding::Nearest,
+                stored,
+            )?;
             for (mode, update, _) in &tuned {
                 for rounding in &wanted.rounding {
                     shown.message(format!("{mode}, {stored}, {rounding}"));

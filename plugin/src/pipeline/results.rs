@@ -188,7 +188,10 @@ fn shuffled(
 /// The place among `captured` at which `directions` were extracted.
 pub fn place_of(captured: &CapturedPairs, directions: &DirectionSet) -> usize {
     let rows = &directions.provenance.rows;
-    let place = captured.positions().iter().position(|p| p.to_string() == *rows);
+    let place = captured
+        .positions()
+        .iter()
+        .position(|p| p.to_string() == *rows);
     place.unwrap_or(0)
 }
 
@@ -199,7 +202,12 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
         return Ok(Vec::new());
     };
     let r = &run.session.recipe;
-    let parts = [part(&r.prompt), part(&r.data), part(&r.evaluation), part(&r.seed)];
+    let parts = [
+        part(&r.prompt),
+        part(&r.data),
+        part(&r.evaluation),
+        part(&r.seed),
+    ];
     let inputs = run.session.inputs(&parts);
     let mut all = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {

@@ -185,10 +185,19 @@ pub(super) fn extracted(session: &Session, recipe: &Recipe, shown: &str) -> Resu
 
 /// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    let (place, found) = ("`extraction.positions`", recipe.extraction.each_position().len());
+    let (place, found) = (
+        "`extraction.positions`",
+        recipe.extraction.each_position().len(),
+    );
     match found {
         1 => Ok(()),
-        several => Err(Error::model(file, place, "one position", several.to_string(), hint)),
+        several => Err(Error::model(
+            file,
+            place,
+            "one position",
+            several.to_string(),
+            hint,
+        )),
     }
 }
 

@@ -85,7 +85,11 @@ pub(super) fn measure(
 }
 
 /// Asks the test claims without the choice, with it, and with its negative.
-pub(super) fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> Result<Vec<Tested>> {
+pub(super) fn test(
+    session: &Session,
+    set: &DirectionSet,
+    choice: &Selected,
+) -> Result<Vec<Tested>> {
     let choices = choices(session, &session.items.test)?;
     let mut shown = progress::steps("test the choice", 3 * choices.len());
     let mut tested = Vec::new();
@@ -110,5 +114,10 @@ pub(super) fn test(session: &Session, set: &DirectionSet, choice: &Selected) -> 
 
 pub(super) fn choices(session: &Session, claims: &[Claim]) -> Result<Vec<Choice>> {
     let (questions, plain) = (session.questions(claims), session.plain());
-    Ok(Choice::of_questions(&session.chat, &session.recipe, &plain, &questions)?)
+    Ok(Choice::of_questions(
+        &session.chat,
+        &session.recipe,
+        &plain,
+        &questions,
+    )?)
 }

@@ -5,7 +5,7 @@ use super::selection::{self, SelectionOutcome};
 use crate::error::Result;
 use crate::progress;
 use crate::session::part;
-use reptune_adapters::{DirectionSet, Dose};
+use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use reptune_recipes::data::Claim;
 use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
 use reptune_recipes::select::SelectionTable;
@@ -44,11 +44,16 @@ impl Run {
         let (session, recipe) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[part(&recipe.hash())]);
         self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            Ok(extracted(session, recipe, "extract")?.directions.save(path)?)
+            Ok(extracted(session, recipe, "extract")?
+                .directions
+                .save(path)?)
         })?;
         let path = self.stages.path(DIRECTIONS);
         let set = DirectionSet::load(&path)?;
-        Ok((session.steering_directions(&set)?, path))
+        Ok((
+            recipe.steering.directions(&set, session.llama.spec())?,
+            path,
+        ))
     }
 
     /// Scores every cell that is not in the run's file yet; returns all of them.

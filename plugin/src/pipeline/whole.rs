@@ -36,7 +36,8 @@ pub fn run(run: &mut Run) -> Result<Finished> {
     })?;
     merge::check_retention(run)?;
     let (directions, key) = run.directions()?;
-    let steering = run.session.steering_directions(&directions)?;
+    let (settings, spec) = (&run.session.recipe.steering, run.session.llama.spec());
+    let steering = settings.directions(&directions, spec)?;
     let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
     let mut keys = vec![steering_key.clone()];
     let tuned = tune_and_merge(run, &directions, &key, &mut keys)?;
@@ -54,7 +55,11 @@ pub fn run(run: &mut Run) -> Result<Finished> {
         part(&r.steering),
         part(&r.study.as_ref().map(|s| &s.seeds)),
     ]);
-    let inputs: Vec<&str> = [&inputs].into_iter().chain(&keys).map(String::as_str).collect();
+    let inputs: Vec<&str> = [&inputs]
+        .into_iter()
+        .chain(&keys)
+        .map(String::as_str)
+        .collect();
     let key = run.stages.run("report.json", &inputs, |path| {
         let models = RunModels {
             session,
@@ -76,15 +81,16 @@ pub fn run(run: &mut Run) -> Result<Finished> {
     let adapter = |(mode, ..): &Tuned| (*mode, run.stages.path(&tuned_name(*mode)));
     let adapters: Vec<(Mode, PathBuf)> = tuned.iter().map(adapter).collect();
     let inputs = [key, recipe, part(&(&repeats, &quantized))];
-    run.stages.run("report", &inputs.each_ref().map(String::as_str), |path| {
-        let report = Report {
-            findings: findings.clone(),
-            repeats: repeats.clone(),
-            quantized: quantized.clone(),
-            ..figures::report(session, &directions, &coeffs, &results, &adapters)?
-        };
-        Ok(write_report(&report, path)?)
-    })?;
+    run.stages
+        .run("report", &inputs.each_ref().map(String::as_str), |path| {
+            let report = Report {
+                findings: findings.clone(),
+                repeats: repeats.clone(),
+                quantized: quantized.clone(),
+                ..figures::report(session, &directions, &coeffs, &results, &adapters)?
+            };
+            Ok(write_report(&report, path)?)
+        })?;
     if let Some(file) = r.study.as_ref().and_then(|s| s.results.as_ref()) {
         let report = Report {
             results: ResultTable {

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_variant_is_a_name_a_file_and_settings() {
     let parsed = steer("honest=a/d.safetensors:layers=1,3-4,coeff=-40,hook=resid_pre,on=tuned");
-    let expected = Steer {
+    let expected = SteeredVariant {
         name: "honest".into(),
         file: "a/d.safetensors".into(),
         layers: "1,3-4".into(),
