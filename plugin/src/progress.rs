@@ -3,11 +3,10 @@
 //! Nothing is shown until [`show`] is called, so libraries and tests stay silent.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+use std::{fmt::Display, sync::Mutex};
 
 /// Least time between two lines.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -1,10 +1,7 @@
 //! A recipe with its model loaded and its items read: what every stage starts from.
 
 use crate::decoder::{Llama, LoadOptions};
-use crate::error::Result;
-use crate::model::ModelDir;
-use crate::progress;
-use crate::runtime::Engine;
+use crate::{error::Result, model::ModelDir, progress, runtime::Engine};
 use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, HookedModel, Intervention, files};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Claim, Items, Question, claim_question};
@@ -12,11 +9,8 @@ use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
-use reptune_recipes::generate::Generation;
-use reptune_recipes::recipe::Mode;
 use reptune_recipes::score::{Choice, divergence, log_odds};
-use reptune_recipes::tune::Tuner;
-use reptune_recipes::{Chat, Message, Recipe};
+use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

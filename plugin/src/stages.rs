@@ -15,13 +15,6 @@ pub struct Stages {
 
 const FILE: &str = "stages.json";
 
-/// What an interrupted stage does when it is run again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Interrupted {
-    StartsAnew,
-    GoesOn,
-}
-
 impl Stages {
     /// Opens the run in `out`, or starts one there.
     ///
@@ -75,7 +68,10 @@ impl Stages {
         inputs: &[&str],
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        self.stage(name, inputs, Interrupted::StartsAnew, work)
+        self.run_resumable(name, inputs, |path| {
+            remove(path)?;
+            work(path)
+        })
     }
 
     /// [`Stages::run`] of `work` whose result is the JSON file `name`; also reads the file.
@@ -99,11 +95,8 @@ impl Stages {
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.path(name);
         serde_json::from_slice(&files::read(&path)?).map_err(|e| {
-            let (expected, hint) = (
-                "what this version writes",
-                "remove it, and run the recipe again",
-            );
-            Error::model(&path, "file", expected, e.to_string(), hint)
+            let (found, hint) = (e.to_string(), "remove it, and run the recipe again");
+            Error::model(&path, "file", "what this version writes", found, hint)
         })
     }
 
@@ -118,16 +111,6 @@ impl Stages {
         inputs: &[&str],
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        self.stage(name, inputs, Interrupted::GoesOn, work)
-    }
-
-    fn stage(
-        &mut self,
-        name: &str,
-        inputs: &[&str],
-        interrupted: Interrupted,
-        work: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<String> {
         let parts = inputs.iter().chain([&name, &env!("CARGO_PKG_VERSION")]);
         let key = files::sha256(parts.flat_map(|s| [s.as_bytes(), b"\n"]));
         let path = self.path(name);
@@ -138,7 +121,7 @@ impl Stages {
         self.done.remove(name);
         let same = self.done.insert(begun.clone(), key.clone()).as_ref() == Some(&key);
         self.save()?;
-        if !(same && interrupted == Interrupted::GoesOn) {
+        if !same {
             remove(&path)?;
         }
         work(&path)?;

@@ -1,16 +1,14 @@
 //! Flags that several commands share.
 
 use crate::decoder::{LoadOptions, parse_device, parse_dtype, parse_isq};
-use crate::pipeline::Run;
-use crate::progress;
 use crate::session::{CHECKED, Session};
+use crate::{pipeline::Run, progress};
 use anyhow::{Result, anyhow, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
-use reptune_adapters::lora::peft;
 use reptune_adapters::{
     Adapter, Dose, Error as Fault, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
-    Positions, open_directions_for,
+    Positions, lora::peft, open_directions_for,
 };
 use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::recipe::Mode;

@@ -12,8 +12,7 @@ use clap::Args;
 use reptune_adapters::{Intervention, ModelSpec};
 use reptune_recipes::Chat;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "\

@@ -2,11 +2,9 @@
 
 use super::args::{mode, number};
 use super::output::{print, print_json, table};
-use crate::model::ModelDir;
-use crate::model::uqff::WeightType;
 use crate::pipeline::{MergeOutcome, MergeSettings, QuantizedMerging};
-use crate::progress;
 use crate::quantize::{QuantizedReport, TriedMerge};
+use crate::{model::ModelDir, model::uqff::WeightType, progress};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reptune_adapters::lora::peft;

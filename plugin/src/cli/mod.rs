@@ -1,19 +1,14 @@
-//! The command line: one file for each command, with its flags and what it prints.
+//! The command line: for each command its flags, and what it prints.
 //!
 //! Nothing is computed here: a command reads its flags, calls the library, and prints.
 
 mod args;
 mod bake;
-mod cache;
-mod capture;
-mod convert;
-mod evaluate;
-mod extract;
-mod generate;
-mod inspect;
+mod files;
 mod merge;
 mod output;
-mod run;
+mod prompts;
+mod recipe;
 mod serve;
 mod sweep;
 mod tune;
@@ -22,8 +17,7 @@ use crate::progress::{self, Shown};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use std::io::Write;
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 /// Find the direction of a behaviour in a Llama model, steer with it, tune it into the
 /// weights, and write files that mistral.rs, PEFT and llama.cpp load
@@ -56,51 +50,51 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a whole recipe: extract, tune, merge, bake and evaluate
-    #[command(after_help = run::EXAMPLES)]
+    #[command(after_help = recipe::RUN)]
     Run(args::RecipeArgs),
     /// Extract the direction of a behaviour
-    #[command(after_help = extract::EXAMPLES)]
+    #[command(after_help = recipe::EXTRACT)]
     Extract(args::RecipeArgs),
     /// Compare layers and doses of steering, or choose one with --select
     Sweep(sweep::SweepArgs),
     /// Tune a direction into the weights, search for settings, or estimate the cost
     Tune(tune::TuneArgs),
     /// Ask a model the test questions of a recipe
-    Evaluate(evaluate::EvaluateArgs),
+    Evaluate(recipe::EvaluateArgs),
     /// Write the residual stream of prompts to a file
-    Capture(capture::CaptureArgs),
+    Capture(prompts::CaptureArgs),
     /// Generate text, optionally steered or with an adapter
-    Generate(generate::GenerateArgs),
+    Generate(prompts::GenerateArgs),
     /// Merge an adapter into full or quantized weights
     Merge(merge::MergeArgs),
     /// Bake steering into a UQFF file that unmodified mistral.rs loads
     Bake(bake::BakeArgs),
     /// Convert directions, adapters and models between file formats
-    Convert(convert::ConvertArgs),
+    Convert(files::ConvertArgs),
     /// Show what a file or directory holds, and check its hashes
-    Inspect(inspect::InspectArgs),
+    Inspect(files::InspectArgs),
     /// Serve a model and its steered and tuned variants over an OpenAI-compatible API
     Serve(serve::ServeArgs),
     /// List or clean up the cache of derived files
-    Cache(cache::CacheArgs),
+    Cache(files::CacheArgs),
 }
 
 impl Command {
     fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::Run(a) => run::run(a),
-            Self::Extract(a) => extract::extract(a),
+            Self::Run(a) => recipe::run(a),
+            Self::Extract(a) => recipe::extract(a),
             Self::Sweep(a) => sweep::sweep(a),
             Self::Tune(a) => tune::tune(a),
-            Self::Evaluate(a) => evaluate::evaluate(a),
-            Self::Capture(a) => capture::capture(a),
-            Self::Generate(a) => generate::generate(a),
+            Self::Evaluate(a) => recipe::evaluate(a),
+            Self::Capture(a) => prompts::capture(a),
+            Self::Generate(a) => prompts::generate(a),
             Self::Merge(a) => merge::merge(a),
             Self::Bake(a) => bake::bake(a),
-            Self::Convert(a) => convert::convert(a),
-            Self::Inspect(a) => inspect::inspect(a),
+            Self::Convert(a) => files::convert(a),
+            Self::Inspect(a) => files::inspect(a),
             Self::Serve(a) => serve::serve(a),
-            Self::Cache(a) => cache::cache(a),
+            Self::Cache(a) => files::cache(a),
         }
     }
 }

@@ -3,18 +3,16 @@
 use super::args::layers;
 use super::output::{bytes, print, print_json};
 use crate::model::{ModelDir, Source, uqff::WeightType};
-use crate::progress;
 use crate::serve::{DEFAULT, DOSES, Limits, Models, Server};
 use crate::steered::{Steering, Variant};
-use crate::store::Store;
+use crate::{progress, store::Store};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reptune_adapters::{Dose, HookPoint};
 use serde_json::json;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The name of the model without changes.
 const BASE: &str = "base";

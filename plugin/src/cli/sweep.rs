@@ -9,9 +9,8 @@ use crate::progress;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args, ValueEnum};
 use reptune_adapters::{Dose, HookedModel, Positions};
-use reptune_recipes::Recipe;
-use reptune_recipes::grid::SteeringWay as Way;
 use reptune_recipes::select::{Selected, SelectionTable};
+use reptune_recipes::{Recipe, grid::SteeringWay as Way};
 use serde_json::json;
 use std::path::PathBuf;
 

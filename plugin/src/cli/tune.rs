@@ -5,8 +5,7 @@ use super::output::{bytes, facts, print, print_json};
 use crate::pipeline::{self, ModePlan, Planned, Rate};
 use anyhow::{Context, Result};
 use clap::Args;
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::search::SearchEnd;
+use reptune_recipes::{recipe::Mode, search::SearchEnd};
 use serde_json::json;
 use std::path::PathBuf;
 

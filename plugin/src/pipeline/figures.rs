@@ -1,10 +1,8 @@
 //! The figures of a run: what its report shows next to the table.
 
-use super::results::place_of;
-use super::run::METRICS;
-use crate::error::Result;
-use crate::progress;
+use super::{results::place_of, run::METRICS};
 use crate::session::{Coeffs, Session};
+use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Positions, files};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
 use reptune_recipes::pictures::{ComponentScatter, Cosines, LogitLens, Scored};

@@ -1,15 +1,12 @@
 //! The models that a run compares, and what they answer.
 
 use super::run::{Run, Tuned};
-use crate::error::Result;
 use crate::progress::{self, Progress};
-use crate::runtime::Engine;
 use crate::session::{Coeffs, Measured, Session, part};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use crate::{error::Result, runtime::Engine};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use reptune_adapters::lora::peft;
-use reptune_adapters::{Direction, DirectionSet, HookedModel};
+use reptune_adapters::{Direction, DirectionSet, HookedModel, lora::peft};
 use reptune_recipes::evaluate::{Answerer, Judge};
 use reptune_recipes::extract::CapturedPairs;
 use reptune_report::{Comparison, ModelRow, SeedRepeats, Verdict};

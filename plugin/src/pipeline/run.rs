@@ -7,11 +7,8 @@ use crate::session::{Coeffs, Session, part};
 use crate::stages::{Stages, write_json};
 use reptune_adapters::lora::{delta_file, peft};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, files, open_directions};
-use reptune_recipes::Recipe;
 use reptune_recipes::extract::{Extracted, extract};
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::select::Selected;
-use reptune_recipes::tune::Metrics;
+use reptune_recipes::{Recipe, recipe::Mode, select::Selected, tune::Metrics};
 use std::path::{Path, PathBuf};
 
 /// File of the directions.

@@ -2,16 +2,13 @@
 
 use super::run::{Run, extracted, one_place};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
-use crate::session::Session;
-use crate::stages::write_json;
+use crate::{progress::Progress, session::Session, stages::write_json};
 use reptune_adapters::{DirectionSet, Error as Fault, HookedModel, Positions, files};
 use reptune_recipes::Recipe;
 use reptune_recipes::search::{Found, SearchCandidate, rungs, search as halve};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 /// Directions by the positions that a candidate asks for.
 type Directions = BTreeMap<Option<Positions>, DirectionSet>;

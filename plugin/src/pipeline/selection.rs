@@ -3,9 +3,7 @@
 //! The choice sees training and validation claims. Its effect is then measured on the test
 //! claims, which had no part in it.
 
-use crate::error::Result;
-use crate::progress;
-use crate::session::Session;
+use crate::{error::Result, progress, session::Session};
 use reptune_adapters::{DirectionSet, Dose, Intervention, Operator};
 use reptune_recipes::data::Claim;
 use reptune_recipes::extract::{CapturedPairs, Extracted, extract_each};

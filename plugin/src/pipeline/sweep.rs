@@ -2,14 +2,11 @@
 
 use super::run::{Run, extracted};
 use super::selection::{self, SelectionOutcome};
-use crate::error::Result;
-use crate::progress;
-use crate::session::part;
+use crate::{error::Result, progress, session::part};
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
-use reptune_recipes::data::Claim;
 use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use reptune_recipes::select::SelectionTable;
 use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
+use reptune_recipes::{data::Claim, select::SelectionTable};
 use std::path::PathBuf;
 
 /// The file of the cells of a sweep in a run.

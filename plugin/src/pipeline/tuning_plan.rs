@@ -1,17 +1,14 @@
 //! What tuning a recipe needs, before any weight is read.
 
-use crate::decoder::parse_isq;
 use crate::error::{Error, Result};
-use crate::model::ModelDir;
+use crate::{decoder::parse_isq, model::ModelDir};
 use candle_core::quantized::GgmlDType;
-use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{GradientCheckpointing, ModelSpec};
-use reptune_recipes::activation_cache::CacheStorage;
+use reptune_adapters::{GradientCheckpointing, ModelSpec, model::ModuleKind};
 use reptune_recipes::data::{Claim, Items};
-use reptune_recipes::plan::TuningPlan;
-use reptune_recipes::recipe::Mode;
 use reptune_recipes::tune::{Objective, TuningPrompt, memory::TuningSize};
-use reptune_recipes::{Chat, Recipe};
+use reptune_recipes::{
+    Chat, Recipe, activation_cache::CacheStorage, plan::TuningPlan, recipe::Mode,
+};
 use serde::{Serialize, Serializer};
 use std::path::Path;
 

@@ -3,14 +3,12 @@
 use super::results::{RunModels, repeats};
 use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
-use crate::bake;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, uqff::WeightType};
 use crate::session::{Coeffs, Session, part};
-use crate::stages::write_json;
+use crate::{bake, stages::write_json};
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::report::write_report;
+use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
 use std::path::{Path, PathBuf};
 

@@ -15,8 +15,7 @@ use mistralrs_core::{
     Response as Answer,
 };
 use mistralrs_server_core::handler_core::{create_response_channel, send_request};
-use mistralrs_server_core::util::sanitize_error_message;
-use mistralrs_server_core::{chat_completion, completions};
+use mistralrs_server_core::{chat_completion, completions, util::sanitize_error_message};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::time::Duration;

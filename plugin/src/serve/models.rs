@@ -7,16 +7,13 @@
 //! no memory to speak of.
 
 use super::request::Refusal;
-use crate::error::Result;
 use crate::runtime::{SharedEngine, on_own_thread};
-use crate::steered::Variant;
-use crate::store::Store;
+use crate::{error::Result, steered::Variant, store::Store};
 use axum::http::StatusCode;
 use reptune_adapters::Dose;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// What mistral.rs and its clients call the model that answers where none is named.
 pub(crate) const DEFAULT: &str = "default";

@@ -3,11 +3,9 @@
 
 use super::models::Limits;
 use crate::runtime::without_backtrace;
-use axum::Json;
-use axum::body::to_bytes;
-use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, body::to_bytes, extract::Request};
 use serde_json::{Map, Value, json};
 
 /// A request that is not answered, and why, as clients of OpenAI's interface read it.

@@ -6,14 +6,12 @@ use super::request::{Refusal, object};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, response::Response};
 use reptune_adapters::Dose;
 use serde_json::{Map, Value, json};
-use std::future::Future;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{future::Future, sync::Arc};
 use tokio::net::TcpListener;
 
 /// A server over loaded models.

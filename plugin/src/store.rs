@@ -7,25 +7,30 @@
 //! change are compared with the list, and it is hashed again only where they differ. An entry
 //! that is not what was written is removed and written again.
 
-mod list;
-
-pub(crate) use list::LIST;
-
 use crate::error::Result;
-use list::FileList;
 use reptune_adapters::{Error, files};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Part of every key: what is written changes with these.
 const VERSION: &str = concat!("mistralrs-0.8.1 reptune-", env!("CARGO_PKG_VERSION"));
 
+/// Name of the list of an entry. Its own time of change is when the entry was last used.
+pub(crate) const LIST: &str = "files.json";
 /// Prefix of directories that are being written.
 const NEW: &str = ".new-";
 /// Extension of notes.
 const NOTE: &str = "note";
 /// A directory that is being written is abandoned after this time.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// A file that changed this shortly before it was hashed can change again without another
+/// time of change, because file systems count time in steps.
+const STEP: Duration = Duration::from_millis(100);
 
 /// A directory of entries.
 #[derive(Debug, Clone)]
@@ -79,6 +84,18 @@ pub struct StoreEntry {
 }
 
 impl StoreEntry {
+    /// An entry as it is listed, damaged or not.
+    fn of(directory: PathBuf) -> Self {
+        let bytes = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+        let files = entry_files(&directory).unwrap_or_default();
+        Self {
+            made_from: FileList::read(&directory).map_or("unknown".into(), |list| list.made_from),
+            bytes: files.iter().map(bytes).sum(),
+            used: changed(&directory.join(LIST)),
+            directory,
+        }
+    }
+
     /// Time since it was last used.
     pub fn age(&self) -> Duration {
         self.used.elapsed().unwrap_or_default()
@@ -97,16 +114,12 @@ impl Store {
             .map(PathBuf::from)
             .or_else(|| set("XDG_CACHE_HOME").map(|d| Path::new(&d).join("reptune")))
             .or_else(|| set("HOME").map(|d| Path::new(&d).join(".cache/reptune")));
-        match root {
-            Some(root) => Self::at(root),
-            None => Err(Error::value(
-                "cache directory",
-                "REPTUNE_CACHE, XDG_CACHE_HOME or HOME",
-                "none of them",
-                "set REPTUNE_CACHE to a directory with room for models",
-            )
-            .into()),
-        }
+        let missing = || {
+            let expected = "REPTUNE_CACHE, XDG_CACHE_HOME or HOME";
+            let hint = "set REPTUNE_CACHE to a directory with room for models";
+            Error::value("cache directory", expected, "none of them", hint)
+        };
+        Self::at(root.ok_or_else(missing)?)
     }
 
     /// The cache in `root`.
@@ -131,7 +144,7 @@ impl Store {
         if !place.exists() {
             return None;
         }
-        if list::check_and_mark_used(&place) {
+        if check_and_mark_used(&place) {
             return Some(place);
         }
         let _ = self.remove(&place);
@@ -171,15 +184,18 @@ impl Store {
     /// # Errors
     /// When it cannot be read, or the disk is full.
     pub fn keep(&self, key: &StoreKey, made: &Path) -> Result<PathBuf> {
-        FileList::of(made, &key.made_from)
-            .and_then(|list| list.write(made))
-            .and_then(|()| list::sync(made))
-            .map_err(|e| Error::write(made, e))?;
+        let write = || {
+            FileList::of(made, &key.made_from)?.write(made)?;
+            let (files, list) = (entry_files(made)?, made.join(LIST));
+            let mut all = files.iter().chain([&list]);
+            all.try_for_each(|path| File::open(path)?.sync_all())
+        };
+        write().map_err(|e| Error::write(made, e))?;
         let place = self.root.join(&key.hash);
         match std::fs::rename(made, &place) {
             Ok(()) => Ok(place),
             // another process was faster
-            Err(_) if list::check_and_mark_used(&place) => Ok(place),
+            Err(_) if check_and_mark_used(&place) => Ok(place),
             Err(e) => Err(Error::write(&place, e).into()),
         }
     }
@@ -194,8 +210,9 @@ impl Store {
     /// # Errors
     /// When the disk is full.
     pub fn keep_note(&self, key: &StoreKey, text: &str) -> Result<()> {
-        Ok(files::write_atomically(&self.note_path(key), |file| {
-            std::io::Write::write_all(file, text.as_bytes())
+        let path = self.note_path(key);
+        Ok(files::write_atomically(&path, |w| {
+            w.write_all(text.as_bytes())
         })?)
     }
 
@@ -208,12 +225,10 @@ impl Store {
     /// # Errors
     /// When the cache cannot be read.
     pub fn entries(&self) -> Result<Vec<StoreEntry>> {
-        let mut entries = Vec::new();
-        for (name, directory) in self.content()? {
-            if directory.is_dir() && !name.starts_with(NEW) {
-                entries.push(list::describe(directory));
-            }
-        }
+        let mut content = self.content()?;
+        content.retain(|(name, path)| path.is_dir() && !name.starts_with(NEW));
+        let entries = content.into_iter().map(|(_, path)| StoreEntry::of(path));
+        let mut entries: Vec<StoreEntry> = entries.collect();
         entries.sort_by(|a, b| (b.used, &a.directory).cmp(&(a.used, &b.directory)));
         Ok(entries)
     }
@@ -226,23 +241,22 @@ impl Store {
     pub fn gc(&self, unused: Duration) -> Result<Vec<StoreEntry>> {
         let mut removed = self.entries()?;
         removed.retain(|entry| entry.age() >= unused);
-        for entry in &removed {
-            self.remove(&entry.directory)?;
-        }
+        removed
+            .iter()
+            .try_for_each(|entry| self.remove(&entry.directory))?;
         for (name, path) in self.content()? {
             let wait = match name.starts_with(NEW) {
                 true => ABANDONED,
                 false if path.extension().is_some_and(|e| e == NOTE) => unused,
                 false => continue,
             };
-            if list::changed(&path).elapsed().unwrap_or_default() < wait {
-                continue;
+            if changed(&path).elapsed().unwrap_or_default() >= wait {
+                match path.is_dir() {
+                    true => std::fs::remove_dir_all(&path),
+                    false => std::fs::remove_file(&path),
+                }
+                .map_err(|e| Error::write(&path, e))?;
             }
-            match path.is_dir() {
-                true => std::fs::remove_dir_all(&path),
-                false => std::fs::remove_file(&path),
-            }
-            .map_err(|e| Error::write(&path, e))?;
         }
         Ok(removed)
     }
@@ -250,12 +264,9 @@ impl Store {
     /// Names and paths of what lies in the cache.
     fn content(&self) -> Result<Vec<(String, PathBuf)>> {
         let entries = std::fs::read_dir(&self.root).map_err(|e| Error::read(&self.root, e))?;
-        let named = entries.filter_map(|entry| {
-            let entry = entry.ok()?;
-            Some((
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            ))
+        let named = entries.flatten().map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, entry.path())
         });
         Ok(named.collect())
     }
@@ -266,6 +277,112 @@ impl Store {
         let renamed = std::fs::rename(entry, temporary.path().join("removed"));
         Ok(renamed.map_err(|e| Error::write(entry, e))?)
     }
+}
+
+/// What an entry was made from, and what each of its files held when it was written.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct FileList {
+    made_from: String,
+    files: BTreeMap<String, Listed>,
+}
+
+/// A file when it was hashed.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Listed {
+    sha256: String,
+    bytes: u64,
+    changed: SystemTime,
+    hashed: SystemTime,
+}
+
+impl Listed {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        let hashed = SystemTime::now();
+        Ok(Self {
+            sha256: hash(path)?,
+            bytes: metadata.len(),
+            changed: metadata.modified()?,
+            hashed,
+        })
+    }
+
+    /// Whether the file at `path` is as it was when it was hashed, as far as its length and
+    /// time of change say.
+    fn looks_same(&self, path: &Path) -> bool {
+        let settled = self.hashed.duration_since(self.changed);
+        let same = |m: std::fs::Metadata| {
+            m.len() == self.bytes && m.modified().is_ok_and(|time| time == self.changed)
+        };
+        settled.is_ok_and(|time| time > STEP) && std::fs::metadata(path).is_ok_and(same)
+    }
+}
+
+impl FileList {
+    /// Hashes the files of a directory.
+    fn of(directory: &Path, made_from: &str) -> io::Result<Self> {
+        let mut files = BTreeMap::new();
+        for path in entry_files(directory)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            files.insert(name.into_owned(), Listed::of(&path)?);
+        }
+        Ok(Self {
+            made_from: made_from.to_owned(),
+            files,
+        })
+    }
+
+    fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(directory.join(LIST)).ok()?).ok()
+    }
+
+    fn write(&self, directory: &Path) -> io::Result<()> {
+        std::fs::write(directory.join(LIST), serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// Whether an entry is as it was written; if so, it counts as used now.
+fn check_and_mark_used(directory: &Path) -> bool {
+    let check = || -> Option<bool> {
+        let list = FileList::read(directory)?;
+        let mut same = entry_files(directory).ok()?.len() == list.files.len();
+        for (name, listed) in &list.files {
+            let path = directory.join(name);
+            same = same && (listed.looks_same(&path) || hash(&path).ok()? == listed.sha256);
+        }
+        Some(same)
+    };
+    let intact = check().unwrap_or(false);
+    if intact {
+        // a cache that cannot be written can still be read
+        let list = File::options().append(true).open(directory.join(LIST));
+        let _ = list.and_then(|file| file.set_modified(SystemTime::now()));
+    }
+    intact
+}
+
+/// Time of change; what cannot be read is as old as can be.
+fn changed(path: &Path) -> SystemTime {
+    let time = std::fs::metadata(path).and_then(|m| m.modified());
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The files of an entry without the list, in order.
+fn entry_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut files: Vec<PathBuf> = paths.collect::<io::Result<_>>()?;
+    files.retain(|path| path.is_file() && !path.ends_with(LIST));
+    files.sort();
+    Ok(files)
+}
+
+fn hash(path: &Path) -> io::Result<String> {
+    let mut sha = Sha256::new();
+    io::copy(
+        &mut BufReader::with_capacity(1 << 20, File::open(path)?),
+        &mut sha,
+    )?;
+    Ok(format!("{:x}", sha.finalize()))
 }
 
 #[cfg(test)]
