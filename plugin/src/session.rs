@@ -64,9 +64,10 @@ impl Session {
         })
     }
 
-    /// What a stage depends on: the weights, `parts` of the recipe as [`part`] writes them, and
-    /// the user's files that it names.
-    pub fn inputs(&self, parts: &[String]) -> String {
+    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files that
+    /// it names.
+    pub fn inputs(&self, parts: &[&dyn StageInput]) -> String {
+        let parts: Vec<String> = parts.iter().map(|part| part.json()).collect();
         let files: Vec<String> = (self.recipe.files().iter())
             .filter_map(|file| files::read(file).ok())
             .map(|bytes| files::sha256([bytes.as_slice()]))
@@ -329,8 +330,15 @@ impl Answerer for Engine {
 }
 
 /// A part of a recipe as an input of [`Session::inputs`].
-pub fn part(part: &impl Serialize) -> String {
-    serde_json::to_string(part).unwrap_or_default()
+pub trait StageInput {
+    /// As JSON.
+    fn json(&self) -> String;
+}
+
+impl<T: Serialize> StageInput for T {
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 /// Whether one of them has a gate that is decided while a prompt is generated from.

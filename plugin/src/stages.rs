@@ -65,7 +65,7 @@ impl Stages {
     pub fn run(
         &mut self,
         name: &str,
-        inputs: &[&str],
+        inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
         self.run_resumable(name, inputs, |path| {
@@ -81,7 +81,7 @@ impl Stages {
     pub fn json<T: Serialize + DeserializeOwned>(
         &mut self,
         name: &str,
-        inputs: &[&str],
+        inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, String)> {
         let key = self.run(name, inputs, |path| write_json(path, &work()?))?;
@@ -108,11 +108,15 @@ impl Stages {
     pub fn run_resumable(
         &mut self,
         name: &str,
-        inputs: &[&str],
+        inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let parts = inputs.iter().chain([&name, &env!("CARGO_PKG_VERSION")]);
-        let key = files::sha256(parts.flat_map(|s| [s.as_bytes(), b"\n"]));
+        let inputs = inputs
+            .into_iter()
+            .map(|input| format!("{}\n", input.as_ref()));
+        let parts =
+            inputs.collect::<String>() + name + concat!("\n", env!("CARGO_PKG_VERSION"), "\n");
+        let key = files::sha256([parts.as_bytes()]);
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);

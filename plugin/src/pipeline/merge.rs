@@ -10,11 +10,17 @@ use crate::quantize::{
     MergeEvaluator, Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge,
     calibration, candidates,
 };
-use crate::session::{Session, part};
+use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
 use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
 use std::path::Path;
+
+/// What [`QuantizedMerging::auto`] tries by default.
+const DEFAULT_ROUNDINGS: [MergeRounding; 3] = {
+    use MergeRounding::{Gptq, Mixed, Nearest};
+    [Nearest, Gptq, Mixed]
+};
 
 /// A merge into quantized weights.
 pub struct QuantizedMerging<'a> {
@@ -126,20 +132,14 @@ impl<'a> QuantizedMerging<'a> {
         roundings: &[MergeRounding],
     ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
         let Some(measuring) = &self.measured else {
-            let hint =
-                "add a recipe, on whose validation claims the effect of each merge is measured";
-            return Err(
-                Fault::value("--quantize auto", "--recipe RECIPE.toml", "none", hint).into(),
-            );
+            let (place, expected) = ("--quantize auto", "--recipe RECIPE.toml");
+            let hint = "add a recipe; its validation claims measure the effect of each merge";
+            return Err(Fault::value(place, expected, "none", hint).into());
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
         let check = RetentionCheck::new(session, &session.items.validation, directions)?;
         let roundings = match roundings {
-            [] => &[
-                MergeRounding::Nearest,
-                MergeRounding::Gptq,
-                MergeRounding::Mixed,
-            ],
+            [] => &DEFAULT_ROUNDINGS,
             named => named,
         };
         let all = candidates(self.source.spec.hidden, roundings);
@@ -219,21 +219,12 @@ impl<'a> QuantizedMerging<'a> {
             update: &Adapter::default(),
             ..self.merger(&retune)
         };
-        rows.push(merged_row(
-            &evaluator,
-            &plain,
-            "base",
-            (MergeRounding::Nearest, wanted),
-        )?);
+        let target = (MergeRounding::Nearest, wanted);
+        rows.push(merged_row(&evaluator, &plain, "base", target)?);
         shown.step();
-        let written = (self.settings.out, report);
-        rows.push(row(
-            &evaluator,
-            "tuned",
-            Some(&self.update),
-            (rounding, wanted),
-            written,
-        )?);
+        let (tuned, written) = (Some(&self.update), (self.settings.out, report));
+        let target = (rounding, wanted);
+        rows.push(row(&evaluator, "tuned", tuned, target, written)?);
         shown.step();
         Ok(rows)
     }
@@ -246,23 +237,18 @@ impl Measuring {
         let model = (!source.is_quantized()).then_some(settings.name);
         let session = Session::open(recipe, model, LoadOptions::default())?;
         let spec = session.llama.spec();
+        let wrong = |expected: &str, found, hint| {
+            Err(Error::model(recipe, "key `model`", expected, found, hint))
+        };
         if ModelDir::at(&session.directory)?.is_quantized() {
-            return Err(Error::model(
-                recipe,
-                "key `model`",
-                "an unquantized model, to which the quantized one is compared",
-                format!("the UQFF {}", session.directory.display()),
-                "name the full checkpoint",
-            ));
+            let expected = "an unquantized model, to which the quantized one is compared";
+            let found = format!("the UQFF {}", session.directory.display());
+            return wrong(expected, found, "name the full checkpoint");
         }
         if spec.fingerprint != source.spec.fingerprint {
-            return Err(Error::model(
-                recipe,
-                "key `model`",
-                format!("the model that {} was quantized from", settings.name),
-                format!("{}, with another configuration or tokenizer", spec.name),
-                "name the right one",
-            ));
+            let expected = format!("the model that {} was quantized from", settings.name);
+            let found = format!("{}, with another configuration or tokenizer", spec.name);
+            return wrong(&expected, found, "name the right one");
         }
         let directions = settings.directions;
         let directions = directions.map(|file| direction_set(file, spec));
@@ -286,27 +272,16 @@ pub(super) fn retention(
     let Some(wanted) = &r.retention else {
         return Ok(Vec::new());
     };
-    let inputs = session.inputs(&[
-        part(&r.retention),
-        part(&r.prompt),
-        part(&r.data),
-        part(&r.evaluation),
-        part(&r.tuning),
-    ]);
-    let inputs: Vec<&str> = [&inputs]
-        .into_iter()
-        .chain(keys)
-        .map(String::as_str)
-        .collect();
+    let inputs = session.inputs(&[&r.retention, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
+    let inputs = [&inputs].into_iter().chain(keys);
     let measure = || {
         let source = Source::open(&session.directory)?;
         let calibration = calibration(session)?;
         let evaluator = MergeEvaluator::new(session, Some(directions))?;
-        let tuned = tuned
-            .iter()
-            .filter(|(mode, ..)| wanted.modes.contains(mode));
+        let modes = &wanted.modes;
+        let tuned = tuned.iter().filter(|(mode, ..)| modes.contains(mode));
         let tuned: Vec<&Tuned> = tuned.collect();
-        let merges = wanted.types.len() * (1 + wanted.rounding.len() * wanted.modes.len());
+        let merges = wanted.types.len() * (1 + wanted.rounding.len() * modes.len());
         let shown = Progress::new("quantized merges", merges);
         let mut rows = vec![evaluator.unquantized("base", None)?];
         for (mode, update, _) in &tuned {
@@ -322,24 +297,15 @@ pub(super) fn retention(
                 growth: wanted.growth,
                 retuner: Some(&retune),
             };
-            rows.push(merged_row(
-                &evaluator,
-                &merger,
-                name,
-                (rounding, Some(stored)),
-            )?);
+            let target = (rounding, Some(stored));
+            rows.push(merged_row(&evaluator, &merger, name, target)?);
             shown.step();
             Result::Ok(())
         };
         for stored in &wanted.types {
             let stored = WeightType::parse(stored)?;
-            merge(
-                &Adapter::default(),
-                Mode::Truth,
-                "base",
-                MergeRounding::Nearest,
-                stored,
-            )?;
+            let (none, nearest) = (Adapter::default(), MergeRounding::Nearest);
+            merge(&none, Mode::Truth, "base", nearest, stored)?;
             for (mode, update, _) in &tuned {
                 for rounding in &wanted.rounding {
                     shown.message(format!("{mode}, {stored}, {rounding}"));
@@ -349,7 +315,7 @@ pub(super) fn retention(
         }
         Ok(rows)
     };
-    Ok(run.stages.json("survival.json", &inputs, measure)?.0)
+    Ok(run.stages.json("survival.json", inputs, measure)?.0)
 }
 
 /// Refuses a `[retention]` that cannot be carried out, before anything is computed.
@@ -374,6 +340,7 @@ pub(super) fn check_retention(run: &Run) -> Result<()> {
     Ok(())
 }
 
+/// How weights are rounded, and the type that is wanted.
 type Target = (MergeRounding, Option<WeightType>);
 
 /// Merges into a temporary directory, and measures the result.

@@ -2,7 +2,7 @@
 
 use super::run::{Run, Tuned};
 use crate::progress::{self, Progress};
-use crate::session::{Coeffs, Measured, Session, part};
+use crate::session::{Coeffs, Measured, Session};
 use crate::{error::Result, runtime::Engine};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -185,11 +185,8 @@ fn shuffled(
 /// The place among `captured` at which `directions` were extracted.
 pub fn place_of(captured: &CapturedPairs, directions: &DirectionSet) -> usize {
     let rows = &directions.provenance.rows;
-    let place = captured
-        .positions()
-        .iter()
-        .position(|p| p.to_string() == *rows);
-    place.unwrap_or(0)
+    let mut positions = captured.positions().iter();
+    positions.position(|p| p.to_string() == *rows).unwrap_or(0)
 }
 
 /// Tunes and measures every mode with every seed of the study; `key` is that of the
@@ -198,14 +195,8 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
     let Some(study) = run.session.recipe.study.clone() else {
         return Ok(Vec::new());
     };
-    let r = &run.session.recipe;
-    let parts = [
-        part(&r.prompt),
-        part(&r.data),
-        part(&r.evaluation),
-        part(&r.seed),
-    ];
-    let inputs = run.session.inputs(&parts);
+    let (session, r) = (&run.session, &run.session.recipe);
+    let inputs = session.inputs(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
     let mut all = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
         let (model, mut rows) = (format!("tuned {mode}"), Vec::new());

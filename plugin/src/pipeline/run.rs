@@ -3,7 +3,7 @@
 use super::selection;
 use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
-use crate::session::{Coeffs, Session, part};
+use crate::session::{Coeffs, Session};
 use crate::stages::{Stages, write_json};
 use reptune_adapters::lora::{delta_file, peft};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, files, open_directions};
@@ -54,13 +54,13 @@ impl Run {
     pub fn directions(&mut self) -> Result<(DirectionSet, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[
-            part(&r.seed),
-            part(&r.behaviour),
-            part(&r.prompt),
-            part(&r.data),
-            part(&r.extraction),
-            part(&r.selection),
-            part(&r.selection.as_ref().map(|_| &r.steering.positions)),
+            &r.seed,
+            &r.behaviour,
+            &r.prompt,
+            &r.data,
+            &r.extraction,
+            &r.selection,
+            &r.selection.as_ref().map(|_| &r.steering.positions),
         ]);
         let cells = self.stages.path(selection::CELLS);
         let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
@@ -97,7 +97,7 @@ impl Run {
     /// When the model fails.
     pub fn coeffs(&mut self, directions: &DirectionSet, key: &str) -> Result<(Coeffs, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
-        let inputs = session.inputs(&[part(&r.steering), part(&r.evaluation.max_new_tokens)]);
+        let inputs = session.inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
         let doses = 2 * r.steering.fractions.len();
         self.stages.json("steering.json", &[key, &inputs], || {
             session.coeffs(directions, &mut progress::steps("choose a dose", doses))
@@ -142,7 +142,7 @@ impl Run {
         let mut recipe = session.recipe.clone();
         let mut tuning = recipe.tuning.clone();
         tuning.modes.clear(); // of which this is one
-        let inputs = session.inputs(&[part(&recipe.prompt), part(&recipe.data), part(&tuning)]);
+        let inputs = session.inputs(&[&recipe.prompt, &recipe.data, &tuning]);
         recipe.seed = seed;
         let seed = seed.to_string();
         let inputs = [key, &inputs, mode.name(), &init, &seed];
@@ -182,19 +182,12 @@ pub(super) fn extracted(session: &Session, recipe: &Recipe, shown: &str) -> Resu
 
 /// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    let (place, found) = (
-        "`extraction.positions`",
-        recipe.extraction.each_position().len(),
-    );
-    match found {
+    match recipe.extraction.each_position().len() {
         1 => Ok(()),
-        several => Err(Error::model(
-            file,
-            place,
-            "one position",
-            several.to_string(),
-            hint,
-        )),
+        several => {
+            let (place, found) = ("`extraction.positions`", several.to_string());
+            Err(Error::model(file, place, "one position", found, hint))
+        }
     }
 }
 

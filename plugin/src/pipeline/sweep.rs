@@ -2,7 +2,7 @@
 
 use super::run::{Run, extracted};
 use super::selection::{self, SelectionOutcome};
-use crate::{error::Result, progress, session::part};
+use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
 use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
@@ -39,7 +39,7 @@ impl Run {
     /// When the model fails.
     pub fn sweep_directions(&mut self) -> Result<(DirectionSet, PathBuf)> {
         let (session, recipe) = (&self.session, &self.session.recipe);
-        let inputs = session.inputs(&[part(&recipe.hash())]);
+        let inputs = session.inputs(&[&recipe.hash()]);
         self.stages.run(DIRECTIONS, &[&inputs], |path| {
             Ok(extracted(session, recipe, "extract")?
                 .directions
@@ -81,7 +81,7 @@ impl Run {
     /// When nothing can be chosen, or the model fails.
     pub fn select(&mut self, unfit: &mut dyn FnMut(&SelectionTable)) -> Result<SelectionOutcome> {
         let session = &self.session;
-        let inputs = session.inputs(&[part(&session.recipe.hash())]);
+        let inputs = session.inputs(&[&session.recipe.hash()]);
         let [file, directions, cells] =
             [CHOICE_FILE, SELECTION, selection::CELLS].map(|name| self.stages.path(name));
         if !directions.exists() && file.exists() {

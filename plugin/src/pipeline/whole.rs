@@ -5,7 +5,7 @@ use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, uqff::WeightType};
-use crate::session::{Coeffs, Session, part};
+use crate::session::{Coeffs, Session, StageInput};
 use crate::{bake, stages::write_json};
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
@@ -45,20 +45,16 @@ pub fn run(run: &mut Run) -> Result<Finished> {
 
     let (session, r) = (&run.session, &run.session.recipe);
     let inputs = session.inputs(&[
-        part(&r.seed),
-        part(&r.behaviour),
-        part(&r.prompt),
-        part(&r.data),
-        part(&r.evaluation),
-        part(&r.steering),
-        part(&r.study.as_ref().map(|s| &s.seeds)),
+        &r.seed,
+        &r.behaviour,
+        &r.prompt,
+        &r.data,
+        &r.evaluation,
+        &r.steering,
+        &r.study.as_ref().map(|s| &s.seeds),
     ]);
-    let inputs: Vec<&str> = [&inputs]
-        .into_iter()
-        .chain(&keys)
-        .map(String::as_str)
-        .collect();
-    let key = run.stages.run("report.json", &inputs, |path| {
+    let inputs = [&inputs].into_iter().chain(&keys);
+    let key = run.stages.run("report.json", inputs, |path| {
         let models = RunModels {
             session,
             steering: &steering,
@@ -78,17 +74,16 @@ pub fn run(run: &mut Run) -> Result<Finished> {
     let recipe = files::sha256([files::read(&session.file)?.as_slice()]);
     let adapter = |(mode, ..): &Tuned| (*mode, run.stages.path(&tuned_name(*mode)));
     let adapters: Vec<(Mode, PathBuf)> = tuned.iter().map(adapter).collect();
-    let inputs = [key, recipe, part(&(&repeats, &quantized))];
-    run.stages
-        .run("report", &inputs.each_ref().map(String::as_str), |path| {
-            let report = Report {
-                findings: findings.clone(),
-                repeats: repeats.clone(),
-                quantized: quantized.clone(),
-                ..figures::report(session, &directions, &coeffs, &results, &adapters)?
-            };
-            Ok(write_report(&report, path)?)
-        })?;
+    let inputs = [key, recipe, (&repeats, &quantized).json()];
+    run.stages.run("report", inputs, |path| {
+        let report = Report {
+            findings: findings.clone(),
+            repeats: repeats.clone(),
+            quantized: quantized.clone(),
+            ..figures::report(session, &directions, &coeffs, &results, &adapters)?
+        };
+        Ok(write_report(&report, path)?)
+    })?;
     if let Some(file) = r.study.as_ref().and_then(|s| s.results.as_ref()) {
         let report = Report {
             results: ResultTable {
