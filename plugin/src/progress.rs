@@ -114,10 +114,8 @@ impl Progress {
         *last = Instant::now();
         let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
         let left = self.bar.eta().as_secs();
-        line(format_args!(
-            "{}: {done}/{all}, {left} s left",
-            self.bar.message()
-        ));
+        let what = self.bar.message();
+        line(format_args!("{what}: {done}/{all}, {left} s left"));
     }
 }
 

@@ -68,10 +68,8 @@ impl Session {
     /// it names.
     pub fn inputs(&self, parts: &[&dyn StageInput]) -> String {
         let parts: Vec<String> = parts.iter().map(|part| part.json()).collect();
-        let files: Vec<String> = (self.recipe.files().iter())
-            .filter_map(|file| files::read(file).ok())
-            .map(|bytes| files::sha256([bytes.as_slice()]))
-            .collect();
+        let hash = |file: &PathBuf| Some(files::sha256([files::read(file).ok()?.as_slice()]));
+        let files: Vec<String> = self.recipe.files().iter().filter_map(hash).collect();
         format!("{} {} {files:?}", self.weights, parts.join(" "))
     }
 
@@ -191,7 +189,9 @@ impl Session {
             return Ok(Vec::new());
         };
         let system = systems.first().map_or("", |s| s);
-        let prompts = self.prompts(system, self.open_questions()?)?;
+        let prompt = |q: &String| Ok(self.chat.prompt(&Message::conversation(system, q))?);
+        let prompts = self.open_questions()?;
+        let prompts: Vec<_> = prompts.iter().map(prompt).collect::<Result<_>>()?;
         let answers = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
         Ok(answers.iter().map(|text| text.trim().to_owned()).collect())
     }
@@ -207,11 +207,6 @@ impl Session {
         let mut questions = texts_of(&open.texts())?;
         questions.truncate(open.limit);
         Ok(questions)
-    }
-
-    fn prompts(&self, system: &str, questions: Vec<String>) -> Result<Vec<Vec<u32>>> {
-        let prompt = |q: &String| Ok(self.chat.prompt(&Message::conversation(system, q))?);
-        questions.iter().map(prompt).collect()
     }
 
     /// `coeff` as tables show it: with the fraction of the mean residual norm that each
@@ -249,8 +244,7 @@ impl Session {
     pub fn effect_prompts(&self) -> Result<Vec<Vec<u32>>> {
         let claims = &self.items.validation;
         let questions = self.questions(&claims[..claims.len().min(CHECKED)]);
-        let questions = questions.into_iter().map(|q| q.text).collect();
-        self.prompts(&self.recipe.prompt.system, questions)
+        Ok(asked(&self.chat, &self.plain(), &questions)?)
     }
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or

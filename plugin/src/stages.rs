@@ -24,13 +24,10 @@ impl Stages {
         let io = |e| reptune_adapters::Error::write(out, e);
         let file = out.join(FILE);
         if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
-            return Err(Error::model(
-                out,
-                "output directory",
-                "an empty directory, or that of an earlier run",
-                "other files",
-                "name another with --out",
-            ));
+            let (place, found) = ("output directory", "other files");
+            let expected = "an empty directory, or that of an earlier run";
+            let hint = "name another with --out";
+            return Err(Error::model(out, place, expected, found, hint));
         }
         std::fs::create_dir_all(out).map_err(io)?;
         let done = match file.is_file() {
@@ -43,10 +40,8 @@ impl Stages {
                 remove(&entry.path())?;
             }
         }
-        let stages = Self {
-            out: out.to_owned(),
-            done,
-        };
+        let out = out.to_owned();
+        let stages = Self { out, done };
         stages.save()?;
         Ok(stages)
     }
@@ -111,11 +106,12 @@ impl Stages {
         inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let inputs = inputs
-            .into_iter()
-            .map(|input| format!("{}\n", input.as_ref()));
-        let parts =
-            inputs.collect::<String>() + name + concat!("\n", env!("CARGO_PKG_VERSION"), "\n");
+        let mut parts = String::new();
+        for input in inputs {
+            parts += input.as_ref();
+            parts.push('\n');
+        }
+        parts += &format!("{name}\n{}\n", env!("CARGO_PKG_VERSION"));
         let key = files::sha256([parts.as_bytes()]);
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {

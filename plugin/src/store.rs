@@ -241,9 +241,9 @@ impl Store {
     pub fn gc(&self, unused: Duration) -> Result<Vec<StoreEntry>> {
         let mut removed = self.entries()?;
         removed.retain(|entry| entry.age() >= unused);
-        removed
-            .iter()
-            .try_for_each(|entry| self.remove(&entry.directory))?;
+        for entry in &removed {
+            self.remove(&entry.directory)?;
+        }
         for (name, path) in self.content()? {
             let wait = match name.starts_with(NEW) {
                 true => ABANDONED,
@@ -378,10 +378,8 @@ fn entry_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn hash(path: &Path) -> io::Result<String> {
     let mut sha = Sha256::new();
-    io::copy(
-        &mut BufReader::with_capacity(1 << 20, File::open(path)?),
-        &mut sha,
-    )?;
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    io::copy(&mut file, &mut sha)?;
     Ok(format!("{:x}", sha.finalize()))
 }
 

@@ -161,11 +161,8 @@ impl SteeringArgs {
             if operator != Operator::Ablate || self.positions != Positions::All {
                 bail!("--hook everywhere requires --operator ablate and --positions all");
             }
-            return Ok(Some(Intervention::ablation_everywhere(
-                &set,
-                layer,
-                spec.layers,
-            )?));
+            let ablation = Intervention::ablation_everywhere(&set, layer, spec.layers);
+            return Ok(Some(ablation?));
         }
         let dose = match (operator, self.dose.dose()) {
             (Operator::Ablate, None) => Dose::Coeff(0.),

@@ -160,7 +160,7 @@ pub fn cache(a: &CacheArgs) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    let table = table(&["size", "last used", "made from"], entries, |e| {
+    let table = table("size, last used, made from", entries, |e| {
         let ago = format!("{} ago", age(e.age().as_secs()));
         vec![bytes(e.bytes), ago, e.made_from]
     });

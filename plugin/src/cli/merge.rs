@@ -119,11 +119,9 @@ pub fn merge(a: &MergeArgs) -> Result<()> {
         ),
     };
     let auto = a.quantize == Some(Quantize::Auto);
-    if let (false, [_, _, ..]) = (auto, a.rounding.as_slice()) {
-        bail!(
-            "--rounding: expected one, found {}; only --quantize auto tries several",
-            a.rounding.len()
-        );
+    let n = a.rounding.len();
+    if n > 1 && !auto {
+        bail!("--rounding: expected one, found {n}; only --quantize auto tries several");
     }
     let merging = QuantizedMerging::open(MergeSettings {
         name: &a.model,
@@ -201,9 +199,8 @@ fn into_full(a: &MergeArgs, model: &ModelDir) -> Result<()> {
         format!("\nlargest change: {module}, {share:.2} % of its norm")
     });
     let largest = largest.unwrap_or_default();
-    print(format_args!(
-        "{out}: {files} files, {n} weights changed{largest}"
-    ))
+    let changed = format!("{n} weights changed");
+    print(format_args!("{out}: {files} files, {changed}{largest}"))
 }
 
 fn as_json(a: &MergeArgs, merged: &MergeOutcome) -> Value {
@@ -229,10 +226,8 @@ fn as_json(a: &MergeArgs, merged: &MergeOutcome) -> Value {
 }
 
 fn module_table(report: &QuantizedReport) -> String {
-    let head = [
-        "module", "type", "bits", "delta", "step", "cosine", "norm", "noise",
-    ];
-    table(&head, &report.modules, |(module, s)| {
+    let head = "module, type, bits, delta, step, cosine, norm, noise";
+    table(head, &report.modules, |(module, s)| {
         vec![
             module.to_string(),
             s.stored.to_string(),
@@ -247,8 +242,8 @@ fn module_table(report: &QuantizedReport) -> String {
 }
 
 fn tried_table(tried: &[TriedMerge]) -> String {
-    let head = ["type", "rounding", "bits", "bytes", "effect retained", "KL"];
-    table(&head, tried, |c| {
+    let head = "type, rounding, bits, bytes, effect retained, KL";
+    table(head, tried, |c| {
         let kl = c.scores.divergence;
         vec![
             c.wanted.to_string(),

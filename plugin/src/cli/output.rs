@@ -28,13 +28,14 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string(value)?)
 }
 
-/// Aligned columns under `head`, with a row for each of `items`.
+/// Aligned columns under `head`, whose names are separated by commas, with a row for each of
+/// `items`.
 pub fn table<T>(
-    head: &[&str],
+    head: &str,
     items: impl IntoIterator<Item = T>,
     row: impl Fn(T) -> Vec<String>,
 ) -> String {
-    let head = head.iter().map(|name| (*name).to_owned()).collect();
+    let head = head.split(", ").map(str::to_owned).collect();
     let rows = items.into_iter().map(row);
     aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }

@@ -63,11 +63,8 @@ pub struct GenerateArgs {
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
-    number(
-        text,
-        |t| *t >= 0. && t.is_finite(),
-        "0 or a positive number",
-    )
+    let expected = "0 or a positive number";
+    number(text, |t| *t >= 0. && t.is_finite(), expected)
 }
 
 pub fn generate(a: &GenerateArgs) -> Result<()> {
@@ -81,9 +78,8 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
     let llama = Llama::load(&directory, loading)?;
     let chat = Chat::load(&directory)?;
     let ids = prompts::ids(&prompts, &chat)?;
-    let (steering, adapter) = a
-        .steering
-        .with_adapter(a.adapter.as_deref(), &llama, &ids)?;
+    let adapter = a.adapter.as_deref();
+    let (steering, adapter) = a.steering.with_adapter(adapter, &llama, &ids)?;
     let how = Generation {
         interventions: &steering,
         adapter: adapter.as_ref(),

@@ -27,11 +27,8 @@ pub fn run(a: &RecipeArgs) -> Result<()> {
     }
     print(&finished.results)?;
     if !finished.quantized.is_empty() {
-        let poles = &finished.results.poles;
-        print(format_args!(
-            "\n{}",
-            quantized_table(&finished.quantized, poles)
-        ))?;
+        let table = quantized_table(&finished.quantized, &finished.results.poles);
+        print(format_args!("\n{table}"))?;
     }
     print(format_args!("\nreport: {}", finished.page.display()))
 }
@@ -50,10 +47,8 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
     let (set, _) = run.directions()?;
     let (p, file) = (&set.provenance, run.stages.path(DIRECTIONS));
     if a.json {
-        let norms = set
-            .layers
-            .iter()
-            .map(|(layer, d)| (layer.to_string(), d.norm));
+        let norms = set.layers.iter();
+        let norms = norms.map(|(layer, d)| (layer.to_string(), d.norm));
         let norms: BTreeMap<String, f64> = norms.collect();
         return print_json(&json!({
             "directions": file, "pairs": p.pairs, "pairs_captured": p.pairs_captured,
@@ -61,8 +56,8 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
         }));
     }
     let ordered: BTreeMap<usize, f64> = run.stages.read(ORDERED)?;
-    let head = ["layer", "norm", "residual norm", "pairs ordered"];
-    let table = table(&head, &set.layers, |(layer, d)| {
+    let head = "layer, norm, residual norm, pairs ordered";
+    let table = table(head, &set.layers, |(layer, d)| {
         vec![
             layer.to_string(),
             format!("{:.2}", d.norm),
@@ -70,10 +65,9 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
             format!("{:.3}", ordered[layer]),
         ]
     });
-    let (kept, all) = (p.pairs, p.pairs_captured);
+    let (file, kept, all) = (file.display(), p.pairs, p.pairs_captured);
     print(format_args!(
-        "{}: {kept} of {all} pairs kept\n\n{table}",
-        file.display()
+        "{file}: {kept} of {all} pairs kept\n\n{table}"
     ))
 }
 
@@ -101,9 +95,8 @@ pub struct EvaluateArgs {
 pub fn evaluate(a: &EvaluateArgs) -> Result<()> {
     let session = a.recipe.session()?;
     let (llama, claims) = (&session.llama, session.effect_prompts()?);
-    let (steering, adapter) = a
-        .steering
-        .with_adapter(a.adapter.as_deref(), llama, &claims)?;
+    let adapter = a.adapter.as_deref();
+    let (steering, adapter) = a.steering.with_adapter(adapter, llama, &claims)?;
     let systems = match &a.system {
         Some(system) => vec![system.clone()],
         None => session.plain(),

@@ -52,8 +52,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "VARIANT", value_parser = steer)]
     pub steer: Vec<SteeredVariant>,
     /// Tuned variant, as NAME=DIR with a PEFT adapter, which is merged into the weights
-    #[arg(long, value_name = "VARIANT", value_parser = adapter)]
-    pub adapter: Vec<TunedVariant>,
+    #[arg(long, value_name = "VARIANT", value_parser = named)]
+    pub adapter: Vec<(String, PathBuf)>,
     /// Type of the weights of all variants, such as q8_0 or q4k [default: as they are]
     #[arg(long, value_name = "TYPE")]
     pub quantize: Option<String>,
@@ -120,13 +120,13 @@ fn named_variants(a: &ServeArgs, model: &Path) -> Result<Vec<(String, Variant)>>
         ..Variant::default()
     };
     let mut variants = vec![(BASE.to_owned(), base.clone())];
-    variants.extend(a.adapter.iter().map(|tuned| {
-        let variant = Variant {
-            adapter: Some(tuned.directory.clone()),
+    for (name, directory) in &a.adapter {
+        let tuned = Variant {
+            adapter: Some(directory.clone()),
             ..base.clone()
         };
-        (tuned.name.clone(), variant)
-    }));
+        variants.push((name.clone(), tuned));
+    }
     for steer in &a.steer {
         let tuned = |on: &String| variants.iter().find(|(name, _)| name == on);
         let on = match steer.on.as_ref().map(|on| (on, tuned(on))) {
@@ -199,19 +199,6 @@ pub struct SteeredVariant {
     pub hook: HookPoint,
     /// The tuned variant that is steered, instead of the base.
     pub on: Option<String>,
-}
-
-/// `NAME=DIR`
-#[derive(Debug, Clone, PartialEq)]
-pub struct TunedVariant {
-    pub name: String,
-    pub directory: PathBuf,
-}
-
-/// Parses `NAME=DIR`.
-fn adapter(text: &str) -> Result<TunedVariant, String> {
-    let (name, directory) = named(text)?;
-    Ok(TunedVariant { name, directory })
 }
 
 /// Parses `NAME=FILE:layers=..,DOSE=..`, with `hook=..` and `on=..` as options.

@@ -3,7 +3,7 @@
 use super::args::{self, RecipeArgs, number};
 use super::output::{self, print, print_json, share, signed};
 use crate::pipeline::{
-    self, CHOICE_FILE, SELECTION, SWEEP_CELLS, SelectionOutcome, Sweep, SweepCell as Cell,
+    self, CHOICE_FILE, SELECTION, SWEEP_CELLS, SelectionOutcome, SweepCell as Cell,
 };
 use crate::progress;
 use anyhow::{Context, Result};
@@ -101,13 +101,8 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
         Claims::Validation => ("validation", &run.session.items.validation),
         Claims::Test => ("test", &run.session.items.test),
     };
-    let sweep = Sweep {
-        directions: &directions,
-        layers: &sets,
-        doses: &doses,
-        claims,
-    };
-    let cells = run.sweep(&sweep).with_context(place)?;
+    let cells = run.sweep(&directions, &sets, &doses, claims);
+    let cells = cells.with_context(place)?;
     let (n, file) = (claims.len(), run.stages.path(SWEEP_CELLS));
     if a.recipe.json {
         let best = |way| best(&cells, way).map(|c| &c.key);
@@ -131,15 +126,19 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     ))
 }
 
+/// The answers of a cell that steering with `way` should give.
+fn moved(cell: &Cell, way: Way) -> usize {
+    match way {
+        Way::Minus => cell.scores.outcomes.negative,
+        _ => cell.scores.outcomes.positive,
+    }
+}
+
 /// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
 fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let moved = |c: &Cell| match way {
-        Way::Minus => c.scores.outcomes.negative,
-        _ => c.scores.outcomes.positive,
-    };
     let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
     of_way.min_by(|a, b| {
-        let most = moved(b).cmp(&moved(a));
+        let most = moved(b, way).cmp(&moved(a, way));
         most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
 }
@@ -154,17 +153,9 @@ fn ranges(layers: &[usize]) -> String {
 }
 
 fn table(cells: &[Cell]) -> String {
-    let head = [
-        "layers",
-        "sign",
-        "total",
-        "fraction",
-        "right answer likelier",
-        "log-odds",
-        "shift",
-    ];
+    let head = "layers, sign, total, fraction, right answer likelier, log-odds, shift";
     let base = cells.first().map_or(0., |c| c.scores.mean);
-    output::table(&head, cells, |Cell { cell, scores, .. }| {
+    output::table(head, cells, |Cell { cell, scores, .. }| {
         let shift = signed(scores.mean - base);
         let fraction = cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
         let (sign, total, fraction, shift) = match cell.way {
@@ -190,11 +181,8 @@ fn sentence(cells: &[Cell], way: Way) -> String {
     let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
         return String::new();
     };
-    let (with, without) = (best.scores.outcomes, base.scores.outcomes);
-    let (what, with, without) = match way {
-        Way::Minus => ("most wrong answers", with.negative, without.negative),
-        _ => ("most right answers", with.positive, without.positive),
-    };
+    let (with, without) = (moved(best, way), moved(base, way));
+    let what = if way == Way::Minus { "wrong" } else { "right" };
     let (cell, n) = (&best.cell, best.scores.log_odds.len());
     let several = if cell.layers.len() > 1 { "s" } else { "" };
     let fraction = cell.fraction.map(|f| format!(" ({f:+.3})"));
@@ -204,7 +192,7 @@ fn sentence(cells: &[Cell], way: Way) -> String {
         "; no dose does better"
     };
     format!(
-        "{what}: layer{several} {}, total {}{}: {}, unsteered {}{none}",
+        "most {what} answers: layer{several} {}, total {}{}: {}, unsteered {}{none}",
         ranges(&cell.layers),
         signed(cell.coeff),
         fraction.unwrap_or_default(),
@@ -250,10 +238,7 @@ fn select(a: &RecipeArgs) -> Result<()> {
 
 /// A row for each dose; layer and place stand on the first of them.
 fn candidates(table: &SelectionTable, places: &[Positions], choice: Option<&Selected>) -> String {
-    let head = [
-        "layer", "place", "ordered", "cos +", "cos -", "fraction", "coeff", "shift +", "shift -",
-        "KL +", "KL -",
-    ];
+    let head = "layer, place, ordered, cos +, cos -, fraction, coeff, shift +, shift -, KL +, KL -";
     let mut rows = Vec::new();
     for c in &table.candidates {
         let mut first = vec![
@@ -278,24 +263,18 @@ fn candidates(table: &SelectionTable, places: &[Positions], choice: Option<&Sele
             rows.push(row);
         }
         if rows.len() == before {
-            first.resize(head.len(), "-".to_owned());
+            first.resize(head.split(", ").count(), "-".to_owned());
             first.push("not eligible".to_owned());
             rows.push(first);
         }
     }
-    output::table(&head, rows, |row| row)
+    output::table(head, rows, |row| row)
 }
 
 fn tested(selected: &SelectionOutcome) -> String {
-    let head = [
-        "on test claims",
-        "n",
-        "right answer likelier",
-        "log-odds",
-        "shift",
-    ];
+    let head = "on test claims, n, right answer likelier, log-odds, shift";
     let base = selected.test.first().map_or(0., |t| t.log_odds);
-    output::table(&head, &selected.test, |t| {
+    output::table(head, &selected.test, |t| {
         let layer = selected.choice.layer;
         let (name, shift) = match t.coeff {
             0. => ("unsteered".to_owned(), String::new()),

@@ -79,14 +79,8 @@ fn search(a: &RecipeArgs) -> Result<()> {
     if a.json {
         return print_json(&result.json());
     }
-    let modes: Vec<&str> = run
-        .session
-        .recipe
-        .tuning
-        .modes
-        .iter()
-        .map(|m| m.name())
-        .collect();
+    let modes = run.session.recipe.tuning.modes.iter();
+    let modes: Vec<&str> = modes.map(|m| m.name()).collect();
     let (found, best) = (&result.found, &result.found.best);
     let late = match found.end {
         SearchEnd::OutOfTime => "The search stopped early: the minutes of [search] ran out.\n\n",
@@ -109,31 +103,23 @@ fn search(a: &RecipeArgs) -> Result<()> {
 
 /// What tuning needs.
 fn plan(a: &TuneArgs) -> Result<()> {
-    let (model, quantize) = (
-        a.recipe.model.as_deref(),
-        a.recipe.loading.quantize.as_deref(),
-    );
+    let (model, loading) = (a.recipe.model.as_deref(), &a.recipe.loading);
     let rate = match a.measure {
         true => Rate::Measured,
         false => Rate::Unknown,
     };
+    let quantize = loading.quantize.as_deref();
     let planned = pipeline::plan(&a.recipe.recipe, model, a.mode, quantize, rate)?;
     if a.recipe.json {
         return print_json(&planned);
     }
-    let spec = &planned.spec;
+    let (name, layers, hidden) = (&planned.spec.name, planned.spec.layers, planned.spec.hidden);
+    let parameters = count(planned.parameters as f64);
     print(format_args!(
-        "{}: {} parameters, {} layers of width {}",
-        spec.name,
-        count(planned.parameters as f64),
-        spec.layers,
-        spec.hidden
+        "{name}: {parameters} parameters, {layers} layers of width {hidden}"
     ))?;
-    if let Some(rate) = planned.rate {
-        print(format_args!(
-            "{}FLOP/s, measured on this machine",
-            count(rate)
-        ))?;
+    if let Some(rate) = planned.rate.map(count) {
+        print(format_args!("{rate}FLOP/s, measured on this machine"))?;
     }
     let mut modes = planned.modes.iter();
     modes.try_for_each(|mode| print(format_args!("\n{}", facts("", &rows(mode, &planned)))))

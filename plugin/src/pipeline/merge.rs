@@ -112,12 +112,7 @@ impl<'a> QuantizedMerging<'a> {
             let merger = self.merger(&retune);
             merger.write(rounding, wanted, self.settings.out, &mut shown)?
         };
-        Ok(MergeOutcome {
-            rounding,
-            rows: self.rows(rounding, wanted, &report)?,
-            report,
-            tried: Vec::new(),
-        })
+        self.outcome((rounding, wanted), report, Vec::new())
     }
 
     /// Merges into the smallest file that keeps a share of `least` of the tuned effect, with
@@ -160,14 +155,8 @@ impl<'a> QuantizedMerging<'a> {
         let Some(taken) = taken.and_then(|i| tried.get(i)) else {
             return Ok(Err(tried));
         };
-        let (rounding, report) = (taken.rounding, taken.report.clone());
-        let rows = self.rows(rounding, Some(taken.wanted), &report)?;
-        Ok(Ok(MergeOutcome {
-            rounding,
-            report,
-            rows,
-            tried,
-        }))
+        let (target, report) = ((taken.rounding, Some(taken.wanted)), taken.report.clone());
+        Ok(Ok(self.outcome(target, report, tried)?))
     }
 
     fn merger<'b>(&'b self, retune: Retuner<'b>) -> Merger<'b> {
@@ -198,35 +187,40 @@ impl<'a> QuantizedMerging<'a> {
         retuned(&measured.session, model, mode, directions, &mut shown)
     }
 
-    /// Base, tuned, base quantized, merged quantized.
-    fn rows(
+    /// What was written, with the rows of base, tuned, base quantized and merged quantized.
+    fn outcome(
         &self,
-        rounding: MergeRounding,
-        wanted: Option<WeightType>,
-        report: &QuantizedReport,
-    ) -> Result<Vec<QuantizedRow>> {
-        let Some(measuring) = &self.measured else {
-            return Ok(Vec::new());
-        };
-        let shown = Progress::new("measure", 4);
-        let evaluator = MergeEvaluator::new(&measuring.session, measuring.directions.as_ref())?;
-        let mut rows = vec![evaluator.unquantized("base", None)?];
-        shown.step();
-        rows.push(evaluator.unquantized("tuned", Some(&self.update))?);
-        shown.step();
-        let retune = |model: &dyn HookedModel| self.tune(model);
-        let plain = Merger {
-            update: &Adapter::default(),
-            ..self.merger(&retune)
-        };
-        let target = (MergeRounding::Nearest, wanted);
-        rows.push(merged_row(&evaluator, &plain, "base", target)?);
-        shown.step();
-        let (tuned, written) = (Some(&self.update), (self.settings.out, report));
-        let target = (rounding, wanted);
-        rows.push(row(&evaluator, "tuned", tuned, target, written)?);
-        shown.step();
-        Ok(rows)
+        (rounding, wanted): Target,
+        report: QuantizedReport,
+        tried: Vec<TriedMerge>,
+    ) -> Result<MergeOutcome> {
+        let mut rows = Vec::new();
+        if let Some(measuring) = &self.measured {
+            let directions = measuring.directions.as_ref();
+            let shown = Progress::new("measure", 4);
+            let evaluator = MergeEvaluator::new(&measuring.session, directions)?;
+            rows.push(evaluator.unquantized("base", None)?);
+            shown.step();
+            let tuned = Some(&self.update);
+            rows.push(evaluator.unquantized("tuned", tuned)?);
+            shown.step();
+            let retune = |model: &dyn HookedModel| self.tune(model);
+            let mut merger = self.merger(&retune);
+            let none = Adapter::default();
+            merger.update = &none;
+            let target = (MergeRounding::Nearest, wanted);
+            rows.push(merged_row(&evaluator, &merger, "base", target)?);
+            shown.step();
+            let (target, written) = ((rounding, wanted), (self.settings.out, &report));
+            rows.push(row(&evaluator, "tuned", tuned, target, written)?);
+            shown.step();
+        }
+        Ok(MergeOutcome {
+            rounding,
+            report,
+            tried,
+            rows,
+        })
     }
 }
 

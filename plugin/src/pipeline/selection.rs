@@ -112,10 +112,6 @@ pub(super) fn test(
 
 pub(super) fn choices(session: &Session, claims: &[Claim]) -> Result<Vec<Choice>> {
     let (questions, plain) = (session.questions(claims), session.plain());
-    Ok(Choice::of_questions(
-        &session.chat,
-        &session.recipe,
-        &plain,
-        &questions,
-    )?)
+    let (chat, recipe) = (&session.chat, &session.recipe);
+    Ok(Choice::of_questions(chat, recipe, &plain, &questions)?)
 }

@@ -20,18 +20,6 @@ pub const SELECTION: &str = "selection.safetensors";
 /// A cell with its scores.
 pub type SweepCell = MeasuredCell<ChoiceScores>;
 
-/// What is compared.
-pub struct Sweep<'a> {
-    /// The directions.
-    pub directions: &'a DirectionSet,
-    /// Sets of layers, each steered together.
-    pub layers: &'a [Vec<usize>],
-    /// Doses, all positive; both signs are tried.
-    pub doses: &'a [Dose],
-    /// Claims that are asked.
-    pub claims: &'a [Claim],
-}
-
 impl Run {
     /// The directions of the recipe, as its `[steering]` changes them, and their file.
     ///
@@ -47,28 +35,33 @@ impl Run {
         })?;
         let path = self.stages.path(DIRECTIONS);
         let set = DirectionSet::load(&path)?;
-        Ok((
-            recipe.steering.directions(&set, session.llama.spec())?,
-            path,
-        ))
+        let set = recipe.steering.directions(&set, session.llama.spec())?;
+        Ok((set, path))
     }
 
-    /// Scores every cell that is not in the run's file yet; returns all of them.
+    /// Scores `claims` for sets of `layers`, each steered together, and both signs of `doses`,
+    /// which are positive. Cells that are in the run's file are not computed again.
     ///
     /// # Errors
     /// When the model fails, or directions lack a layer or a norm.
-    pub fn sweep(&self, of: &Sweep) -> Result<Vec<SweepCell>> {
+    pub fn sweep(
+        &self,
+        directions: &DirectionSet,
+        layers: &[Vec<usize>],
+        doses: &[Dose],
+        claims: &[Claim],
+    ) -> Result<Vec<SweepCell>> {
         let grid = SteeringGrid {
-            directions: &[of.directions],
-            layers: of.layers,
-            doses: of.doses,
+            directions: &[directions],
+            layers,
+            doses,
             ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
             positions: &self.session.recipe.steering.positions,
         };
         let inputs = SweepInputs {
             model: &self.session.llama,
             adapter: None,
-            choices: &selection::choices(&self.session, of.claims)?,
+            choices: &selection::choices(&self.session, claims)?,
         };
         let (file, mut shown) = (self.stages.path(SWEEP_CELLS), progress::of("sweep"));
         Ok(sweep(inputs, &grid, &file, &mut shown)?)

@@ -51,10 +51,8 @@ impl Refusal {
     /// 500, with what mistral.rs said.
     pub fn failed(reason: impl std::fmt::Display) -> Self {
         let message = reason.to_string();
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            without_backtrace(&message),
-        )
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, without_backtrace(&message))
     }
 
     /// 400, with what mistral.rs said about the request.
@@ -189,11 +187,8 @@ pub fn only_text(body: &mut Map<String, Value>) -> Result<(), Refusal> {
     let messages = match body.get_mut("messages") {
         Some(Value::Array(messages)) if !messages.is_empty() => messages,
         found => {
-            return Err(wrong(
-                "messages".into(),
-                "a list of messages",
-                found.as_deref(),
-            ));
+            let expected = "a list of messages";
+            return Err(wrong("messages".into(), expected, found.as_deref()));
         }
     };
     for (i, message) in messages.iter_mut().enumerate() {
@@ -217,11 +212,8 @@ pub fn only_text(body: &mut Map<String, Value>) -> Result<(), Refusal> {
                         }
                         (kind, _) => {
                             let expected = "text; this server reads and fetches nothing else";
-                            return Err(wrong(
-                                place(&format!(".content[{j}]")),
-                                expected,
-                                Some(kind),
-                            ));
+                            let place = place(&format!(".content[{j}]"));
+                            return Err(wrong(place, expected, Some(kind)));
                         }
                     }
                 }
