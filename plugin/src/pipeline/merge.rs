@@ -128,7 +128,7 @@ impl<'a> QuantizedMerging<'a> {
     ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
         let Some(measuring) = &self.measured else {
             let (place, expected) = ("--quantize auto", "--recipe RECIPE.toml");
-            let hint = "add a recipe; its validation claims measure the effect of each merge";
+            let hint = "the validation claims of a recipe measure the effect of each merge";
             return Err(Fault::value(place, expected, "none", hint).into());
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
