@@ -22,7 +22,7 @@ pub mod testing;
 
 pub mod serve;
 pub mod session;
-pub mod stages;
+mod stages;
 
 pub mod pipeline;
 

@@ -66,7 +66,7 @@ impl Session {
 
     /// What a stage depends on: the weights, `parts` of the recipe, and the user's files that
     /// it names.
-    pub fn inputs(&self, parts: &[&dyn StageInput]) -> String {
+    pub(crate) fn inputs(&self, parts: &[&dyn StageInput]) -> String {
         let parts: Vec<String> = parts.iter().map(|part| part.json()).collect();
         let hash = |file: &PathBuf| Some(files::sha256([files::read(file).ok()?.as_slice()]));
         let files: Vec<String> = self.recipe.files().iter().filter_map(hash).collect();
@@ -80,7 +80,7 @@ impl Session {
     }
 
     /// Number of test questions.
-    pub fn test_questions(&self) -> usize {
+    pub(crate) fn test_questions(&self) -> usize {
         self.items.test.len() + self.items.choices.len()
     }
 
@@ -107,10 +107,7 @@ impl Session {
     }
 
     /// A tuning of `mode` of `recipe` on `model`, with the claims of the session.
-    ///
-    /// # Errors
-    /// When a layer or a direction is missing.
-    pub fn tuner<'a>(
+    pub(crate) fn tuner<'a>(
         &'a self,
         model: &'a dyn HookedModel,
         recipe: &'a Recipe,
@@ -181,10 +178,11 @@ impl Session {
     }
 
     /// Answers to the recipe's open questions, if there are any.
-    ///
-    /// # Errors
-    /// When their file cannot be read, or the model fails.
-    pub fn open_answers(&self, answerer: &dyn Answerer, systems: &[String]) -> Result<Vec<String>> {
+    pub(crate) fn open_answers(
+        &self,
+        answerer: &dyn Answerer,
+        systems: &[String],
+    ) -> Result<Vec<String>> {
         let Some(open) = &self.recipe.evaluation.open_ended else {
             return Ok(Vec::new());
         };
@@ -197,10 +195,7 @@ impl Session {
     }
 
     /// The recipe's open questions.
-    ///
-    /// # Errors
-    /// When their file cannot be read.
-    pub fn open_questions(&self) -> Result<Vec<String>> {
+    pub(crate) fn open_questions(&self) -> Result<Vec<String>> {
         let Some(open) = &self.recipe.evaluation.open_ended else {
             return Ok(Vec::new());
         };
@@ -211,7 +206,7 @@ impl Session {
 
     /// `coeff` as tables show it: with the fraction of the mean residual norm that each
     /// steered layer gets, where norms are known.
-    pub fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
+    pub(crate) fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
         let layers = &self.recipe.steering.layers;
         match directions.natural_coeff(layers, layers.len() as f64) {
             Ok(whole) => format!("{coeff:+.1} ({:+.2} norm)", coeff / whole),
@@ -238,10 +233,7 @@ impl Session {
     }
 
     /// A few claims as prompts, on which the effect of steering is checked.
-    ///
-    /// # Errors
-    /// When the template fails.
-    pub fn effect_prompts(&self) -> Result<Vec<Vec<u32>>> {
+    pub(crate) fn effect_prompts(&self) -> Result<Vec<Vec<u32>>> {
         let claims = &self.items.validation;
         let questions = self.questions(&claims[..claims.len().min(CHECKED)]);
         Ok(asked(&self.chat, &self.plain(), &questions)?)
@@ -250,10 +242,7 @@ impl Session {
     /// The coeffs for the positive and the negative direction: the recipe's own, or
     /// of its fractions those under which most validation claims are answered
     /// honestly and least. `progress` is called with the number of fractions tried.
-    ///
-    /// # Errors
-    /// When the model fails, or the directions have no reference norms.
-    pub fn coeffs(
+    pub(crate) fn coeffs(
         &self,
         directions: &DirectionSet,
         progress: &mut dyn FnMut(usize),
@@ -324,8 +313,7 @@ impl Answerer for Engine {
 }
 
 /// A part of a recipe as an input of [`Session::inputs`].
-pub trait StageInput {
-    /// As JSON.
+pub(crate) trait StageInput {
     fn json(&self) -> String;
 }
 
@@ -354,22 +342,17 @@ pub struct Measured {
 
 /// A coeff that was tried on the validation claims.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Tried {
-    /// The coeff.
+pub(crate) struct Tried {
     pub coeff: f64,
-    /// It as a fraction of the mean residual norm, per layer.
+    /// The coeff as a fraction of the mean residual norm, per layer.
     pub fraction: f64,
-    /// What was answered.
     pub outcomes: Outcomes,
 }
 
-/// The coeffs of a run.
+/// The coeffs of a run, above and below 0, and what was tried if the recipe leaves them open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Coeffs {
-    /// Above 0.
+pub(crate) struct Coeffs {
     pub positive: f64,
-    /// Below 0.
     pub negative: f64,
-    /// What was tried, if the recipe left it open.
     pub tried: Vec<Tried>,
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The directory of a run, with the input hash of every finished stage in
 /// `stages.json`. Cut off at any point, the next run does what is not finished.
-pub struct Stages {
+pub(crate) struct Stages {
     out: PathBuf,
     done: BTreeMap<String, String>,
 }
@@ -17,9 +17,6 @@ const FILE: &str = "stages.json";
 
 impl Stages {
     /// Opens the run in `out`, or starts one there.
-    ///
-    /// # Errors
-    /// When `out` holds something else.
     pub fn open(out: &Path) -> Result<Self> {
         let io = |e| reptune_adapters::Error::write(out, e);
         let file = out.join(FILE);
@@ -54,9 +51,6 @@ impl Stages {
     /// Runs `work` for the artefact `name` unless it is there and was made from the
     /// same `inputs`. What an earlier run left at that path is removed first.
     /// Returns the hash of the inputs, an input of later stages.
-    ///
-    /// # Errors
-    /// Those of `work`.
     pub fn run(
         &mut self,
         name: &str,
@@ -70,9 +64,6 @@ impl Stages {
     }
 
     /// [`Stages::run`] of `work` whose result is the JSON file `name`; also reads the file.
-    ///
-    /// # Errors
-    /// Those of `work`, and when the file holds something else.
     pub fn json<T: Serialize + DeserializeOwned>(
         &mut self,
         name: &str,
@@ -84,9 +75,6 @@ impl Stages {
     }
 
     /// Reads a JSON file of the run.
-    ///
-    /// # Errors
-    /// When it is not there, or holds something else.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let path = self.path(name);
         serde_json::from_slice(&files::read(&path)?).map_err(|e| {
@@ -97,9 +85,6 @@ impl Stages {
 
     /// [`Stages::run`] of `work` that goes on from what it left at its path when it
     /// was interrupted with the same `inputs`.
-    ///
-    /// # Errors
-    /// Those of `work`.
     pub fn run_resumable(
         &mut self,
         name: &str,

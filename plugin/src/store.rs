@@ -40,7 +40,7 @@ pub struct Store {
 
 /// What an entry is made from: a hash that changes with it, and words that say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreKey {
+pub(crate) struct StoreKey {
     hash: String,
     made_from: String,
 }
@@ -48,7 +48,7 @@ pub struct StoreKey {
 impl StoreKey {
     /// The key of what is made from `parts`, in this order; `made_from` describes them to a
     /// reader. Two lists of parts never share a key, nor do two versions of this program.
-    pub fn new<P: AsRef<[u8]>>(
+    pub(crate) fn new<P: AsRef<[u8]>>(
         made_from: impl Into<String>,
         parts: impl IntoIterator<Item = P>,
     ) -> Self {
@@ -65,19 +65,17 @@ impl StoreKey {
     }
 
     /// The key of what is made from what this key stands for, and from `part`.
-    pub fn and(&self, part: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn and(&self, part: impl AsRef<[u8]>) -> Self {
         Self::new(&self.made_from, [self.hash.as_bytes(), part.as_ref()])
     }
 }
 
 /// An entry of a [`Store`] as `reptune cache ls` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreEntry {
-    /// Its directory.
+pub(crate) struct StoreEntry {
     pub directory: PathBuf,
-    /// What it was made from.
     pub made_from: String,
-    /// Bytes of its files.
+    /// Of its files.
     pub bytes: u64,
     /// When it was last used.
     pub used: SystemTime,
@@ -97,7 +95,7 @@ impl StoreEntry {
     }
 
     /// Time since it was last used.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.used.elapsed().unwrap_or_default()
     }
 }
@@ -134,12 +132,12 @@ impl Store {
     }
 
     /// The directory of its entries.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The entry under `key`, if it is there and as it was written.
-    pub fn get(&self, key: &StoreKey) -> Option<PathBuf> {
+    pub(crate) fn get(&self, key: &StoreKey) -> Option<PathBuf> {
         let place = self.root.join(&key.hash);
         if !place.exists() {
             return None;
@@ -153,10 +151,7 @@ impl Store {
 
     /// The entry under `key`. If it is missing or damaged, `write` makes its directory at the
     /// path that it is given.
-    ///
-    /// # Errors
-    /// Those of `write`, and when the disk is full.
-    pub fn entry(
+    pub(crate) fn entry(
         &self,
         key: &StoreKey,
         write: impl FnOnce(&Path) -> Result<()>,
@@ -171,19 +166,13 @@ impl Store {
     }
 
     /// A directory in this cache that is removed when the returned value is dropped.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn temporary(&self) -> Result<tempfile::TempDir> {
+    pub(crate) fn temporary(&self) -> Result<tempfile::TempDir> {
         let made = tempfile::Builder::new().prefix(NEW).tempdir_in(&self.root);
         Ok(made.map_err(|e| Error::write(&self.root, e))?)
     }
 
     /// Moves the directory `made`, which lies in this cache, to the entry under `key`.
-    ///
-    /// # Errors
-    /// When it cannot be read, or the disk is full.
-    pub fn keep(&self, key: &StoreKey, made: &Path) -> Result<PathBuf> {
+    pub(crate) fn keep(&self, key: &StoreKey, made: &Path) -> Result<PathBuf> {
         let write = || {
             FileList::of(made, &key.made_from)?.write(made)?;
             let (files, list) = (entry_files(made)?, made.join(LIST));
@@ -201,15 +190,12 @@ impl Store {
     }
 
     /// A short text under `key`: a guess that its reader must check.
-    pub fn note(&self, key: &StoreKey) -> Option<String> {
+    pub(crate) fn note(&self, key: &StoreKey) -> Option<String> {
         std::fs::read_to_string(self.note_path(key)).ok()
     }
 
     /// Keeps a short text under `key`.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn keep_note(&self, key: &StoreKey, text: &str) -> Result<()> {
+    pub(crate) fn keep_note(&self, key: &StoreKey, text: &str) -> Result<()> {
         let path = self.note_path(key);
         Ok(files::write_atomically(&path, |w| {
             w.write_all(text.as_bytes())
@@ -221,10 +207,7 @@ impl Store {
     }
 
     /// All entries, the one used last first.
-    ///
-    /// # Errors
-    /// When the cache cannot be read.
-    pub fn entries(&self) -> Result<Vec<StoreEntry>> {
+    pub(crate) fn entries(&self) -> Result<Vec<StoreEntry>> {
         let mut content = self.content()?;
         content.retain(|(name, path)| path.is_dir() && !name.starts_with(NEW));
         let entries = content.into_iter().map(|(_, path)| StoreEntry::of(path));
@@ -235,10 +218,7 @@ impl Store {
 
     /// Removes the entries that were not used for `unused` (zero removes all), and what
     /// interrupted processes left. Returns the entries that were removed.
-    ///
-    /// # Errors
-    /// When the cache cannot be read or changed.
-    pub fn gc(&self, unused: Duration) -> Result<Vec<StoreEntry>> {
+    pub(crate) fn gc(&self, unused: Duration) -> Result<Vec<StoreEntry>> {
         let mut removed = self.entries()?;
         removed.retain(|entry| entry.age() >= unused);
         for entry in &removed {

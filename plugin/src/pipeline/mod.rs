@@ -1,6 +1,6 @@
 //! What a recipe does, stage by stage, in the directory of its run.
 //!
-//! Every stage is skipped while its inputs are the same; see [`Stages`](crate::stages::Stages).
+//! Every stage is skipped while its inputs are the same.
 
 mod figures;
 mod merge;

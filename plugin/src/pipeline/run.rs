@@ -32,7 +32,7 @@ pub struct Run {
     /// The recipe with its model.
     pub session: Session,
     /// What is done already.
-    pub stages: Stages,
+    pub(crate) stages: Stages,
 }
 
 impl Run {
@@ -92,10 +92,11 @@ impl Run {
 
     /// The doses of the run, chosen where the recipe leaves them open; `key` is that of the
     /// directions.
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn coeffs(&mut self, directions: &DirectionSet, key: &str) -> Result<(Coeffs, String)> {
+    pub(super) fn coeffs(
+        &mut self,
+        directions: &DirectionSet,
+        key: &str,
+    ) -> Result<(Coeffs, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
         let doses = 2 * r.steering.fractions.len();
