@@ -24,7 +24,7 @@ pub mod serve;
 pub mod session;
 mod stages;
 
-pub mod pipeline;
+mod pipeline;
 
 pub mod cli;
 

@@ -102,7 +102,7 @@ impl StoreEntry {
 
 impl Store {
     /// The user's cache: `$REPTUNE_CACHE`, else `$XDG_CACHE_HOME/reptune`, else
-    /// `~/.cache/reptune`. It can be removed at any time; see [`Store::gc`].
+    /// `~/.cache/reptune`. It can be removed at any time.
     ///
     /// # Errors
     /// When none of these variables is set, or the directory cannot be made.

@@ -113,7 +113,7 @@ fn plan(a: &TuneArgs) -> Result<()> {
     if a.recipe.json {
         return print_json(&planned);
     }
-    let (name, layers, hidden) = (&planned.spec.name, planned.spec.layers, planned.spec.hidden);
+    let (name, layers, hidden) = (&planned.model, planned.spec.layers, planned.spec.hidden);
     let parameters = count(planned.parameters as f64);
     print(format_args!(
         "{name}: {parameters} parameters, {layers} layers of width {hidden}"

@@ -34,29 +34,22 @@ pub struct QuantizedMerging<'a> {
 pub struct MergeSettings<'a> {
     /// The model as it was named.
     pub name: &'a str,
-    /// Its directory or file.
     pub model: &'a Path,
-    /// The PEFT adapter.
     pub adapter: &'a Path,
     /// The recipe that calibrates and measures.
     pub recipe: Option<&'a Path>,
     /// Directions to which cosines are measured, and which retuning uses.
     pub directions: Option<&'a Path>,
-    /// The mode that retuning tunes.
     pub mode: Option<Mode>,
     /// Share by which mixed types may make the file larger.
     pub growth: f64,
-    /// The directory to write.
     pub out: &'a Path,
 }
 
 /// What was written.
 pub struct MergeOutcome {
-    /// How it was rounded.
     pub rounding: MergeRounding,
-    /// The weights.
     pub report: QuantizedReport,
-    /// The merges that were tried before.
     pub tried: Vec<TriedMerge>,
     /// The model and its references on test claims; empty without a recipe.
     pub rows: Vec<QuantizedRow>,
@@ -71,9 +64,6 @@ struct Measuring {
 
 impl<'a> QuantizedMerging<'a> {
     /// Reads the model and the adapter, and loads the recipe's model.
-    ///
-    /// # Errors
-    /// When they do not fit each other.
     pub fn open(settings: MergeSettings<'a>) -> Result<Self> {
         let source = Source::open(settings.model)?;
         let update = peft::load(settings.adapter, &source.spec)?;
@@ -94,9 +84,6 @@ impl<'a> QuantizedMerging<'a> {
 
     /// Merges into one type, or into those that are there. The rounding is `gptq` with a
     /// recipe, else `nearest`, if none is given.
-    ///
-    /// # Errors
-    /// When the merge fails.
     pub fn typed(
         &self,
         wanted: Option<WeightType>,
@@ -118,9 +105,6 @@ impl<'a> QuantizedMerging<'a> {
     /// Merges into the smallest file that keeps a share of `least` of the tuned effect, with
     /// each of `roundings` (nearest, gptq and mixed if there is none); `Err` in the result
     /// holds what was tried where none does.
-    ///
-    /// # Errors
-    /// When a merge fails, or there is no recipe to measure with.
     pub fn auto(
         &self,
         least: f64,

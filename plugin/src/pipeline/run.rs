@@ -29,17 +29,12 @@ pub(super) fn tuned_name(mode: Mode) -> String {
 
 /// A run in its directory.
 pub struct Run {
-    /// The recipe with its model.
     pub session: Session,
-    /// What is done already.
     pub(crate) stages: Stages,
 }
 
 impl Run {
     /// Opens the run in `out`, or in `runs/NAME` with the recipe's name.
-    ///
-    /// # Errors
-    /// When the directory holds something else.
     pub fn open(session: Session, out: Option<&Path>) -> Result<Self> {
         let own = Path::new("runs").join(&session.recipe.name);
         let stages = Stages::open(out.unwrap_or(&own))?;
@@ -48,9 +43,6 @@ impl Run {
 
     /// The directions of the recipe: extracted, and where there is something to choose,
     /// chosen on the validation claims. The choice then steers.
-    ///
-    /// # Errors
-    /// When the model fails, or nothing can be chosen.
     pub fn directions(&mut self) -> Result<(DirectionSet, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[
@@ -106,9 +98,6 @@ impl Run {
     }
 
     /// The adapter of a mode, tuned from zero or `from` another adapter, and its key.
-    ///
-    /// # Errors
-    /// When the model fails.
     pub fn tuned(
         &mut self,
         mode: Mode,
@@ -193,9 +182,6 @@ pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
 }
 
 /// Reads the direction file `file`, made for the model of `spec`.
-///
-/// # Errors
-/// When it was made for another.
 pub fn direction_set(file: &Path, spec: &ModelSpec) -> Result<DirectionSet> {
     let set = open_directions(file)?;
     set.check_model(file, spec)?;

@@ -15,7 +15,6 @@ type Directions = BTreeMap<Option<Positions>, DirectionSet>;
 
 /// What a search found.
 pub struct SearchResult {
-    /// The trials and the best of them.
     pub found: Found,
     /// Score of the model as it is.
     pub untuned: f64,
@@ -36,9 +35,6 @@ impl SearchResult {
 }
 
 /// Refuses a recipe that cannot be searched, before its model is loaded.
-///
-/// # Errors
-/// When `[search]` is missing or cannot be carried out.
 pub fn check_search(file: &Path) -> Result<()> {
     let recipe = Recipe::read(file)?;
     if recipe.search.is_none() {
@@ -56,9 +52,6 @@ pub fn check_search(file: &Path) -> Result<()> {
 
 /// Tries the combinations of the recipe's `[search]`, and writes the best recipe. `model`
 /// replaces the recipe's model in it.
-///
-/// # Errors
-/// When no trial succeeds.
 pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     if let Some(model) = model {
         run.session.recipe.model = model.to_owned();

@@ -18,7 +18,6 @@ pub(super) const CELLS: &str = "selection.jsonl";
 /// What was measured, and what was chosen.
 #[derive(Serialize, Deserialize)]
 pub struct SelectionOutcome {
-    /// Layer, place and dose.
     pub choice: Selected,
     /// Largest KL that was allowed.
     pub kl: f64,
@@ -26,7 +25,6 @@ pub struct SelectionOutcome {
     pub pairs: [usize; 2],
     /// Validation pairs, likewise.
     pub held_out: [usize; 2],
-    /// All that was measured.
     pub table: SelectionTable,
     /// What the choice does to the answers to test claims.
     pub test: Vec<Tested>,
@@ -37,7 +35,6 @@ pub struct SelectionOutcome {
 pub struct Tested {
     /// Signed coefficient; 0: the model as it is.
     pub coeff: f64,
-    /// Claims that were asked.
     pub n: usize,
     /// Mean of log p(right) - log p(wrong).
     pub log_odds: f64,

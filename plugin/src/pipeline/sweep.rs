@@ -22,9 +22,6 @@ pub type SweepCell = MeasuredCell<ChoiceScores>;
 
 impl Run {
     /// The directions of the recipe, as its `[steering]` changes them, and their file.
-    ///
-    /// # Errors
-    /// When the model fails.
     pub fn sweep_directions(&mut self) -> Result<(DirectionSet, PathBuf)> {
         let (session, recipe) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[&recipe.hash()]);
@@ -41,9 +38,6 @@ impl Run {
 
     /// Scores `claims` for sets of `layers`, each steered together, and both signs of `doses`,
     /// which are positive. Cells that are in the run's file are not computed again.
-    ///
-    /// # Errors
-    /// When the model fails, or directions lack a layer or a norm.
     pub fn sweep(
         &self,
         directions: &DirectionSet,
@@ -69,9 +63,6 @@ impl Run {
 
     /// Chooses layer, place and dose of the recipe's direction, unless that is done, and reads
     /// the choice. `unfit` gets what was measured where no dose can be chosen.
-    ///
-    /// # Errors
-    /// When nothing can be chosen, or the model fails.
     pub fn select(&mut self, unfit: &mut dyn FnMut(&SelectionTable)) -> Result<SelectionOutcome> {
         let session = &self.session;
         let inputs = session.inputs(&[&session.recipe.hash()]);

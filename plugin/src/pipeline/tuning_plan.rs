@@ -9,38 +9,29 @@ use reptune_recipes::tune::{Objective, TuningPrompt, memory::TuningSize};
 use reptune_recipes::{
     Chat, Recipe, activation_cache::CacheStorage, plan::TuningPlan, recipe::Mode,
 };
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::path::Path;
 
 /// What tuning needs, mode by mode.
 #[derive(Serialize)]
 pub struct Planned {
-    /// The model.
-    #[serde(rename = "model", serialize_with = "name")]
+    pub model: String,
+    #[serde(skip)]
     pub spec: ModelSpec,
-    /// Its parameters.
     pub parameters: u64,
     /// Bytes of its weights in memory.
     pub weights: u64,
     /// Floating-point operations a second, if they were measured.
     #[serde(rename = "operations_per_second")]
     pub rate: Option<f64>,
-    /// One plan for each mode.
     pub modes: Vec<ModePlan>,
-}
-
-fn name<S: Serializer>(spec: &ModelSpec, to: S) -> std::result::Result<S::Ok, S::Error> {
-    to.serialize_str(&spec.name)
 }
 
 /// What tuning one mode needs.
 #[derive(Serialize)]
 pub struct ModePlan {
-    /// The mode.
     pub mode: Mode,
-    /// The counts.
     pub plan: TuningPlan,
-    /// Whether the activation cache is kept on disk.
     pub cache_on_disk: bool,
     /// Whether blocks are computed again in the backward pass.
     pub gradient_checkpointing: bool,
@@ -50,9 +41,6 @@ pub struct ModePlan {
 
 /// Counts what tuning the recipe in `file` needs on the model in `directory`, for all its
 /// modes or one; reads config.json and the tokenizer, but no weights.
-///
-/// # Errors
-/// When recipe, data or model directory is wrong, or the recipe does not tune `only`.
 pub fn plan(
     file: &Path,
     model: Option<&str>,
@@ -83,6 +71,7 @@ pub fn plan(
         weights: (blocks as f64 * bits / 8.) as u64 + 4 * rest,
         rate: None,
         modes: Vec::new(),
+        model: spec.name.clone(),
         spec,
     };
     let wanted = |mode: &&Mode| only.is_none_or(|only| only == **mode);
@@ -120,7 +109,6 @@ pub fn plan(
 /// Whether the speed of this machine is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rate {
-    /// No.
     Unknown,
     /// Yes, on blocks of the model's shape.
     Measured,

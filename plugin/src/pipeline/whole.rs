@@ -3,10 +3,10 @@
 use super::results::{RunModels, repeats};
 use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
+use crate::bake;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, uqff::WeightType};
 use crate::session::{Coeffs, Session, StageInput};
-use crate::{bake, stages::write_json};
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
@@ -14,18 +14,13 @@ use std::path::{Path, PathBuf};
 
 /// What a run found.
 pub struct Finished {
-    /// Every model and what it answered.
     pub results: ResultTable,
-    /// The quantized merges that were measured.
     pub quantized: Vec<QuantizedRow>,
     /// The report with figures.
     pub page: PathBuf,
 }
 
 /// Does everything that the recipe of `run` says.
-///
-/// # Errors
-/// When a stage fails; earlier stages are not done again.
 pub fn run(run: &mut Run) -> Result<Finished> {
     Checkpoint::find(&run.session.directory).map_err(|e| {
         let (expected, found) = ("full weights, which a run merges and bakes", e.to_string());
@@ -54,7 +49,8 @@ pub fn run(run: &mut Run) -> Result<Finished> {
         &r.study.as_ref().map(|s| &s.seeds),
     ]);
     let inputs = [&inputs].into_iter().chain(&keys);
-    let key = run.stages.run("report.json", inputs, |path| {
+    let [judge, text] = ["judge.jsonl", "report.txt"].map(|name| run.stages.path(name));
+    let (results, key) = run.stages.json("report.json", inputs, || {
         let models = RunModels {
             session,
             steering: &steering,
@@ -62,12 +58,10 @@ pub fn run(run: &mut Run) -> Result<Finished> {
             tuned: &tuned,
             baked: &baked,
         };
-        let table = table(session, models.rows(&path.with_file_name("judge.jsonl"))?);
-        let text = path.with_file_name("report.txt");
+        let table = table(session, models.rows(&judge)?);
         files::write_atomically(&text, |w| writeln!(w, "{table}"))?;
-        write_json(path, &table)
+        Ok(table)
     })?;
-    let results: ResultTable = run.stages.read("report.json")?;
 
     let claims = r.study.iter().flat_map(|s| &s.claims);
     let findings: Vec<_> = claims.map(|c| c.judge(&results, &repeats)).collect();
