@@ -3,7 +3,7 @@
 
 // in the order in which they may use each other
 mod error;
-pub mod progress;
+mod progress;
 pub mod store;
 
 pub mod model;

@@ -16,9 +16,7 @@ static SHOWN: AtomicU8 = AtomicU8::new(Shown::Nothing as u8);
 /// What is written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shown {
-    /// Nothing.
     Nothing,
-    /// Progress.
     Progress,
     /// Progress, and a line for each stage.
     Notes,

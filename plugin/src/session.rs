@@ -258,12 +258,17 @@ impl Session {
         let questions = self.questions(&self.items.validation);
         let prompts = asked(&self.chat, &self.plain(), &questions)?;
         let cache = ActivationCache::for_generation(&self.llama, &prompts, &s.layers, None)?;
-        let (mut doses, mut variants) = (Vec::new(), Vec::new());
+        let (mut tried, mut variants) = (Vec::new(), Vec::new());
         for sign in [1., -1.] {
             for fraction in s.fractions.iter().map(|fraction| sign * fraction) {
                 let coeff = directions.natural_coeff(&s.layers, fraction)? * s.layers.len() as f64;
                 variants.push(vec![self.steering(directions, coeff)?]);
-                doses.push((coeff, fraction));
+                let outcomes = Outcomes::default();
+                tried.push(Tried {
+                    coeff,
+                    fraction,
+                    outcomes,
+                });
             }
         }
         let mut own = self.own(&[], None);
@@ -271,16 +276,12 @@ impl Session {
         let new = self.recipe.evaluation.max_new_tokens;
         let mut done = |answers| progress(answers / questions.len().max(1));
         let answers = own.answer_variants(&prompts, &variants, new, &mut done)?;
-        let tried = doses.into_iter().zip(answers);
-        let tried = tried.map(|((coeff, fraction), texts)| Tried {
-            coeff,
-            fraction,
-            outcomes: Outcomes::of(&verdicts(&texts, &questions, &self.recipe)),
-        });
-        let tried: Vec<Tried> = tried.collect();
+        for (tried, texts) in tried.iter_mut().zip(answers) {
+            tried.outcomes = Outcomes::of(&verdicts(&texts, &questions, &self.recipe));
+        }
         // Of equal effects the smallest dose.
         let best = |sign: f64, score: fn(&Outcomes) -> usize| {
-            let side = tried.iter().filter(|t| t.fraction * sign > 0.);
+            let side = tried.iter().filter(|t: &&Tried| t.fraction * sign > 0.);
             let best = side.max_by(|a, b| {
                 let scores = score(&a.outcomes).cmp(&score(&b.outcomes));
                 scores.then(b.coeff.abs().total_cmp(&a.coeff.abs()))

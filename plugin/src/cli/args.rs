@@ -92,11 +92,9 @@ pub struct DoseArgs {
 impl DoseArgs {
     /// The dose, if one was given.
     pub fn dose(&self) -> Option<Dose> {
-        let coeff = self.coeff.map(Dose::Coeff);
-        let total = || self.total.map(Dose::Total);
-        let fraction = || self.fraction.map(Dose::Fraction);
-        let strength = || self.strength.map(Dose::Strength);
-        coeff.or_else(total).or_else(fraction).or_else(strength)
+        let coeff = self.coeff.map(Dose::Coeff).or(self.total.map(Dose::Total));
+        let fraction = self.fraction.map(Dose::Fraction);
+        coeff.or(fraction).or(self.strength.map(Dose::Strength))
     }
 }
 

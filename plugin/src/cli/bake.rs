@@ -9,7 +9,7 @@ use crate::model::{ModelDir, Source};
 use crate::{progress, prompts};
 use anyhow::{Result, bail};
 use clap::Args;
-use reptune_adapters::{Intervention, ModelSpec};
+use reptune_adapters::ModelSpec;
 use reptune_recipes::Chat;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -73,29 +73,23 @@ pub fn bake(a: &BakeArgs) -> Result<()> {
     let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
-    let mut files = Vec::new();
+    let mut files = doses(a, &source.spec)?;
     let mut approximations = BTreeMap::new();
-    for (name, intervention) in doses(a, &source.spec)? {
-        let exact = BakePlan::of(&source.spec, std::slice::from_ref(&intervention));
-        let interventions = match (exact, &a.prompts) {
-            (Ok(_), _) => vec![intervention],
+    for file in &mut files {
+        match (BakePlan::of(&source.spec, &file.interventions), &a.prompts) {
+            (Ok(_), _) => {}
             (Err(_), None) if a.approximate => bail!(
                 "--approximate requires --prompts FILE.jsonl: the mean change is measured on prompts like those that will be steered"
             ),
             (Err(_), Some(prompts)) => {
                 let llama = Llama::load(&model, LoadOptions::default())?;
                 let ids = prompts::ids(&prompts::read(prompts)?, &Chat::load(&model)?)?;
-                let near = bake::approximate(&llama, &intervention, &ids)?;
-                let additions = near.additions.clone();
-                approximations.insert(name.clone(), near);
-                additions
+                let near = bake::approximate(&llama, &file.interventions[0], &ids)?;
+                file.interventions = near.additions.clone();
+                approximations.insert(file.name.clone(), near);
             }
             (Err(e), None) => return Err(e.into()),
-        };
-        files.push(DoseFile {
-            name,
-            interventions,
-        });
+        }
     }
     let baker = Baker {
         source: &source,
@@ -117,27 +111,30 @@ pub fn bake(a: &BakeArgs) -> Result<()> {
 }
 
 /// The steering, or one for each of several coefficients.
-fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> {
-    let one = |steering: &SteeringArgs| match steering.intervention(spec)? {
-        Some(intervention) => Ok(intervention),
+fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<DoseFile>> {
+    let one = |name: String, steering: &SteeringArgs| match steering.intervention(spec)? {
         None => bail!("--directions: expected a direction file, found none"),
+        Some(intervention) => Ok(DoseFile {
+            name,
+            interventions: vec![intervention],
+        }),
     };
     if a.coeffs.is_empty() {
         let name = UQFF.trim_end_matches(".uqff");
-        return Ok(vec![(name.to_owned(), one(&a.steering)?)]);
+        return Ok(vec![one(name.to_owned(), &a.steering)?]);
     }
-    let mut doses: Vec<(String, Intervention)> = Vec::new();
+    let mut doses: Vec<DoseFile> = Vec::new();
     for &coeff in &a.coeffs {
         let name = match coeff < 0. {
             true => format!("minus_{}", -coeff),
             false => format!("plus_{coeff}"),
         };
-        if doses.iter().any(|(n, _)| *n == name) {
+        if doses.iter().any(|dose| dose.name == name) {
             bail!("--coeffs: expected different coefficients, found {coeff} twice");
         }
         let mut steering = a.steering.clone();
         steering.dose.coeff = Some(coeff);
-        doses.push((name, one(&steering)?));
+        doses.push(one(name, &steering)?);
     }
     Ok(doses)
 }

@@ -2,7 +2,7 @@
 
 use super::args::{self, DoseArgs};
 use super::output::{bytes, facts, print, print_json, table};
-use crate::store::{Store, StoreEntry};
+use crate::store::Store;
 use crate::{convert::Conversion, inspect, progress};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -152,7 +152,11 @@ pub fn cache(a: &CacheArgs) -> Result<()> {
     };
     let total: u64 = entries.iter().map(|e| e.bytes).sum();
     if json {
-        let entries: Vec<Value> = entries.iter().map(as_json).collect();
+        let entries = entries.iter().map(|e| {
+            let seconds = e.age().as_secs();
+            json!({"directory": e.directory, "made_from": e.made_from, "bytes": e.bytes, "unused_seconds": seconds})
+        });
+        let entries: Vec<Value> = entries.collect();
         return print_json(&json!({"cache": store.root(), "bytes": total, key: entries}));
     }
     let (root, n) = (store.root().display(), entries.len());
@@ -165,11 +169,6 @@ pub fn cache(a: &CacheArgs) -> Result<()> {
         vec![bytes(e.bytes), ago, e.made_from]
     });
     print(format_args!("\n{table}"))
-}
-
-fn as_json(e: &StoreEntry) -> Value {
-    let seconds = e.age().as_secs();
-    json!({"directory": e.directory, "made_from": e.made_from, "bytes": e.bytes, "unused_seconds": seconds})
 }
 
 /// `3 min`.

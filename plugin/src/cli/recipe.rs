@@ -21,16 +21,16 @@ changed is skipped: after Ctrl-C, run the same command again.";
 
 pub fn run(a: &RecipeArgs) -> Result<()> {
     let mut run = a.run(a.session()?)?;
-    let finished = pipeline::run(&mut run)?;
+    let (results, quantized, page) = pipeline::run(&mut run)?;
     if a.json {
-        return print_json(&finished.results);
+        return print_json(&results);
     }
-    print(&finished.results)?;
-    if !finished.quantized.is_empty() {
-        let table = quantized_table(&finished.quantized, &finished.results.poles);
+    print(&results)?;
+    if !quantized.is_empty() {
+        let table = quantized_table(&quantized, &results.poles);
         print(format_args!("\n{table}"))?;
     }
-    print(format_args!("\nreport: {}", finished.page.display()))
+    print(format_args!("\nreport: {}", page.display()))
 }
 
 pub const EXTRACT: &str = "\

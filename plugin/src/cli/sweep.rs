@@ -7,7 +7,7 @@ use crate::pipeline::{
 };
 use crate::progress;
 use anyhow::{Context, Result};
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args};
 use reptune_adapters::{Dose, HookedModel, Positions};
 use reptune_recipes::select::{Selected, SelectionTable};
 use reptune_recipes::{Recipe, grid::SteeringWay as Way};
@@ -52,14 +52,8 @@ pub struct SweepArgs {
     #[arg(long, value_name = "FILE")]
     pub directions: Option<PathBuf>,
     /// Claims that are asked
-    #[arg(long, value_name = "CLAIMS", default_value = "validation")]
-    pub on: Claims,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Claims {
-    Validation,
-    Test,
+    #[arg(long, value_name = "CLAIMS", default_value = "validation", value_parser = ["validation", "test"])]
+    pub on: String,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -97,9 +91,11 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     let totals = a.totals.iter().copied().map(Dose::Total);
     let fractions = a.fractions.iter().copied().map(Dose::Fraction);
     let doses: Vec<Dose> = doses.chain(totals).chain(fractions).collect();
-    let (on, claims) = match a.on {
-        Claims::Validation => ("validation", &run.session.items.validation),
-        Claims::Test => ("test", &run.session.items.test),
+    let (on, items) = (&a.on, &run.session.items);
+    let claims = if on == "test" {
+        &items.test
+    } else {
+        &items.validation
     };
     let cells = run.sweep(&directions, &sets, &doses, claims);
     let cells = cells.with_context(place)?;

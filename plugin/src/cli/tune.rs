@@ -2,7 +2,7 @@
 
 use super::args::{RecipeArgs, mode};
 use super::output::{bytes, facts, print, print_json};
-use crate::pipeline::{self, ModePlan, Planned, Rate};
+use crate::pipeline::{self, ModePlan, Planned};
 use anyhow::{Context, Result};
 use clap::Args;
 use reptune_recipes::{recipe::Mode, search::SearchEnd};
@@ -61,7 +61,8 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
         None => run.session.recipe.tuning.modes.clone(),
     };
     for mode in modes {
-        let (path, _) = run.tuned(mode, &directions, &key, a.adapter_init.as_deref())?;
+        let from = a.adapter_init.as_deref();
+        let (path, _) = run.tuned(mode, None, &directions, &key, from)?;
         match a.recipe.json {
             true => print_json(&json!({"mode": mode.name(), "adapter": path}))?,
             false => print(format_args!("{mode}: {}", path.display()))?,
@@ -104,12 +105,8 @@ fn search(a: &RecipeArgs) -> Result<()> {
 /// What tuning needs.
 fn plan(a: &TuneArgs) -> Result<()> {
     let (model, loading) = (a.recipe.model.as_deref(), &a.recipe.loading);
-    let rate = match a.measure {
-        true => Rate::Measured,
-        false => Rate::Unknown,
-    };
     let quantize = loading.quantize.as_deref();
-    let planned = pipeline::plan(&a.recipe.recipe, model, a.mode, quantize, rate)?;
+    let planned = pipeline::plan(&a.recipe.recipe, model, a.mode, quantize, a.measure)?;
     if a.recipe.json {
         return print_json(&planned);
     }

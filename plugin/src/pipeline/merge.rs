@@ -16,12 +16,6 @@ use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
 use std::path::Path;
 
-/// What [`QuantizedMerging::auto`] tries by default.
-const DEFAULT_ROUNDINGS: [MergeRounding; 3] = {
-    use MergeRounding::{Gptq, Mixed, Nearest};
-    [Nearest, Gptq, Mixed]
-};
-
 /// A merge into quantized weights.
 pub struct QuantizedMerging<'a> {
     settings: MergeSettings<'a>,
@@ -110,6 +104,7 @@ impl<'a> QuantizedMerging<'a> {
         least: f64,
         roundings: &[MergeRounding],
     ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
+        use MergeRounding::{Gptq, Mixed, Nearest};
         let Some(measuring) = &self.measured else {
             let (place, expected) = ("--quantize auto", "--recipe RECIPE.toml");
             let hint = "the validation claims of a recipe measure the effect of each merge";
@@ -118,7 +113,7 @@ impl<'a> QuantizedMerging<'a> {
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
         let check = RetentionCheck::new(session, &session.items.validation, directions)?;
         let roundings = match roundings {
-            [] => &DEFAULT_ROUNDINGS,
+            [] => &[Nearest, Gptq, Mixed],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, roundings);
@@ -156,19 +151,15 @@ impl<'a> QuantizedMerging<'a> {
 
     /// Tunes the recipe's mode on `model`.
     fn tune(&self, model: &dyn HookedModel) -> Result<Adapter> {
-        let missing = |flags: &str| {
-            let expected = format!("{flags}, to tune on the quantized weights");
+        let measured = self.measured.as_ref();
+        let directions = measured.and_then(|m| Some((&m.session, m.directions.as_ref()?)));
+        let (Some((session, directions)), Some(mode)) = (directions, self.settings.mode) else {
+            let expected = "--mode, --recipe and --directions, to tune on the quantized weights";
             let hint = "add them, or choose nearest, bias-corrected, gptq or mixed";
-            Fault::value("--rounding", expected, "none", hint)
-        };
-        let (Some(measured), Some(mode)) = (&self.measured, self.settings.mode) else {
-            return Err(missing("--mode and --recipe").into());
-        };
-        let Some(directions) = &measured.directions else {
-            return Err(missing("--directions").into());
+            return Err(Fault::value("--rounding", expected, "none", hint).into());
         };
         let mut shown = progress::of(format!("tune {mode}"));
-        retuned(&measured.session, model, mode, directions, &mut shown)
+        retuned(session, model, mode, directions, &mut shown)
     }
 
     /// What was written, with the rows of base, tuned, base quantized and merged quantized.

@@ -14,8 +14,8 @@ mod whole;
 
 pub use merge::{MergeOutcome, MergeSettings, QuantizedMerging};
 pub use run::{DIRECTIONS, ORDERED, Run, direction_set, one_place};
-pub use search::{SearchResult, check_search, search};
-pub use selection::{SelectionOutcome, Tested};
+pub use search::{check_search, search};
+pub use selection::SelectionOutcome;
 pub use sweep::{CHOICE_FILE, SELECTION, SWEEP_CELLS, SweepCell};
-pub use tuning_plan::{ModePlan, Planned, Rate, plan};
-pub use whole::{Finished, run, table};
+pub use tuning_plan::{ModePlan, Planned, plan};
+pub use whole::{run, table};

@@ -33,9 +33,14 @@ impl RunModels<'_> {
             measured.extend(self.controls()?);
         }
         let base = measured[0].clone();
+        let before = &base.row.claim_verdicts;
         for m in &mut measured[1..] {
-            let versus = compared(&base, m).map_err(reptune_recipes::Error::from)?;
-            m.row.versus_base = Some(versus);
+            let versus = Comparison::of(before, &m.row.claim_verdicts, Verdict::Positive);
+            let versus = versus.and_then(|versus| match m.odds.len() == base.odds.len() {
+                true => versus.with_log_odds(&base.odds, &m.odds),
+                false => Ok(versus),
+            });
+            m.row.versus_base = Some(versus.map_err(reptune_recipes::Error::from)?);
         }
         Ok(measured.into_iter().map(|m| m.row).collect())
     }
@@ -123,16 +128,6 @@ impl RunModels<'_> {
     }
 }
 
-/// Positive answers of a model to the test claims, compared with those of the base.
-fn compared(base: &Measured, other: &Measured) -> reptune_report::Result<Comparison> {
-    let (before, after) = (&base.row.claim_verdicts, &other.row.claim_verdicts);
-    let versus = Comparison::of(before, after, Verdict::Positive)?;
-    match other.odds.len() == base.odds.len() {
-        true => versus.with_log_odds(&base.odds, &other.odds),
-        false => Ok(versus),
-    }
-}
-
 /// Directions of the same layers, each with normally distributed entries.
 fn random(like: &DirectionSet, rng: &mut ChaCha8Rng) -> Result<DirectionSet> {
     let mut set = like.clone();
@@ -201,8 +196,7 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
     for mode in run.session.recipe.tuning.modes.clone() {
         let (model, mut rows) = (format!("tuned {mode}"), Vec::new());
         for seed in &study.seeds {
-            let name = format!("seeds/{seed}/{}", mode.file_name());
-            let (adapter, key) = run.tuned_as(&name, *seed, mode, directions, key, None)?;
+            let (adapter, key) = run.tuned(mode, Some(*seed), directions, key, None)?;
             let session = &run.session;
             let measure = || {
                 let update = peft::load(&adapter, session.llama.spec())?;
@@ -213,7 +207,7 @@ pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Ve
                 let model = format!("{model}, seed {seed}");
                 session.measure(&model, &own, &session.plain(), &mut shown)
             };
-            let file = format!("{name}.json");
+            let file = format!("seeds/{seed}/{}.json", mode.file_name());
             let (measured, _) = run.stages.json(&file, &[&key, &inputs], measure)?;
             rows.push(measured.row);
         }

@@ -97,28 +97,20 @@ impl Run {
         })
     }
 
-    /// The adapter of a mode, tuned from zero or `from` another adapter, and its key.
+    /// The adapter of a mode, tuned from zero or `from` another adapter, and its key; with the
+    /// seed of the recipe, or another.
     pub fn tuned(
         &mut self,
         mode: Mode,
+        seed: Option<u64>,
         directions: &DirectionSet,
         key: &str,
         from: Option<&Path>,
     ) -> Result<(PathBuf, String)> {
-        let seed = self.session.recipe.seed;
-        self.tuned_as(&tuned_name(mode), seed, mode, directions, key, from)
-    }
-
-    /// Tunes with another seed, under another name.
-    pub(super) fn tuned_as(
-        &mut self,
-        name: &str,
-        seed: u64,
-        mode: Mode,
-        directions: &DirectionSet,
-        key: &str,
-        from: Option<&Path>,
-    ) -> Result<(PathBuf, String)> {
+        let name = match seed {
+            None => tuned_name(mode),
+            Some(seed) => format!("seeds/{seed}/{}", mode.file_name()),
+        };
         let init = match from {
             None => String::new(),
             Some(from) => {
@@ -133,10 +125,10 @@ impl Run {
         let mut tuning = recipe.tuning.clone();
         tuning.modes.clear(); // of which this is one
         let inputs = session.inputs(&[&recipe.prompt, &recipe.data, &tuning]);
-        recipe.seed = seed;
-        let seed = seed.to_string();
+        recipe.seed = seed.unwrap_or(recipe.seed);
+        let seed = recipe.seed.to_string();
         let inputs = [key, &inputs, mode.name(), &init, &seed];
-        let key = self.stages.run_resumable(name, &inputs, |path| {
+        let key = self.stages.run_resumable(&name, &inputs, |path| {
             std::fs::create_dir_all(path).map_err(|e| reptune_adapters::Error::write(path, e))?;
             let tuner = session.tuner(&session.llama, &recipe, mode, directions)?;
             let tuner = tuner.sharing(&session.activations);
@@ -160,7 +152,7 @@ impl Run {
             };
             Ok(peft::save_adapter(path, &update, spec)?)
         })?;
-        Ok((self.stages.path(name), key))
+        Ok((self.stages.path(&name), key))
     }
 }
 

@@ -40,13 +40,14 @@ pub struct ModePlan {
 }
 
 /// Counts what tuning the recipe in `file` needs on the model in `directory`, for all its
-/// modes or one; reads config.json and the tokenizer, but no weights.
+/// modes or one; reads config.json and the tokenizer, but no weights. With `measure`, measures
+/// how fast this machine is.
 pub fn plan(
     file: &Path,
     model: Option<&str>,
     only: Option<Mode>,
     quantize: Option<&str>,
-    rate: Rate,
+    measure: bool,
 ) -> Result<Planned> {
     let recipe = Recipe::read(file)?;
     let items = Items::read(&recipe)?;
@@ -84,7 +85,7 @@ pub fn plan(
             validation: &validation,
             seed: recipe.seed,
         };
-        if rate == Rate::Measured && planned.rate.is_none() {
+        if measure && planned.rate.is_none() {
             planned.rate = Some(size.rate()?);
         }
         let (within, plan) = (size.within_budget(), TuningPlan::of(&size));
@@ -104,14 +105,6 @@ pub fn plan(
         return Err(Error::model(file, place, expected, found, hint));
     }
     Ok(planned)
-}
-
-/// Whether the speed of this machine is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rate {
-    Unknown,
-    /// Yes, on blocks of the model's shape.
-    Measured,
 }
 
 /// Parameters of the linear layers, which a quantization changes, and of the rest.

@@ -12,16 +12,9 @@ use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
 use std::path::{Path, PathBuf};
 
-/// What a run found.
-pub struct Finished {
-    pub results: ResultTable,
-    pub quantized: Vec<QuantizedRow>,
-    /// The report with figures.
-    pub page: PathBuf,
-}
-
-/// Does everything that the recipe of `run` says.
-pub fn run(run: &mut Run) -> Result<Finished> {
+/// Does everything that the recipe of `run` says; returns the answers of every model, the
+/// quantized merges, and the page of the report.
+pub fn run(run: &mut Run) -> Result<(ResultTable, Vec<QuantizedRow>, PathBuf)> {
     Checkpoint::find(&run.session.directory).map_err(|e| {
         let (expected, found) = ("full weights, which a run merges and bakes", e.to_string());
         let hint = "name a Hugging Face checkpoint with --model";
@@ -93,11 +86,7 @@ pub fn run(run: &mut Run) -> Result<Finished> {
         let head = format!("# Results\n\nWritten by `reptune run` of `{recipe}`.\n\n");
         files::write_atomically(file, |w| write!(w, "{head}{text}"))?;
     }
-    Ok(Finished {
-        results,
-        quantized,
-        page: run.stages.path("report/index.html"),
-    })
+    Ok((results, quantized, run.stages.path("report/index.html")))
 }
 
 /// Tunes and merges every mode; adds the keys of the adapters to `keys`.
@@ -109,7 +98,7 @@ fn tune_and_merge(
 ) -> Result<Vec<Tuned>> {
     let mut tuned = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
-        let (adapter, key) = run.tuned(mode, directions, key, None)?;
+        let (adapter, key) = run.tuned(mode, None, directions, key, None)?;
         let update = peft::load(&adapter, run.session.llama.spec())?;
         let merged = format!("merged/{}", mode.file_name());
         run.stages.run(&merged, &[&key], |path| {
