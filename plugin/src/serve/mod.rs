@@ -21,6 +21,7 @@ mod models;
 mod request;
 mod server;
 
+pub use models::Models;
 pub(crate) use models::{DEFAULT, DOSES};
-pub use models::{Limits, Models};
+pub use request::Limits;
 pub use server::Server;

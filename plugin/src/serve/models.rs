@@ -6,14 +6,14 @@
 //! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
 //! no memory to speak of.
 
-use super::request::Refusal;
+use super::request::{Limits, Refusal};
 use crate::runtime::{SharedEngine, on_own_thread};
 use crate::{error::Result, steered::Variant, store::Store};
 use axum::http::StatusCode;
 use reptune_adapters::Dose;
 use serde_json::{Map, Value};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::{path::PathBuf, time::Duration};
 
 /// What mistral.rs and its clients call the model that answers where none is named.
 pub(crate) const DEFAULT: &str = "default";
@@ -28,27 +28,6 @@ pub(crate) const DOSES: [(&str, MakeDose); 4] = [
     ("fraction", Dose::Fraction),
     ("strength", Dose::Strength),
 ];
-
-/// What a request may cost before it is answered.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of its body.
-    pub body: usize,
-    /// Time until its body has come.
-    pub patience: Duration,
-    /// Time in which answers may complete after the server was stopped.
-    pub drain: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body: 2 << 20,
-            patience: Duration::from_secs(30),
-            drain: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What every route sees.
 #[derive(Clone)]

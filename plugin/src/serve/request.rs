@@ -1,12 +1,33 @@
 //! What is read and checked of a request before mistral.rs sees it: what 0.8.1 would accept
 //! silently, what would make it read files or fetch addresses, and what would stop it.
 
-use super::models::Limits;
 use crate::runtime::without_backtrace;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, body::to_bytes, extract::Request};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What a request may cost before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of its body.
+    pub body: usize,
+    /// Time until its body has come.
+    pub patience: Duration,
+    /// Time in which answers may complete after the server was stopped.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 2 << 20,
+            patience: Duration::from_secs(30),
+            drain: Duration::from_secs(60),
+        }
+    }
+}
 
 /// A request that is not answered, and why, as clients of OpenAI's interface read it.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,8 @@
 //! The server, and the routes that ask no model.
 
 use super::answers::{chat, complete};
-use super::models::{App, DOSES, Limits, Models, Served};
-use super::request::{Refusal, object};
+use super::models::{App, DOSES, Models, Served};
+use super::request::{Limits, Refusal, object};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
