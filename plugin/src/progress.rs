@@ -69,7 +69,6 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress of `length` steps of `what`.
     pub fn new(what: impl Into<String>, length: usize) -> Self {
         let (wanted, terminal) = (shows(Shown::Progress), stderr().is_terminal());
         let target = match wanted && terminal {
@@ -86,19 +85,16 @@ impl Progress {
         }
     }
 
-    /// `done` steps are done.
     pub fn set(&self, done: usize) {
         self.bar.set_position(done as u64);
         self.print();
     }
 
-    /// One more step is done.
     pub fn step(&self) {
         self.bar.inc(1);
         self.print();
     }
 
-    /// Changes what is said about the work.
     pub fn message(&self, what: impl Into<String>) {
         self.bar.set_message(what.into());
     }

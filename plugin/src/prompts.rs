@@ -35,10 +35,7 @@ impl PromptLine {
 }
 
 /// Token ids of `prompts`.
-///
-/// # Errors
-/// When the template or the tokenizer fails.
-pub fn ids(prompts: &[PromptLine], chat: &Chat) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn ids(prompts: &[PromptLine], chat: &Chat) -> Result<Vec<Vec<u32>>> {
     let ids = |prompt: &PromptLine| match prompt {
         PromptLine::Chat { messages } => chat.prompt(messages),
         PromptLine::Raw { prompt: text } | PromptLine::Text(text) => chat.encode(text),

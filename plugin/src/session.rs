@@ -9,7 +9,7 @@ use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
-use reptune_recipes::score::{Choice, divergence, log_odds};
+use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
 use serde::{Deserialize, Serialize};
@@ -153,8 +153,11 @@ impl Session {
         };
         let mut odds = Vec::new();
         // What is read off logits has no generation in which a gate could be decided.
-        let variant = answerer.variant();
-        if let Some(variant) = variant.filter(|v| !decided_once(v.interventions)) {
+        let readable = |variant: &ModelVariant| {
+            let mut gates = variant.interventions.iter().filter_map(Intervention::gate);
+            !gates.any(|gate| matches!(gate.decide(), Decide::OncePerPrompt { .. }))
+        };
+        if let Some(variant) = answerer.variant().filter(readable) {
             // Labels of several tokens can be read from text, but have no log-odds.
             if let Ok(choices) = Choice::of_questions(chat, recipe, systems, &claims) {
                 odds = log_odds(&variant, &choices, &mut |_| {})?;
@@ -322,12 +325,6 @@ impl<T: Serialize> StageInput for T {
     fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-/// Whether one of them has a gate that is decided while a prompt is generated from.
-fn decided_once(interventions: &[Intervention]) -> bool {
-    let mut gates = interventions.iter().filter_map(Intervention::gate);
-    gates.any(|gate| matches!(gate.decide(), Decide::OncePerPrompt { .. }))
 }
 
 /// What a model answered.

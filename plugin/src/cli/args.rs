@@ -34,12 +34,10 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
-    /// Reads the recipe and its data, and loads the model.
     pub fn session(&self) -> crate::Result<Session> {
         Session::open(&self.recipe, self.model.as_deref(), self.loading.options()?)
     }
 
-    /// Opens the directory of the run for `session`.
     pub fn run(&self, session: Session) -> crate::Result<Run> {
         Run::open(session, self.out.as_deref())
     }
@@ -61,7 +59,6 @@ pub struct LoadingArgs {
 }
 
 impl LoadingArgs {
-    /// Opens the device.
     pub fn options(&self) -> crate::Result<LoadOptions> {
         Ok(LoadOptions {
             isq: self.quantize.as_deref().map(parse_isq).transpose()?,
@@ -90,7 +87,6 @@ pub struct DoseArgs {
 }
 
 impl DoseArgs {
-    /// The dose, if one was given.
     pub fn dose(&self) -> Option<Dose> {
         let coeff = self.coeff.map(Dose::Coeff).or(self.total.map(Dose::Total));
         let fraction = self.fraction.map(Dose::Fraction);

@@ -12,9 +12,6 @@ use std::io::{ErrorKind, Write, stdout};
 pub struct ClosedPipe;
 
 /// Prints `text` and a newline.
-///
-/// # Errors
-/// [`ClosedPipe`], and what the system says.
 pub fn print(text: impl Display) -> Result<()> {
     let mut stdout = stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {

@@ -167,15 +167,12 @@ pub fn capture(a: &CaptureArgs) -> Result<()> {
     })?;
     drop(shown);
     let spec = llama.spec();
-    let metadata = [
-        ("format", "reptune.capture.1"),
-        ("layer_convention", LAYER_CONVENTION),
-        ("model", &spec.name),
-        ("model_fingerprint", &spec.fingerprint),
-    ];
-    let metadata: HashMap<String, String> = metadata
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into();
+    let metadata = HashMap::from([
+        ("format".to_owned(), "reptune.capture.1".to_owned()),
+        ("layer_convention".to_owned(), LAYER_CONVENTION.to_owned()),
+        ("model".to_owned(), spec.name.clone()),
+        ("model_fingerprint".to_owned(), spec.fingerprint.clone()),
+    ]);
     let mut file = safetensors::serialize(&tensors, Some(metadata)).context("capture")?;
     sort_metadata(&mut file);
     files::write_atomically(&a.out, |w| w.write_all(&file))?;

@@ -26,9 +26,8 @@ impl Run {
         let (session, recipe) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[&recipe.hash()]);
         self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            Ok(extracted(session, recipe, "extract")?
-                .directions
-                .save(path)?)
+            let found = extracted(session, recipe, "extract")?;
+            Ok(found.directions.save(path)?)
         })?;
         let path = self.stages.path(DIRECTIONS);
         let set = DirectionSet::load(&path)?;
