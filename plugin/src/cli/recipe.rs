@@ -47,8 +47,7 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
     let (set, _) = run.directions()?;
     let (p, file) = (&set.provenance, run.stages.path(DIRECTIONS));
     if a.json {
-        let norms = set.layers.iter();
-        let norms = norms.map(|(layer, d)| (layer.to_string(), d.norm));
+        let norms = set.layers.iter().map(|(l, d)| (l.to_string(), d.norm));
         let norms: BTreeMap<String, f64> = norms.collect();
         return print_json(&json!({
             "directions": file, "pairs": p.pairs, "pairs_captured": p.pairs_captured,

@@ -12,14 +12,12 @@ use reptune_recipes::extract::CapturedPairs;
 use reptune_report::{Comparison, ModelRow, SeedRepeats, Verdict};
 use std::path::{Path, PathBuf};
 
-/// What the stages of a run made.
+/// What the stages of a run made; baked models stand after their coeffs.
 pub struct RunModels<'a> {
     pub session: &'a Session,
     pub steering: &'a DirectionSet,
     pub coeffs: &'a Coeffs,
-    /// With the directory of the merged model.
     pub tuned: &'a [Tuned],
-    /// With the coeff.
     pub baked: &'a [(f64, PathBuf)],
 }
 
@@ -91,13 +89,11 @@ impl RunModels<'_> {
         };
         let questions = self.session.open_questions()?;
         let mut judge = Judge::new(settings, &open.criterion, cache)?;
-        let Some((base, others)) = all.split_first_mut() else {
-            return Ok(());
-        };
+        let (base, others) = all.split_at_mut(1);
         let mut shown = progress::steps("judge", questions.len() * others.len());
         for (i, other) in others.iter_mut().enumerate() {
             let mut progress = |done| shown(i * questions.len() + done);
-            let said = judge.compare_all(&questions, &base.open, &other.open, &mut progress)?;
+            let said = judge.compare_all(&questions, &base[0].open, &other.open, &mut progress)?;
             other.row.judged = Some(said);
         }
         Ok(())

@@ -10,9 +10,6 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::{collections::BTreeMap, time::Instant};
 
-/// Directions by the positions that a candidate asks for.
-type Directions = BTreeMap<Option<Positions>, DirectionSet>;
-
 /// What a search found.
 pub struct SearchResult {
     pub found: Found,
@@ -67,7 +64,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
         std::fs::remove_dir_all(&trials_in).map_err(|e| Fault::write(&trials_in, e))?;
     }
     // At every position now, so that a wrong one fails before the first trial.
-    let mut directions = Directions::new();
+    let mut directions: BTreeMap<Option<Positions>, DirectionSet> = BTreeMap::new();
     for candidate in &grid {
         if !directions.contains_key(&candidate.positions) {
             let at = candidate.positions.as_ref().map(|p| format!(" at {p}"));

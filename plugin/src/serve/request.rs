@@ -71,15 +71,14 @@ impl Refusal {
 
     /// 500, with what mistral.rs said.
     pub fn failed(reason: impl std::fmt::Display) -> Self {
-        let message = reason.to_string();
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Self::new(status, without_backtrace(&message))
+        Self::new(status, without_backtrace(&reason.to_string()))
     }
 
     /// 400, with what mistral.rs said about the request.
     pub fn invalid(reason: impl std::fmt::Display) -> Self {
-        let message = reason.to_string();
-        Self::new(StatusCode::BAD_REQUEST, without_backtrace(&message))
+        let status = StatusCode::BAD_REQUEST;
+        Self::new(status, without_backtrace(&reason.to_string()))
     }
 }
 

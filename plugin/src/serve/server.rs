@@ -15,22 +15,18 @@ use std::{future::Future, sync::Arc};
 use tokio::net::TcpListener;
 
 /// A server over loaded models.
-pub struct Server {
-    app: App,
-}
+pub struct Server(App);
 
 impl Server {
     /// A server over `models`.
     pub fn new(models: Models, limits: Limits) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self {
-            app: App {
-                models: Arc::new(models),
-                limits,
-                started: now.map_or(0, |t| t.as_secs()),
-                local: true,
-            },
-        }
+        Self(App {
+            models: Arc::new(models),
+            limits,
+            started: now.map_or(0, |t| t.as_secs()),
+            local: true,
+        })
     }
 
     /// Serves on `listener` until `stop` is ready: then no new request is accepted, and answers
@@ -43,7 +39,7 @@ impl Server {
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
-        let mut app = self.app;
+        let Self(mut app) = self;
         let drain = app.limits.drain;
         app.local = listener.local_addr()?.ip().is_loopback();
         let router = Router::new()
