@@ -3,8 +3,8 @@
 
 // in the order in which they may use each other
 mod error;
-pub mod progress;
-pub mod stages;
+mod progress;
+mod stages;
 pub mod store;
 
 pub mod model;
@@ -24,7 +24,7 @@ pub mod testing;
 pub mod serve;
 pub mod session;
 
-pub mod pipeline;
+mod pipeline;
 
 pub mod cli;
 

@@ -3,11 +3,10 @@
 //! Nothing is shown until [`show`] is called, so libraries and tests stay silent.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+use std::{fmt::Display, sync::Mutex};
 
 /// Least time between two lines.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -17,9 +16,7 @@ static SHOWN: AtomicU8 = AtomicU8::new(Shown::Nothing as u8);
 /// What is written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shown {
-    /// Nothing.
     Nothing,
-    /// Progress.
     Progress,
     /// Progress, and a line for each stage.
     Notes,
@@ -48,6 +45,22 @@ pub fn note(text: impl Display) {
     }
 }
 
+/// Shows the progress of `what` until the returned function is dropped; it is called with the
+/// number of steps that are done, and of all.
+pub fn of(what: impl Into<String>) -> impl FnMut(usize, usize) {
+    let shown = Progress::new(what, 1);
+    move |done, all| {
+        shown.bar.set_length(all as u64);
+        shown.set(done);
+    }
+}
+
+/// Shows the progress of `length` steps of `what`, as [`of`] does.
+pub fn steps(what: impl Into<String>, length: usize) -> impl FnMut(usize) {
+    let shown = Progress::new(what, length);
+    move |done| shown.set(done)
+}
+
 /// The progress of one piece of work; it disappears when it is dropped.
 pub struct Progress {
     bar: ProgressBar,
@@ -56,10 +69,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress of `length` steps of `what`.
     pub fn new(what: impl Into<String>, length: usize) -> Self {
-        let wanted = shows(Shown::Progress);
-        let terminal = stderr().is_terminal();
+        let (wanted, terminal) = (shows(Shown::Progress), stderr().is_terminal());
         let target = match wanted && terminal {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
@@ -74,30 +85,16 @@ impl Progress {
         }
     }
 
-    /// Progress of work whose length is given by [`Progress::set_of`].
-    pub fn unknown(what: impl Into<String>) -> Self {
-        Self::new(what, 1)
-    }
-
-    /// `done` steps are done.
     pub fn set(&self, done: usize) {
         self.bar.set_position(done as u64);
         self.print();
     }
 
-    /// `done` of `all` steps are done.
-    pub fn set_of(&self, done: usize, all: usize) {
-        self.bar.set_length(all as u64);
-        self.set(done);
-    }
-
-    /// One more step is done.
     pub fn step(&self) {
         self.bar.inc(1);
         self.print();
     }
 
-    /// Changes what is said about the work.
     pub fn message(&self, what: impl Into<String>) {
         self.bar.set_message(what.into());
     }

@@ -25,17 +25,6 @@ pub enum PromptLine {
 }
 
 impl PromptLine {
-    /// Its token ids.
-    ///
-    /// # Errors
-    /// When the template or the tokenizer fails.
-    pub fn ids(&self, chat: &Chat) -> Result<Vec<u32>> {
-        match self {
-            Self::Chat { messages } => chat.prompt(messages),
-            Self::Raw { prompt: text } | Self::Text(text) => chat.encode(text),
-        }
-    }
-
     /// What the user gave: a text or messages.
     pub fn json(&self) -> Value {
         match self {
@@ -45,26 +34,36 @@ impl PromptLine {
     }
 }
 
+/// Token ids of `prompts`.
+pub(crate) fn ids(prompts: &[PromptLine], chat: &Chat) -> Result<Vec<Vec<u32>>> {
+    let ids = |prompt: &PromptLine| match prompt {
+        PromptLine::Chat { messages } => chat.prompt(messages),
+        PromptLine::Raw { prompt: text } | PromptLine::Text(text) => chat.encode(text),
+    };
+    prompts.iter().map(ids).collect()
+}
+
 /// Reads a `.jsonl` file of prompts; empty lines are skipped.
 ///
 /// # Errors
 /// Names the line that is not a prompt.
 pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
-    let hint = "write one JSON object a line";
     let bytes = files::read(path)?;
+    let wrong = |place: String, expected, found: String| {
+        Error::input(path, place, expected, found, "write one JSON object a line")
+    };
     let text = String::from_utf8_lossy(&bytes);
-    let mut prompts = Vec::new();
     let lines = text.lines().enumerate();
-    for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-        prompts.push(serde_json::from_str(line).map_err(|_| {
-            let (place, found) = (format!("line {}", i + 1), format!("`{line}`"));
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let prompt = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|_| {
             let expected = "{\"prompt\": \"..\"} or {\"messages\": [..]}";
-            Error::input(path, place, expected, found, hint)
-        })?);
+            wrong(format!("line {}", i + 1), expected, format!("`{line}`"))
+        })
+    };
+    let prompts: Vec<PromptLine> = lines.map(prompt).collect::<Result<_>>()?;
+    match prompts.is_empty() {
+        true => Err(wrong("file".into(), "at least one prompt", "none".into())),
+        false => Ok(prompts),
     }
-    if prompts.is_empty() {
-        let expected = "at least one prompt";
-        return Err(Error::input(path, "file", expected, "none", hint));
-    }
-    Ok(prompts)
 }

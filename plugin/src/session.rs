@@ -1,28 +1,26 @@
 //! A recipe with its model loaded and its items read: what every stage starts from.
 
 use crate::decoder::{Llama, LoadOptions};
-use crate::error::Result;
-use crate::model::ModelDir;
-use crate::progress;
-use crate::runtime::Engine;
-use reptune_adapters::{
-    Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
-};
+use crate::{error::Result, model::ModelDir, progress, runtime::Engine};
+use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, HookedModel, Intervention, files};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
-use reptune_recipes::data::{Items, Question, claim_question};
+use reptune_recipes::data::{Claim, Items, Question, claim_question};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
 use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
-use reptune_recipes::generate::Generation;
-use reptune_recipes::score::{Choice, divergence, log_odds};
-use reptune_recipes::{Chat, Message, Recipe};
+use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
+use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Claims on which steering is seen to do something.
-const PROBED: usize = 4;
+/// Claims on which the effect of steering is checked.
+pub(crate) const CHECKED: usize = 4;
+
+/// The most claims that calibrate.
+const CALIBRATING: usize = 256;
 
 /// A recipe, its model and its items.
 pub struct Session {
@@ -38,8 +36,8 @@ pub struct Session {
     pub chat: Chat,
     /// Claims and questions.
     pub items: Items,
-    /// What its tunings share.
-    pub trunks: Arc<SharedActivations>,
+    /// Activations of the model that its tunings share.
+    pub activations: Arc<SharedActivations>,
     /// The weights and how they were loaded.
     weights: String,
 }
@@ -65,28 +63,47 @@ impl Session {
             recipe,
             directory,
             items,
-            trunks: Arc::default(),
+            activations: Arc::default(),
         })
     }
 
-    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files
-    /// that it names.
-    pub fn inputs(&self, parts: &[&dyn Part]) -> String {
-        let parts: Vec<String> = parts.iter().map(|p| p.json()).collect();
-        let files: Vec<String> = (self.recipe.files().iter())
-            .filter_map(|file| files::read(file).ok())
-            .map(|bytes| files::sha256([bytes.as_slice()]))
-            .collect();
+    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files that
+    /// it names.
+    pub(crate) fn inputs(&self, parts: &[&dyn StageInput]) -> String {
+        let parts: Vec<String> = parts.iter().map(|part| part.json()).collect();
+        let hash = |file: &PathBuf| Some(files::sha256([files::read(file).ok()?.as_slice()]));
+        let files: Vec<String> = self.recipe.files().iter().filter_map(hash).collect();
         format!("{} {} {files:?}", self.weights, parts.join(" "))
     }
 
-    /// Test claims as questions.
-    pub fn claim_questions(&self) -> Vec<Question> {
-        self.items
-            .test
-            .iter()
-            .map(|c| claim_question(&self.recipe, c))
-            .collect()
+    /// `claims` as questions.
+    pub fn questions(&self, claims: &[Claim]) -> Vec<Question> {
+        let question = |claim| claim_question(&self.recipe, claim);
+        claims.iter().map(question).collect()
+    }
+
+    /// Number of test questions.
+    pub(crate) fn test_questions(&self) -> usize {
+        self.items.test.len() + self.items.choices.len()
+    }
+
+    /// Prompts that calibrate the rounding of weights: training claims, as questions and as bare
+    /// sentences.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn calibration(&self) -> Result<Vec<Vec<u32>>> {
+        let mut prompts = Vec::new();
+        for claim in self.items.train.iter().take(CALIBRATING) {
+            let question = claim_question(&self.recipe, claim);
+            let system = &self.recipe.prompt.system;
+            let messages = Message::conversation(system, &question.text);
+            prompts.push(self.chat.prompt(&messages)?);
+            prompts.push(self.chat.encode(&claim.text)?);
+        }
+        let context = self.llama.spec().context;
+        prompts.retain(|p| !p.is_empty() && p.len() <= context);
+        Ok(prompts)
     }
 
     /// The system prompt without a persona.
@@ -100,16 +117,29 @@ impl Session {
         interventions: &'a [Intervention],
         adapter: Option<&'a Adapter>,
     ) -> OwnForward<'a> {
-        let how = Generation {
-            interventions,
-            adapter,
-            ..Generation::default()
-        };
         OwnForward {
             model: &self.llama,
             chat: &self.chat,
-            how,
+            how: Generation {
+                interventions,
+                adapter,
+                ..Generation::default()
+            },
         }
+    }
+
+    /// A tuning of `mode` of `recipe` on `model`, with the claims of the session.
+    pub(crate) fn tuner<'a>(
+        &'a self,
+        model: &'a dyn HookedModel,
+        recipe: &'a Recipe,
+        mode: Mode,
+        directions: &DirectionSet,
+    ) -> reptune_recipes::Result<Tuner<'a>> {
+        let (train, validation) = (&self.items.train, &self.items.validation);
+        Tuner::new(
+            model, &self.chat, recipe, mode, directions, train, validation,
+        )
     }
 
     /// Asks `answerer` all that the recipe measures on test items.
@@ -123,86 +153,74 @@ impl Session {
         systems: &[String],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured> {
-        let evaluation = &self.recipe.evaluation;
-        let claims = self.claim_questions();
+        let (chat, recipe) = (&self.chat, &self.recipe);
+        let claims = self.questions(&self.items.test);
         let mut put = |questions: &[Question], from: usize| {
-            let (chat, recipe) = (&self.chat, &self.recipe);
             let mut progress = |done| progress(from + done);
             ask(answerer, chat, recipe, systems, questions, &mut progress)
         };
-        let (texts, verdicts) = put(&claims, 0)?;
+        let (texts, claim_verdicts) = put(&claims, 0)?;
         let choices = match self.items.choices.as_slice() {
             [] => None,
             choices => Some(put(choices, claims.len())?.1),
         };
         let mut row = ModelRow {
             model: model.to_owned(),
-            claims: Outcomes::of(&verdicts),
+            claims: Outcomes::of(&claim_verdicts),
             choices: choices.as_deref().map(Outcomes::of),
-            claim_verdicts: verdicts,
+            claim_verdicts,
             choice_verdicts: choices.unwrap_or_default(),
-            sample: texts
-                .first()
-                .map(|t| t.trim().to_owned())
-                .unwrap_or_default(),
+            sample: texts.first().map_or("", |t| t.trim()).to_owned(),
             ..ModelRow::default()
         };
         let mut odds = Vec::new();
         // What is read off logits has no generation in which a gate could be decided.
-        if let Some(variant) = answerer
-            .variant()
-            .filter(|c| !decided_once(c.interventions))
-        {
+        let readable = |variant: &ModelVariant| {
+            let mut gates = variant.interventions.iter().filter_map(Intervention::gate);
+            !gates.any(|gate| matches!(gate.decide(), Decide::OncePerPrompt { .. }))
+        };
+        if let Some(variant) = answerer.variant().filter(readable) {
             // Labels of several tokens can be read from text, but have no log-odds.
-            let choices = Choice::of_questions(&self.chat, &self.recipe, systems, &claims);
-            if let Ok(choices) = choices {
+            if let Ok(choices) = Choice::of_questions(chat, recipe, systems, &claims) {
                 odds = log_odds(&variant, &choices, &mut |_| {})?;
                 row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
             }
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
-            if let (Some(from), true) = (&evaluation.perplexity, plain) {
+            if let (Some(from), true) = (&recipe.evaluation.perplexity, plain) {
                 let windows = Windows::of(variant.model.spec());
-                let texts = sequences(&self.chat, from)?;
-                row.perplexity = Some(pooled(&variant, &texts, windows)?.perplexity);
+                row.perplexity =
+                    Some(pooled(&variant, &sequences(chat, from)?, windows)?.perplexity);
             }
-            if let (Some(from), true) = (&evaluation.neutral, plain) {
-                let encode = |t: &String| self.chat.encode(t);
-                let texts = texts_of(from)?;
-                let ids = texts.iter().map(encode);
-                let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-                row.divergence = Some(divergence(&variant, &ids, &mut |_| {})?.mean);
+            if let (Some(from), true) = (&recipe.evaluation.neutral, plain) {
+                let (texts, encode) = (texts_of(from)?, |t: &String| chat.encode(t));
+                let ids: reptune_recipes::Result<Vec<_>> = texts.iter().map(encode).collect();
+                row.divergence = Some(divergence(&variant, &ids?, &mut |_| {})?.mean);
             }
         }
-        Ok(Measured {
-            row,
-            odds,
-            open: Vec::new(),
-        })
+        let open = Vec::new();
+        Ok(Measured { row, odds, open })
     }
 
     /// Answers to the recipe's open questions, if there are any.
-    ///
-    /// # Errors
-    /// When their file cannot be read, or the model fails.
-    pub fn open_answers(&self, answerer: &dyn Answerer, systems: &[String]) -> Result<Vec<String>> {
+    pub(crate) fn open_answers(
+        &self,
+        answerer: &dyn Answerer,
+        systems: &[String],
+    ) -> Result<Vec<String>> {
         let Some(open) = &self.recipe.evaluation.open_ended else {
             return Ok(Vec::new());
         };
         let system = systems.first().map_or("", |s| s);
-        let prompt = |q: &String| self.chat.prompt(&Message::conversation(system, q));
+        let prompt = |q: &String| Ok(self.chat.prompt(&Message::conversation(system, q))?);
         let prompts = self.open_questions()?;
-        let prompts = prompts.iter().map(prompt);
-        let prompts = prompts.collect::<reptune_recipes::Result<Vec<_>>>()?;
-        let said = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
-        Ok(said.iter().map(|text| text.trim().to_owned()).collect())
+        let prompts: Vec<_> = prompts.iter().map(prompt).collect::<Result<_>>()?;
+        let answers = answerer.answer(&prompts, open.max_new_tokens, &mut |_| {})?;
+        Ok(answers.iter().map(|text| text.trim().to_owned()).collect())
     }
 
     /// The recipe's open questions.
-    ///
-    /// # Errors
-    /// When their file cannot be read.
-    pub fn open_questions(&self) -> Result<Vec<String>> {
+    pub(crate) fn open_questions(&self) -> Result<Vec<String>> {
         let Some(open) = &self.recipe.evaluation.open_ended else {
             return Ok(Vec::new());
         };
@@ -211,18 +229,9 @@ impl Session {
         Ok(questions)
     }
 
-    /// The directions that steer: the extracted ones, changed as the recipe says.
-    ///
-    /// # Errors
-    /// When a direction file cannot be read or does not fit.
-    pub fn steering_directions(&self, extracted: &DirectionSet) -> Result<DirectionSet> {
-        let spec = self.llama.spec();
-        Ok(self.recipe.steering.directions(extracted, spec)?)
-    }
-
     /// `coeff` as tables show it: with the fraction of the mean residual norm that each
     /// steered layer gets, where norms are known.
-    pub fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
+    pub(crate) fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
         let layers = &self.recipe.steering.layers;
         match directions.natural_coeff(layers, layers.len() as f64) {
             Ok(whole) => format!("{coeff:+.1} ({:+.2} norm)", coeff / whole),
@@ -230,7 +239,8 @@ impl Session {
         }
     }
 
-    /// The recipe's steering with `coeff`, seen to do something on a few claims.
+    /// The recipe's steering with `coeff`, after a check that it changes something on a few
+    /// claims.
     ///
     /// # Errors
     /// When the directions lack a layer, or nothing changes.
@@ -238,40 +248,26 @@ impl Session {
         let steering = &self.recipe.steering;
         let intervention =
             steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
-        let effect = check_effect(&self.llama, &intervention, &self.probed()?, None, 2)?;
+        let effect = check_effect(&self.llama, &intervention, &self.effect_prompts()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
-        let idle = coeff == 0. || steering.gate.is_some();
-        let wanted = if idle {
-            NoEffect::Allow
-        } else {
-            NoEffect::Refuse
-        };
-        effect.require(wanted)?;
+        effect.require(match coeff == 0. || steering.gate.is_some() {
+            true => NoEffect::Allow,
+            false => NoEffect::Refuse,
+        })?;
         Ok(intervention)
     }
 
-    /// A few claims as prompts, on which steering is seen to do something.
-    ///
-    /// # Errors
-    /// When the template fails.
-    pub fn probed(&self) -> Result<Vec<Vec<u32>>> {
-        let prompts = self.items.validation.iter().take(PROBED).map(|claim| {
-            let question = claim_question(&self.recipe, claim);
-            self.chat.prompt(&Message::conversation(
-                &self.recipe.prompt.system,
-                &question.text,
-            ))
-        });
-        Ok(prompts.collect::<reptune_recipes::Result<_>>()?)
+    /// A few claims as prompts, on which the effect of steering is checked.
+    pub(crate) fn effect_prompts(&self) -> Result<Vec<Vec<u32>>> {
+        let claims = &self.items.validation;
+        let questions = self.questions(&claims[..claims.len().min(CHECKED)]);
+        Ok(asked(&self.chat, &self.plain(), &questions)?)
     }
 
     /// The coeffs for the positive and the negative direction: the recipe's own, or
     /// of its fractions those under which most validation claims are answered
     /// honestly and least. `progress` is called with the number of fractions tried.
-    ///
-    /// # Errors
-    /// When the model fails, or the directions have no reference norms.
-    pub fn coeffs(
+    pub(crate) fn coeffs(
         &self,
         directions: &DirectionSet,
         progress: &mut dyn FnMut(usize),
@@ -284,20 +280,20 @@ impl Session {
                 tried: Vec::new(),
             });
         }
-        let questions: Vec<Question> = self
-            .items
-            .validation
-            .iter()
-            .map(|c| claim_question(&self.recipe, c))
-            .collect();
+        let questions = self.questions(&self.items.validation);
         let prompts = asked(&self.chat, &self.plain(), &questions)?;
         let cache = ActivationCache::for_generation(&self.llama, &prompts, &s.layers, None)?;
-        let (mut doses, mut variants) = (Vec::new(), Vec::new());
+        let (mut tried, mut variants) = (Vec::new(), Vec::new());
         for sign in [1., -1.] {
             for fraction in s.fractions.iter().map(|fraction| sign * fraction) {
                 let coeff = directions.natural_coeff(&s.layers, fraction)? * s.layers.len() as f64;
                 variants.push(vec![self.steering(directions, coeff)?]);
-                doses.push((coeff, fraction));
+                let outcomes = Outcomes::default();
+                tried.push(Tried {
+                    coeff,
+                    fraction,
+                    outcomes,
+                });
             }
         }
         let mut own = self.own(&[], None);
@@ -305,26 +301,21 @@ impl Session {
         let new = self.recipe.evaluation.max_new_tokens;
         let mut done = |answers| progress(answers / questions.len().max(1));
         let answers = own.answer_variants(&prompts, &variants, new, &mut done)?;
-        let tried = doses.into_iter().zip(answers);
-        let tried = tried.map(|((coeff, fraction), texts)| Tried {
-            coeff,
-            fraction,
-            outcomes: Outcomes::of(&verdicts(&texts, &questions, &self.recipe)),
-        });
-        let tried: Vec<Tried> = tried.collect();
+        for (tried, texts) in tried.iter_mut().zip(answers) {
+            tried.outcomes = Outcomes::of(&verdicts(&texts, &questions, &self.recipe));
+        }
         // Of equal effects the smallest dose.
-        let best = |sign: f64, score: &dyn Fn(&Tried) -> usize| {
-            let side = tried.iter().filter(|t| t.fraction * sign > 0.);
-            side.max_by(|a, b| {
-                score(a)
-                    .cmp(&score(b))
-                    .then(b.coeff.abs().total_cmp(&a.coeff.abs()))
-            })
-            .map_or(0., |t| t.coeff)
+        let best = |sign: f64, score: fn(&Outcomes) -> usize| {
+            let side = tried.iter().filter(|t: &&Tried| t.fraction * sign > 0.);
+            let best = side.max_by(|a, b| {
+                let scores = score(&a.outcomes).cmp(&score(&b.outcomes));
+                scores.then(b.coeff.abs().total_cmp(&a.coeff.abs()))
+            });
+            best.map_or(0., |t| t.coeff)
         };
         Ok(Coeffs {
-            positive: best(1., &|t| t.outcomes.positive),
-            negative: best(-1., &|t| t.outcomes.negative),
+            positive: best(1., |o| o.positive),
+            negative: best(-1., |o| o.negative),
             tried,
         })
     }
@@ -347,55 +338,41 @@ impl Answerer for Engine {
     }
 }
 
-/// A part of a recipe, of any type.
-pub trait Part {
-    /// As JSON.
+/// A part of a recipe as an input of [`Session::inputs`].
+pub(crate) trait StageInput {
     fn json(&self) -> String;
 }
 
-impl<T: serde::Serialize> Part for T {
+impl<T: Serialize> StageInput for T {
     fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// Whether one of them has a gate that is decided while a prompt is generated from.
-fn decided_once(interventions: &[Intervention]) -> bool {
-    let gates = interventions.iter().filter_map(Intervention::gate);
-    gates
-        .map(Gate::decide)
-        .any(|d| matches!(d, Decide::OncePerPrompt { .. }))
-}
-
 /// What a model answered.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
     /// Its row of the report.
     pub row: ModelRow,
-    /// Log-odds of the true letter of the test claims; none where logits cannot be read.
+    /// Log-odds of the true answer to the test claims; none where logits cannot be read.
     pub odds: Vec<f64>,
     /// Its answers to the open questions.
     pub open: Vec<String>,
 }
 
 /// A coeff that was tried on the validation claims.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Tried {
-    /// The coeff.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Tried {
     pub coeff: f64,
-    /// It as a fraction of the mean residual norm, per layer.
+    /// The coeff as a fraction of the mean residual norm, per layer.
     pub fraction: f64,
-    /// What was answered.
     pub outcomes: Outcomes,
 }
 
-/// The coeffs of a run.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Coeffs {
-    /// Above 0.
+/// The coeffs of a run, above and below 0, and what was tried if the recipe leaves them open.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Coeffs {
     pub positive: f64,
-    /// Below 0.
     pub negative: f64,
-    /// What was tried, if the recipe left it open.
     pub tried: Vec<Tried>,
 }

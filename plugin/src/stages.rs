@@ -1,32 +1,31 @@
 //! Stages of a run that are skipped while their inputs are the same.
 
 use crate::error::{Error, Result};
-use reptune_adapters::{Error as Fault, files};
+use reptune_adapters::files;
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The file of a run that names its stages.
-pub(crate) const FILE: &str = "stages.json";
-
 /// The directory of a run, with the input hash of every finished stage in
 /// `stages.json`. Cut off at any point, the next run does what is not finished.
-pub struct Stages {
+pub(crate) struct Stages {
     out: PathBuf,
     done: BTreeMap<String, String>,
 }
 
+/// The file of a run that names its stages.
+pub(crate) const FILE: &str = "stages.json";
+
 impl Stages {
     /// Opens the run in `out`, or starts one there.
-    ///
-    /// # Errors
-    /// When `out` holds something else.
     pub fn open(out: &Path) -> Result<Self> {
-        let io = |e| Fault::write(out, e);
+        let io = |e| reptune_adapters::Error::write(out, e);
         let file = out.join(FILE);
         if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
+            let (place, found) = ("output directory", "other files");
             let expected = "an empty directory, or that of an earlier run";
-            let (found, hint) = ("other files", "name another with --out");
-            return Err(Error::model(out, "output directory", expected, found, hint));
+            let hint = "name another with --out";
+            return Err(Error::model(out, place, expected, found, hint));
         }
         std::fs::create_dir_all(out).map_err(io)?;
         let done = match file.is_file() {
@@ -53,13 +52,10 @@ impl Stages {
     /// Runs `work` for the artefact `name` unless it is there and was made from the
     /// same `inputs`. What an earlier run left at that path is removed first.
     /// Returns the hash of the inputs, an input of later stages.
-    ///
-    /// # Errors
-    /// Those of `work`.
     pub fn run(
         &mut self,
         name: &str,
-        inputs: &[&str],
+        inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
         self.run_resumable(name, inputs, |path| {
@@ -68,28 +64,50 @@ impl Stages {
         })
     }
 
-    /// [`Stages::run`] of `work` that continues from what it left at its path when it
+    /// [`Stages::run`] of `work` whose result is the JSON file `name`; also reads the file.
+    pub fn json<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &str,
+        inputs: impl IntoIterator<Item: AsRef<str>>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, String)> {
+        let key = self.run(name, inputs, |path| write_json(path, &work()?))?;
+        Ok((self.read(name)?, key))
+    }
+
+    /// Reads a JSON file of the run.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let path = self.path(name);
+        serde_json::from_slice(&files::read(&path)?).map_err(|e| {
+            let (found, hint) = (e.to_string(), "remove it, and run the recipe again");
+            Error::model(&path, "file", "what this version writes", found, hint)
+        })
+    }
+
+    /// [`Stages::run`] of `work` that goes on from what it left at its path when it
     /// was interrupted with the same `inputs`.
-    ///
-    /// # Errors
-    /// Those of `work`.
     pub fn run_resumable(
         &mut self,
         name: &str,
-        inputs: &[&str],
+        inputs: impl IntoIterator<Item: AsRef<str>>,
         work: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let parts = inputs.iter().chain([&name, &env!("CARGO_PKG_VERSION")]);
-        let key = files::sha256(parts.flat_map(|s| [s.as_bytes(), b"\n"]));
+        let mut parts = String::new();
+        for input in inputs {
+            parts += input.as_ref();
+            parts.push('\n');
+        }
+        parts += &format!("{name}\n{}\n", env!("CARGO_PKG_VERSION"));
+        let key = files::sha256([parts.as_bytes()]);
         let path = self.path(name);
         if self.done.get(name) == Some(&key) && path.exists() {
             return Ok(key);
         }
         let begun = format!("{name} (begun)");
         self.done.remove(name);
-        let earlier = self.done.insert(begun.clone(), key.clone());
+        let same = self.done.insert(begun.clone(), key.clone()).as_ref() == Some(&key);
         self.save()?;
-        if earlier.as_ref() != Some(&key) {
+        if !same {
             remove(&path)?;
         }
         work(&path)?;
@@ -100,11 +118,14 @@ impl Stages {
     }
 
     fn save(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.done).unwrap_or_default();
-        Ok(files::write_atomically(&self.path(FILE), |w| {
-            writeln!(w, "{text}")
-        })?)
+        write_json(&self.path(FILE), &self.done)
     }
+}
+
+/// Writes `value` to `path`, whole or not at all.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    Ok(files::write_atomically(path, |w| writeln!(w, "{text}"))?)
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -113,7 +134,7 @@ fn remove(path: &Path) -> Result<()> {
         false if path.exists() => std::fs::remove_file(path),
         false => Ok(()),
     };
-    Ok(removed.map_err(|e| Fault::write(path, e))?)
+    removed.map_err(|e| reptune_adapters::Error::write(path, e).into())
 }
 
 #[cfg(test)]

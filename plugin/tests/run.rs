@@ -75,18 +75,18 @@ fn the_honesty_recipe_gives_its_table() {
     readme_agrees(&report);
 
     // Unmodified mistral.rs, on merged and baked weights, answers as our own forward does.
-    for (ours, stock) in [
+    for (ours, engine) in [
         ("tuned in+ & truth", "merged in+ & truth"),
         ("tuned in- & lie", "merged in- & lie"),
         ("steered +", "baked +"),
         ("steered -", "baked -"),
     ] {
-        let (ours, stock) = (row(&report, ours), row(&report, stock));
+        let (ours, engine) = (row(&report, ours), row(&report, engine));
         // Merged weights are rounded to f16, so an item at the edge may tip.
-        let (a, b) = (ours.claims, stock.claims);
+        let (a, b) = (ours.claims, engine.claims);
         assert!(
             a.positive.abs_diff(b.positive) <= 3 && a.negative.abs_diff(b.negative) <= 3,
-            "{ours:?} {stock:?}"
+            "{ours:?} {engine:?}"
         );
     }
 

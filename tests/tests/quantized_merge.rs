@@ -4,7 +4,6 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use reptune::model::uqff::{self, UqffFile, WeightType};
-use reptune::pipeline::calibration;
 use reptune::quantize::{
     ErrorCompensation, Merger, QuantizedMerge, QuantizedReport, RetentionCheck, RoundedModule,
     SmallestMerge, WeightTypes, candidates,
@@ -262,7 +261,7 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
         &room.path().join("metrics.jsonl"),
         &mut |_| {},
     )?;
-    let calibration = calibration(&session)?;
+    let calibration = session.calibration()?;
     let (chat, claims) = (&session.chat, &session.items.validation);
     let check = RetentionCheck::new(chat, &session.recipe, claims, Some(&directions))?;
     let take = |update: &Adapter, merges: &[(WeightType, MergeRounding)], out: &str| {

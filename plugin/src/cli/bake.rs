@@ -4,20 +4,18 @@ use super::args::SteeringArgs;
 use super::output::{print, print_json};
 use crate::bake::{self, Approximation, BakePlan, BakeReport, Baker, DoseFile, Exactness, SHARED};
 use crate::decoder::{Llama, LoadOptions};
-use crate::model::ModelDir;
-use crate::model::Source;
 use crate::model::uqff::{UQFF, WeightType};
-use crate::progress::Progress;
-use crate::prompts;
+use crate::model::{ModelDir, Source};
+use crate::{progress, prompts};
 use anyhow::{Result, bail};
 use clap::Args;
-use reptune_adapters::{Intervention, ModelSpec};
+use reptune_adapters::ModelSpec;
 use reptune_recipes::Chat;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune bake -m DIR --directions honesty.safetensors --layers 14-16 --total 19 --quantize q8_0 -o baked
   mistralrs serve -m baked --from-uqff model.uqff
@@ -33,9 +31,7 @@ operators, other positions than all, and an ablation in quantized weights cannot
 they are refused, or approximated with --approximate, which prints the error.
 
 With --coeffs, each dose is a small file next to shared.uqff. To add a dose, run the
-command again with another --out; to change one, write it anew and rename it.";
-
-#[derive(Args)]
+command again with another --out; to change one, write it anew and rename it.")]
 pub struct BakeArgs {
     /// Model directory, .uqff or .gguf file, or Hugging Face id
     #[arg(short, long)]
@@ -47,7 +43,8 @@ pub struct BakeArgs {
     /// keeps its types]
     #[arg(long, value_name = "TYPE")]
     pub quantize: Option<String>,
-    /// Replace what is not exact by its mean change, and print the error
+    /// Where the weights cannot express the steering exactly, bake the mean change that it
+    /// makes over --prompts, and print the error
     #[arg(long)]
     pub approximate: bool,
     /// Prompts over which --approximate averages, one JSON object on each line
@@ -76,27 +73,23 @@ pub fn bake(a: &BakeArgs) -> Result<()> {
     let model = ModelDir::resolve(&a.model)?.path().to_owned();
     let source = Source::open(&model)?;
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
-    let mut files = Vec::new();
+    let mut files = doses(a, &source.spec)?;
     let mut approximations = BTreeMap::new();
-    for (name, intervention) in doses(a, &source.spec)? {
-        let exact = BakePlan::of(&source.spec, std::slice::from_ref(&intervention));
-        let interventions = match (exact, &a.prompts) {
-            (Ok(_), _) => vec![intervention],
+    for file in &mut files {
+        match (BakePlan::of(&source.spec, &file.interventions), &a.prompts) {
+            (Ok(_), _) => {}
             (Err(_), None) if a.approximate => bail!(
-                "--approximate: expected --prompts FILE.jsonl, found none; the mean change is taken over prompts of the kind that will be steered"
+                "--approximate requires --prompts FILE.jsonl: the mean change is measured on prompts like those that will be steered"
             ),
             (Err(_), Some(prompts)) => {
-                let near = approximate(prompts, &model, &intervention)?;
-                let additions = near.additions.clone();
-                approximations.insert(name.clone(), near);
-                additions
+                let llama = Llama::load(&model, LoadOptions::default())?;
+                let ids = prompts::ids(&prompts::read(prompts)?, &Chat::load(&model)?)?;
+                let near = bake::approximate(&llama, &file.interventions[0], &ids)?;
+                file.interventions = near.additions.clone();
+                approximations.insert(file.name.clone(), near);
             }
             (Err(e), None) => return Err(e.into()),
-        };
-        files.push(DoseFile {
-            name,
-            interventions,
-        });
+        }
     }
     let baker = Baker {
         source: &source,
@@ -106,55 +99,53 @@ pub fn bake(a: &BakeArgs) -> Result<()> {
             false => Exactness::Exact,
         },
     };
-    let shown = Progress::new("bake", source.spec.layers);
-    let progress = &mut |done, _| shown.set(done);
+    let shown = || progress::of("bake");
     let report = match (a.coeffs.is_empty(), files.as_slice()) {
-        (true, [one]) => baker.write(&one.interventions, &a.out, progress)?,
-        _ => baker.write_doses(&files, &a.out, progress)?,
+        (true, [one]) => baker.write(&one.interventions, &a.out, &mut shown())?,
+        _ => baker.write_doses(&files, &a.out, &mut shown())?,
     };
-    drop(shown);
     match a.json {
         true => print_json(&as_json(a, &report, &approximations)),
-        false => told(a, &report, &approximations),
+        false => print(summary(a, &report, &approximations).join("\n")),
     }
 }
 
 /// The steering, or one for each of several coefficients.
-fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<(String, Intervention)>> {
-    let one = |steering: &SteeringArgs| match steering.intervention(spec)? {
-        Some(intervention) => Ok(intervention),
+fn doses(a: &BakeArgs, spec: &ModelSpec) -> Result<Vec<DoseFile>> {
+    let one = |name: String, steering: &SteeringArgs| match steering.intervention(spec)? {
         None => bail!("--directions: expected a direction file, found none"),
+        Some(intervention) => Ok(DoseFile {
+            name,
+            interventions: vec![intervention],
+        }),
     };
     if a.coeffs.is_empty() {
         let name = UQFF.trim_end_matches(".uqff");
-        return Ok(vec![(name.to_owned(), one(&a.steering)?)]);
+        return Ok(vec![one(name.to_owned(), &a.steering)?]);
     }
-    let mut doses: Vec<(String, Intervention)> = Vec::new();
+    let mut doses: Vec<DoseFile> = Vec::new();
     for &coeff in &a.coeffs {
         let name = match coeff < 0. {
             true => format!("minus_{}", -coeff),
             false => format!("plus_{coeff}"),
         };
-        if doses.iter().any(|(n, _)| *n == name) {
+        if doses.iter().any(|dose| dose.name == name) {
             bail!("--coeffs: expected different coefficients, found {coeff} twice");
         }
         let mut steering = a.steering.clone();
         steering.dose.coeff = Some(coeff);
-        doses.push((name, one(&steering)?));
+        doses.push(one(name, &steering)?);
     }
     Ok(doses)
 }
 
-fn approximate(prompts: &Path, model: &Path, x: &Intervention) -> Result<Approximation> {
-    let llama = Llama::load(model, LoadOptions::default())?;
-    let chat = Chat::load(model)?;
-    let prompts = prompts::read(prompts)?;
-    let ids = prompts.iter().map(|p| p.ids(&chat));
-    let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-    Ok(bake::approximate(&llama, x, &ids)?)
-}
-
-fn told(a: &BakeArgs, report: &BakeReport, near: &BTreeMap<String, Approximation>) -> Result<()> {
+/// What was written, line by line.
+fn summary(
+    a: &BakeArgs,
+    report: &BakeReport,
+    near: &BTreeMap<String, Approximation>,
+) -> Vec<String> {
+    let mut lines = Vec::new();
     for (name, bytes) in &report.bytes {
         let biases = report.biases.get(name.trim_end_matches(".uqff"));
         let modules = biases.into_iter().flatten();
@@ -164,39 +155,34 @@ fn told(a: &BakeArgs, report: &BakeReport, near: &BTreeMap<String, Approximation
             modules => format!(", biases at {}", modules.join(", ")),
         };
         let file = a.out.join(name);
-        print(format_args!("{}: {bytes} bytes{modules}", file.display()))?;
+        lines.push(format!("{}: {bytes} bytes{modules}", file.display()));
     }
-    if let Some(left) = report.left {
-        print(format_args!(
-            "the direction is ablated everywhere; {left:.1e} of it is left in the weights"
-        ))?;
-    }
-    for (name, x) in near {
-        print(format_args!(
+    lines.extend(report.left.map(|left| {
+        format!("the direction is ablated everywhere; {left:.1e} of it is left in the weights")
+    }));
+    lines.extend(near.iter().map(|(name, x)| {
+        format!(
             "{name} adds the mean change: the changes differ from it by {:.3} of their size; \
              KL from exact steering {:.4}, from the base to exact steering {:.4}",
             x.spread, x.divergence, x.effect
-        ))?;
+        )
+    }));
+    let mut other: BTreeMap<String, usize> = BTreeMap::new();
+    for t in report.other.values() {
+        *other.entry(t.to_string()).or_default() += 1;
     }
-    if !report.other.is_empty() {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for t in report.other.values() {
-            *counts.entry(t.to_string()).or_default() += 1;
-        }
-        let counts: Vec<_> = counts.iter().map(|(t, n)| format!("{n} in {t}")).collect();
-        print(format_args!(
-            "in another type, because the blocks of the type do not divide their rows: {}",
-            counts.join(", ")
-        ))?;
+    if !other.is_empty() {
+        let other: Vec<_> = other.iter().map(|(t, n)| format!("{n} in {t}")).collect();
+        let what = "in another type, because the blocks of the type do not divide their rows";
+        lines.push(format!("{what}: {}", other.join(", ")));
     }
     if report.bytes.contains_key(SHARED) {
         let own = report.bytes.keys().find(|n| *n != SHARED);
         let (out, own) = (a.out.display(), own.map_or("", |n| n));
-        print(format_args!(
-            "serve one with: mistralrs serve -m {out} --from-uqff \"{SHARED};{own}\""
-        ))?;
+        let serve = format!("mistralrs serve -m {out} --from-uqff \"{SHARED};{own}\"");
+        lines.push(format!("serve one with: {serve}"));
     }
-    Ok(())
+    lines
 }
 
 fn as_json(a: &BakeArgs, report: &BakeReport, near: &BTreeMap<String, Approximation>) -> Value {

@@ -1,22 +1,21 @@
 //! `reptune merge`: an adapter merged into full or quantized weights.
 
-use super::args::{mode, share};
-use super::output::{print, print_json};
-use crate::model::ModelDir;
-use crate::model::uqff::WeightType;
-use crate::pipeline::{MergeSettings, Merged, QuantizedMerging};
-use crate::progress::Progress;
+use super::args::{mode, number};
+use super::output::{print, print_json, table};
+use crate::pipeline::{MergeOutcome, MergeSettings, QuantizedMerging};
 use crate::quantize::{QuantizedReport, TriedMerge};
-use anyhow::{Result, bail};
+use crate::{model::ModelDir, model::uqff::WeightType, progress};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reptune_adapters::lora::peft;
 use reptune_recipes::merge as fold;
 use reptune_recipes::recipe::{MergeRounding, Mode};
-use reptune_report::{aligned, quantized_table};
+use reptune_report::quantized_table;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie -o merged
   reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie --quantize q4k --recipe my.toml -o q4k
@@ -36,9 +35,7 @@ Roundings:
   gptq            round with GPTQ's error feedback on calibration prompts, plus the bias
   mixed           gptq with finer types for the tuned modules, within --growth
   retuned         tune again on the quantized weights, then gptq
-  unquantized     retuned; the tuned modules stay unquantized";
-
-#[derive(Args)]
+  unquantized     retuned; the tuned modules stay unquantized")]
 pub struct MergeArgs {
     /// Model directory, .uqff or .gguf file, or Hugging Face id
     #[arg(short, long)]
@@ -69,7 +66,8 @@ pub struct MergeArgs {
     /// Mode that retuned and unquantized tune
     #[arg(long, value_parser = mode, requires_all = ["recipe", "directions"])]
     pub mode: Option<Mode>,
-    /// Direction file, for cosines and for retuned and unquantized
+    /// Direction file: the table shows the cosine to it, and the roundings retuned and
+    /// unquantized tune with it
     #[arg(long, value_name = "FILE", requires = "recipe")]
     pub directions: Option<PathBuf>,
     /// Print the result as JSON
@@ -91,8 +89,8 @@ fn quantize(text: &str) -> Result<Quantize, String> {
         return Ok(Quantize::Auto);
     }
     WeightType::parse(text).map(Quantize::Type).map_err(|_| {
-        let names: Vec<&str> = WeightType::ALL.iter().map(|(n, _)| *n).collect();
-        format!("expected auto or one of {}", names.join(", "))
+        let names = WeightType::ALL.map(|(name, _)| name).join(", ");
+        format!("expected auto or one of {names}")
     })
 }
 
@@ -102,34 +100,30 @@ fn rounding(text: &str) -> Result<MergeRounding, String> {
     found.ok_or_else(|| format!("expected one of {}", all.map(|r| r.name()).join(", ")))
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    number(text, |x| (0. ..=1.).contains(x), "a number from 0 to 1")
+}
+
 pub fn merge(a: &MergeArgs) -> Result<()> {
     let found = ModelDir::resolve(&a.model)?;
-    let (model, full) = (found.path().to_owned(), !found.is_quantized());
+    let (model, full) = (found.path(), !found.is_quantized());
     let wanted = match a.quantize {
-        None if full => return into_full(a, &model),
+        None if full => return into_full(a, &found),
         None => None,
         Some(Quantize::Type(t)) => Some(t),
-        Some(Quantize::Auto) if full => return smallest(a, &model),
+        Some(Quantize::Auto) if full => None,
         Some(Quantize::Auto) => bail!(
             "--quantize auto: expected a full checkpoint as --model, found the UQFF {}; \
              name a type, or leave out --quantize to keep the types of the file",
             model.display()
         ),
     };
-    let rounding = match a.rounding.as_slice() {
-        [] => None,
-        [one] => Some(*one),
-        several => bail!(
-            "--rounding: expected one, found {}; only --quantize auto tries several",
-            several.len()
-        ),
-    };
-    let merging = QuantizedMerging::open(&settings(a, &model))?;
-    told(a, &merging, &merging.typed(wanted, rounding)?)
-}
-
-fn settings<'a>(a: &'a MergeArgs, model: &'a Path) -> MergeSettings<'a> {
-    MergeSettings {
+    let auto = a.quantize == Some(Quantize::Auto);
+    let n = a.rounding.len();
+    if n > 1 && !auto {
+        bail!("--rounding: expected one, found {n}; only --quantize auto tries several");
+    }
+    let merging = QuantizedMerging::open(MergeSettings {
         name: &a.model,
         model,
         adapter: &a.adapter,
@@ -138,10 +132,43 @@ fn settings<'a>(a: &'a MergeArgs, model: &'a Path) -> MergeSettings<'a> {
         mode: a.mode,
         growth: a.growth,
         out: &a.out,
+    })?;
+    let merged = match auto {
+        false => merging.typed(wanted, a.rounding.first().copied())?,
+        true => merging.auto(a.least, &a.rounding)?.map_err(|tried| {
+            anyhow!(
+                "--quantize auto: no merge keeps {:.3} of the tuned effect on the validation claims:\n\n{}\n\n\
+                 try --rounding retuned,unquantized, a larger --growth or a smaller --least",
+                a.least,
+                tried_table(&tried)
+            )
+        })?,
+    };
+    if a.json {
+        return print_json(&as_json(a, &merged));
     }
+    if !merged.tried.is_empty() {
+        let table = tried_table(&merged.tried);
+        print(format_args!("On the validation claims:\n\n{table}\n"))?;
+    }
+    let (out, report) = (a.out.display(), &merged.report);
+    let types = report.types.iter().map(|(t, n)| format!("{n} in {t}"));
+    print(format_args!(
+        "{out}: {}, {} bytes, {:.2} bits a weight, {}\n\n{}",
+        merged.rounding,
+        report.bytes,
+        report.bits,
+        types.collect::<Vec<_>>().join(", "),
+        module_table(report)
+    ))?;
+    let Some(session) = merging.session() else {
+        return print("\nWith --recipe, the behaviour of the merged model is measured too.");
+    };
+    let table = quantized_table(&merged.rows, &session.recipe.behaviour.poles);
+    print(format_args!("\nOn the test claims:\n\n{table}"))
 }
 
-fn into_full(a: &MergeArgs, model: &Path) -> Result<()> {
+fn into_full(a: &MergeArgs, model: &ModelDir) -> Result<()> {
     let flag = match (&a.recipe, a.rounding.as_slice()) {
         (Some(_), _) => Some("--recipe"),
         (None, [_, ..]) => Some("--rounding"),
@@ -150,12 +177,12 @@ fn into_full(a: &MergeArgs, model: &Path) -> Result<()> {
     if let Some(flag) = flag {
         bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
     }
-    let spec = ModelDir::at(model)?.config()?.1;
-    let update = peft::load(&a.adapter, &spec)?;
-    let shown = Progress::unknown("merge");
-    let mut progress = |_: &Path, done, total| shown.set_of(done, total);
-    let report = fold::merge(model, &update, &a.out, &mut progress)?;
-    drop(shown);
+    let update = peft::load(&a.adapter, &model.config()?.1)?;
+    let report = {
+        let mut shown = progress::of("merge");
+        let mut progress = |_: &Path, done, total| shown(done, total);
+        fold::merge(model.path(), &update, &a.out, &mut progress)?
+    };
     if a.json {
         let modules = report.modules.iter().map(|(module, m)| {
             json!({
@@ -167,63 +194,17 @@ fn into_full(a: &MergeArgs, model: &Path) -> Result<()> {
         return print_json(&json!({"out": a.out, "files": report.files, "modules": modules}));
     }
     let (out, files, n) = (a.out.display(), report.files, report.modules.len());
-    print(format_args!("{out}: {files} files, {n} weights changed"))?;
-    match report.largest() {
-        None => Ok(()),
-        Some((module, ratio)) => print(format_args!(
-            "largest change: {module}, {:.2} % of its norm",
-            100. * ratio
-        )),
-    }
+    let largest = report.largest().map(|(module, ratio)| {
+        let share = 100. * ratio;
+        format!("\nlargest change: {module}, {share:.2} % of its norm")
+    });
+    let largest = largest.unwrap_or_default();
+    let changed = format!("{n} weights changed");
+    print(format_args!("{out}: {files} files, {changed}{largest}"))
 }
 
-fn smallest(a: &MergeArgs, model: &Path) -> Result<()> {
-    let merging = QuantizedMerging::open(&settings(a, model))?;
-    match merging.auto(a.least, &a.rounding)? {
-        Ok(merged) => told(a, &merging, &merged),
-        Err(tried) => bail!(
-            "--quantize auto: expected a merge that keeps {:.3} of the tuned effect on the validation claims, found none:\n\n{}\n\n\
-             try --rounding retuned,unquantized, a larger --growth or a smaller --least",
-            a.least,
-            tried_table(&tried)
-        ),
-    }
-}
-
-/// Prints what was written, and with a recipe how it compares.
-fn told(a: &MergeArgs, merging: &QuantizedMerging, merged: &Merged) -> Result<()> {
+fn as_json(a: &MergeArgs, merged: &MergeOutcome) -> Value {
     let report = &merged.report;
-    if a.json {
-        return print_json(&json!({
-            "out": a.out, "rounding": merged.rounding.name(), "bytes": report.bytes,
-            "bits": report.bits, "types": report.types, "modules": modules_json(report),
-            "tried": tried_json(&merged.tried), "models": merged.rows,
-        }));
-    }
-    if !merged.tried.is_empty() {
-        let table = tried_table(&merged.tried);
-        print(format_args!("On the validation claims:\n\n{table}\n"))?;
-    }
-    let types = report.types.iter().map(|(t, n)| format!("{n} in {t}"));
-    print(format_args!(
-        "{}: {}, {} bytes, {:.2} bits a weight, {}\n\n{}",
-        a.out.display(),
-        merged.rounding,
-        report.bytes,
-        report.bits,
-        types.collect::<Vec<_>>().join(", "),
-        module_table(report)
-    ))?;
-    match merging.session() {
-        None => print("\nWith --recipe, the behaviour of the merged model is measured too."),
-        Some(session) => {
-            let table = quantized_table(&merged.rows, &session.recipe.behaviour.poles);
-            print(format_args!("\nOn the test claims:\n\n{table}"))
-        }
-    }
-}
-
-fn modules_json(report: &QuantizedReport) -> Vec<Value> {
     let modules = report.modules.iter().map(|(module, v)| {
         json!({
             "module": module.to_string(), "type": v.stored.to_string(), "bits": v.bits,
@@ -231,26 +212,23 @@ fn modules_json(report: &QuantizedReport) -> Vec<Value> {
             "cosine": v.cosine, "share": v.share, "noise": v.noise,
         })
     });
-    modules.collect()
-}
-
-fn tried_json(tried: &[TriedMerge]) -> Vec<Value> {
-    let tried = tried.iter().map(|c| {
+    let tried = merged.tried.iter().map(|c| {
         json!({
             "type": c.wanted.to_string(), "rounding": c.rounding.name(), "bytes": c.report.bytes,
             "bits": c.report.bits, "effect_retained": c.effect_retained, "divergence": c.scores.divergence,
         })
     });
-    tried.collect()
+    json!({
+        "out": a.out, "rounding": merged.rounding.name(), "bytes": report.bytes,
+        "bits": report.bits, "types": report.types, "modules": modules.collect::<Value>(),
+        "tried": tried.collect::<Value>(), "models": merged.rows,
+    })
 }
 
 fn module_table(report: &QuantizedReport) -> String {
-    let head = [
-        "module", "type", "bits", "delta", "step", "cosine", "norm", "noise",
-    ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for (module, s) in &report.modules {
-        rows.push(vec![
+    let head = "module, type, bits, delta, step, cosine, norm, noise";
+    table(head, &report.modules, |(module, s)| {
+        vec![
             module.to_string(),
             s.stored.to_string(),
             format!("{:.2}", s.bits),
@@ -259,25 +237,21 @@ fn module_table(report: &QuantizedReport) -> String {
             format!("{:.3}", s.cosine),
             format!("{:.2}", s.share),
             s.noise.map_or("-".into(), |n| format!("{n:.2}")),
-        ]);
-    }
-    aligned(&rows)
+        ]
+    })
 }
 
 fn tried_table(tried: &[TriedMerge]) -> String {
-    let head = ["type", "rounding", "bits", "bytes", "effect retained", "KL"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for c in tried {
-        rows.push(vec![
+    let head = "type, rounding, bits, bytes, effect retained, KL";
+    table(head, tried, |c| {
+        let kl = c.scores.divergence;
+        vec![
             c.wanted.to_string(),
             c.rounding.to_string(),
             format!("{:.2}", c.report.bits),
             c.report.bytes.to_string(),
             format!("{:.3}", c.effect_retained),
-            c.scores
-                .divergence
-                .map_or("-".into(), |x| format!("{x:.4}")),
-        ]);
-    }
-    aligned(&rows)
+            kl.map_or("-".into(), |x| format!("{x:.4}")),
+        ]
+    })
 }

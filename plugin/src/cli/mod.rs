@@ -1,29 +1,23 @@
-//! The command line: one file for each command, with its flags and what it prints.
+//! The command line: for each command its flags, and what it prints.
 //!
 //! Nothing is computed here: a command reads its flags, calls the library, and prints.
 
 mod args;
 mod bake;
-mod cache;
-mod capture;
-mod convert;
-mod evaluate;
-mod extract;
-mod generate;
-mod inspect;
+mod files;
 mod merge;
 mod output;
-mod renamed;
-mod run;
+mod prompts;
+mod recipe;
 mod serve;
 mod sweep;
 mod tune;
 
 use crate::progress::{self, Shown};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use std::io::Write;
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 /// Find the direction of a behaviour in a Llama model, steer with it, tune it into the
 /// weights, and write files that mistral.rs, PEFT and llama.cpp load
@@ -56,62 +50,51 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a whole recipe: extract, tune, merge, bake and evaluate
-    #[command(after_help = run::EXAMPLES)]
+    #[command(after_help = recipe::RUN)]
     Run(args::RecipeArgs),
     /// Extract the direction of a behaviour
-    #[command(after_help = extract::EXAMPLES)]
+    #[command(after_help = recipe::EXTRACT)]
     Extract(args::RecipeArgs),
     /// Compare layers and doses of steering, or choose one with --select
-    #[command(after_help = sweep::EXAMPLES)]
     Sweep(sweep::SweepArgs),
     /// Tune a direction into the weights, search for settings, or estimate the cost
-    #[command(after_help = tune::EXAMPLES)]
     Tune(tune::TuneArgs),
     /// Ask a model the test questions of a recipe
-    #[command(after_help = evaluate::EXAMPLES)]
-    Evaluate(evaluate::EvaluateArgs),
+    Evaluate(recipe::EvaluateArgs),
     /// Write the residual stream of prompts to a file
-    #[command(after_help = capture::EXAMPLES)]
-    Capture(capture::CaptureArgs),
+    Capture(prompts::CaptureArgs),
     /// Generate text, optionally steered or with an adapter
-    #[command(after_help = generate::EXAMPLES)]
-    Generate(generate::GenerateArgs),
+    Generate(prompts::GenerateArgs),
     /// Merge an adapter into full or quantized weights
-    #[command(after_help = merge::EXAMPLES)]
     Merge(merge::MergeArgs),
     /// Bake steering into a UQFF file that unmodified mistral.rs loads
-    #[command(after_help = bake::EXAMPLES)]
     Bake(bake::BakeArgs),
     /// Convert directions, adapters and models between file formats
-    #[command(after_help = convert::EXAMPLES)]
-    Convert(convert::ConvertArgs),
+    Convert(files::ConvertArgs),
     /// Show what a file or directory holds, and check its hashes
-    #[command(after_help = inspect::EXAMPLES)]
-    Inspect(inspect::InspectArgs),
+    Inspect(files::InspectArgs),
     /// Serve a model and its steered and tuned variants over an OpenAI-compatible API
-    #[command(after_help = serve::EXAMPLES)]
     Serve(serve::ServeArgs),
     /// List or clean up the cache of derived files
-    #[command(after_help = cache::EXAMPLES)]
-    Cache(cache::CacheArgs),
+    Cache(files::CacheArgs),
 }
 
 impl Command {
     fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::Run(a) => run::run(a),
-            Self::Extract(a) => extract::extract(a),
+            Self::Run(a) => recipe::run(a),
+            Self::Extract(a) => recipe::extract(a),
             Self::Sweep(a) => sweep::sweep(a),
             Self::Tune(a) => tune::tune(a),
-            Self::Evaluate(a) => evaluate::evaluate(a),
-            Self::Capture(a) => capture::capture(a),
-            Self::Generate(a) => generate::generate(a),
+            Self::Evaluate(a) => recipe::evaluate(a),
+            Self::Capture(a) => prompts::capture(a),
+            Self::Generate(a) => prompts::generate(a),
             Self::Merge(a) => merge::merge(a),
             Self::Bake(a) => bake::bake(a),
-            Self::Convert(a) => convert::convert(a),
-            Self::Inspect(a) => inspect::inspect(a),
+            Self::Convert(a) => files::convert(a),
+            Self::Inspect(a) => files::inspect(a),
             Self::Serve(a) => serve::serve(a),
-            Self::Cache(a) => cache::cache(a),
+            Self::Cache(a) => files::cache(a),
         }
     }
 }
@@ -121,7 +104,7 @@ impl Command {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => match renamed::hint(&error) {
+        Err(error) => match replacement(&error) {
             Some(hint) => return fail(hint, 2),
             None => error.exit(),
         },
@@ -132,12 +115,16 @@ pub fn main() -> ExitCode {
         (false, true) => Shown::Notes,
     });
     let result = match (&arguments.completions, &arguments.command) {
-        (Some(shell), _) => completions(*shell),
+        (Some(shell), _) => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "reptune", &mut script);
+            output::print(String::from_utf8_lossy(&script).trim_end())
+        }
         (None, Some(command)) => command.run(),
         (None, None) => {
-            let missing = clap::error::ErrorKind::MissingSubcommand;
+            let message = "a command is required; see `reptune --help`";
             Arguments::command()
-                .error(missing, "a command is required; see `reptune --help`")
+                .error(ErrorKind::MissingSubcommand, message)
                 .exit()
         }
     };
@@ -162,8 +149,36 @@ fn fail(message: String, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn completions(shell: Shell) -> anyhow::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "reptune", &mut script);
-    output::print(String::from_utf8_lossy(&script).trim_end())
+const HOOK: &str = "--hook resid_pre|resid_mid|resid_post|everywhere";
+
+/// Commands and flags of earlier versions, and what replaces them.
+const REPLACED: [(&str, &str); 11] = [
+    ("select", "reptune sweep RECIPE.toml --select"),
+    ("search", "reptune tune RECIPE.toml --search"),
+    ("plan", "reptune tune RECIPE.toml --plan"),
+    (
+        "set-coeff",
+        "reptune bake --coeffs C,.. (one small file for each dose)",
+    ),
+    ("bench", "cargo run -p reptune-bench"),
+    ("--isq", "--quantize"),
+    ("--site", HOOK),
+    ("--module", HOOK),
+    ("--rows", "--positions"),
+    ("--way", "--rounding"),
+    ("--gflops", "--measure"),
+];
+
+/// What replaces the command or flag that `error` does not know.
+fn replacement(error: &clap::Error) -> Option<String> {
+    let place = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        _ => return None,
+    };
+    let Some(ContextValue::String(typed)) = error.get(place) else {
+        return None;
+    };
+    let (old, new) = REPLACED.iter().find(|(old, _)| old == typed)?;
+    Some(format!("`{old}` has been replaced by `{new}`"))
 }

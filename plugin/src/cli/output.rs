@@ -1,7 +1,7 @@
 //! What commands print on stdout.
 
 use anyhow::Result;
-use reptune_report::wilson;
+use reptune_report::{aligned, wilson};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stdout};
@@ -12,9 +12,6 @@ use std::io::{ErrorKind, Write, stdout};
 pub struct ClosedPipe;
 
 /// Prints `text` and a newline.
-///
-/// # Errors
-/// [`ClosedPipe`], and what the system says.
 pub fn print(text: impl Display) -> Result<()> {
     let mut stdout = stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
@@ -26,6 +23,18 @@ pub fn print(text: impl Display) -> Result<()> {
 /// Prints `value` as JSON on one line.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string(value)?)
+}
+
+/// Aligned columns under `head`, whose names are separated by commas, with a row for each of
+/// `items`.
+pub fn table<T>(
+    head: &str,
+    items: impl IntoIterator<Item = T>,
+    row: impl Fn(T) -> Vec<String>,
+) -> String {
+    let head = head.split(", ").map(str::to_owned).collect();
+    let rows = items.into_iter().map(row);
+    aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 /// A share with its Wilson interval: `0.500 [0.400, 0.600]`.

@@ -1,26 +1,24 @@
 //! `reptune serve`: a model and its variants over an OpenAI-compatible API.
 
-mod variants;
-
 use super::args::layers;
 use super::output::{bytes, print, print_json};
-use crate::model::ModelDir;
-use crate::model::Source;
-use crate::model::uqff::WeightType;
-use crate::progress;
-use crate::serve::{DEFAULT, Limits, Models, Server};
+use crate::model::{ModelDir, Source, uqff::WeightType};
+use crate::serve::{DEFAULT, DOSES, Limits, Models, Server};
 use crate::steered::{Steering, Variant};
-use crate::store::Store;
+use crate::{progress, store::Store};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reptune_adapters::{Dose, HookPoint};
 use serde_json::json;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::time::Duration;
-use variants::{Adapter, Steer, adapter, steer};
+use std::path::{Path, PathBuf};
+use std::{collections::BTreeSet, time::Duration};
 
-pub const EXAMPLES: &str = "\
+/// The name of the model without changes.
+const BASE: &str = "base";
+
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune serve -m DIR --steer honest=honesty.safetensors:layers=14-16,total=19
   reptune serve -m DIR --steer a=d.safetensors:layers=2,coeff=20 \\
@@ -43,12 +41,7 @@ the old weights answer until the new ones are loaded.
 A request body has at most 2 MiB and must arrive within 30 seconds. Ctrl-C or SIGTERM
 stops new requests; the server exits when all answers are complete, or after --drain
 seconds. A second signal exits at once. Derived weights are kept in the cache; see
-`reptune cache --help`.";
-
-/// The name of the model without changes.
-const BASE: &str = "base";
-
-#[derive(Args)]
+`reptune cache --help`.")]
 pub struct ServeArgs {
     /// Model directory, .uqff or .gguf file, or Hugging Face id
     #[arg(short, long)]
@@ -57,10 +50,10 @@ pub struct ServeArgs {
     /// coeff, total, fraction or strength, as in `reptune generate`. Options: hook=resid_pre,
     /// resid_mid or resid_post; on=NAME to steer a tuned variant
     #[arg(long, value_name = "VARIANT", value_parser = steer)]
-    pub steer: Vec<Steer>,
+    pub steer: Vec<SteeredVariant>,
     /// Tuned variant, as NAME=DIR with a PEFT adapter, which is merged into the weights
-    #[arg(long, value_name = "VARIANT", value_parser = adapter)]
-    pub adapter: Vec<Adapter>,
+    #[arg(long, value_name = "VARIANT", value_parser = named)]
+    pub adapter: Vec<(String, PathBuf)>,
     /// Type of the weights of all variants, such as q8_0 or q4k [default: as they are]
     #[arg(long, value_name = "TYPE")]
     pub quantize: Option<String>,
@@ -122,35 +115,40 @@ pub fn serve(a: &ServeArgs) -> Result<()> {
 
 /// The base and the variants, each with its name.
 fn named_variants(a: &ServeArgs, model: &Path) -> Result<Vec<(String, Variant)>> {
-    let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
     let base = Variant {
-        quantize,
+        quantize: a.quantize.as_deref().map(WeightType::parse).transpose()?,
         ..Variant::default()
     };
     let mut variants = vec![(BASE.to_owned(), base.clone())];
-    for adapter in &a.adapter {
+    for (name, directory) in &a.adapter {
         let tuned = Variant {
-            adapter: Some(adapter.directory.clone()),
+            adapter: Some(directory.clone()),
             ..base.clone()
         };
-        variants.push((adapter.name.clone(), tuned));
+        variants.push((name.clone(), tuned));
     }
     for steer in &a.steer {
-        let on = match &steer.on {
+        let tuned = |on: &String| variants.iter().find(|(name, _)| name == on);
+        let on = match steer.on.as_ref().map(|on| (on, tuned(on))) {
             None => &base,
-            Some(on) => match variants.iter().find(|(name, _)| name == on) {
-                Some((_, tuned)) => tuned,
-                None => bail!(
-                    "--steer {}: expected on= to name an --adapter, found `{on}`",
-                    steer.name
-                ),
-            },
+            Some((_, Some((_, tuned)))) => tuned,
+            Some((on, None)) => bail!(
+                "--steer {}: expected on= to name an --adapter, found `{on}`",
+                steer.name
+            ),
         };
-        let steered = Variant {
-            steering: Some(steering(steer, model)?),
+        let spec = Source::open(model)?.spec;
+        let layers = layers(&steer.layers, spec.layers);
+        let layers = layers.with_context(|| format!("--steer {}", steer.name))?;
+        let steering = Steering::from_file(&steer.file)?.layers(layers);
+        let steering = steering.at(steer.hook).dose(steer.dose);
+        // Fails now, before anything is loaded.
+        steering.interventions(&spec)?;
+        let variant = Variant {
+            steering: Some(steering),
             ..on.clone()
         };
-        variants.push((steer.name.clone(), steered));
+        variants.push((steer.name.clone(), variant));
     }
     let mut names = BTreeSet::from([DEFAULT]);
     for (name, _) in &variants {
@@ -159,19 +157,6 @@ fn named_variants(a: &ServeArgs, model: &Path) -> Result<Vec<(String, Variant)>>
         }
     }
     Ok(variants)
-}
-
-fn steering(steer: &Steer, model: &Path) -> Result<Steering> {
-    let spec = Source::open(model)?.spec;
-    let layers =
-        layers(&steer.layers, spec.layers).with_context(|| format!("--steer {}", steer.name))?;
-    let steering = Steering::from_file(&steer.file)?
-        .layers(layers)
-        .at(steer.hook);
-    let steering = steering.dose(steer.dose);
-    // Fails now, before anything is loaded.
-    steering.interventions(&spec)?;
-    Ok(steering)
 }
 
 /// Ctrl-C or SIGTERM. A second one ends the process.
@@ -203,3 +188,86 @@ async fn signal() {
     }
     interrupted.await;
 }
+
+/// `NAME=FILE:layers=..,total=..`
+#[derive(Debug, Clone, PartialEq)]
+pub struct SteeredVariant {
+    pub name: String,
+    pub file: PathBuf,
+    pub layers: String,
+    pub dose: Dose,
+    pub hook: HookPoint,
+    /// The tuned variant that is steered, instead of the base.
+    pub on: Option<String>,
+}
+
+/// Parses `NAME=FILE:layers=..,DOSE=..`, with `hook=..` and `on=..` as options.
+fn steer(text: &str) -> Result<SteeredVariant, String> {
+    let (head, settings) = text
+        .rsplit_once(':')
+        .ok_or_else(|| format!("expected FILE:layers=1-2,total=40, found `{text}`"))?;
+    let (name, file) = named(head)?;
+    let (mut layers, mut dose, mut hook, mut on) = (None, None, HookPoint::ResidPost, None);
+    for (key, value) in pairs(settings)? {
+        match (key, DOSES.iter().find(|(name, _)| *name == key)) {
+            ("layers", _) => layers = Some(value),
+            ("hook", _) => hook = value.parse().map_err(|e| format!("{e}"))?,
+            ("on", _) => on = Some(value),
+            (_, Some((_, kind))) => {
+                let number = value.parse::<f64>().ok().filter(|x| x.is_finite());
+                let number =
+                    number.ok_or_else(|| format!("expected a number as {key}, found `{value}`"))?;
+                if dose.replace(kind(number)).is_some() {
+                    return Err("expected one dose, found two".into());
+                }
+            }
+            (other, None) => {
+                return Err(format!(
+                    "expected layers, coeff, total, fraction, strength, hook or on, found `{other}`"
+                ));
+            }
+        }
+    }
+    Ok(SteeredVariant {
+        name,
+        file,
+        layers: layers.ok_or("expected layers=.., for example layers=1-2")?,
+        dose: dose.ok_or("expected a dose, for example coeff=20, total=40 or fraction=0.5")?,
+        hook,
+        on,
+    })
+}
+
+/// `layers=1,3,total=40` is layers 1,3 and total 40: a piece without a key belongs to the last.
+fn pairs(settings: &str) -> Result<Vec<(&str, String)>, String> {
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    for piece in settings.split(',') {
+        match (piece.split_once('='), pairs.last_mut()) {
+            (Some((key, value)), _) => pairs.push((key.trim(), value.trim().to_owned())),
+            (None, Some((_, value))) => *value = format!("{value},{}", piece.trim()),
+            (None, None) => return Err(format!("expected KEY=VALUE, found `{piece}`")),
+        }
+    }
+    Ok(pairs)
+}
+
+/// `NAME=PATH`; without a name that of the file.
+fn named(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) => (name.trim().to_owned(), path),
+        None => {
+            let stem = Path::new(text).file_stem().unwrap_or_default();
+            (stem.to_string_lossy().into_owned(), text)
+        }
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+        true => Err(format!(
+            "expected a name of letters, digits, `.`, `_` and `-`, found `{name}`; for example honest={path}"
+        )),
+        false => Ok((name, PathBuf::from(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

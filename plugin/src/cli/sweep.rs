@@ -1,21 +1,21 @@
-//! `reptune sweep`: layers, doses and signs of steering, compared.
+//! `reptune sweep`: layers, doses and signs of steering, compared, or one of them chosen.
 
-mod select;
-
-use super::args::{RecipeArgs, layer_sets};
-use super::output::{print, print_json, share, signed};
-use crate::pipeline::{self, Run, SWEEP_CELLS, Sweep, SweepCell as Cell};
-use crate::progress::Progress;
+use super::args::{self, RecipeArgs, number};
+use super::output::{self, print, print_json, share, signed};
+use crate::pipeline::{
+    self, CHOICE_FILE, SELECTION, SWEEP_CELLS, SelectionOutcome, SweepCell as Cell,
+};
+use crate::progress;
 use anyhow::{Context, Result};
-use clap::{ArgGroup, Args, ValueEnum};
-use reptune_adapters::{Dose, HookedModel};
-use reptune_recipes::Recipe;
-use reptune_recipes::grid::SteeringWay as Way;
-use reptune_report::aligned;
+use clap::{ArgGroup, Args};
+use reptune_adapters::{Dose, HookedModel, Positions};
+use reptune_recipes::select::{Selected, SelectionTable};
+use reptune_recipes::{Recipe, grid::SteeringWay as Way};
 use serde_json::json;
 use std::path::PathBuf;
 
-pub const EXAMPLES: &str = "\
+#[derive(Args)]
+#[command(after_help = "\
 Examples:
   reptune sweep recipes/honesty-mini.toml --layers \"1;2;3;1-3\" --fractions 0.5,1
   reptune sweep my.toml --layers \"12;14-16\" --totals 5,12,19 --on test
@@ -28,9 +28,7 @@ Cells that are in sweep.jsonl already are not computed again.
 
 With --select, layer, place and dose are chosen on the validation claims, as the recipe's
 [selection] says, and tested on the test claims. Writes selection.json, and the chosen
-directions as selection.safetensors.";
-
-#[derive(Args)]
+directions as selection.safetensors.")]
 #[command(group = ArgGroup::new("doses").required(true))]
 pub struct SweepArgs {
     #[command(flatten)]
@@ -54,27 +52,20 @@ pub struct SweepArgs {
     #[arg(long, value_name = "FILE")]
     pub directions: Option<PathBuf>,
     /// Claims that are asked
-    #[arg(long, value_name = "CLAIMS", default_value = "validation")]
-    pub on: Claims,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Claims {
-    Validation,
-    Test,
+    #[arg(long, value_name = "CLAIMS", default_value = "validation", value_parser = ["validation", "test"])]
+    pub on: String,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    let number = text.trim().parse::<f64>().ok();
-    let positive = number.filter(|x| *x > 0. && x.is_finite());
-    positive.ok_or_else(|| "expected a positive number; both signs are tried".into())
+    let expected = "a positive number; both signs are tried";
+    number(text, |x| *x > 0. && x.is_finite(), expected)
 }
 
 pub fn sweep(a: &SweepArgs) -> Result<()> {
     let file = &a.recipe.recipe;
     let place = || file.display().to_string();
     let Some(layers) = &a.layers else {
-        return select::select(&a.recipe).with_context(place);
+        return select(&a.recipe).with_context(place);
     };
     if a.directions.is_none() {
         let hint = "choose one with `reptune sweep --select`, and give its selection.safetensors as --directions";
@@ -82,7 +73,10 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     }
     let session = a.recipe.session()?;
     let spec = session.llama.spec();
-    let sets = layer_sets(layers, spec.layers)?;
+    let sets = layers
+        .split(';')
+        .map(|set| args::layers(set.trim(), spec.layers));
+    let sets: Vec<Vec<usize>> = sets.collect::<crate::Result<_>>()?;
     let loaded = a.directions.as_ref().map(|file| {
         let set = pipeline::direction_set(file, spec)?;
         crate::Result::Ok((set, file.clone()))
@@ -97,115 +91,85 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     let totals = a.totals.iter().copied().map(Dose::Total);
     let fractions = a.fractions.iter().copied().map(Dose::Fraction);
     let doses: Vec<Dose> = doses.chain(totals).chain(fractions).collect();
-    let sweep = Sweep {
-        directions: &directions,
-        layers: &sets,
-        doses: &doses,
-        claims: match a.on {
-            Claims::Validation => &run.session.items.validation,
-            Claims::Test => &run.session.items.test,
-        },
+    let (on, items) = (&a.on, &run.session.items);
+    let claims = if on == "test" {
+        &items.test
+    } else {
+        &items.validation
     };
-    let shown = Progress::unknown("sweep");
-    let cells = run.sweep(&sweep, &mut |done, all| shown.set_of(done, all));
+    let cells = run.sweep(&directions, &sets, &doses, claims);
     let cells = cells.with_context(place)?;
-    drop(shown);
-    told(a, &run, sweep.claims.len(), &source, &cells)
-}
-
-fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) -> Result<()> {
-    let file = run.stages.path(SWEEP_CELLS);
-    let on = match a.on {
-        Claims::Validation => "validation",
-        Claims::Test => "test",
-    };
+    let (n, file) = (claims.len(), run.stages.path(SWEEP_CELLS));
     if a.recipe.json {
-        let best = |way| best(cells, way).map(|c| &c.key);
+        let best = |way| best(&cells, way).map(|c| &c.key);
         return print_json(&json!({
             "on": on, "n": n, "directions": source, "file": file,
             "best": {"plus": best(Way::Plus), "minus": best(Way::Minus)}, "cells": cells,
         }));
     }
-    let source = source.display();
-    print(format_args!("{n} {on} claims, directions of {source}\n"))?;
-    print(format_args!("{}\n", table(cells)))?;
-    for way in [Way::Plus, Way::Minus] {
-        print(sentence(cells, way))?;
-    }
     let scores = cells.iter().flat_map(|c| &c.scores.log_odds);
-    let broken = scores.filter(|x| x.is_none()).count();
-    if broken > 0 {
-        print(format_args!(
-            "{broken} scores are not finite and count as neither answer; use smaller doses"
-        ))?;
+    let not_finite = match scores.filter(|x| x.is_none()).count() {
+        0 => String::new(),
+        n => format!("{n} scores are not finite and count as neither answer; use smaller doses\n"),
+    };
+    print(format_args!(
+        "{n} {on} claims, directions of {}\n\n{}\n\n{}\n{}\n{not_finite}\n{}",
+        source.display(),
+        table(&cells),
+        sentence(&cells, Way::Plus),
+        sentence(&cells, Way::Minus),
+        file.display()
+    ))
+}
+
+/// The answers of a cell that steering with `way` should give.
+fn moved(cell: &Cell, way: Way) -> usize {
+    match way {
+        Way::Minus => cell.scores.outcomes.negative,
+        _ => cell.scores.outcomes.positive,
     }
-    print(format_args!("\n{}", file.display()))
 }
 
 /// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
 fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let moved = |c: &Cell| match way {
-        Way::Minus => c.scores.outcomes.negative,
-        _ => c.scores.outcomes.positive,
-    };
     let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
     of_way.min_by(|a, b| {
-        let most = moved(b).cmp(&moved(a));
+        let most = moved(b, way).cmp(&moved(a, way));
         most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
 }
 
 /// Layers as they are typed: `1-3,5`.
 fn ranges(layers: &[usize]) -> String {
-    let mut runs: Vec<[usize; 2]> = Vec::new();
-    for &layer in layers {
-        match runs.last_mut() {
-            Some(run) if run[1] + 1 == layer => run[1] = layer,
-            _ => runs.push([layer, layer]),
-        }
-    }
-    let run = |[from, to]: &[usize; 2]| match from == to {
-        true => from.to_string(),
-        false => format!("{from}-{to}"),
-    };
-    runs.iter().map(run).collect::<Vec<_>>().join(",")
+    let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [from, .., to] => format!("{from}-{to}"),
+        one => one[0].to_string(),
+    });
+    runs.collect::<Vec<_>>().join(",")
 }
 
 fn table(cells: &[Cell]) -> String {
-    let head = [
-        "layers",
-        "sign",
-        "total",
-        "fraction",
-        "right answer likelier",
-        "log-odds",
-        "shift",
-    ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let head = "layers, sign, total, fraction, right answer likelier, log-odds, shift";
     let base = cells.first().map_or(0., |c| c.scores.mean);
-    for c in cells {
-        let added = matches!(c.cell.way, Some(Way::Plus | Way::Minus));
-        let only = |text: String| if added { text } else { "-".to_owned() };
-        let fraction = c.cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
-        let (layers, sign) = match c.cell.way {
-            None => ("-".to_owned(), "unsteered"),
-            Some(Way::Plus) => (ranges(&c.cell.layers), "+"),
-            Some(Way::Minus) => (ranges(&c.cell.layers), "-"),
-            Some(Way::Ablate) => (ranges(&c.cell.layers), "ablate"),
+    output::table(head, cells, |Cell { cell, scores, .. }| {
+        let shift = signed(scores.mean - base);
+        let fraction = cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
+        let (sign, total, fraction, shift) = match cell.way {
+            None => ("unsteered", "-".into(), "-".into(), String::new()),
+            Some(Way::Plus) => ("+", signed(cell.coeff), fraction, shift),
+            Some(Way::Minus) => ("-", signed(cell.coeff), fraction, shift),
+            Some(Way::Ablate) => ("ablate", "-".into(), "-".into(), shift),
         };
-        rows.push(vec![
-            layers,
+        vec![
+            cell.way.map_or("-".into(), |_| ranges(&cell.layers)),
             sign.to_owned(),
-            only(signed(c.cell.coeff)),
-            only(fraction),
-            share(c.scores.outcomes.positive, c.scores.log_odds.len()),
-            signed(c.scores.mean),
-            c.cell
-                .way
-                .map_or(String::new(), |_| signed(c.scores.mean - base)),
-        ]);
-    }
-    aligned(&rows)
+            total,
+            fraction,
+            share(scores.outcomes.positive, scores.log_odds.len()),
+            signed(scores.mean),
+            shift,
+        ]
+    })
 }
 
 /// The best cell of a sign in a sentence.
@@ -213,27 +177,114 @@ fn sentence(cells: &[Cell], way: Way) -> String {
     let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
         return String::new();
     };
-    let (with, without) = (best.scores.outcomes, base.scores.outcomes);
-    let (what, with, without) = match way {
-        Way::Minus => ("most wrong answers", with.negative, without.negative),
-        _ => ("most right answers", with.positive, without.positive),
+    let (with, without) = (moved(best, way), moved(base, way));
+    let what = if way == Way::Minus { "wrong" } else { "right" };
+    let (cell, n) = (&best.cell, best.scores.log_odds.len());
+    let several = if cell.layers.len() > 1 { "s" } else { "" };
+    let fraction = cell.fraction.map(|f| format!(" ({f:+.3})"));
+    let none = if with > without {
+        ""
+    } else {
+        "; no dose does better"
     };
-    let n = best.scores.log_odds.len();
-    let several = if best.cell.layers.len() > 1 { "s" } else { "" };
-    let fraction = best
-        .cell
-        .fraction
-        .map_or(String::new(), |f| format!(" ({f:+.3})"));
     format!(
-        "{what}: layer{several} {}, total {}{fraction}: {}, unsteered {}{}",
-        ranges(&best.cell.layers),
-        signed(best.cell.coeff),
+        "most {what} answers: layer{several} {}, total {}{}: {}, unsteered {}{none}",
+        ranges(&cell.layers),
+        signed(cell.coeff),
+        fraction.unwrap_or_default(),
         share(with, n),
-        share(without, n),
-        if with > without {
-            ""
-        } else {
-            "; no dose does better"
-        }
+        share(without, n)
     )
+}
+
+/// `--select`: what was measured, and what was chosen.
+fn select(a: &RecipeArgs) -> Result<()> {
+    let mut run = a.run(a.session()?)?;
+    let places = run.session.recipe.extraction.each_position();
+    let selected = run.select(&mut |measured| {
+        progress::line(format_args!("{}\n", candidates(measured, &places, None)));
+    })?;
+    if a.json {
+        return print_json(&selected);
+    }
+    let ([[kept, all], [held_out, of]], c) =
+        ([selected.pairs, selected.held_out], &selected.choice);
+    print(format_args!(
+        "Directions of {kept} of {all} training pairs, measured on {held_out} of {of} held-out pairs and on\n\
+         the validation claims. Shift: change of the mean log-odds of the right answer, positive\n\
+         if it has the sign of the dose. KL: from the unsteered model, on neutral text.\n\n{}\n",
+        candidates(&selected.table, &places, Some(c))
+    ))?;
+    print(format_args!(
+        "Chosen: layer {}, {}, coeff {:.2}, which is {} of the mean norm of the residual\n\
+         stream. Of all doses whose KL is at most {} with both signs, it has the largest mean\n\
+         shift, {:+.2}; its KL is {:.3}.\n\n{}\n\n{}\n{}",
+        c.layer,
+        places[c.place],
+        c.coeff,
+        c.fraction,
+        selected.kl,
+        c.effect,
+        c.kl,
+        tested(&selected),
+        run.stages.path(CHOICE_FILE).display(),
+        run.stages.path(SELECTION).display()
+    ))
+}
+
+/// A row for each dose; layer and place stand on the first of them.
+fn candidates(table: &SelectionTable, places: &[Positions], choice: Option<&Selected>) -> String {
+    let head = "layer, place, ordered, cos +, cos -, fraction, coeff, shift +, shift -, KL +, KL -";
+    let mut rows = Vec::new();
+    for c in &table.candidates {
+        let mut first = vec![
+            c.layer.to_string(),
+            places[c.place].to_string(),
+            format!("{:.3}", c.ordered),
+            format!("{:+.3}", c.positive),
+            format!("{:+.3}", c.negative),
+        ];
+        let before = rows.len();
+        for up in c.doses.iter().filter(|d| d.fraction > 0.) {
+            let down = c.doses.iter().find(|d| d.fraction == -up.fraction);
+            let Some(down) = down else { continue };
+            let mut row = std::mem::replace(&mut first, vec![String::new(); 5]);
+            row.push(up.fraction.to_string());
+            row.push(format!("{:.2}", up.coeff));
+            row.extend([up.shift, down.shift].map(signed));
+            row.extend([up.kl, down.kl].map(|x| format!("{x:.3}")));
+            let this =
+                |t: &&Selected| (t.place, t.layer, t.fraction) == (c.place, c.layer, up.fraction);
+            row.extend(choice.filter(this).map(|_| "<- chosen".to_owned()));
+            rows.push(row);
+        }
+        if rows.len() == before {
+            first.resize(head.split(", ").count(), "-".to_owned());
+            first.push("not eligible".to_owned());
+            rows.push(first);
+        }
+    }
+    output::table(head, rows, |row| row)
+}
+
+fn tested(selected: &SelectionOutcome) -> String {
+    let head = "on test claims, n, right answer likelier, log-odds, shift";
+    let base = selected.test.first().map_or(0., |t| t.log_odds);
+    output::table(head, &selected.test, |t| {
+        let layer = selected.choice.layer;
+        let (name, shift) = match t.coeff {
+            0. => ("unsteered".to_owned(), String::new()),
+            coeff => (
+                format!("coeff {} at layer {layer}", signed(coeff)),
+                signed(t.log_odds - base),
+            ),
+        };
+        vec![
+            name,
+            t.n.to_string(),
+            share(t.honest, t.n),
+            signed(t.log_odds),
+            shift,
+        ]
+    })
 }

@@ -6,8 +6,6 @@ use crate::quantize::{QuantizedReport, RetentionCheck, RoundedModule};
 use crate::session::Session;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel};
-use reptune_recipes::Message;
-use reptune_recipes::data::claim_question;
 use reptune_recipes::evaluate::{ClaimScores, OwnForward};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::score::ModelVariant;
@@ -129,28 +127,6 @@ impl<'a> MergeEvaluator<'a> {
             ..QuantizedRow::default()
         })
     }
-}
-
-/// The most claims that are used for calibration.
-const CLAIMS: usize = 256;
-
-/// The calibration prompts of a recipe: its training claims, as questions and as bare
-/// sentences.
-///
-/// # Errors
-/// When the template fails.
-pub fn calibration(session: &Session) -> Result<Vec<Vec<u32>>> {
-    let (chat, recipe) = (&session.chat, &session.recipe);
-    let mut prompts = Vec::new();
-    for claim in session.items.train.iter().take(CLAIMS) {
-        let question = claim_question(recipe, claim);
-        let messages = Message::conversation(&recipe.prompt.system, &question.text);
-        prompts.push(chat.prompt(&messages)?);
-        prompts.push(chat.encode(&claim.text)?);
-    }
-    let context = session.llama.spec().context;
-    prompts.retain(|p| !p.is_empty() && p.len() <= context);
-    Ok(prompts)
 }
 
 /// The number of weights in the linear layers and the output head.

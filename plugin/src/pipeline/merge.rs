@@ -1,28 +1,24 @@
-//! An adapter merged into quantized weights, with proof of what is left of it.
+//! Adapters merged into quantized weights, with a measurement of how much of their effect is
+//! left: one merge of the command line, or all that the `[retention]` of a recipe names.
 
-use super::evaluator::{MergeEvaluator, calibration};
-use super::run::direction_set;
+use super::evaluator::MergeEvaluator;
+use super::run::{Run, Tuned, direction_set};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
-use crate::model::uqff::WeightType;
-use crate::model::{ModelDir, Source};
-use crate::progress::Progress;
+use crate::model::{ModelDir, Source, uqff::WeightType};
+use crate::progress::{self, Progress};
 use crate::quantize::{
     Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge, candidates,
 };
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
-use reptune_recipes::recipe::MergeRounding;
-use reptune_recipes::recipe::Mode;
-use reptune_recipes::tune::Tuner;
+use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
 use std::path::Path;
 
 /// A merge into quantized weights.
 pub struct QuantizedMerging<'a> {
-    out: &'a Path,
-    growth: f64,
-    mode: Option<Mode>,
+    settings: MergeSettings<'a>,
     source: Source,
     update: Adapter,
     measured: Option<Measuring>,
@@ -32,29 +28,22 @@ pub struct QuantizedMerging<'a> {
 pub struct MergeSettings<'a> {
     /// The model as it was named.
     pub name: &'a str,
-    /// Its directory or file.
     pub model: &'a Path,
-    /// The PEFT adapter.
     pub adapter: &'a Path,
     /// The recipe that calibrates and measures.
     pub recipe: Option<&'a Path>,
     /// Directions to which cosines are measured, and which retuning uses.
     pub directions: Option<&'a Path>,
-    /// The mode that retuning tunes.
     pub mode: Option<Mode>,
     /// Share by which mixed types may make the file larger.
     pub growth: f64,
-    /// The directory to write.
     pub out: &'a Path,
 }
 
 /// What was written.
-pub struct Merged {
-    /// How it was rounded.
+pub struct MergeOutcome {
     pub rounding: MergeRounding,
-    /// The weights.
     pub report: QuantizedReport,
-    /// The merges that were tried before.
     pub tried: Vec<TriedMerge>,
     /// The model and its references on test claims; empty without a recipe.
     pub rows: Vec<QuantizedRow>,
@@ -69,21 +58,16 @@ struct Measuring {
 
 impl<'a> QuantizedMerging<'a> {
     /// Reads the model and the adapter, and loads the recipe's model.
-    ///
-    /// # Errors
-    /// When they do not fit each other.
-    pub fn open(settings: &MergeSettings<'a>) -> Result<Self> {
+    pub fn open(settings: MergeSettings<'a>) -> Result<Self> {
         let source = Source::open(settings.model)?;
         let update = peft::load(settings.adapter, &source.spec)?;
         let measured = settings.recipe;
-        let measured = measured.map(|recipe| Measuring::open(settings, recipe, &source));
+        let measured = measured.map(|recipe| Measuring::open(&settings, recipe, &source));
         Ok(Self {
-            out: settings.out,
-            growth: settings.growth,
-            mode: settings.mode,
-            update,
             measured: measured.transpose()?,
+            settings,
             source,
+            update,
         })
     }
 
@@ -94,57 +78,43 @@ impl<'a> QuantizedMerging<'a> {
 
     /// Merges into one type, or into those that are there. The rounding is `gptq` with a
     /// recipe, else `nearest`, if none is given.
-    ///
-    /// # Errors
-    /// When the merge fails.
     pub fn typed(
         &self,
         wanted: Option<WeightType>,
         rounding: Option<MergeRounding>,
-    ) -> Result<Merged> {
+    ) -> Result<MergeOutcome> {
         let rounding = rounding.unwrap_or(match self.measured {
             Some(_) => MergeRounding::Gptq,
             None => MergeRounding::Nearest,
         });
         let retune = |model: &dyn HookedModel| self.tune(model);
-        let shown = Progress::new("merge", self.source.spec.layers);
-        let mut progress = |done, _| shown.set(done);
-        let report = self
-            .merger(&retune)
-            .write(rounding, wanted, self.out, &mut progress)?;
-        drop(shown);
-        Ok(Merged {
-            rounding,
-            rows: self.rows(rounding, wanted, &report)?,
-            report,
-            tried: Vec::new(),
-        })
+        let report = {
+            let mut shown = progress::of("merge");
+            let merger = self.merger(&retune);
+            merger.write(rounding, wanted, self.settings.out, &mut shown)?
+        };
+        self.outcome((rounding, wanted), report, Vec::new())
     }
 
     /// Merges into the smallest file that keeps a share of `least` of the tuned effect, with
     /// each of `roundings` (nearest, gptq and mixed if there is none); `Err` in the result
     /// holds what was tried where none does.
-    ///
-    /// # Errors
-    /// When a merge fails, or there is no recipe to measure with.
     pub fn auto(
         &self,
         least: f64,
         roundings: &[MergeRounding],
-    ) -> Result<std::result::Result<Merged, Vec<TriedMerge>>> {
+    ) -> Result<std::result::Result<MergeOutcome, Vec<TriedMerge>>> {
+        use MergeRounding::{Gptq, Mixed, Nearest};
         let Some(measuring) = &self.measured else {
-            let hint = "its validation claims show how much of the effect is kept";
-            return Err(Fault::value("--quantize auto", "--recipe RECIPE", "none", hint).into());
+            let (place, expected) = ("--quantize auto", "--recipe RECIPE.toml");
+            let hint = "the validation claims of a recipe measure the effect of each merge";
+            return Err(Fault::value(place, expected, "none", hint).into());
         };
         let (session, directions) = (&measuring.session, measuring.directions.as_ref());
         let (chat, recipe, claims) = (&session.chat, &session.recipe, &session.items.validation);
         let check = RetentionCheck::new(chat, recipe, claims, directions)?;
         let roundings = match roundings {
-            [] => &[
-                MergeRounding::Nearest,
-                MergeRounding::Gptq,
-                MergeRounding::Mixed,
-            ],
+            [] => &[Nearest, Gptq, Mixed],
             named => named,
         };
         let all = candidates(self.source.spec.hidden, roundings);
@@ -157,7 +127,7 @@ impl<'a> QuantizedMerging<'a> {
             check: &check,
             least,
         };
-        let (tried, taken) = search.write(self.out, &mut |done, next| {
+        let (tried, taken) = search.write(self.settings.out, &mut |done, next| {
             shown.set(done);
             shown.message(next);
         })?;
@@ -165,14 +135,8 @@ impl<'a> QuantizedMerging<'a> {
         let Some(taken) = taken.and_then(|i| tried.get(i)) else {
             return Ok(Err(tried));
         };
-        let (rounding, report) = (taken.rounding, taken.report.clone());
-        let rows = self.rows(rounding, Some(taken.wanted), &report)?;
-        Ok(Ok(Merged {
-            rounding,
-            report,
-            rows,
-            tried,
-        }))
+        let (target, report) = ((taken.rounding, Some(taken.wanted)), taken.report.clone());
+        Ok(Ok(self.outcome(target, report, tried)?))
     }
 
     fn merger<'b>(&'b self, retune: Retuner<'b>) -> Merger<'b> {
@@ -181,66 +145,58 @@ impl<'a> QuantizedMerging<'a> {
             source: &self.source,
             update: &self.update,
             calibration: calibration.unwrap_or_default(),
-            growth: self.growth,
-            retuner: self.mode.map(|_| retune),
+            growth: self.settings.growth,
+            retuner: self.settings.mode.map(|_| retune),
         }
     }
 
     /// Tunes the recipe's mode on `model`.
     fn tune(&self, model: &dyn HookedModel) -> Result<Adapter> {
-        let (Some(measured), Some(mode)) = (&self.measured, self.mode) else {
-            return Err(missing("--mode and --recipe"));
+        let measured = self.measured.as_ref();
+        let directions = measured.and_then(|m| Some((&m.session, m.directions.as_ref()?)));
+        let (Some((session, directions)), Some(mode)) = (directions, self.settings.mode) else {
+            let expected = "--mode, --recipe and --directions, to tune on the quantized weights";
+            let hint = "add them, or choose nearest, bias-corrected, gptq or mixed";
+            return Err(Fault::value("--rounding", expected, "none", hint).into());
         };
-        let Some(directions) = &measured.directions else {
-            return Err(missing("--directions"));
-        };
-        let session = &measured.session;
-        let shown = Progress::unknown(format!("tune {mode}"));
-        let mut progress = |done, all| shown.set_of(done, all);
-        retuned(session, model, mode, directions, &mut progress)
+        let mut shown = progress::of(format!("tune {mode}"));
+        retuned(session, model, mode, directions, &mut shown)
     }
 
-    /// Base, tuned, base quantized, merged quantized.
-    fn rows(
+    /// What was written, with the rows of base, tuned, base quantized and merged quantized.
+    fn outcome(
         &self,
-        rounding: MergeRounding,
-        wanted: Option<WeightType>,
-        report: &QuantizedReport,
-    ) -> Result<Vec<QuantizedRow>> {
-        let Some(measuring) = &self.measured else {
-            return Ok(Vec::new());
-        };
-        let shown = Progress::new("measure", 4);
-        let evaluator = MergeEvaluator::new(&measuring.session, measuring.directions.as_ref())?;
-        let mut rows = vec![evaluator.unquantized("base", None)?];
-        shown.step();
-        rows.push(evaluator.unquantized("tuned", Some(&self.update))?);
-        shown.step();
-        let name = wanted.map_or("as it was".to_owned(), |t| t.to_string());
-        let room = temporary()?;
-        let base = room.path().join("base");
-        let none = Adapter::default();
-        let retune = |model: &dyn HookedModel| self.tune(model);
-        let plain = Merger {
-            update: &none,
-            ..self.merger(&retune)
-        };
-        let nearest = MergeRounding::Nearest;
-        let quantized = plain.write(nearest, wanted, &base, &mut |_, _| {})?;
-        for (model, path, update, rounding, report) in [
-            ("base", base.as_path(), None, nearest, &quantized),
-            ("tuned", self.out, Some(&self.update), rounding, report),
-        ] {
-            let host = Llama::load(path, LoadOptions::default())?;
-            let row = evaluator.quantized(model, &host, update, report)?;
-            rows.push(QuantizedRow {
-                rounding: rounding.name().into(),
-                wanted: name.clone(),
-                ..row
-            });
+        (rounding, wanted): Target,
+        report: QuantizedReport,
+        tried: Vec<TriedMerge>,
+    ) -> Result<MergeOutcome> {
+        let mut rows = Vec::new();
+        if let Some(measuring) = &self.measured {
+            let directions = measuring.directions.as_ref();
+            let shown = Progress::new("measure", 4);
+            let evaluator = MergeEvaluator::new(&measuring.session, directions)?;
+            rows.push(evaluator.unquantized("base", None)?);
+            shown.step();
+            let tuned = Some(&self.update);
+            rows.push(evaluator.unquantized("tuned", tuned)?);
+            shown.step();
+            let retune = |model: &dyn HookedModel| self.tune(model);
+            let mut merger = self.merger(&retune);
+            let none = Adapter::default();
+            merger.update = &none;
+            let target = (MergeRounding::Nearest, wanted);
+            rows.push(merged_row(&evaluator, &merger, "base", target)?);
+            shown.step();
+            let (target, written) = ((rounding, wanted), (self.settings.out, &report));
+            rows.push(row(&evaluator, "tuned", tuned, target, written)?);
             shown.step();
         }
-        Ok(rows)
+        Ok(MergeOutcome {
+            rounding,
+            report,
+            tried,
+            rows,
+        })
     }
 }
 
@@ -251,57 +207,157 @@ impl Measuring {
         let model = (!source.is_quantized()).then_some(settings.name);
         let session = Session::open(recipe, model, LoadOptions::default())?;
         let spec = session.llama.spec();
+        let wrong = |expected: &str, found, hint| {
+            Err(Error::model(recipe, "key `model`", expected, found, hint))
+        };
         if ModelDir::at(&session.directory)?.is_quantized() {
-            return Err(Error::model(
-                recipe,
-                "key `model`",
-                "an unquantized model, to which the quantized one is compared",
-                format!("the UQFF {}", session.directory.display()),
-                "name the full checkpoint",
-            ));
+            let expected = "an unquantized model, to which the quantized one is compared";
+            let found = format!("the UQFF {}", session.directory.display());
+            return wrong(expected, found, "name the full checkpoint");
         }
         if spec.fingerprint != source.spec.fingerprint {
-            return Err(Error::model(
-                recipe,
-                "key `model`",
-                format!("the model that {} was quantized from", settings.name),
-                format!("{}, with another configuration or tokenizer", spec.name),
-                "name the right one",
-            ));
+            let expected = format!("the model that {} was quantized from", settings.name);
+            let found = format!("{}, with another configuration or tokenizer", spec.name);
+            return wrong(&expected, found, "name the right one");
         }
         let directions = settings.directions;
         let directions = directions.map(|file| direction_set(file, spec));
         Ok(Self {
-            calibration: calibration(&session)?,
+            calibration: session.calibration()?,
             directions: directions.transpose()?,
             session,
         })
     }
 }
 
+/// Makes and measures the merges that the recipe's `[retention]` names; `tuned` are the
+/// updates of the run, with the hashes of their inputs.
+pub(super) fn retention(
+    run: &mut Run,
+    directions: &DirectionSet,
+    tuned: &[Tuned],
+    keys: &[String],
+) -> Result<Vec<QuantizedRow>> {
+    let (session, r) = (&run.session, &run.session.recipe);
+    let Some(wanted) = &r.retention else {
+        return Ok(Vec::new());
+    };
+    let inputs = session.inputs(&[&r.retention, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
+    let inputs = [&inputs].into_iter().chain(keys);
+    let measure = || {
+        let source = Source::open(&session.directory)?;
+        let calibration = session.calibration()?;
+        let evaluator = MergeEvaluator::new(session, Some(directions))?;
+        let modes = &wanted.modes;
+        let tuned = tuned.iter().filter(|(mode, ..)| modes.contains(mode));
+        let tuned: Vec<&Tuned> = tuned.collect();
+        let merges = wanted.types.len() * (1 + wanted.rounding.len() * modes.len());
+        let shown = Progress::new("quantized merges", merges);
+        let mut rows = vec![evaluator.unquantized("base", None)?];
+        for (mode, update, _) in &tuned {
+            rows.push(evaluator.unquantized(mode.name(), Some(update))?);
+        }
+        let mut merge = |update: &Adapter, mode: Mode, name: &str, rounding, stored| {
+            let retune =
+                |model: &dyn HookedModel| retuned(session, model, mode, directions, &mut |_, _| {});
+            let merger = Merger {
+                source: &source,
+                update,
+                calibration: &calibration,
+                growth: wanted.growth,
+                retuner: Some(&retune),
+            };
+            let target = (rounding, Some(stored));
+            rows.push(merged_row(&evaluator, &merger, name, target)?);
+            shown.step();
+            Result::Ok(())
+        };
+        for stored in &wanted.types {
+            let stored = WeightType::parse(stored)?;
+            let (none, nearest) = (Adapter::default(), MergeRounding::Nearest);
+            merge(&none, Mode::Truth, "base", nearest, stored)?;
+            for (mode, update, _) in &tuned {
+                for rounding in &wanted.rounding {
+                    shown.message(format!("{mode}, {stored}, {rounding}"));
+                    merge(update, *mode, mode.name(), *rounding, stored)?;
+                }
+            }
+        }
+        Ok(rows)
+    };
+    Ok(run.stages.json("survival.json", inputs, measure)?.0)
+}
+
+/// Refuses a `[retention]` that cannot be carried out, before anything is computed.
+pub(super) fn check_retention(run: &Run) -> Result<()> {
+    let Some(retention) = &run.session.recipe.retention else {
+        return Ok(());
+    };
+    let wrong = |key, expected, found: &dyn std::fmt::Display, hint: String| {
+        Error::model(&run.session.file, key, expected, format!("`{found}`"), hint)
+    };
+    for name in &retention.types {
+        WeightType::parse(name).map_err(|e| {
+            let expected = "types of mistral.rs";
+            wrong("key `retention.types`", expected, name, e.to_string())
+        })?;
+    }
+    let modes = &run.session.recipe.tuning.modes;
+    if let Some(mode) = retention.modes.iter().find(|m| !modes.contains(m)) {
+        let (expected, hint) = ("modes of `tuning.modes`", "add it to `tuning.modes`");
+        return Err(wrong("key `retention.modes`", expected, mode, hint.into()));
+    }
+    Ok(())
+}
+
+/// How weights are rounded, and the type that is wanted.
+type Target = (MergeRounding, Option<WeightType>);
+
+/// Merges into a temporary directory, and measures the result.
+fn merged_row(
+    evaluator: &MergeEvaluator,
+    merger: &Merger,
+    name: &str,
+    target: Target,
+) -> Result<QuantizedRow> {
+    let directory = temporary()?;
+    let out = directory.path().join("merged");
+    let report = merger.write(target.0, target.1, &out, &mut |_, _| {})?;
+    let tuned = (!merger.update.modules.is_empty()).then_some(merger.update);
+    row(evaluator, name, tuned, target, (&out, &report))
+}
+
+/// Measures a merged model in its directory; `tuned` is the update in it.
+fn row(
+    evaluator: &MergeEvaluator,
+    name: &str,
+    tuned: Option<&Adapter>,
+    (rounding, wanted): Target,
+    (directory, report): (&Path, &QuantizedReport),
+) -> Result<QuantizedRow> {
+    let model = Llama::load(directory, LoadOptions::default())?;
+    Ok(QuantizedRow {
+        rounding: rounding.name().into(),
+        wanted: wanted.map_or("as it was".to_owned(), |t| t.to_string()),
+        ..evaluator.quantized(name, &model, tuned, report)?
+    })
+}
+
 /// Tunes `mode` of the recipe on another `model`, from zero.
-pub(super) fn retuned(
+fn retuned(
     session: &Session,
     model: &dyn HookedModel,
     mode: Mode,
     directions: &DirectionSet,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Adapter> {
-    let (chat, recipe, items) = (&session.chat, &session.recipe, &session.items);
-    let (train, validation) = (&items.train, &items.validation);
-    let tuner = Tuner::new(model, chat, recipe, mode, directions, train, validation)?;
-    let (room, all) = (temporary()?, tuner.steps());
-    let metrics = room.path().join("metrics.jsonl");
+    let tuner = session.tuner(model, &session.recipe, mode, directions)?;
+    let (directory, all) = (temporary()?, tuner.steps());
+    let metrics = directory.path().join("metrics.jsonl");
     Ok(tuner.tune(tuner.fresh()?, &metrics, &mut |m| progress(m.step, all))?)
 }
 
 /// A directory that is removed when it is dropped.
-pub(super) fn temporary() -> Result<tempfile::TempDir> {
+fn temporary() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir().map_err(|e| Fault::write(std::env::temp_dir(), e))?)
-}
-
-fn missing(flags: &str) -> Error {
-    let expected = format!("{flags}, to tune on the quantized weights");
-    let hint = "add them, or choose nearest, bias-corrected, gptq or mixed";
-    Fault::value("--rounding", expected, "none", hint).into()
 }

@@ -1,25 +1,22 @@
 //! What a recipe does, stage by stage, in the directory of its run.
 //!
-//! Every stage is skipped while its inputs are the same; see [`Stages`](crate::stages::Stages).
+//! Every stage is skipped while its inputs are the same.
 
-mod controls;
 mod evaluator;
 mod figures;
 mod merge;
 mod results;
-mod retention;
 mod run;
 mod search;
-mod select;
+mod selection;
 mod sweep;
 mod tuning_plan;
 mod whole;
 
-pub use evaluator::calibration;
-pub use merge::{MergeSettings, Merged, QuantizedMerging};
+pub use merge::{MergeOutcome, MergeSettings, QuantizedMerging};
 pub use run::{DIRECTIONS, ORDERED, Run, direction_set, one_place};
-pub use search::{SearchResult, check_search, search};
-pub use select::{RESULT as CHOICE_FILE, SELECTION, Selection, Tested, select};
-pub use sweep::{CELLS as SWEEP_CELLS, Sweep, SweepCell};
-pub use tuning_plan::{ModePlan, Planned, Rate, plan};
-pub use whole::{Finished, run, table};
+pub use search::{check_search, search};
+pub use selection::SelectionOutcome;
+pub use sweep::{CHOICE_FILE, SELECTION, SWEEP_CELLS, SweepCell};
+pub use tuning_plan::{ModePlan, Planned, plan};
+pub use whole::{run, table};

@@ -1,28 +1,17 @@
 //! A search for settings of the tuning, by successive halving.
 
-use super::run::{Run, one_place, write_json};
+use super::run::{Run, extracted, one_place};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
-use crate::session::Session;
-use reptune_adapters::{DirectionSet, HookedModel, Positions, files};
+use crate::{progress::Progress, session::Session, stages::write_json};
+use reptune_adapters::{DirectionSet, Error as Fault, HookedModel, Positions, files};
 use reptune_recipes::Recipe;
-use reptune_recipes::extract::extract;
 use reptune_recipes::search::{Found, SearchCandidate, rungs, search as halve};
-use reptune_recipes::tune::Tuner;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-const RESULT: &str = "search.json";
-const BEST: &str = "best.toml";
-
-/// Directions by the positions that a candidate asks for.
-type Directions = BTreeMap<Option<Positions>, DirectionSet>;
+use std::{collections::BTreeMap, time::Instant};
 
 /// What a search found.
 pub struct SearchResult {
-    /// The trials and the best of them.
     pub found: Found,
     /// Score of the model as it is.
     pub untuned: f64,
@@ -43,9 +32,6 @@ impl SearchResult {
 }
 
 /// Refuses a recipe that cannot be searched, before its model is loaded.
-///
-/// # Errors
-/// When `[search]` is missing or cannot be carried out.
 pub fn check_search(file: &Path) -> Result<()> {
     let recipe = Recipe::read(file)?;
     if recipe.search.is_none() {
@@ -63,15 +49,11 @@ pub fn check_search(file: &Path) -> Result<()> {
 
 /// Tries the combinations of the recipe's `[search]`, and writes the best recipe. `model`
 /// replaces the recipe's model in it.
-///
-/// # Errors
-/// When no trial succeeds.
 pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     if let Some(model) = model {
         run.session.recipe.model = model.to_owned();
     }
-    let session = &run.session;
-    let recipe = &session.recipe;
+    let (session, recipe) = (&run.session, &run.session.recipe);
     let planned = rungs(recipe)?;
     let grid = SearchCandidate::grid(recipe)?;
     let spec = session.llama.spec();
@@ -79,10 +61,18 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     let trials_in = run.stages.path("search");
     if trials_in.exists() {
         // Those of an earlier search would stand among the new trials.
-        let io = |e| reptune_adapters::Error::write(&trials_in, e);
-        std::fs::remove_dir_all(&trials_in).map_err(io)?;
+        std::fs::remove_dir_all(&trials_in).map_err(|e| Fault::write(&trials_in, e))?;
     }
-    let directions = directions(session, &grid)?;
+    // At every position now, so that a wrong one fails before the first trial.
+    let mut directions: BTreeMap<Option<Positions>, DirectionSet> = BTreeMap::new();
+    for candidate in &grid {
+        if !directions.contains_key(&candidate.positions) {
+            let at = candidate.positions.as_ref().map(|p| format!(" at {p}"));
+            let shown = format!("extract{}", at.unwrap_or_default());
+            let found = extracted(session, &candidate.recipe(recipe, 1), &shown)?;
+            directions.insert(candidate.positions.clone(), found.directions);
+        }
+    }
 
     let epoch = session.items.train.len().div_ceil(recipe.tuning.batch);
     let steps = |epochs: usize| epochs * epoch * recipe.tuning.modes.len();
@@ -105,36 +95,16 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     drop(shown);
 
     let set = &directions[&found.best.candidate.positions];
-    let untuned = score(session, &found.recipe, set, None, &mut || {})?;
-    let (file, best) = (run.stages.path(RESULT), run.stages.path(BEST));
-    let text = found.recipe.to_toml()?;
-    files::write_atomically(&best, |w| w.write_all(text.as_bytes()))?;
     let result = SearchResult {
+        untuned: score(session, &found.recipe, set, None, &mut || {})?,
         found,
-        untuned,
-        file,
-        best,
+        file: run.stages.path("search.json"),
+        best: run.stages.path("best.toml"),
     };
+    let text = result.found.recipe.to_toml()?;
+    files::write_atomically(&result.best, |w| w.write_all(text.as_bytes()))?;
     write_json(&result.file, &result.json())?;
     Ok(result)
-}
-
-/// The directions at every position, so that a wrong one fails before the first trial.
-fn directions(session: &Session, grid: &[SearchCandidate]) -> Result<Directions> {
-    let mut directions = Directions::new();
-    for candidate in grid {
-        if directions.contains_key(&candidate.positions) {
-            continue;
-        }
-        let at = candidate.positions.as_ref().map(|p| format!(" at {p}"));
-        let shown = Progress::unknown(format!("extract{}", at.unwrap_or_default()));
-        let recipe = candidate.recipe(&session.recipe, 1);
-        let (llama, claims) = (&session.llama, &session.items.train);
-        let mut progress = |done, all| shown.set_of(done, all);
-        let found = extract(llama, &session.chat, &recipe, claims, &mut progress)?;
-        directions.insert(candidate.positions.clone(), found.directions);
-    }
-    Ok(directions)
 }
 
 /// Mean score of the modes of `recipe`: tuned, with metrics under `place`, or as they start.
@@ -147,24 +117,13 @@ fn score(
 ) -> reptune_recipes::Result<f64> {
     let mut sum = 0.;
     for &mode in &recipe.tuning.modes {
-        let items = &session.items;
-        let tuner = Tuner::new(
-            &session.llama,
-            &session.chat,
-            recipe,
-            mode,
-            directions,
-            &items.train,
-            &items.validation,
-        )?
-        .sharing(&session.trunks);
+        let tuner = session.tuner(&session.llama, recipe, mode, directions)?;
+        let tuner = tuner.sharing(&session.activations);
         let mut update = tuner.fresh()?;
         if let Some(place) = place {
             let place = place.join(mode.file_name());
-            let io = |e| reptune_recipes::Error::from(reptune_adapters::Error::write(&place, e));
-            std::fs::create_dir_all(&place).map_err(io)?;
-            let metrics = place.join("metrics.jsonl");
-            update = tuner.tune(update, &metrics, &mut |_| step())?;
+            std::fs::create_dir_all(&place).map_err(|e| Fault::write(&place, e))?;
+            update = tuner.tune(update, &place.join("metrics.jsonl"), &mut |_| step())?;
         }
         sum += tuner.score(&update)?;
     }

@@ -1,83 +1,83 @@
-//! A sweep over layers, doses and signs, in the directory of a run.
+//! A sweep over layers, doses and signs in the directory of a run, and the choice of one.
 
-use super::run::Run;
-use crate::error::Result;
-use crate::progress::Progress;
+use super::run::{Run, extracted};
+use super::selection::{self, SelectionOutcome};
+use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
-use reptune_recipes::data::{Claim, claim_question};
-use reptune_recipes::extract::extract;
 use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use reptune_recipes::score::Choice;
 use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
+use reptune_recipes::{data::Claim, select::SelectionTable};
 use std::path::PathBuf;
 
-/// The file of the cells in a run.
-pub const CELLS: &str = "sweep.jsonl";
+/// The file of the cells of a sweep in a run.
+pub const SWEEP_CELLS: &str = "sweep.jsonl";
 const DIRECTIONS: &str = "sweep.safetensors";
+/// The file of the choice in a run.
+pub const CHOICE_FILE: &str = "selection.json";
+/// The file of the chosen directions in a run.
+pub const SELECTION: &str = "selection.safetensors";
 
 /// A cell with its scores.
 pub type SweepCell = MeasuredCell<ChoiceScores>;
 
-/// What is compared.
-pub struct Sweep<'a> {
-    /// The directions.
-    pub directions: &'a DirectionSet,
-    /// Sets of layers, each steered together.
-    pub layers: &'a [Vec<usize>],
-    /// Doses, all positive; both signs are tried.
-    pub doses: &'a [Dose],
-    /// Claims that are asked.
-    pub claims: &'a [Claim],
-}
-
 impl Run {
     /// The directions of the recipe, as its `[steering]` changes them, and their file.
-    ///
-    /// # Errors
-    /// When the model fails.
     pub fn sweep_directions(&mut self) -> Result<(DirectionSet, PathBuf)> {
-        let session = &self.session;
-        let (llama, recipe) = (&session.llama, &session.recipe);
+        let (session, recipe) = (&self.session, &self.session.recipe);
         let inputs = session.inputs(&[&recipe.hash()]);
         self.stages.run(DIRECTIONS, &[&inputs], |path| {
-            let shown = Progress::unknown("extract");
-            let mut progress = |done, all| shown.set_of(done, all);
-            let claims = &session.items.train;
-            let found = extract(llama, &session.chat, recipe, claims, &mut progress)?;
+            let found = extracted(session, recipe, "extract")?;
             Ok(found.directions.save(path)?)
         })?;
         let path = self.stages.path(DIRECTIONS);
         let set = DirectionSet::load(&path)?;
-        Ok((recipe.steering.directions(&set, llama.spec())?, path))
+        let set = recipe.steering.directions(&set, session.llama.spec())?;
+        Ok((set, path))
     }
 
-    /// Scores every cell that is not in the run's file yet; returns all of them.
-    ///
-    /// # Errors
-    /// When the model fails, or directions lack a layer or a norm.
+    /// Scores `claims` for sets of `layers`, each steered together, and both signs of `doses`,
+    /// which are positive. Cells that are in the run's file are not computed again.
     pub fn sweep(
         &self,
-        sweep_of: &Sweep,
-        progress: &mut dyn FnMut(usize, usize),
+        directions: &DirectionSet,
+        layers: &[Vec<usize>],
+        doses: &[Dose],
+        claims: &[Claim],
     ) -> Result<Vec<SweepCell>> {
-        let session = &self.session;
-        let recipe = &session.recipe;
-        let claims = sweep_of.claims.iter();
-        let questions: Vec<_> = claims.map(|c| claim_question(recipe, c)).collect();
-        let choices = Choice::of_questions(&session.chat, recipe, &session.plain(), &questions)?;
         let grid = SteeringGrid {
-            directions: &[sweep_of.directions],
-            layers: sweep_of.layers,
-            doses: sweep_of.doses,
+            directions: &[directions],
+            layers,
+            doses,
             ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
-            positions: &recipe.steering.positions,
+            positions: &self.session.recipe.steering.positions,
         };
         let inputs = SweepInputs {
-            model: &session.llama,
+            model: &self.session.llama,
             adapter: None,
-            choices: &choices,
+            choices: &selection::choices(&self.session, claims)?,
         };
-        let file = self.stages.path(CELLS);
-        Ok(sweep(inputs, &grid, &file, progress)?)
+        let (file, mut shown) = (self.stages.path(SWEEP_CELLS), progress::of("sweep"));
+        Ok(sweep(inputs, &grid, &file, &mut shown)?)
+    }
+
+    /// Chooses layer, place and dose of the recipe's direction, unless that is done, and reads
+    /// the choice. `unfit` gets what was measured where no dose can be chosen.
+    pub fn select(&mut self, unfit: &mut dyn FnMut(&SelectionTable)) -> Result<SelectionOutcome> {
+        let session = &self.session;
+        let inputs = session.inputs(&[&session.recipe.hash()]);
+        let [file, directions, cells] =
+            [CHOICE_FILE, SELECTION, selection::CELLS].map(|name| self.stages.path(name));
+        if !directions.exists() && file.exists() {
+            // Neither is of use without the other.
+            std::fs::remove_file(&file).map_err(|e| reptune_adapters::Error::write(&file, e))?;
+        }
+        let measure = || {
+            let (mut selected, found) = selection::measure(session, &cells, unfit)?;
+            let set = &found.directions;
+            selected.test = selection::test(session, set, &selected.choice)?;
+            set.save(&directions)?;
+            Ok(selected)
+        };
+        Ok(self.stages.json(CHOICE_FILE, &[&inputs], measure)?.0)
     }
 }

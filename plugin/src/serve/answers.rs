@@ -4,16 +4,18 @@
 //! mistral.rs 0.8.1 sends every completion to its default model, and puts the path of
 //! the weights into answers; here the model is the one that was asked for, in both.
 
-use super::request::{check, only_text};
-use super::{App, Refusal, body};
+use super::models::{App, DEFAULT};
+use super::request::{Refusal, check, object, only_text};
 use crate::runtime::{SharedEngine, without_backtrace};
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use mistralrs_core::{Request as EngineRequest, Response as Answer};
+use mistralrs_core::{
+    ChatCompletionChunkResponse, CompletionChunkResponse, Request as EngineRequest,
+    Response as Answer,
+};
 use mistralrs_server_core::handler_core::{create_response_channel, send_request};
-use mistralrs_server_core::util::sanitize_error_message;
-use mistralrs_server_core::{chat_completion, completions};
+use mistralrs_server_core::{chat_completion, completions, util::sanitize_error_message};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -22,28 +24,19 @@ use tokio::sync::oneshot;
 
 /// `POST /v1/chat/completions`.
 pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let mut body = body::object(request, &app.limits).await?;
-    let served = app.models.asked(&body)?;
-    check(&body)?;
+    let (mut body, name, engine) = checked(&app, request).await?;
     only_text(&mut body)?;
-    let (name, engine) = (served.name().to_owned(), served.engine());
     let (tx, rx) = create_response_channel(None);
-    let (request, streams) =
-        chat_completion::parse_request(typed(body)?, engine.mistralrs.clone(), tx)
-            .await
-            .map_err(Refusal::invalid)?;
+    let parsed = chat_completion::parse_request(typed(body)?, engine.mistralrs.clone(), tx).await;
+    let (request, streams) = parsed.map_err(Refusal::invalid)?;
     let mut rx = ask(&engine, request, rx).await?;
     if streams {
-        let named = Box::new(
-            move |mut chunk: mistralrs_core::ChatCompletionChunkResponse| {
-                chunk.model.clone_from(&name);
-                chunk
-            },
-        );
-        return Ok(
-            chat_completion::create_streamer(rx, engine.mistralrs, Some(named), None)
-                .into_response(),
-        );
+        let named = Box::new(move |mut chunk: ChatCompletionChunkResponse| {
+            chunk.model.clone_from(&name);
+            chunk
+        });
+        let stream = chat_completion::create_streamer(rx, engine.mistralrs, Some(named), None);
+        return Ok(stream.into_response());
     }
     match rx.recv().await {
         Some(Answer::Done(mut answer)) => {
@@ -56,25 +49,21 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
 
 /// `POST /v1/completions`.
 pub async fn complete(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let body = body::object(request, &app.limits).await?;
-    let served = app.models.asked(&body)?;
-    check(&body)?;
+    let (body, name, engine) = checked(&app, request).await?;
     if !body.get("prompt").is_some_and(Value::is_string) {
         return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
     }
-    let (name, engine) = (served.name().to_owned(), served.engine());
     let (tx, rx) = create_response_channel(None);
-    let (request, streams) = completions::parse_request(typed(body)?, engine.mistralrs.clone(), tx)
-        .map_err(Refusal::invalid)?;
+    let parsed = completions::parse_request(typed(body)?, engine.mistralrs.clone(), tx);
+    let (request, streams) = parsed.map_err(Refusal::invalid)?;
     let mut rx = ask(&engine, request, rx).await?;
     if streams {
-        let named = Box::new(move |mut chunk: mistralrs_core::CompletionChunkResponse| {
+        let named = Box::new(move |mut chunk: CompletionChunkResponse| {
             chunk.model.clone_from(&name);
             chunk
         });
-        return Ok(
-            completions::create_streamer(rx, engine.mistralrs, Some(named), None).into_response(),
-        );
+        let stream = completions::create_streamer(rx, engine.mistralrs, Some(named), None);
+        return Ok(stream.into_response());
     }
     match rx.recv().await {
         Some(Answer::CompletionDone(mut answer)) => {
@@ -85,20 +74,31 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     }
 }
 
+/// The body of a request, and the name and the engine of the model that it asks.
+async fn checked(
+    app: &App,
+    request: Request,
+) -> Result<(Map<String, Value>, String, SharedEngine), Refusal> {
+    let body = object(request, &app.limits).await?;
+    let served = app.models.asked(&body)?;
+    check(&body)?;
+    Ok((body, served.name.clone(), served.now().engine))
+}
+
 /// Answers that wait for a slow reader before the engine waits too, and whoever is next:
 /// more than any context has tokens.
-const ROOM: usize = 1 << 20;
+const WAITING: usize = 1 << 20;
 
 const OTHER: &str = "mistral.rs answered with something else than what was asked for";
 
 /// The request in mistral.rs's own type. Each engine knows one model, its default.
 fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal> {
-    body.insert("model".into(), json!(super::models::DEFAULT));
+    body.insert("model".into(), json!(DEFAULT));
     serde_json::from_value(Value::Object(body)).map_err(Refusal::invalid)
 }
 
-/// Sends `request` and waits for the first of its answers, so that a refusal is told by
-/// the status, also where the answer is a stream.
+/// Sends `request` and waits for the first of its answers, so that a refusal has its own
+/// status, also where the answer is a stream.
 ///
 /// A stream that nobody reads any more is let go, and the engine ends it. The answer to
 /// any other request is received to its end, also when the client has gone: where nobody
@@ -114,14 +114,14 @@ async fn ask(
     };
     let (streams, engines) = (normal.is_streaming, normal.response.downgrade());
     let (begun, first) = oneshot::channel();
-    let (tx, rx) = channel(ROOM);
+    let (tx, rx) = channel(WAITING);
     let (kept, turn) = (engine.clone(), engine.turn.clone().lock_owned().await);
     // On its own from the start: this future is dropped when the client goes.
     tokio::spawn(async move {
         let mut next = answers.recv().await;
         let _ = begun.send(refused(next.as_ref()));
         while let Some(answer) = next {
-            if tx.send(told(answer)).await.is_err() && streams {
+            if tx.send(without_backtraces(answer)).await.is_err() && streams {
                 break;
             }
             next = answers.recv().await;
@@ -143,8 +143,8 @@ async fn ask(
     }
 }
 
-/// An error in the middle of a stream is told without a backtrace too.
-fn told(answer: Answer) -> Answer {
+/// An error in the middle of a stream is sent without a backtrace too.
+fn without_backtraces(answer: Answer) -> Answer {
     let short = |text: String| without_backtrace(&text).to_owned();
     match answer {
         Answer::ModelError(text, rest) => Answer::ModelError(short(text), rest),

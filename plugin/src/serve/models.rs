@@ -6,30 +6,46 @@
 //! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
 //! no memory to speak of.
 
-use super::Refusal;
-use crate::error::Result;
+use super::request::{Limits, Refusal};
 use crate::runtime::{SharedEngine, on_own_thread};
-use crate::steered::Variant;
-use crate::store::Store;
+use crate::{error::Result, steered::Variant, store::Store};
 use axum::http::StatusCode;
 use reptune_adapters::Dose;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What mistral.rs and its clients call the model that answers where none is named.
-pub const DEFAULT: &str = "default";
+pub(crate) const DEFAULT: &str = "default";
+
+/// The kinds of a dose, as in `--steer` and `/v1/steering`.
+pub(crate) const DOSES: [(&str, fn(f64) -> Dose); 4] = [
+    ("coeff", Dose::Coeff),
+    ("total", Dose::Total),
+    ("fraction", Dose::Fraction),
+    ("strength", Dose::Strength),
+];
+
+/// What every route sees.
+#[derive(Clone)]
+pub(super) struct App {
+    pub models: Arc<Models>,
+    pub limits: Limits,
+    pub started: u64,
+    /// Whether only this machine can reach the server.
+    pub local: bool,
+}
 
 /// The base first, then the variants as they were given.
 pub struct Models {
-    served: Vec<Served>,
+    pub(super) served: Vec<Served>,
     base: PathBuf,
     cache: Store,
 }
 
 /// A model under its name.
-pub struct Served {
-    name: String,
+pub(super) struct Served {
+    pub(super) name: String,
     /// What it was when it was loaded.
     given: Variant,
     now: RwLock<Now>,
@@ -37,17 +53,17 @@ pub struct Served {
     changing: tokio::sync::Mutex<()>,
 }
 
-/// What answers at the moment.
+/// What answers at the moment; the engine is to be kept until the answer is complete.
 #[derive(Clone)]
-struct Now {
-    variant: Variant,
-    engine: SharedEngine,
+pub(super) struct Now {
+    pub(super) variant: Variant,
+    pub(super) engine: SharedEngine,
 }
 
 impl Models {
-    /// Makes and loads `variants` of the model at `base`; the first is what answers
-    /// where none is named. `progress` hears the name of each that is loaded and the
-    /// bytes of its weights.
+    /// Makes and loads `variants` of the model at `base`; the first is what answers where none
+    /// is named. `progress` is called with the name of each that is loaded and the bytes of its
+    /// weights.
     ///
     /// # Errors
     /// When one does not fit the model, or cannot be loaded.
@@ -60,14 +76,12 @@ impl Models {
         let mut served = Vec::new();
         for (name, variant) in variants {
             let (wanted, base, cache) = (variant.clone(), base.clone(), cache.clone());
-            let (engine, bytes) = on_own_thread("loading", move || {
+            let loading = on_own_thread("loading", move || {
                 let directory = wanted.directory(&base, &cache)?;
-                Ok((
-                    SharedEngine::load(&directory)?,
-                    SharedEngine::bytes(&directory)?,
-                ))
-            })
-            .await?;
+                let engine = SharedEngine::load(&directory)?;
+                Ok((engine, SharedEngine::bytes(&directory)?))
+            });
+            let (engine, bytes) = loading.await?;
             progress(&name, bytes);
             served.push(Served {
                 name,
@@ -83,21 +97,13 @@ impl Models {
         })
     }
 
-    /// All of them.
-    pub fn all(&self) -> &[Served] {
-        &self.served
-    }
-
     /// The names.
     pub fn names(&self) -> Vec<String> {
         self.served.iter().map(|s| s.name.clone()).collect()
     }
 
-    /// The model called `name`.
-    ///
-    /// # Errors
-    /// 404, with the names there are.
-    pub fn named(&self, name: &str) -> std::result::Result<&Served, Refusal> {
+    /// The model called `name`; 404 with the names there are.
+    pub(super) fn named(&self, name: &str) -> std::result::Result<&Served, Refusal> {
         let found = match name {
             DEFAULT => self.served.first(),
             _ => self.served.iter().find(|s| s.name == name),
@@ -105,11 +111,8 @@ impl Models {
         found.ok_or_else(|| Refusal::no_model(name, &self.names()))
     }
 
-    /// The model that a request names.
-    ///
-    /// # Errors
-    /// 404 for a name that is none, 400 for what is no name.
-    pub fn asked(&self, body: &Map<String, Value>) -> std::result::Result<&Served, Refusal> {
+    /// The model that a request names; 404 for a name that is none, 400 for what is no name.
+    pub(super) fn asked(&self, body: &Map<String, Value>) -> std::result::Result<&Served, Refusal> {
         match body.get("model") {
             None | Some(Value::Null) => self.named(DEFAULT),
             Some(Value::String(name)) => self.named(name),
@@ -117,35 +120,29 @@ impl Models {
         }
     }
 
-    /// Replaces the engine of the steered model `name` by one with another dose.
+    /// Replaces the engine of the steered model `name` by one with another dose; 404 for an
+    /// unknown model, 400 for one that is not steered or a dose that is not finite; 500 when
+    /// the new engine does not load, and then the old one stays.
     ///
     /// While the new one is made and loaded the old one answers, so for that time
     /// memory holds both.
-    ///
-    /// # Errors
-    /// 404 for an unknown model, 400 for one that is not steered or a dose that is not
-    /// finite; 500 when the new engine does not load, and then the old one stays.
-    pub async fn steer(&self, name: &str, dose: Dose) -> std::result::Result<(), Refusal> {
+    pub(super) async fn steer(&self, name: &str, dose: Dose) -> std::result::Result<(), Refusal> {
         let served = self.named(name)?;
         let _turn = served.changing.lock().await;
-        let Some(steering) = served.variant().steering else {
-            return Err(Refusal::field(
-                "model",
-                format!("`{}` is not steered, so it has no dose", served.name),
-            ));
+        let Some(steering) = served.now().variant.steering else {
+            let text = format!("`{}` is not steered, so it has no dose", served.name);
+            return Err(Refusal::field("model", text));
         };
-        let steering = steering
-            .with_doses(&[dose])
-            .map_err(|e| Refusal::field("model", e.to_string()))?;
+        let steering = steering.with_doses(&[dose]);
         let variant = Variant {
-            steering: Some(steering),
+            steering: Some(steering.map_err(|e| Refusal::field("model", e.to_string()))?),
             ..served.given.clone()
         };
         let (given, base, cache) = (served.given.clone(), self.base.clone(), self.cache.clone());
         let made = on_own_thread("loading", move || {
             // Not kept in the cache, which many doses would fill.
-            let room = cache.temporary()?;
-            let out = room.path().join("model");
+            let temporary = cache.temporary()?;
+            let out = temporary.path().join("model");
             SharedEngine::load(&given.with_dose(dose, &base, &cache, &out)?)
         });
         let engine = made.await.map_err(|e| {
@@ -159,22 +156,7 @@ impl Models {
 }
 
 impl Served {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What it is at the moment.
-    pub fn variant(&self) -> Variant {
-        self.now().variant
-    }
-
-    /// The engine that answers at the moment. To be kept until the answer is complete.
-    pub fn engine(&self) -> SharedEngine {
-        self.now().engine
-    }
-
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
         now.clone()
     }

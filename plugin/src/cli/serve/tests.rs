@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_variant_is_a_name_a_file_and_settings() {
     let parsed = steer("honest=a/d.safetensors:layers=1,3-4,coeff=-40,hook=resid_pre,on=tuned");
-    let expected = Steer {
+    let expected = SteeredVariant {
         name: "honest".into(),
         file: "a/d.safetensors".into(),
         layers: "1,3-4".into(),
@@ -17,8 +17,8 @@ fn a_variant_is_a_name_a_file_and_settings() {
         (parsed.name.as_str(), parsed.dose),
         ("calm", Dose::Fraction(0.5))
     );
-    let adapter = adapter("runs/my/tuned/truth").expect("no name");
-    assert_eq!(adapter.name, "truth");
+    let (name, _) = named("runs/my/tuned/truth").expect("no name");
+    assert_eq!(name, "truth");
 }
 
 #[test]
