@@ -90,7 +90,7 @@ pub fn plan(
         modes.push(ModePlan {
             mode,
             plan: TuningPlan::of(&size),
-            cache_on_disk: within.trunk == CacheStorage::Disk,
+            cache_on_disk: within.cache == CacheStorage::Disk,
             checkpointing: within.activations == GradientCheckpointing::On,
         });
     }

@@ -1,14 +1,14 @@
 //! Gradients of what is trained: of the objective, or of each term by parameter group;
 //! summed over parts of a batch, and clipped.
 
-use super::losses::Losses;
+use super::objective::{Losses, plus};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use reptune_adapters::ops::in_pool;
 
 /// One gradient for each variable, in their order; none where no loss reaches it.
-pub(super) struct Gradients(Vec<Option<Tensor>>);
+pub(super) struct Gradients(pub Vec<Option<Tensor>>);
 
 impl Gradients {
     /// Gradients of `part` times the objective, whose terms are weighted for each variable:
@@ -52,10 +52,8 @@ impl Gradients {
         let mut squares = 0.;
         for gradient in self.0.iter().flatten() {
             let values: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
-            squares += values
-                .into_iter()
-                .map(|x| f64::from(x).powi(2))
-                .sum::<f64>();
+            let values = values.into_iter().map(|x| f64::from(x).powi(2));
+            squares += values.sum::<f64>();
         }
         Ok(squares.sqrt())
     }
@@ -65,14 +63,8 @@ impl Gradients {
         if norm <= longest {
             return Ok(self);
         }
-        let shorter = |g: Option<Tensor>| weighted(g, longest / norm);
-        Ok(Self(
-            self.0.into_iter().map(shorter).collect::<Result<_>>()?,
-        ))
-    }
-
-    pub(super) fn as_slice(&self) -> &[Option<Tensor>] {
-        &self.0
+        let shorter = self.0.into_iter().map(|g| weighted(g, longest / norm));
+        Ok(Self(shorter.collect::<Result<_>>()?))
     }
 }
 
@@ -88,8 +80,8 @@ fn weighted(gradient: Option<Tensor>, weight: f64) -> Result<Option<Tensor>> {
 }
 
 fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
-    Ok(match (a, b) {
-        (Some(a), Some(b)) => Some((a + b)?),
-        (a, b) => a.or(b),
-    })
+    match b {
+        Some(b) => plus(a, b),
+        None => Ok(a),
+    }
 }
