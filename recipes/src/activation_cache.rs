@@ -10,11 +10,11 @@ mod storage;
 pub use storage::CacheStorage;
 
 use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{Tensor, TensorId};
 use reptune_adapters::{
-    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, ModelSpec,
-    PrefixTree, Resume, TargetModule,
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, ModelSpec, PrefixTree,
+    Resume, TargetModule,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -59,6 +59,12 @@ pub fn last_unchanged(
     lowest.unwrap_or(spec.layers.checked_sub(1))
 }
 
+/// A forward that resumes at the rows (N, H) of a layer.
+pub(crate) fn resume((layer, rows): &(usize, Tensor)) -> Resume<'_> {
+    let layer = *layer;
+    Resume { layer, rows }
+}
+
 impl ActivationCache {
     /// Computes the rows of `prompts` at the output of `layer`, under `adapter`.
     ///
@@ -99,9 +105,10 @@ impl ActivationCache {
         storage: CacheStorage,
         blocks: Option<usize>,
     ) -> Result<Self> {
+        let writer = |layer: &usize| Ok((*layer, RowsWriter::new(storage)?));
         let mut writers = layers
             .iter()
-            .map(|layer| Ok((*layer, RowsWriter::new(storage)?)))
+            .map(writer)
             .collect::<Result<BTreeMap<_, _>>>()?;
         let mut index = HashMap::new();
         let mut cached = Vec::new();
@@ -123,19 +130,17 @@ impl ActivationCache {
             for (layer, writer) in &mut writers {
                 writer.write(&output.residuals[layer].detach())?;
             }
-            let tree = batch.tree;
-            let tokens = tree.len();
+            let tokens = batch.tree.len();
             cached.push(CachedBatch {
-                tree,
+                tree: batch.tree,
                 first,
                 keys_values: blocks.map(|_| keys_values),
             });
             first += tokens;
         }
         let hidden = model.spec().hidden;
-        let rows = writers
-            .into_iter()
-            .map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
+        let rows = writers.into_iter();
+        let rows = rows.map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
         Ok(Self {
             weights: Weights::of(model, adapter),
             batches: cached,
@@ -171,7 +176,7 @@ impl ActivationCache {
 
     /// The rows at `layer`, computed from the highest known ones below it.
     fn raised(
-        self,
+        mut self,
         model: &dyn HookedModel,
         layer: usize,
         adapter: Option<&Adapter>,
@@ -181,34 +186,23 @@ impl ActivationCache {
         let known = self.rows.range(..=layer).next_back();
         for batch in &self.batches {
             let rows = batch.first as u32..(batch.first + batch.tree.len()) as u32;
-            let rows: Vec<u32> = rows.collect();
             let start = match known {
-                Some((from, known)) => Some((*from, known.select(rows)?)),
+                Some((from, known)) => Some((*from, known.select(rows.collect())?)),
                 None => None,
             };
-            let start = start.as_ref();
             let options = ForwardOptions {
                 capture: &[layer],
                 adapter,
-                start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
-                    layer: *layer,
-                    rows,
-                }),
+                start: start.as_ref().map(resume),
                 ..ForwardOptions::default()
             };
             let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
             writer.write(&output.residuals[&layer].detach())?;
         }
-        let hidden = model.spec().hidden;
-        let lower = |batch| CachedBatch {
-            keys_values: None,
-            ..batch
-        };
-        Ok(Self {
-            rows: BTreeMap::from([(layer, writer.finish(hidden)?)]),
-            batches: self.batches.into_iter().map(lower).collect(),
-            ..self
-        })
+        let rows = writer.finish(model.spec().hidden)?;
+        self.rows = BTreeMap::from([(layer, rows)]);
+        self.batches.iter_mut().for_each(|b| b.keys_values = None);
+        Ok(self)
     }
 
     /// Number of distinct tokens, N.
@@ -241,7 +235,7 @@ impl ActivationCache {
         }
         let expected = "the model and the adapter that it was computed with";
         let hint = "compute the cache again";
-        Err(Error::value("activation cache", expected, "others", hint).into())
+        Err(Error::value("activation cache", expected, "others", hint))
     }
 
     /// The highest cached layer that is not above `last_unchanged`: where a forward can
@@ -266,12 +260,12 @@ impl ActivationCache {
         let Some(rows) = self.rows.get(&layer) else {
             let expected = format!("one of the cached layers {:?}", self.rows.keys());
             let hint = "cache this layer as well";
-            return Err(Error::value("layer", expected, layer.to_string(), hint).into());
+            return Err(Error::value("layer", expected, layer.to_string(), hint));
         };
         let Some((index, _)) = self.index(tree, prompts, paths) else {
             let expected = format!("one of the {} cached prompts", self.prompts.len());
             let hint = "compute the cache for all prompts";
-            return Err(Error::value("prompt", expected, "another", hint).into());
+            return Err(Error::value("prompt", expected, "another", hint));
         };
         rows.select(index)
     }
@@ -289,15 +283,11 @@ impl ActivationCache {
         let Some((mut index, Some(batch))) = self.index(tree, prompts, paths) else {
             return Ok(None);
         };
-        let CachedBatch {
-            first, keys_values, ..
-        } = &self.batches[batch];
-        let Some(known) = keys_values else {
+        let batch = &self.batches[batch];
+        let Some(known) = &batch.keys_values else {
             return Ok(None);
         };
-        for row in &mut index {
-            *row -= *first as u32;
-        }
+        index.iter_mut().for_each(|row| *row -= batch.first as u32);
         Ok(Some(known.below(layer + 1, &index, layers, room)?))
     }
 

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::json_lines;
+use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,9 @@ impl GridCell {
     }
 }
 
+/// Total, and fraction where it is known, of a dose.
+type Amount = (f64, Option<f64>);
+
 impl SteeringGrid<'_> {
     /// All cells, by place, layers, way and dose.
     ///
@@ -117,13 +121,7 @@ impl SteeringGrid<'_> {
         Ok(cells)
     }
 
-    /// Total, and fraction where it is known, of every dose.
-    fn coeffs(
-        &self,
-        set: &DirectionSet,
-        layers: &[usize],
-        sign: f64,
-    ) -> Result<Vec<(f64, Option<f64>)>> {
+    fn coeffs(&self, set: &DirectionSet, layers: &[usize], sign: f64) -> Result<Vec<Amount>> {
         // The total of a fraction of 1 at each layer.
         let whole = set.natural_coeff(layers, layers.len() as f64);
         let dose = |dose: &Dose| {
@@ -168,22 +166,20 @@ impl SteeringGrid<'_> {
         Ok(all.on(self.positions.clone()))
     }
 
+    /// The token mask at a position after a prompt of some length, in every cell.
+    pub(crate) fn mask(&self) -> impl Fn(usize, usize) -> TokenMask {
+        |position, prompt| TokenMask::from(self.positions.chooses(position, prompt))
+    }
+
     /// The key of `cell`, when all cells depend on `inputs`.
     pub(crate) fn key(&self, inputs: &str, cell: &GridCell) -> String {
-        let what = format!(
-            "{inputs} {:?} {:?} {:016x}",
-            cell.way,
-            cell.layers,
-            cell.coeff.to_bits()
-        );
+        let (way, layers, coeff) = (cell.way, &cell.layers, cell.coeff.to_bits());
+        let what = format!("{inputs} {way:?} {layers:?} {coeff:016x}");
         let set = self.directions[cell.place];
-        let directions: Vec<u8> = cell
-            .layers
-            .iter()
-            .filter_map(|l| set.layers.get(l))
-            .flat_map(|d| d.unit.iter().flat_map(|x| x.to_le_bytes()))
-            .collect();
-        files::sha256([what.as_bytes(), &directions])
+        let directions = layers.iter().filter_map(|l| set.layers.get(l));
+        let numbers = directions.flat_map(|d| &d.unit);
+        let bytes: Vec<u8> = numbers.flat_map(|x| x.to_le_bytes()).collect();
+        files::sha256([what.as_bytes(), &bytes])
     }
 
     /// Measures every one of `cells`, or takes it from `file` if it stands there. `inputs`
@@ -203,19 +199,14 @@ impl SteeringGrid<'_> {
         let mut measured = Vec::with_capacity(cells.len());
         for cell in cells {
             let key = self.key(inputs, &cell);
-            let cell = match known.get(&key) {
-                Some(scores) => MeasuredCell {
-                    scores: scores.clone(),
-                    key,
-                    cell,
-                },
-                None => {
-                    let scores = measure(&cell)?;
-                    let cell = MeasuredCell { key, cell, scores };
-                    json_lines::append(file, &cell)?;
-                    cell
-                }
+            let (scores, new) = match known.get(&key) {
+                Some(scores) => (scores.clone(), false),
+                None => (measure(&cell)?, true),
             };
+            let cell = MeasuredCell { key, cell, scores };
+            if new {
+                json_lines::append(file, &cell)?;
+            }
             measured.push(cell);
             progress(measured.len());
         }
@@ -224,5 +215,5 @@ impl SteeringGrid<'_> {
 }
 
 fn wrong(what: &str, expected: &str, found: impl Into<String>) -> Error {
-    reptune_adapters::Error::value(what, expected, found, "correct the grid of the sweep").into()
+    Error::value(what, expected, found, "correct the grid of the sweep")
 }

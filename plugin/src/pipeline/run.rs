@@ -248,7 +248,7 @@ pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(
 
 /// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    match recipe.extraction.each_position().len() {
+    match recipe.extraction.positions.each().len() {
         1 => Ok(()),
         several => {
             let found = several.to_string();

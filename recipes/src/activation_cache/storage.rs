@@ -47,13 +47,8 @@ fn read(file: &Mutex<File>, hidden: usize, index: &[u32]) -> Result<Tensor> {
         file.read_exact(bytes).map_err(failed)?;
         next = Some(row + 1);
     }
-    let shape = [index.len(), hidden];
-    Ok(Tensor::from_raw_buffer(
-        &bytes,
-        DType::F32,
-        &shape,
-        &Device::Cpu,
-    )?)
+    let (shape, cpu) = ([index.len(), hidden], Device::Cpu);
+    Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, &cpu)?)
 }
 
 /// Takes rows as they are computed.
@@ -84,15 +79,16 @@ impl RowsWriter {
 
     pub fn finish(self, hidden: usize) -> Result<CachedRows> {
         Ok(match self {
-            Self::Memory(all) if all.is_empty() => {
-                let nothing = (0, hidden);
-                CachedRows::Memory(Tensor::zeros(nothing, DType::F32, &Device::Cpu)?)
+            Self::Memory(mut all) => {
+                if all.is_empty() {
+                    all.push(Tensor::zeros((0, hidden), DType::F32, &Device::Cpu)?);
+                }
+                CachedRows::Memory(Tensor::cat(&all, 0)?)
             }
-            Self::Memory(all) => CachedRows::Memory(Tensor::cat(&all, 0)?),
-            Self::Disk(file) => CachedRows::Disk {
-                file: Mutex::new(file),
-                hidden,
-            },
+            Self::Disk(file) => {
+                let file = Mutex::new(file);
+                CachedRows::Disk { file, hidden }
+            }
         })
     }
 }

@@ -1,7 +1,7 @@
 //! How far the tokens that a tuning looks at point along the direction.
 
 use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::score::ModelVariant;
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask;
@@ -26,18 +26,13 @@ pub fn alignment(
         let mut tokens = Vec::new();
         for path in &batch.paths {
             for offset in offsets {
-                match path.len().checked_sub(1 + offset) {
-                    Some(at) => tokens.push(path[at]),
-                    None => {
-                        return Err(reptune_adapters::Error::value(
-                            "offset",
-                            format!("a prompt of more than {offset} tokens"),
-                            format!("{} tokens", path.len()),
-                            "choose a smaller offset",
-                        )
-                        .into());
-                    }
-                }
+                let Some(at) = path.len().checked_sub(1 + offset) else {
+                    let expected = format!("a prompt of more than {offset} tokens");
+                    let (found, hint) = (path.len(), "choose a smaller offset");
+                    let found = format!("{found} tokens");
+                    return Err(Error::value("offset", expected, found, hint));
+                };
+                tokens.push(path[at]);
             }
         }
         let options = ForwardOptions {
@@ -46,10 +41,9 @@ pub fn alignment(
             adapter: variant.adapter,
             ..ForwardOptions::default()
         };
-        let output = variant
-            .model
-            .forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
-        let tokens = Tensor::new(tokens.as_slice(), variant.model.device())?;
+        let (model, mut cache) = (variant.model, KeyValueCache::none());
+        let output = model.forward(&batch.tree, &mut cache, &options)?;
+        let tokens = Tensor::new(tokens, model.device())?;
         for layer in layers {
             let d = &directions.layer(*layer)?.unit;
             let h = output.residuals[layer].index_select(&tokens, 0)?.detach();

@@ -1,6 +1,6 @@
 //! Who answers: our own forward under some changes, or another runtime.
 
-use super::verdict;
+use super::reader::verdict;
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;

@@ -10,7 +10,6 @@ mod effect_retained;
 mod judge;
 mod perplexity;
 mod reader;
-mod verdict;
 
 pub use alignment::alignment;
 pub use answerer::{Answerer, OwnForward, ask, asked, verdicts};
@@ -18,4 +17,4 @@ pub use corpus::{sequences, texts};
 pub use effect_retained::ClaimScores;
 pub use judge::Judge;
 pub use perplexity::{Perplexity, Windows, perplexity, pooled};
-pub use verdict::verdict;
+pub use reader::verdict;

@@ -37,6 +37,19 @@ pub struct Perplexity {
     pub perplexity: f64,
 }
 
+impl Perplexity {
+    /// Of a sum of losses over `tokens`.
+    fn of(sum: f64, tokens: usize) -> Self {
+        let loss = sum / tokens.max(1) as f64;
+        let perplexity = loss.exp();
+        Self {
+            tokens,
+            loss,
+            perplexity,
+        }
+    }
+}
+
 /// Perplexity of `ids` (T,): every token but the first is scored once, in the
 /// earliest window that holds it, which is the one with the longest context.
 ///
@@ -56,34 +69,20 @@ pub fn perplexity(
     let Windows { length, stride } = windows;
     let context = variant.model.spec().context;
     let wrong = |what: &str, expected: String, found: usize, hint: &str| {
-        Err(Error::Adapters(reptune_adapters::Error::value(
-            what,
-            expected,
-            found.to_string(),
-            hint,
-        )))
+        Err(Error::value(what, expected, found.to_string(), hint))
     };
     if length < 2 || length > context {
         let expected = format!("2 to {context}, the model's context");
         return wrong("length of windows", expected, length, "1024 is usual");
     }
     if stride == 0 || stride >= length {
-        let expected = format!("1 to {}", length - 1);
-        return wrong(
-            "stride of windows",
-            expected,
-            stride,
-            "half a window is usual",
-        );
+        let (expected, hint) = (format!("1 to {}", length - 1), "half a window is usual");
+        return wrong("stride of windows", expected, stride, hint);
     }
-    if ids.len() < 2 {
-        let expected = "at least two tokens".to_owned();
-        return wrong(
-            "text for perplexity",
-            expected,
-            ids.len(),
-            "give a longer text",
-        );
+    let tokens = ids.len();
+    if tokens < 2 {
+        let (expected, hint) = ("at least two tokens".to_owned(), "give a longer text");
+        return wrong("text for perplexity", expected, tokens, hint);
     }
     let (mut sum, mut scored, mut begin) = (0., 1, 0);
     while scored < ids.len() {
@@ -101,13 +100,7 @@ pub fn perplexity(
         begin += stride;
         progress(scored - 1);
     }
-    let tokens = ids.len() - 1;
-    let loss = sum / tokens as f64;
-    Ok(Perplexity {
-        tokens,
-        loss,
-        perplexity: loss.exp(),
-    })
+    Ok(Perplexity::of(sum, tokens - 1))
 }
 
 /// Perplexity over several texts, each a sequence of its own: the mean is over all
@@ -122,12 +115,7 @@ pub fn pooled(variant: &ModelVariant, texts: &[Vec<u32>], windows: Windows) -> R
         sum += one.loss * one.tokens as f64;
         tokens += one.tokens;
     }
-    let loss = sum / tokens.max(1) as f64;
-    Ok(Perplexity {
-        tokens,
-        loss,
-        perplexity: loss.exp(),
-    })
+    Ok(Perplexity::of(sum, tokens))
 }
 
 #[cfg(test)]

@@ -135,12 +135,5 @@ impl Default for Extraction {
     }
 }
 
-impl Extraction {
-    /// The captured positions one by one: each gives a direction set.
-    pub fn each_position(&self) -> Vec<Positions> {
-        self.positions.each()
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use reptune_report::aligned;
 
 pub fn select(a: &RecipeArgs) -> Result<()> {
     let session = a.session()?;
-    let places = session.recipe.extraction.each_position();
+    let places = session.recipe.extraction.positions.each();
     let mut run = a.run(session)?;
     let selected = pipeline::select(&mut run, &mut |measured| {
         progress::line(format_args!("{}\n", table(measured, &places, None)));

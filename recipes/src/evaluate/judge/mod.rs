@@ -3,17 +3,19 @@
 //! A judge leans towards the answer it is shown first, or last. So both orders are
 //! asked, and what they do not agree on is a tie.
 
-mod cache;
 mod endpoint;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::json_lines;
 use crate::recipe::JudgeSettings;
-use cache::Cache;
 use endpoint::Endpoint;
+use reptune_adapters::files;
 use reptune_report::{Judgement, Preference, Preferences};
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 /// A model that says which of two answers is better.
 pub struct Judge {
@@ -70,12 +72,10 @@ impl Judge {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Preferences> {
         if first.len() != prompts.len() || second.len() != prompts.len() {
-            return Err(Error::Adapters(reptune_adapters::Error::value(
-                "answers to judge",
-                format!("{} of each model, one for a prompt", prompts.len()),
-                format!("{} and {}", first.len(), second.len()),
-                "give both models the same prompts",
-            )));
+            let expected = format!("{} of each model, one for a prompt", prompts.len());
+            let found = format!("{} and {}", first.len(), second.len());
+            let hint = "give both models the same prompts";
+            return Err(Error::value("answers to judge", expected, found, hint));
         }
         let mut judgements = Vec::with_capacity(prompts.len());
         for ((prompt, first), second) in prompts.iter().zip(first).zip(second) {
@@ -98,7 +98,7 @@ impl Judge {
              <reply number=\"2\">\n{two}\n</reply>"
         );
         let key = Cache::key(&[&self.endpoint.model, &system, &user]);
-        if let Some(reply) = self.cache.get(&key) {
+        if let Some(reply) = self.cache.replies.get(&key) {
             return Ok(read(reply));
         }
         let reply = self.endpoint.complete(&system, &user)?;
@@ -121,4 +121,55 @@ fn read(reply: &str) -> Option<Preference> {
         });
     let first = said.next()?;
     said.all(|s| s == first).then_some(first)
+}
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    /// SHA-256 of model and prompt.
+    key: String,
+    model: String,
+    reply: String,
+}
+
+/// Replies by key, kept in a .jsonl file, so that no question is paid for twice.
+struct Cache {
+    path: PathBuf,
+    replies: HashMap<String, String>,
+}
+
+impl Cache {
+    /// Reads the file, if there is one. A last line without its end was cut off while
+    /// it was written; it is dropped.
+    fn open(path: &Path) -> Result<Self> {
+        let hint = "delete the line or the file; the judge is asked again";
+        let lines: Vec<Line> =
+            json_lines::read(path, "a reply of a judge: key, model, reply", hint)?;
+        let replies = lines.into_iter().map(|line| (line.key, line.reply));
+        Ok(Self {
+            path: path.to_owned(),
+            replies: replies.collect(),
+        })
+    }
+
+    /// SHA-256 of `parts`, each with its length, so that none runs into the next.
+    fn key(parts: &[&str]) -> String {
+        let lengths = parts.iter().map(|p| (p.len() as u64).to_le_bytes());
+        let lengths: Vec<[u8; 8]> = lengths.collect();
+        let both = lengths.iter().zip(parts);
+        files::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
+    }
+
+    /// Keeps a reply, in memory and as a line of the file.
+    fn put(&mut self, key: String, model: &str, reply: String) -> Result<()> {
+        let line = Line {
+            key,
+            model: model.into(),
+            reply,
+        };
+        json_lines::append(&self.path, &line)?;
+        self.replies.insert(line.key, line.reply);
+        Ok(())
+    }
 }
