@@ -15,7 +15,7 @@ use reptune_recipes::evaluate::{
     Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
 };
 use reptune_recipes::generate::Generation;
-use reptune_recipes::score::{Choice, divergence, log_odds};
+use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe};
 use reptune_report::{ModelRow, Outcomes};
 use std::path::{Path, PathBuf};
@@ -171,7 +171,9 @@ impl Session {
                 let texts = texts_of(from)?;
                 let ids = texts.iter().map(encode);
                 let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
-                row.divergence = Some(divergence(&variant, &ids, &mut |_| {})?.mean);
+                let base = ModelVariant::base(variant.model);
+                let moved = divergence(&base, &variant, &ids, &mut |_| {})?;
+                row.divergence = Some(moved.mean);
             }
         }
         Ok(Measured {

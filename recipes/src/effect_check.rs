@@ -5,15 +5,15 @@
 //! the intervention on a few prompts in the same prefix tree, so that without an effect
 //! both are equal to the bit.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{Generation, generate};
 use crate::open_gates::open_gates;
 use crate::score::kl_divergence;
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
-    Adapter, Error, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention,
-    KeyValueCache, Operator, PrefixTree,
+    Adapter, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention, KeyValueCache,
+    Operator, PrefixTree,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -88,7 +88,7 @@ pub fn check_effect(
 ) -> Result<EffectCheck> {
     if prompts.is_empty() {
         let hint = "give a few prompts of the kind that will be steered";
-        return Err(Error::value("prompts", "at least one", "none", hint).into());
+        return Err(Error::value("prompts", "at least one", "none", hint));
     }
     let how = Generation {
         adapter,
@@ -102,8 +102,8 @@ pub fn check_effect(
     let mut read = BTreeSet::new();
     for ((prompt, generated), open) in prompts.iter().zip(&generated).zip(open) {
         let ids = [prompt.as_slice(), generated].concat();
-        let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
-        let rows = tree.insert(None, &ids, mark);
+        let mask = |i| token_mask_gated(interventions, open, i, prompt.len());
+        let rows = tree.insert(None, &ids, mask);
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
     let read: Vec<u32> = read.into_iter().collect();
@@ -122,22 +122,20 @@ pub fn check_effect(
         Ok(model.forward(&tree, &mut KeyValueCache::none(), &request)?)
     };
     let (before, after) = (run(&[])?, run(interventions)?);
-    let modules = layers
-        .iter()
-        .map(|&layer| {
-            let at = seen_at(intervention, layer);
-            let mut with = after.residuals[&at].clone();
-            if at < layer {
-                with = intervention.apply(&with, layer, &rows)?;
-            }
-            Ok(SiteEffect {
-                layer,
-                point: intervention.point(),
-                cos_before: cosine(intervention, layer, &before.residuals[&at], &rows)?,
-                cos_after: cosine(intervention, layer, &with, &rows)?,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut modules = Vec::new();
+    for layer in layers {
+        let at = seen_at(intervention, layer);
+        let mut with = after.residuals[&at].clone();
+        if at < layer {
+            with = intervention.apply(&with, layer, &rows)?;
+        }
+        modules.push(SiteEffect {
+            layer,
+            point: intervention.point(),
+            cos_before: cosine(intervention, layer, &before.residuals[&at], &rows)?,
+            cos_after: cosine(intervention, layer, &with, &rows)?,
+        });
+    }
     let table = |pass: &ForwardOutput| -> Result<Vec<Vec<f32>>> {
         match &pass.logits {
             Some(logits) => Ok(logits.detach().to_dtype(DType::F32)?.to_vec2()?),
@@ -175,31 +173,22 @@ impl EffectCheck {
         if self.any() || none == NoEffect::Allow {
             return Ok(self);
         }
-        let modules: Vec<String> = self
-            .modules
-            .iter()
-            .map(|s| format!("layer {} {}", s.layer, s.point))
-            .collect();
-        let hint = if self.rows == 0 {
-            "the row rule chooses nothing in these prompts, or the gate stayed shut"
-        } else {
-            "the coeff may be zero or tiny, or a gate shut at every row; allow it if that is meant"
+        let module = |s: &SiteEffect| format!("layer {} {}", s.layer, s.point);
+        let modules: Vec<String> = self.modules.iter().map(module).collect();
+        let (modules, operator, rule) = (modules.join(", "), self.operator, &self.rule);
+        let hint = match self.rows {
+            0 => "the row rule chooses nothing in these prompts, or the gate stayed shut",
+            _ => {
+                "the coeff may be zero or tiny, or a gate shut at every row; allow it if that is meant"
+            }
         };
-        Err(Error::value(
-            format!(
-                "{} on rows `{}` at {}",
-                self.operator,
-                self.rule,
-                modules.join(", ")
-            ),
-            format!("next-token logits that shift by more than {NOTHING}"),
-            format!(
-                "a largest shift of {} over {} distributions, {} rows acted on",
-                self.shift, self.readings, self.rows
-            ),
-            hint,
-        )
-        .into())
+        let (shift, readings, rows) = (self.shift, self.readings, self.rows);
+        let what = format!("{operator} on rows `{rule}` at {modules}");
+        let expected = format!("next-token logits that shift by more than {NOTHING}");
+        let found = format!(
+            "a largest shift of {shift} over {readings} distributions, {rows} rows acted on"
+        );
+        Err(Error::value(what, expected, found, hint))
     }
 }
 
@@ -212,23 +201,18 @@ fn seen_at(intervention: &Intervention, layer: usize) -> usize {
 }
 
 fn cosine(x: &Intervention, layer: usize, h: &Tensor, rows: &[u32]) -> Result<Option<f64>> {
-    let Some(d) = x.direction(layer) else {
+    let Some(d) = x.direction(layer).filter(|_| !rows.is_empty()) else {
         return Ok(None);
     };
-    if rows.is_empty() {
-        return Ok(None);
-    }
     let d: Vec<f32> = d.to_vec1()?;
     let h: Vec<Vec<f32>> = h.detach().to_dtype(DType::F32)?.to_vec2()?;
-    let sum: f64 = rows
-        .iter()
-        .map(|&row| {
-            let row = &h[row as usize];
-            let norm: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
-            let pairs = row.iter().zip(&d);
-            let dot: f64 = pairs.map(|(x, d)| f64::from(*x) * f64::from(*d)).sum();
-            dot / norm.sqrt().max(f64::MIN_POSITIVE)
-        })
-        .sum();
+    let cosine = |row: &u32| {
+        let row = &h[*row as usize];
+        let norm: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let pairs = row.iter().zip(&d);
+        let dot: f64 = pairs.map(|(x, d)| f64::from(*x) * f64::from(*d)).sum();
+        dot / norm.sqrt().max(f64::MIN_POSITIVE)
+    };
+    let sum: f64 = rows.iter().map(cosine).sum();
     Ok(Some(sum / rows.len() as f64))
 }

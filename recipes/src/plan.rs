@@ -4,8 +4,8 @@
 
 mod rate;
 
-use crate::tune::VALIDATION;
 use crate::tune::memory::{Counts, TuningMemory, TuningSize};
+use crate::tune::{TuningPrompt, VALIDATION};
 use reptune_adapters::model::ModuleKind;
 use serde::Serialize;
 
@@ -62,13 +62,11 @@ impl TuningPlan {
             sums.tokens += counts.tokens;
             steps_work += of.forward(&counts, cache_layer) + of.backward(&counts);
         }
-        let every = match t.validate_every {
-            0 => of.train.len().div_ceil(t.batch.max(1)),
-            some => some,
-        };
+        let every = t.steps_to_validation(of.train.len().div_ceil(t.batch.max(1)));
         let validations = of.steps().div_ceil(every.max(1)) as f64;
-        let once: f64 = (of.validation.chunks(VALIDATION))
-            .map(|some| Counts::of(&some.iter().collect::<Vec<_>>()))
+        let counts = |some: &[TuningPrompt]| Counts::of(&some.iter().collect::<Vec<_>>());
+        let validation = of.validation.chunks(VALIDATION).map(counts);
+        let once: f64 = validation
             .map(|counts| of.forward(&counts, cache_layer))
             .sum();
         let distinct = of.distinct();
@@ -133,16 +131,19 @@ impl TuningSize<'_> {
         2. * counts.read as f64 * (self.spec.hidden * self.spec.vocab) as f64
     }
 
+    /// Rows of a block that are computed after keys and values.
+    fn read(&self, counts: &Counts, layer: usize) -> u64 {
+        match layer + 1 == self.spec.layers {
+            true => counts.read,
+            false => counts.rows,
+        }
+    }
+
     /// Operations of a forward above the activation cache.
     fn forward(&self, counts: &Counts, cache_layer: Option<usize>) -> f64 {
-        let last = self.spec.layers - 1;
         let first = cache_layer.map_or(0, |l| l + 1);
-        let blocks = (first..=last).map(|layer| {
-            let read = if layer == last {
-                counts.read
-            } else {
-                counts.rows
-            };
+        let blocks = (first..self.spec.layers).map(|layer| {
+            let read = self.read(counts, layer);
             self.block(counts, read) + self.adapter(layer, counts.rows)
         });
         blocks.sum::<f64>() + self.head(counts)
@@ -151,17 +152,12 @@ impl TuningSize<'_> {
     /// Operations of its backward: down to the lowest trained weights.
     fn backward(&self, counts: &Counts) -> f64 {
         use ModuleKind::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
-        let last = self.spec.layers - 1;
         let Some(lowest) = self.tuning.layers.iter().copied().min() else {
             return 0.;
         };
         let trained = |p: &[ModuleKind]| p.iter().any(|p| self.tuning.target_modules.contains(p));
-        let blocks = (lowest..=last).map(|layer| {
-            let read = if layer == last {
-                counts.read
-            } else {
-                counts.rows
-            };
+        let blocks = (lowest..self.spec.layers).map(|layer| {
+            let read = self.read(counts, layer);
             let adapter = 2. * self.adapter(layer, counts.rows);
             // attention's backward takes five products where its forward takes two
             let attention = 2.5 * self.attention(counts, read);

@@ -5,13 +5,13 @@ use crate::progress::Progress;
 use crate::session::{Coeffs, Session};
 use reptune_adapters::{DirectionSet, Positions, files};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
-use reptune_recipes::pictures::{ComponentScatter, Cosines, LogitLens, Scored};
+use reptune_recipes::pictures::{cosine_map, logit_lens, scatter};
 use reptune_recipes::recipe::Mode;
 use reptune_recipes::recipe::{PairFilter, Recipe};
 use reptune_recipes::tune::Metrics;
 use reptune_report::{
-    CosineMap, DoseCurve, DosePoint, LayerCosine, LensRow, LossCurve, LossStep, ModelRow,
-    ProjectionFigure, Report, ResultTable, RunHeader, Sample, SampleAnswer, ScatterFigure,
+    CosineMap, DoseCurve, DosePoint, LayerCosine, LossCurve, LossStep, ModelRow, ProjectionFigure,
+    Report, ResultTable, RunHeader, Sample, SampleAnswer,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,20 +67,9 @@ impl Inputs<'_> {
                 positive,
                 negative,
             });
-            let components = ComponentScatter::of(contrast)?;
-            report.scatters.push(ScatterFigure {
-                layer,
-                explained: Some(components.explained),
-                positive: components.positive,
-                negative: components.negative,
-            });
-            let lens = LogitLens::of(host, chat, direction, TOP)?;
-            let words = |all: Vec<Scored>| all.into_iter().map(|s| s.text).collect();
-            report.lens.push(LensRow {
-                layer,
-                top: words(lens.positive),
-                bottom: words(lens.negative),
-            });
+            report.scatters.push(scatter(layer, contrast)?);
+            let lens = logit_lens(host, chat, (layer, direction), TOP)?;
+            report.lens.push(lens);
         }
         // A picture that cannot be drawn (prompts are too short) costs no run.
         report.cosine_map = map(session, &mut progress).unwrap_or_default();
@@ -159,17 +148,7 @@ fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> crate::Resu
     recipe.extraction.without = None;
     let (found, _) = extract_each(host, chat, &recipe, &session.items.train, progress)?;
     let held = CapturedPairs::of(host, chat, &recipe, &session.items.validation, progress)?;
-    let cosines = Cosines::map(&held, &found)?;
-    let layers: Vec<usize> = (0..held.layers()).collect();
-    let column = |layer: &usize| {
-        let of = cosines.iter().filter(|c| c.layer == *layer);
-        of.map(|c| c.difference).collect()
-    };
-    Ok(CosineMap {
-        difference: layers.iter().map(column).collect(),
-        offsets: (0..MAPPED).collect(),
-        layers,
-    })
+    Ok(cosine_map(&held, &found)?)
 }
 
 fn losses((mode, directory): &(Mode, PathBuf)) -> crate::Result<LossCurve> {

@@ -7,7 +7,7 @@ use reptune_adapters::DirectionSet;
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
 use reptune_recipes::recipe::Recipe;
-use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
+use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 
 /// Questions and texts on which models are compared.
 pub struct RetentionCheck<'a> {
@@ -74,7 +74,7 @@ impl<'a> RetentionCheck<'a> {
         let cosine = |d| alignment(model, &self.ids, d, place);
         let divergence = match reference {
             Some(reference) if !self.neutral.is_empty() => {
-                Some(divergence_from(reference, model, &self.neutral, &mut |_| {})?.mean)
+                Some(divergence(reference, model, &self.neutral, &mut |_| {})?.mean)
             }
             _ => None,
         };

@@ -37,15 +37,15 @@ fn is_plain(from: &Texts) -> bool {
 }
 
 fn plain(from: &Texts) -> Result<String> {
-    let wrong = |place: &str, expected: &str, found: String| {
-        Error::input(&from.file, place, expected, found, "give another file")
+    let wrong = |expected: &str, found: String| {
+        Error::input(&from.file, "file", expected, found, "give another file")
     };
-    let text = String::from_utf8(files::read(&from.file)?)
-        .map_err(|e| wrong("file", "text in UTF-8", e.utf8_error().to_string()))?;
-    if text.trim().is_empty() {
-        return Err(wrong("file", "text", "none".into()));
+    let text = String::from_utf8(files::read(&from.file)?);
+    let text = text.map_err(|e| wrong("text in UTF-8", e.utf8_error().to_string()))?;
+    match text.trim().is_empty() {
+        true => Err(wrong("text", "none".into())),
+        false => Ok(text),
     }
-    Ok(text)
 }
 
 #[cfg(test)]

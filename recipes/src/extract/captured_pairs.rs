@@ -35,25 +35,25 @@ pub(super) struct Pairs {
 }
 
 /// A prompt that ends in an answer.
-struct Side {
-    ids: Vec<u32>,
+pub(super) struct Side {
+    pub ids: Vec<u32>,
     /// Number of prompt tokens: the index of the answer token in `ids`.
-    end: usize,
+    pub end: usize,
     /// Which answer token it is: 0 or 1.
-    answer: usize,
+    pub answer: usize,
     /// For every position, the indices in `ids` whose mean row is captured.
-    captured: Vec<Vec<usize>>,
+    pub captured: Vec<Vec<usize>>,
 }
 
 /// A positive and a negative prompt.
-struct Pair {
-    positive: Side,
-    negative: Side,
+pub(super) struct Pair {
+    pub positive: Side,
+    pub negative: Side,
 }
 
 impl Pair {
     /// The pairs that `recipe` makes of `claims`.
-    fn all(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<Self>> {
+    pub fn all(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<Self>> {
         let (yes, no): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(|c| c.label);
         let (positive, negative) = (&recipe.behaviour.positive, &recipe.behaviour.negative);
         let mut pairs = Vec::new();

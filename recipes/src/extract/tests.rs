@@ -226,8 +226,8 @@ fn rows_are_those_of_prompts_run_alone() {
     let (host, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
     let found = extract(&host, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
-    let pairs = pairs::Pair::all(&chat, &recipe, &items.train).expect("pairs");
-    let row = |side: &pairs::Side| -> Vec<f32> {
+    let pairs = captured_pairs::Pair::all(&chat, &recipe, &items.train).expect("pairs");
+    let row = |side: &captured_pairs::Side| -> Vec<f32> {
         let (forest, rows) = PrefixTree::pack(&[&side.ids]);
         let request = ForwardOptions {
             capture: &[2],
@@ -319,7 +319,7 @@ fn the_answer_token_is_taken_out_of_the_directions_of_a_model() {
     let found = find(tiny().spec(), &without, &captured).expect("directions");
     let nuisance = Nuisance::answer_token(
         captured.contrast(0, 1).expect("rows"),
-        &captured.counted().answers,
+        &captured.pairs.answers,
     );
     let d = found[0].directions.layer(1).expect("a direction");
     let v: Vec<f64> = d.unit.iter().map(|x| f64::from(*x)).collect();

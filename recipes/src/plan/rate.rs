@@ -27,13 +27,10 @@ impl TuningSize<'_> {
     /// When there is no memory for them.
     pub fn rate(&self) -> Result<f64> {
         let spec = narrowed(self.spec);
+        let t = self.tuning;
         let mut prompts: Vec<&TuningPrompt> = Vec::new();
-        let together = match self.tuning.micro_batch {
-            0 => usize::MAX,
-            some => some,
-        };
-        let first = batches(self.seed, self.train.len(), self.tuning.batch, 1);
-        for i in first.iter().flatten().take(together) {
+        let first = batches(self.seed, self.train.len(), t.batch, 1);
+        for i in first.iter().flatten().take(t.per_forward()) {
             prompts.push(&self.train[*i]);
             if Counts::of(&prompts).rows as usize > MOST_ROWS {
                 break;
@@ -41,25 +38,23 @@ impl TuningSize<'_> {
         }
         let counts = Counts::of(&prompts);
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let (forest, _) = PrefixTree::pack(&ids);
-        let ancestry = Arc::new(forest.ancestry(0..forest.len()));
+        let (tree, _) = PrefixTree::pack(&ids);
+        let attended = Arc::new(tree.ancestry(0..tree.len()));
         let half = spec.head_dim / 2;
-        let still = |value: f32| vec![value; forest.len() * half];
+        let still = |value: f32| vec![value; tree.len() * half];
         let rotation = Rotation::new(still(1.), still(0.), half);
 
-        let of = TuningSize {
-            spec: &spec,
-            ..*self
-        };
+        let spec = &spec;
+        let of = TuningSize { spec, ..*self };
         let parameters = of.sizes(&ModuleKind::ALL) as usize;
         let blocks = (WEIGHTS / (4 * parameters)).clamp(1, 16);
-        let blocks = (0..blocks).map(|_| block(&spec));
+        let blocks = (0..blocks).map(|_| block(spec));
         let blocks = blocks.collect::<candle_core::Result<Vec<_>>>()?;
-        let x = Var::rand(-1f32, 1f32, (forest.len(), spec.hidden), &Device::Cpu)?;
+        let x = Var::rand(-1f32, 1f32, (tree.len(), spec.hidden), &Device::Cpu)?;
         let pass = || -> candle_core::Result<()> {
             let mut y = x.as_tensor().clone();
             for (attention, mlp) in &blocks {
-                let rows = (&rotation, &ancestry);
+                let rows = (&rotation, &attended);
                 y = attention_half(&y, attention, [None; 4], rows, GradientCheckpointing::Off)?;
                 y = mlp_half(&y, mlp, [None; 3], GradientCheckpointing::Off)?;
             }

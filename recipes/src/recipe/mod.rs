@@ -164,7 +164,7 @@ impl Recipe {
         }
         let gate = self.steering.gate.as_mut();
         paths.extend(gate.and_then(|g| g.directions.as_mut()));
-        for c in &mut self.steering.directions {
+        if let Some(c) = &mut self.steering.directions {
             let lists = c.plus.iter_mut().chain(&mut c.minus).chain(&mut c.without);
             paths.extend(c.base.iter_mut().chain(lists));
         }

@@ -17,43 +17,38 @@ pub struct Divergence {
     pub mean: f64,
 }
 
-/// The divergence of `variant` from its model without interventions and adapter, over all
-/// tokens of `texts`.
+impl Divergence {
+    fn of(kls: &[f64]) -> Self {
+        let (rows, sum) = (kls.len(), kls.iter().fold(0., |sum, kl| sum + kl));
+        let mean = sum / rows.max(1) as f64;
+        Self { rows, mean }
+    }
+}
+
+/// The divergence of `variant` from `base`, which may be another model of the same
+/// vocabulary, over all tokens of `texts`.
 ///
-/// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of the model, q of `variant`
+/// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of `base`, q of `variant`
 ///
 /// `progress` is called after each forward with the number of texts done.
 ///
 /// # Errors
 /// When a text is empty or longer than the context.
 pub fn divergence(
-    variant: &ModelVariant,
-    texts: &[Vec<u32>],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Divergence> {
-    divergence_from(&ModelVariant::base(variant.model), variant, texts, progress)
-}
-
-/// The divergence of `variant` from `base`, which may be another model of the same
-/// vocabulary, see [`divergence`].
-///
-/// # Errors
-/// When a text is empty or longer than the context.
-pub fn divergence_from(
     base: &ModelVariant,
     variant: &ModelVariant,
     texts: &[Vec<u32>],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Divergence> {
-    let mut sum = Sum::default();
+    let mut kls = Vec::new();
     for range in ranges(texts) {
         let done = range.end;
         let texts = &texts[range];
         let base = TextLogits::of(base, texts, None)?;
-        sum.add(&base, &TextLogits::of(variant, texts, None)?);
+        kls.extend(base.kls(&TextLogits::of(variant, texts, None)?));
         progress(done);
     }
-    Ok(sum.mean())
+    Ok(Divergence::of(&kls))
 }
 
 /// The logits of a model at all tokens of some texts, from which the divergence of several
@@ -74,10 +69,8 @@ impl ReferenceLogits {
             Ok((range, logits))
         };
         let batches = ranges(&texts).into_iter().map(batch);
-        Ok(Self {
-            batches: batches.collect::<Result<_>>()?,
-            texts,
-        })
+        let batches = batches.collect::<Result<_>>()?;
+        Ok(Self { texts, batches })
     }
 
     /// The texts.
@@ -94,12 +87,12 @@ impl ReferenceLogits {
         variant: &ModelVariant,
         cache: Option<&ActivationCache>,
     ) -> Result<Divergence> {
-        let mut sum = Sum::default();
+        let mut kls = Vec::new();
         for (range, base) in &self.batches {
             let texts = &self.texts[range.clone()];
-            sum.add(base, &TextLogits::of(variant, texts, cache)?);
+            kls.extend(base.kls(&TextLogits::of(variant, texts, cache)?));
         }
-        Ok(sum.mean())
+        Ok(Divergence::of(&kls))
     }
 }
 
@@ -128,29 +121,15 @@ impl TextLogits {
             paths: batch.paths,
         })
     }
-}
-
-#[derive(Default)]
-struct Sum {
-    sum: f64,
-    tokens: usize,
-}
-
-impl Sum {
-    /// Adds the texts of both; a token of a shared prefix counts for every text.
-    fn add(&mut self, base: &TextLogits, variant: &TextLogits) {
-        let tokens = |of: &TextLogits| of.paths.concat();
-        for (p, q) in tokens(base).into_iter().zip(tokens(variant)) {
-            self.sum += kl_divergence(base.logits.of(p), variant.logits.of(q));
-            self.tokens += 1;
-        }
-    }
-
-    fn mean(self) -> Divergence {
-        Divergence {
-            rows: self.tokens,
-            mean: self.sum / self.tokens.max(1) as f64,
-        }
+    /// The divergence of `variant` at every token of every text.
+    fn kls(&self, variant: &Self) -> Vec<f64> {
+        let tokens = self
+            .paths
+            .iter()
+            .flatten()
+            .zip(variant.paths.iter().flatten());
+        let kl = |(p, q): (&u32, &u32)| kl_divergence(self.logits.of(*p), variant.logits.of(*q));
+        tokens.map(kl).collect()
     }
 }
 

@@ -8,8 +8,7 @@ use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter, shard
 use reptune_adapters::lora::WeightDelta;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, TargetModule};
-use reptune_recipes::merge::merge;
-use reptune_recipes::merged::{FILE, Merged};
+use reptune_recipes::merge::{FILE, Merged, merge};
 use reptune_tests::{bits, fixture, flat, llama};
 use safetensors::Dtype;
 use std::path::Path;

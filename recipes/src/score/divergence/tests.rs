@@ -27,7 +27,7 @@ fn divergence_is_the_mean_over_all_rows_of_all_texts() {
     let mut texts: Vec<Vec<u32>> = (0..9).map(|seed| text(60 + seed, seed)).collect();
     texts.push(texts[0].clone());
     let mut calls = 0;
-    let got = divergence(&changed, &texts, &mut |_| calls += 1).expect("a divergence");
+    let got = divergence(&base, &changed, &texts, &mut |_| calls += 1).expect("a divergence");
     let (mut sum, mut rows) = (0., 0);
     for ids in &texts {
         for t in 1..=ids.len() {
@@ -49,7 +49,8 @@ fn divergence_is_the_mean_over_all_rows_of_all_texts() {
 #[test]
 fn the_base_does_not_diverge_from_itself() {
     let toy = tiny();
-    let got = divergence(&ModelVariant::base(&toy), &[text(20, 1)], &mut |_| ());
+    let base = ModelVariant::base(&toy);
+    let got = divergence(&base, &base, &[text(20, 1)], &mut |_| ());
     assert_eq!(
         got.expect("a divergence"),
         Divergence { rows: 20, mean: 0. }
@@ -65,7 +66,7 @@ fn reference_logits_give_the_same_divergence_with_and_without_a_cache() {
         interventions: &steering,
         ..base
     };
-    let whole = divergence(&steered, &texts, &mut |_| ()).expect("a divergence");
+    let whole = divergence(&base, &steered, &texts, &mut |_| ()).expect("a divergence");
     let cache = ActivationCache::at_layer(&toy, &texts, 1, None, CacheStorage::Memory);
     let cache = cache.expect("a cache");
     let reference = ReferenceLogits::new(&base, texts).expect("logits");
