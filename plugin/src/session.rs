@@ -9,11 +9,9 @@ use reptune_adapters::{
     Adapter, Decide, DirectionSet, Dose, Gate, HookedModel, Intervention, files,
 };
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
-use reptune_recipes::data::{Items, Question, claim_question};
+use reptune_recipes::data::{Items, Question, claim_question, sequences, texts as texts_of};
 use reptune_recipes::effect_check::{NoEffect, check_effect};
-use reptune_recipes::evaluate::{
-    Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
-};
+use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, pooled, verdicts};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe};
@@ -162,9 +160,8 @@ impl Session {
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
             if let (Some(from), true) = (&evaluation.perplexity, plain) {
-                let windows = Windows::of(variant.model.spec());
                 let texts = sequences(&self.chat, from)?;
-                row.perplexity = Some(pooled(&variant, &texts, windows)?.perplexity);
+                row.perplexity = Some(pooled(&variant, &texts)?.perplexity);
             }
             if let (Some(from), true) = (&evaluation.neutral, plain) {
                 let encode = |t: &String| self.chat.encode(t);

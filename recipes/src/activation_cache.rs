@@ -9,7 +9,7 @@ mod storage;
 
 pub use storage::CacheStorage;
 
-use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
+use crate::batch::{CACHED_PER_FORWARD, Most, batches};
 use crate::error::{Error, Result};
 use candle_core::{Tensor, TensorId};
 use reptune_adapters::{
@@ -113,7 +113,7 @@ impl ActivationCache {
         let mut index = HashMap::new();
         let mut cached = Vec::new();
         let mut first = 0;
-        for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
+        for batch in batches(prompts, Most::Total(CACHED_PER_FORWARD), |_, _| 0) {
             for prompt in &prompts[batch.prompts] {
                 index.entry(prompt.clone()).or_insert(cached.len());
             }
@@ -203,16 +203,6 @@ impl ActivationCache {
         self.rows = BTreeMap::from([(layer, rows)]);
         self.batches.iter_mut().for_each(|b| b.keys_values = None);
         Ok(self)
-    }
-
-    /// Number of distinct tokens, N.
-    pub fn len(&self) -> usize {
-        self.batches.last().map_or(0, |b| b.first + b.tree.len())
-    }
-
-    /// True without tokens.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Whether `prompt` is one of the prompts that the cache was computed for.

@@ -1,9 +1,9 @@
 //! Residual rows of prompts, at any layers.
 
-use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
+use crate::batch::{CACHED_PER_FORWARD, Most, batches};
 use crate::error::Result;
 use candle_core::Tensor;
-use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel};
 use std::collections::BTreeMap;
 
 /// What is taken of every prompt.
@@ -46,7 +46,7 @@ pub fn capture<P: AsRef<[u32]>>(
     wanted: &CaptureRequest,
     take: &mut dyn FnMut(usize, CapturedPrompt) -> Result<()>,
 ) -> Result<()> {
-    for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
+    for batch in batches(prompts, Most::Total(CACHED_PER_FORWARD), |_, _| 0) {
         let skipped = |path: &Vec<u32>| match wanted.last {
             Some(last) => path.len().saturating_sub(last),
             None => 0,
@@ -63,7 +63,7 @@ pub fn capture<P: AsRef<[u32]>>(
             },
             ..ForwardOptions::default()
         };
-        let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
+        let output = batch.forward(model, &options)?;
         let (mut row, mut token) = (0, 0);
         for ((prompt, path), read) in batch.prompts.zip(&batch.paths).zip(&read) {
             let part = |(layer, rows): (&usize, &Tensor)| {

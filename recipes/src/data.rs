@@ -1,9 +1,9 @@
-//! Claims and questions from files, split by what they are about.
+//! Claims and questions from files, split by what they are about, and texts that are only read.
 
+use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::recipe::{ChoiceFile, ClaimFile, Recipe};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
+use crate::recipe::{ChoiceFile, ClaimFile, Recipe, Texts};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::files;
 use serde_json::Value;
@@ -151,18 +151,60 @@ fn choices(from: &ChoiceFile, recipe: &Recipe) -> Result<Vec<(Option<String>, Qu
     })
 }
 
+/// The texts of a file: the rows of a .csv or .jsonl file, or the lines of a .txt file
+/// that are not blank.
+///
+/// # Errors
+/// When the file cannot be read, a column is missing, or there is no text.
+pub fn texts(from: &Texts) -> Result<Vec<String>> {
+    if !is_plain(from) {
+        return DataFile::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
+    }
+    let whole = plain(from)?;
+    let lines = whole.lines().map(str::trim).filter(|l| !l.is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}
+
+/// The texts as sequences of tokens (T,): a .txt file as one, everything else as one
+/// for each text.
+///
+/// # Errors
+/// As [`texts`], and when the tokenizer fails.
+pub fn sequences(chat: &Chat, from: &Texts) -> Result<Vec<Vec<u32>>> {
+    if is_plain(from) {
+        return Ok(vec![chat.encode(&plain(from)?)?]);
+    }
+    texts(from)?.iter().map(|text| chat.encode(text)).collect()
+}
+
+fn is_plain(from: &Texts) -> bool {
+    from.file.extension().is_some_and(|e| e == "txt")
+}
+
+fn plain(from: &Texts) -> Result<String> {
+    let wrong = |expected: &str, found: String| {
+        Error::input(&from.file, "file", expected, found, "give another file")
+    };
+    let text = String::from_utf8(files::read(&from.file)?);
+    let text = text.map_err(|e| wrong("text in UTF-8", e.utf8_error().to_string()))?;
+    match text.trim().is_empty() {
+        true => Err(wrong("text", "none".into())),
+        false => Ok(text),
+    }
+}
+
 /// Rows of a user's .csv or .jsonl file.
-pub(crate) struct DataFile<'a>(Vec<DataRow<'a>>);
+struct DataFile<'a>(Vec<DataRow<'a>>);
 
 /// One row, with its line for errors.
-pub(crate) struct DataRow<'a> {
+struct DataRow<'a> {
     path: &'a Path,
     line: usize,
     cells: BTreeMap<String, String>,
 }
 
 impl DataRow<'_> {
-    pub(crate) fn get(&self, column: &str) -> Result<&str> {
+    fn get(&self, column: &str) -> Result<&str> {
         let cell = self.cells.get(column).filter(|c| !c.is_empty());
         cell.map(String::as_str).ok_or_else(|| {
             let columns: Vec<&str> = self.cells.keys().map(String::as_str).collect();
@@ -179,7 +221,7 @@ impl DataRow<'_> {
 }
 
 impl<'a> DataFile<'a> {
-    pub(crate) fn read(path: &'a Path) -> Result<Self> {
+    fn read(path: &'a Path) -> Result<Self> {
         let bytes = files::read(path)?;
         let broken = |line: usize, found: String| {
             let place = format!("line {line}");
@@ -227,7 +269,10 @@ impl<'a> DataFile<'a> {
         Ok(Self(rows.into_iter().map(row).collect()))
     }
 
-    pub(crate) fn rows<T>(&self, make: impl Fn(&DataRow) -> Result<T>) -> Result<Vec<T>> {
+    fn rows<T>(&self, make: impl Fn(&DataRow) -> Result<T>) -> Result<Vec<T>> {
         self.0.iter().map(make).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

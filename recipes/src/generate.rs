@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::activation_cache::{ActivationCache, last_unchanged, resume};
-use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
+use crate::batch::{Most, TOKENS_PER_FORWARD, batches};
 use crate::error::{Error, Result};
 use crate::open_gates::{no_tokens, open_gates};
 use candle_core::{D, Tensor};
@@ -107,7 +107,7 @@ pub fn generate_variants(
     how: &Generation,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Vec<u32>>>> {
-    let batches = batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0);
+    let batches = batches(prompts, Most::Total(TOKENS_PER_FORWARD), |_, _| 0);
     let tokens = how.max_new_tokens;
     let grown = batches
         .iter()

@@ -4,13 +4,11 @@
 //! decided here becomes token masks by
 //! `reptune_adapters::steering::intervention::token_mask_gated`.
 
-use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
+use crate::batch::{Most, TOKENS_PER_FORWARD, batches};
 use crate::error::{Error, Result};
 use candle_core::DType;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::{
-    Adapter, Decide, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache,
-};
+use reptune_adapters::{Adapter, Decide, ForwardOptions, Gate, HookedModel, Intervention};
 
 /// For every prompt, the gates that are open: bit i says whether the gate of intervention
 /// i, if it decides once per prompt, opened. All other bits are set.
@@ -44,7 +42,7 @@ pub fn open_gates<P: AsRef<[u32]>>(
     layers.sort_unstable();
     layers.dedup();
     model.spec().check_layers(&layers)?;
-    for batch in batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
+    for batch in batches(prompts, Most::Total(TOKENS_PER_FORWARD), |_, _| 0) {
         let mut last = Vec::new();
         for (i, path) in batch.prompts.clone().zip(&batch.paths) {
             last.push(*path.last().ok_or_else(|| no_tokens(i))?);
@@ -54,7 +52,7 @@ pub fn open_gates<P: AsRef<[u32]>>(
             adapter,
             ..ForwardOptions::default()
         };
-        let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
+        let output = batch.forward(model, &options)?;
         for (i, layer, gate) in &gates {
             let h = output.residuals[layer].detach().to_dtype(DType::F32)?;
             for (prompt, &token) in batch.prompts.clone().zip(&last) {

@@ -13,7 +13,7 @@ use reptune_report::{CosineMap, LensRow, ScatterFigure};
 /// # Errors
 /// When `found` lacks a layer of `captured`, or has more positions.
 pub fn cosine_map(captured: &CapturedPairs, found: &[Extracted]) -> Result<CosineMap> {
-    let layers: Vec<usize> = (0..captured.layers()).collect();
+    let layers: Vec<usize> = (0..captured.layers).collect();
     let difference = |layer: usize, place: usize| {
         let direction = found[place].directions.layer(layer)?;
         let (positive, negative) = captured.contrast(place, layer)?.cosines(direction);

@@ -162,7 +162,7 @@ fn of_layer(
 
 /// The places in words; the directions and the held-out rows must be of the same ones.
 fn places(inputs: SelectionInputs) -> Result<Vec<String>> {
-    let held_out = inputs.held_out.positions().iter();
+    let held_out = inputs.held_out.positions.iter();
     let held_out: Vec<String> = held_out.map(|p| p.to_string()).collect();
     let sets = inputs.found.iter().map(|f| &f.directions.provenance.rows);
     if sets.clone().eq(&held_out) {

@@ -13,7 +13,7 @@ use crate::activation_cache::ActivationCache;
 use crate::error::{Error, Result};
 use crate::grid::{GridCell, MeasuredCell, SteeringGrid};
 use crate::score::{Choice, ModelVariant, PackedChoices};
-use reptune_adapters::{Adapter, HookedModel, files};
+use reptune_adapters::files;
 use reptune_report::Outcomes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -61,18 +61,7 @@ impl ChoiceScores {
     }
 }
 
-/// What a sweep scores.
-#[derive(Clone, Copy)]
-pub struct SweepInputs<'a> {
-    /// The model.
-    pub model: &'a dyn HookedModel,
-    /// LoRA updates, in all cells.
-    pub adapter: Option<&'a Adapter>,
-    /// What is asked.
-    pub choices: &'a [Choice],
-}
-
-/// Scores every cell of `grid` on the choices, the unsteered model first. Cells that stand in
+/// Scores every cell of `grid` on `choices`, the unsteered model `base` first. Cells that stand in
 /// `file` are taken from there; others are appended as they are measured. `progress` is
 /// called with the number of cells done and of all.
 ///
@@ -80,16 +69,12 @@ pub struct SweepInputs<'a> {
 /// When the grid or a choice is wrong, a layer has no direction, a line of the file is not
 /// a cell, or the model fails. An unfinished last line is removed.
 pub fn sweep(
-    inputs: SweepInputs,
+    base: &ModelVariant,
+    choices: &[Choice],
     grid: &SteeringGrid,
     file: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<MeasuredCell<ChoiceScores>>> {
-    let SweepInputs {
-        model,
-        adapter,
-        choices,
-    } = inputs;
     let mut cells = vec![GridCell::unsteered()];
     cells.extend(grid.cells()?);
     if choices.is_empty() {
@@ -97,7 +82,7 @@ pub fn sweep(
         return Err(Error::value("questions", "at least one", "none", hint));
     }
     // All cells act on the same tokens, so that one packing serves them all.
-    let packed = PackedChoices::new(model.spec(), choices, grid.mask())?;
+    let packed = PackedChoices::new(base.model.spec(), choices, grid.mask())?;
     let score = |variant: &ModelVariant, cache: Option<&ActivationCache>| {
         let odds = packed.log_odds(variant, cache, &mut |_| {})?;
         let odds = odds
@@ -105,11 +90,7 @@ pub fn sweep(
             .map(|x| Some(x as f32).filter(|x| x.is_finite()));
         Result::Ok(odds.collect::<Vec<_>>())
     };
-    let base = ModelVariant {
-        adapter,
-        ..ModelVariant::base(model)
-    };
-    let unsteered = score(&base, None)?;
+    let unsteered = score(base, None)?;
     let key = key_of_inputs(choices, &unsteered, &grid.positions.to_string());
     let mut cache = None;
     let mut measure = |cell: &GridCell| -> Result<ChoiceScores> {
@@ -119,7 +100,7 @@ pub fn sweep(
         let steering = [grid.intervention(cell)?];
         let variant = ModelVariant {
             interventions: &steering,
-            ..base
+            ..*base
         };
         cache = variant.cache(cache.take(), || packed.prompts())?;
         Ok(ChoiceScores::of(score(&variant, cache.as_ref())?))

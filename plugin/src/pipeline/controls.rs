@@ -100,17 +100,18 @@ fn shuffled(
     let mut progress = |done, all| shown.set_of(done, all);
     let train = &session.items.train;
     let captured = CapturedPairs::of(host, chat, recipe, train, &mut progress)?;
-    if captured.pairs() < 2 {
+    let pairs = captured.pairs.answers.len();
+    if pairs < 2 {
         return Ok(None);
     }
     let rows = &like.provenance.rows;
     let place = captured
-        .positions()
+        .positions
         .iter()
         .position(|p| p.to_string() == *rows);
     // As many one way round as the other: what all pairs share cancels, and is not
     // brought back to full length by the normalising.
-    let mut signs: Vec<f64> = (0..captured.pairs() / 2 * 2)
+    let mut signs: Vec<f64> = (0..pairs / 2 * 2)
         .map(|i| if i % 2 == 0 { 1. } else { -1. })
         .collect();
     signs.shuffle(rng);

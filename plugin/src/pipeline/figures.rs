@@ -47,7 +47,7 @@ impl Inputs<'_> {
             recipe: text(&session.file)?,
             ..Report::default()
         };
-        let chosen = held.positions().iter().map(|p| p.to_string());
+        let chosen = held.positions.iter().map(|p| p.to_string());
         let place = chosen
             .into_iter()
             .position(|p| p == self.directions.provenance.rows)

@@ -109,7 +109,7 @@ fn measure(
     Ok(Selection {
         kl,
         pairs,
-        held_out: [held_out.pairs(), held_out.asked()],
+        held_out: [held_out.pairs.answers.len(), held_out.pairs.asked],
         choice,
         table,
         test,

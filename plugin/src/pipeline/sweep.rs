@@ -7,8 +7,8 @@ use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::extract::extract;
 use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use reptune_recipes::score::Choice;
-use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
+use reptune_recipes::score::{Choice, ModelVariant};
+use reptune_recipes::sweep::{ChoiceScores, sweep};
 use std::path::PathBuf;
 
 /// The file of the cells in a run.
@@ -72,12 +72,7 @@ impl Run {
             ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
             positions: &recipe.steering.positions,
         };
-        let inputs = SweepInputs {
-            model: &session.llama,
-            adapter: None,
-            choices: &choices,
-        };
-        let file = self.stages.path(CELLS);
-        Ok(sweep(inputs, &grid, &file, progress)?)
+        let (base, file) = (ModelVariant::base(&session.llama), self.stages.path(CELLS));
+        Ok(sweep(&base, &choices, &grid, &file, progress)?)
     }
 }

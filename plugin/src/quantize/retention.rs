@@ -4,8 +4,8 @@
 use crate::error::Result;
 use crate::session::Session;
 use reptune_adapters::DirectionSet;
-use reptune_recipes::data::{Claim, claim_question};
-use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
+use reptune_recipes::data::{Claim, claim_question, texts};
+use reptune_recipes::evaluate::{ClaimScores, alignment};
 use reptune_recipes::recipe::Recipe;
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 

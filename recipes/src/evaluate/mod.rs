@@ -5,7 +5,6 @@
 
 mod alignment;
 mod answerer;
-mod corpus;
 mod effect_retained;
 mod judge;
 mod perplexity;
@@ -13,8 +12,7 @@ mod reader;
 
 pub use alignment::alignment;
 pub use answerer::{Answerer, OwnForward, ask, asked, verdicts};
-pub use corpus::{sequences, texts};
 pub use effect_retained::ClaimScores;
 pub use judge::Judge;
-pub use perplexity::{Perplexity, Windows, perplexity, pooled};
+pub use perplexity::{Perplexity, pooled};
 pub use reader::verdict;

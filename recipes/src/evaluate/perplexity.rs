@@ -6,18 +6,17 @@ use reptune_adapters::ModelSpec;
 use serde::{Deserialize, Serialize};
 
 /// Windows over a text that is longer than the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Windows {
-    /// Tokens of a window.
-    pub length: usize,
+#[derive(Clone, Copy)]
+struct Windows {
+    length: usize,
     /// Tokens from the start of one to the start of the next; below `length`.
-    pub stride: usize,
+    stride: usize,
 }
 
 impl Windows {
     /// Windows of 1024 with stride 512; in a smaller context, of the context with
     /// half of it as stride.
-    pub fn of(spec: &ModelSpec) -> Self {
+    fn of(spec: &ModelSpec) -> Self {
         let length = spec.context.min(1024);
         Self {
             length,
@@ -55,17 +54,9 @@ impl Perplexity {
 ///
 /// `exp(-1/(T-1) sum_t log p(ids_t | window before t))`
 ///
-/// For positions a window is a prompt throughout. `progress` is called after each
-/// window with the number of tokens scored.
-///
-/// # Errors
-/// When the text has fewer than two tokens, or the windows do not fit the model.
-pub fn perplexity(
-    variant: &ModelVariant,
-    ids: &[u32],
-    windows: Windows,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Perplexity> {
+/// For positions a window is a prompt throughout. Refuses texts of fewer than two tokens, and
+/// windows that do not fit the model.
+fn perplexity(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<Perplexity> {
     let Windows { length, stride } = windows;
     let context = variant.model.spec().context;
     let wrong = |what: &str, expected: String, found: usize, hint: &str| {
@@ -98,7 +89,6 @@ pub fn perplexity(
         }
         scored = end;
         begin += stride;
-        progress(scored - 1);
     }
     Ok(Perplexity::of(sum, tokens - 1))
 }
@@ -107,11 +97,12 @@ pub fn perplexity(
 /// their scored tokens.
 ///
 /// # Errors
-/// As [`perplexity`].
-pub fn pooled(variant: &ModelVariant, texts: &[Vec<u32>], windows: Windows) -> Result<Perplexity> {
+/// When a text has fewer than two tokens, or the model fails.
+pub fn pooled(variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<Perplexity> {
+    let windows = Windows::of(variant.model.spec());
     let (mut sum, mut tokens) = (0., 0);
     for ids in texts {
-        let one = perplexity(variant, ids, windows, &mut |_| {})?;
+        let one = perplexity(variant, ids, windows)?;
         sum += one.loss * one.tokens as f64;
         tokens += one.tokens;
     }

@@ -26,7 +26,7 @@ pub(super) struct PairRows<'a> {
 
 /// The pairs that were run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pairs {
+pub struct CountedPairs {
     /// Of every pair that was kept, which answer token the positive and the negative prompt
     /// end in: 0 or 1.
     pub answers: Vec<[usize; 2]>,
@@ -130,12 +130,12 @@ pub(super) fn run_pairs(
     claims: &[Claim],
     take: &mut dyn FnMut(PairRows),
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Pairs> {
+) -> Result<CountedPairs> {
     let pairs = Pair::all(chat, recipe, claims)?;
     let layers: Vec<usize> = (0..model.spec().layers).collect();
     let positions = recipe.extraction.positions.each().len();
     let keep = recipe.extraction.keep;
-    let mut ran = Pairs {
+    let mut ran = CountedPairs {
         answers: Vec::new(),
         asked: pairs.len(),
     };
@@ -219,11 +219,14 @@ pub(super) fn run_pairs(
 /// Holds `2 P * positions * L * H` numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CapturedPairs {
-    positions: Vec<Positions>,
-    layers: usize,
+    /// The positions, one by one.
+    pub positions: Vec<Positions>,
+    /// Number of layers, L.
+    pub layers: usize,
     /// By position, then by layer.
     contrasts: Vec<Contrast>,
-    pub(super) pairs: Pairs,
+    /// The pairs that were run.
+    pub pairs: CountedPairs,
 }
 
 impl CapturedPairs {
@@ -254,26 +257,6 @@ impl CapturedPairs {
             contrasts,
             pairs,
         })
-    }
-
-    /// The positions, one by one.
-    pub fn positions(&self) -> &[Positions] {
-        &self.positions
-    }
-
-    /// Number of layers, L.
-    pub fn layers(&self) -> usize {
-        self.layers
-    }
-
-    /// Number of pairs kept, P.
-    pub fn pairs(&self) -> usize {
-        self.pairs.answers.len()
-    }
-
-    /// Number of pairs before the correct-only filter.
-    pub fn asked(&self) -> usize {
-        self.pairs.asked
     }
 
     /// The rows at the `position`-th position and `layer`.

@@ -9,7 +9,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use captured_pairs::CapturedPairs;
+pub use captured_pairs::{CapturedPairs, CountedPairs};
 pub use contrast::Contrast;
 pub use method::Nuisance;
 
@@ -17,7 +17,7 @@ use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Pairing, Recipe, Without};
-use captured_pairs::{PairRows, Pairs, run_pairs};
+use captured_pairs::{PairRows, run_pairs};
 use contrast::PairSums;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, ModelSpec, files};
@@ -87,7 +87,8 @@ pub fn extract_each(
     let Some(direction) = of_sums else {
         let captured = CapturedPairs::of(model, chat, recipe, claims, progress)?;
         let found = find(model.spec(), recipe, &captured)?;
-        return Ok((found, [captured.pairs(), captured.asked()]));
+        let pairs = captured.pairs;
+        return Ok((found, [pairs.answers.len(), pairs.asked]));
     };
     let (spec, positions) = (model.spec(), e.positions.each());
     let mut sums = vec![PairSums::new(spec.hidden); positions.len() * spec.layers];
@@ -131,7 +132,7 @@ pub fn find(spec: &ModelSpec, recipe: &Recipe, captured: &CapturedPairs) -> Resu
 fn sets(
     spec: &ModelSpec,
     recipe: &Recipe,
-    pairs: &Pairs,
+    pairs: &CountedPairs,
     mut of: impl FnMut(usize, usize, Option<Nuisance>) -> Result<(Direction, f64, Option<f64>)>,
 ) -> Result<Vec<Extracted>> {
     let nuisance = match &recipe.extraction.without {
@@ -171,7 +172,7 @@ fn sets(
 }
 
 /// Where directions come from; position and norms are filled in for each set.
-fn provenance(spec: &ModelSpec, recipe: &Recipe, pairs: &Pairs) -> Result<Provenance> {
+fn provenance(spec: &ModelSpec, recipe: &Recipe, pairs: &CountedPairs) -> Result<Provenance> {
     let e = &recipe.extraction;
     let pairing = match e.pairing {
         Pairing::SameAnswer => "same-answer",

@@ -294,7 +294,7 @@ fn a_marker_names_the_token_before_it() {
     let marked = captured("pairs = 6\npositions = \"<end>\"");
     let counted = captured(&format!("pairs = 6\npositions = \"at:-{}\"", after + 1));
     assert_eq!(marked.contrast(0, 2).ok(), counted.contrast(0, 2).ok());
-    assert_eq!(marked.positions()[0].to_string(), "<end>");
+    assert_eq!(marked.positions[0].to_string(), "<end>");
 }
 
 #[test]

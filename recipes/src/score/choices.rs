@@ -2,7 +2,7 @@
 
 use super::{ModelVariant, log_sum_exp};
 use crate::activation_cache::ActivationCache;
-use crate::batch::{Batch, TOKENS_PER_FORWARD, batches};
+use crate::batch::{Batch, Most, TOKENS_PER_FORWARD, batches};
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::{Error, Result};
@@ -144,9 +144,8 @@ impl<'a> PackedChoices<'a> {
             }
         }
         let prompt = |i: usize| choices[sequences[i].choice].prompt.len();
-        let batches = batches(&sequences, TOKENS_PER_FORWARD, |i, position| {
-            mask(position, prompt(i))
-        });
+        let mask = |i: usize, position| mask(position, prompt(i));
+        let batches = batches(&sequences, Most::Distinct(TOKENS_PER_FORWARD), mask);
         Ok(Self {
             choices,
             sequences,

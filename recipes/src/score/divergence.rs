@@ -2,7 +2,7 @@
 
 use super::{ModelVariant, log_sum_exp};
 use crate::activation_cache::ActivationCache;
-use crate::batch::{LOGITS_PER_FORWARD, batches};
+use crate::batch::{LOGITS_PER_FORWARD, Most, batches};
 use crate::error::Result;
 use crate::score::model_variant::TokenLogits;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,7 @@ impl ReferenceLogits {
 
 /// Texts of one forward, cut alike for all variants.
 fn ranges(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
-    let batches = batches(texts, LOGITS_PER_FORWARD, |_, _| 0);
+    let batches = batches(texts, Most::Distinct(LOGITS_PER_FORWARD), |_, _| 0);
     batches.into_iter().map(|b| b.prompts).collect()
 }
 

@@ -1,11 +1,11 @@
 //! A model as it is scored: the model, and what changes it.
 
 use crate::activation_cache::{ActivationCache, last_unchanged, resume};
-use crate::batch::Batch;
+use crate::batch::{Batch, Most, batches};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask;
-use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache};
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention};
 
 /// A model under interventions and an adapter.
 #[derive(Clone, Copy)]
@@ -38,9 +38,9 @@ impl<'a> ModelVariant<'a> {
             let hint = "shorten it to the model's context, or leave it out";
             return Err(Error::value(what, expected, length(i).to_string(), hint));
         }
-        Ok(Batch::of(texts, |i, position| {
-            token_mask(self.interventions, position, length(i))
-        }))
+        let mask = |i, position| token_mask(self.interventions, position, length(i));
+        let all = batches(texts, Most::Total(usize::MAX), mask).pop();
+        all.ok_or_else(|| Error::value("texts", "at least one", "none", "give a text"))
     }
 
     /// `known`, which holds the rows of `prompts`, moved to the last layer that the
@@ -78,8 +78,7 @@ impl<'a> ModelVariant<'a> {
             start: start.as_ref().map(resume),
             ..ForwardOptions::default()
         };
-        let mut nothing = KeyValueCache::none();
-        let output = self.model.forward(&batch.tree, &mut nothing, &options)?;
+        let output = batch.forward(self.model, &options)?;
         let Some(logits) = output.logits else {
             let expected = format!("those of {} tokens", tokens.len());
             let hint = "the model must return the logits that it is asked for";

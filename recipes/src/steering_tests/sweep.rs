@@ -3,8 +3,8 @@
 use super::{prompts, set};
 use crate::error::Result;
 use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use crate::score::Choice;
-use crate::sweep::{ChoiceScores, SweepInputs, sweep};
+use crate::score::{Choice, ModelVariant};
+use crate::sweep::{ChoiceScores, sweep};
 use crate::toy::tiny;
 use reptune_adapters::{
     Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
@@ -26,12 +26,7 @@ fn run(
     file: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<MeasuredCell<ChoiceScores>>> {
-    let inputs = SweepInputs {
-        model: &tiny(),
-        adapter: None,
-        choices,
-    };
-    sweep(inputs, grid, file, progress)
+    sweep(&ModelVariant::base(&tiny()), choices, grid, file, progress)
 }
 
 #[test]

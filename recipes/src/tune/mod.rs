@@ -6,8 +6,6 @@
 //! and weights of their own, are the paper's own setting.
 
 mod checkpoint;
-mod early_stop;
-mod gradients;
 mod losses;
 pub mod memory;
 mod metrics;

@@ -1,9 +1,8 @@
 //! A run: step after step, from the start or from a checkpoint.
 
 use super::Tuner;
-use super::checkpoint::{self, Checkpoint, State};
-use super::early_stop::{Verdict, Watch};
-use super::gradients::Gradients;
+use super::checkpoint::{self, Checkpoint, State, Verdict, Watch};
+use super::losses::Gradients;
 use super::metrics::{Log, Metrics};
 use super::objective::module_settings;
 use super::prompts::{Order, TuningPrompt};

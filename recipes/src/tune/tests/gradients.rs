@@ -1,6 +1,6 @@
 //! Every way to a gradient against another one, or against finite differences.
 
-use super::super::gradients::Gradients;
+use super::super::losses::Gradients;
 use super::*;
 use candle_core::Var;
 
