@@ -1,9 +1,8 @@
 //! Activations of prompts, computed once for all that is done above them.
 //!
-//! Nothing that is trained or steered above a layer changes its output. So the rows there
-//! are computed once for a whole data set and serve every batch, epoch, seed, coefficient
-//! and sign: a forward begins at them. A cache for generation keeps the keys and values
-//! of the layers below as well.
+//! Nothing that is trained or steered above a layer changes its output. So its rows serve every
+//! batch, epoch, seed, coefficient and sign: a forward begins at them. A cache for generation
+//! keeps the keys and values of the layers below as well.
 
 mod storage;
 
@@ -18,7 +17,7 @@ use reptune_adapters::{
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use storage::{CachedRows, RowsWriter};
+use storage::CachedRows;
 
 /// The last cache of several tunings. The next tuning, of another mode, seed or rate, uses
 /// it if it trains the same layers on the same prompts.
@@ -31,8 +30,9 @@ pub struct ActivationCache {
     batches: Vec<CachedBatch>,
     /// The batch of every prompt.
     prompts: HashMap<Vec<u32>, usize>,
-    /// Rows of all batches by layer.
+    /// Rows of all batches by layer, and their width.
     rows: BTreeMap<usize, CachedRows>,
+    hidden: usize,
 }
 
 /// Prompts that were computed together.
@@ -105,7 +105,7 @@ impl ActivationCache {
         storage: CacheStorage,
         blocks: Option<usize>,
     ) -> Result<Self> {
-        let writer = |layer: &usize| Ok((*layer, RowsWriter::new(storage)?));
+        let writer = |layer: &usize| Ok((*layer, CachedRows::new(storage)?));
         let mut writers = layers
             .iter()
             .map(writer)
@@ -146,6 +146,7 @@ impl ActivationCache {
             batches: cached,
             prompts: index,
             rows: rows.collect::<Result<_>>()?,
+            hidden,
         })
     }
 
@@ -182,12 +183,12 @@ impl ActivationCache {
         adapter: Option<&Adapter>,
     ) -> Result<Self> {
         self.check(model, adapter)?;
-        let mut writer = RowsWriter::new(CacheStorage::Memory)?;
-        let known = self.rows.range(..=layer).next_back();
+        let mut writer = CachedRows::new(CacheStorage::Memory)?;
+        let (known, hidden) = (self.rows.range(..=layer).next_back(), self.hidden);
         for batch in &self.batches {
             let rows = batch.first as u32..(batch.first + batch.tree.len()) as u32;
             let start = match known {
-                Some((from, known)) => Some((*from, known.select(rows.collect())?)),
+                Some((from, known)) => Some((*from, known.select(rows.collect(), hidden)?)),
                 None => None,
             };
             let options = ForwardOptions {
@@ -199,7 +200,7 @@ impl ActivationCache {
             let output = model.forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
             writer.write(&output.residuals[&layer].detach())?;
         }
-        let rows = writer.finish(model.spec().hidden)?;
+        let rows = writer.finish(hidden)?;
         self.rows = BTreeMap::from([(layer, rows)]);
         self.batches.iter_mut().for_each(|b| b.keys_values = None);
         Ok(self)
@@ -257,7 +258,7 @@ impl ActivationCache {
             let hint = "compute the cache for all prompts";
             return Err(Error::value("prompt", expected, "another", hint));
         };
-        rows.select(index)
+        rows.select(index, self.hidden)
     }
 
     /// Keys and values up to `layer` of the tokens of `tree`, see [`ActivationCache::rows`],

@@ -98,9 +98,6 @@ pub struct Chat {
 impl Chat {
     /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, or that of
     /// `tokenizer_config.json`) and the end-of-text tokens of a model directory.
-    ///
-    /// # Errors
-    /// When a file is missing or broken.
     pub fn load(directory: &Path) -> Result<Self> {
         let directory = match directory.parent() {
             Some(parent) if directory.is_file() => parent,
@@ -260,17 +257,11 @@ impl Chat {
 
     /// Token ids of a conversation up to where the assistant would answer. A
     /// begin-of-text token is there once, whether the template or the tokenizer gives it.
-    ///
-    /// # Errors
-    /// As [`Chat::render`] and [`Chat::encode`].
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.encode(&self.render(messages)?)
     }
 
     /// Text of token ids, without special tokens.
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids, true).map_err(|e| {
             let hint = "the model's vocabulary may be larger than its tokenizer's";

@@ -167,9 +167,6 @@ pub fn texts(from: &Texts) -> Result<Vec<String>> {
 
 /// The texts as sequences of tokens (T,): a .txt file as one, everything else as one
 /// for each text.
-///
-/// # Errors
-/// As [`texts`], and when the tokenizer fails.
 pub fn sequences(chat: &Chat, from: &Texts) -> Result<Vec<Vec<u32>>> {
     if is_plain(from) {
         return Ok(vec![chat.encode(&plain(from)?)?]);

@@ -97,9 +97,6 @@ pub fn generate(
 /// Neighbouring variants that resume at the same layer grow in one prefix tree, as many as
 /// fit, so that a weight is read once for all of them. `progress` is called after each of
 /// these groups with the number of continuations done.
-///
-/// # Errors
-/// As [`generate`].
 pub fn generate_variants(
     model: &dyn HookedModel,
     prompts: &[Vec<u32>],

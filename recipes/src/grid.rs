@@ -123,7 +123,7 @@ impl SteeringGrid<'_> {
 
     fn coeffs(&self, set: &DirectionSet, layers: &[usize], sign: f64) -> Result<Vec<Amount>> {
         // The total of a fraction of 1 at each layer.
-        let whole = set.natural_coeff(layers, layers.len() as f64);
+        let whole = || set.natural_coeff(layers, layers.len() as f64);
         let dose = |dose: &Dose| {
             let amount = dose.amount();
             if !(amount > 0. && amount.is_finite()) {
@@ -133,19 +133,15 @@ impl SteeringGrid<'_> {
             let total = match *dose {
                 Dose::Total(total) => total,
                 Dose::Coeff(each) => each * layers.len() as f64,
-                Dose::Fraction(f) => match &whole {
-                    Ok(whole) => f * whole,
-                    Err(_) => set.natural_coeff(layers, f)?,
-                },
+                Dose::Fraction(fraction) => fraction * whole()?,
                 Dose::Strength(_) => {
                     let found = "a strength of the vectors as stored";
                     return Err(wrong("dose", "a total, a coeff or a fraction", found));
                 }
             };
-            let fraction = match (*dose, &whole) {
-                (Dose::Fraction(f), _) => Some(sign * f),
-                (_, Ok(whole)) => Some(sign * total / whole),
-                (_, Err(_)) => None,
+            let fraction = match *dose {
+                Dose::Fraction(fraction) => Some(sign * fraction),
+                _ => whole().ok().map(|whole| sign * total / whole),
             };
             Ok((sign * total, fraction))
         };
@@ -153,9 +149,6 @@ impl SteeringGrid<'_> {
     }
 
     /// The steering of `cell`.
-    ///
-    /// # Errors
-    /// When a layer has no direction.
     pub fn intervention(&self, cell: &GridCell) -> Result<Intervention> {
         let operator = match cell.way {
             Some(SteeringWay::Ablate) => Operator::Ablate,

@@ -30,9 +30,6 @@ pub fn cosine_map(captured: &CapturedPairs, found: &[Extracted]) -> Result<Cosin
 /// The rows at `layer` on their first two principal components, about their common mean. The
 /// largest entry of a component is positive, so that a picture is never mirrored by chance; a
 /// component that does not exist is zero.
-///
-/// # Errors
-/// When the decomposition does not settle.
 pub fn scatter(layer: usize, contrast: &Contrast) -> Result<ScatterFigure> {
     let (rows, _) = pca::centred(contrast);
     let square = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>();

@@ -193,9 +193,6 @@ impl TuningSize<'_> {
     }
     /// Floating-point operations a second, measured here: frozen blocks of this model's shape
     /// with random weights, forward and backward, over the rows of the first step.
-    ///
-    /// # Errors
-    /// When there is no memory for them.
     pub fn rate(&self) -> Result<f64> {
         let spec = narrowed(self.spec);
         let t = self.tuning;

@@ -3,8 +3,7 @@
 //!
 //! Every candidate is tuned for a first share of the epochs; the better part goes on
 //! to the next share, and so on. A candidate starts anew on each rung, because a
-//! learning rate that falls to zero over two epochs is not half of one that falls
-//! over four. What a trial is, is the caller's: the engine knows a recipe and a score.
+//! learning rate that falls to zero over two epochs is not half of one over four.
 
 #[cfg(test)]
 mod tests;

@@ -176,9 +176,6 @@ fn places(inputs: SelectionInputs) -> Result<Vec<String>> {
 
 impl Selected {
     /// The chosen place's directions among `found`.
-    ///
-    /// # Errors
-    /// When there is no such place.
     pub fn directions<'a>(&self, found: &'a [Extracted]) -> Result<&'a DirectionSet> {
         let chosen = found.get(self.place).map(|f| &f.directions);
         chosen.ok_or_else(|| {

@@ -4,10 +4,8 @@
 //! Nothing is generated. A cell of the grid is one forward of the choices, and begins at
 //! the steered layer: the activations there are computed once for all doses and signs.
 //!
-//! What the unsteered model answers identifies the weights: those scores are computed in
-//! every run (they are the base of the comparison anyway) and are part of every cell's
-//! key, so the lines of another model, quantization or adapter are never taken for those
-//! of this one.
+//! What the unsteered model answers is computed in every run and is part of every cell's key:
+//! lines of another model, quantization or adapter are never taken for those of this one.
 
 use crate::activation_cache::ActivationCache;
 use crate::error::{Error, Result};

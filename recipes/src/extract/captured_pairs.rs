@@ -260,9 +260,6 @@ impl CapturedPairs {
     }
 
     /// The rows at the `position`-th position and `layer`.
-    ///
-    /// # Errors
-    /// When there is no such position or layer.
     pub fn contrast(&self, position: usize, layer: usize) -> Result<&Contrast> {
         if position >= self.positions.len() || layer >= self.layers {
             let (positions, layers) = (self.positions.len(), self.layers);

@@ -116,10 +116,7 @@ impl Contrast {
     }
 
     /// `v`, or its opposite: the sense in which most positive rows project higher
-    /// than the negative row of their pair.
-    ///
-    /// # Errors
-    /// When as many project lower: nothing says then which sense is right.
+    /// than the negative row of their pair. An error if as many project lower.
     pub(super) fn oriented(&self, v: Vec<f64>) -> Result<Vec<f64>> {
         let length = dot64(&v, &v).sqrt();
         let (mut higher, mut lower) = (0, 0);

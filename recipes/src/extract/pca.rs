@@ -65,9 +65,6 @@ pub(crate) fn centred(contrast: &Contrast) -> (Vec<Vec<f64>>, Vec<f64>) {
 /// u give those of the other as `X^T u`.
 ///
 /// Shapes: `rows` (n, H); every component (H,).
-///
-/// # Errors
-/// When the decomposition does not settle.
 pub(crate) fn components(rows: &[Vec<f64>], many: usize) -> Result<Vec<Vec<f64>>> {
     let (n, hidden) = (rows.len(), rows.first().map_or(0, Vec::len));
     let wide = n <= hidden;

@@ -118,9 +118,6 @@ impl Recipe {
     }
 
     /// The recipe as a file that can stand anywhere: its paths are absolute.
-    ///
-    /// # Errors
-    /// When the directory that relative paths start from is gone.
     pub fn to_toml(&self) -> Result<String> {
         let here = std::path::absolute(".").map_err(|e| Refused::read(".", e))?;
         let mut recipe = self.clone();

@@ -122,9 +122,6 @@ impl Condition {
 
 impl SteeringSettings {
     /// The directions that steer: `extracted`, changed as the table says.
-    ///
-    /// # Errors
-    /// As [`Compose::evaluate`].
     pub fn directions(&self, extracted: &DirectionSet, model: &ModelSpec) -> Result<DirectionSet> {
         match &self.directions {
             Some(compose) => compose.evaluate(extracted, model),

@@ -40,9 +40,6 @@ impl Choice {
     }
 
     /// The choices of `questions`, which take the system prompts `systems` in turn.
-    ///
-    /// # Errors
-    /// As [`Choice::new`].
     pub fn of_questions(
         chat: &Chat,
         recipe: &Recipe,
@@ -230,9 +227,6 @@ fn odds(scores: &[f64], positive: usize) -> f64 {
 
 /// The log-odds of the positive response of every choice under `variant`, see
 /// [`PackedChoices::log_odds`].
-///
-/// # Errors
-/// As [`PackedChoices::new`] and [`PackedChoices::log_odds`].
 pub fn log_odds(
     variant: &ModelVariant,
     choices: &[Choice],

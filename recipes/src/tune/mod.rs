@@ -155,9 +155,6 @@ impl<'a> Tuner<'a> {
 
     /// How well `update` does on the validation claims: the sum of the terms without their
     /// weights and without `m`, so that runs with other weights compare. Lower is better.
-    ///
-    /// # Errors
-    /// When a forward fails.
     pub fn score(&self, update: &Adapter) -> Result<f64> {
         let losses = self.validate(update)?;
         let terms = self.objective.terms().iter().zip(losses);
