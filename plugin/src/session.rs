@@ -10,7 +10,7 @@ use reptune_adapters::{
 };
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Items, Question, claim_question, sequences, texts as texts_of};
-use reptune_recipes::effect_check::{NoEffect, check_effect};
+use reptune_recipes::effect_check::check_effect;
 use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, pooled, verdicts};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
@@ -239,13 +239,9 @@ impl Session {
             steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
         let effect = check_effect(&self.llama, &intervention, &self.probed()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
-        let idle = coeff == 0. || steering.gate.is_some();
-        let wanted = if idle {
-            NoEffect::Allow
-        } else {
-            NoEffect::Refuse
-        };
-        effect.require(wanted)?;
+        if coeff != 0. && steering.gate.is_none() {
+            effect.require()?;
+        }
         Ok(intervention)
     }
 

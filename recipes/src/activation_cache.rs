@@ -211,17 +211,12 @@ impl ActivationCache {
         self.prompts.contains_key(prompt)
     }
 
-    /// Whether the cache was computed with the weights of `model` under `adapter`.
-    pub fn belongs_to(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> bool {
-        self.weights == Weights::of(model, adapter)
-    }
-
     /// Refuses other weights than those of the cache.
     ///
     /// # Errors
     /// When `model` or `adapter` is another one.
     pub fn check(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> Result<()> {
-        if self.belongs_to(model, adapter) {
+        if self.weights == Weights::of(model, adapter) {
             return Ok(());
         }
         let expected = "the model and the adapter that it was computed with";

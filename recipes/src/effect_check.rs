@@ -58,16 +58,6 @@ pub struct EffectCheck {
     pub shift: f64,
 }
 
-/// What to do about an intervention without effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NoEffect {
-    /// It is an error.
-    #[default]
-    Refuse,
-    /// It is allowed: a dose of zero, a gate that is meant to stay shut.
-    Allow,
-}
-
 /// Compares the model with and without `intervention` on `prompts`, each followed by
 /// the `tokens` tokens that the model without it would generate (so that positions of
 /// generated tokens choose some). Distributions are read at the last prompt token and at
@@ -165,12 +155,12 @@ impl EffectCheck {
         self.shift.is_nan() || self.shift > NOTHING || self.kl.is_nan()
     }
 
-    /// Hands the effect back if there is one, or if none is allowed.
+    /// Hands the effect back if there is one.
     ///
     /// # Errors
-    /// When there is none and that is refused: names the modules and what to look at.
-    pub fn require(self, none: NoEffect) -> Result<Self> {
-        if self.any() || none == NoEffect::Allow {
+    /// When there is none: names the modules and what to look at.
+    pub fn require(self) -> Result<Self> {
+        if self.any() {
             return Ok(self);
         }
         let module = |s: &SiteEffect| format!("layer {} {}", s.layer, s.point);

@@ -175,12 +175,13 @@ struct Sequence {
     rng: ChaCha8Rng,
 }
 
-/// Sequences that grow, in their tree.
+/// Sequences that grow, in their tree, and where their first forward begins: at the embeddings,
+/// or at a layer with the rows (N, H) at its output.
 struct Growing {
     tree: PrefixTree,
     active: Vec<Sequence>,
-    /// Tokens of every sequence's prompt.
-    paths: Vec<Vec<u32>>,
+    start: Option<(usize, Tensor)>,
+    cache: KeyValueCache,
 }
 
 impl<'a> VariantGroup<'a> {
@@ -227,8 +228,7 @@ impl<'a> VariantGroup<'a> {
     ) -> Result<()> {
         let how = &self.how;
         let temperature = how.sampling.temperature()?;
-        let mut growing = self.plant(prompts, range.clone())?;
-        let (mut start, mut cache) = self.begin(&growing, &prompts[range])?;
+        let mut growing = self.plant(prompts, range)?;
         for step in 0..how.max_new_tokens {
             // Tokens whose logits are read: once where sequences share a prompt.
             let mut read: Vec<u32> = growing.active.iter().map(|s| s.last).collect();
@@ -238,14 +238,15 @@ impl<'a> VariantGroup<'a> {
                 interventions: &self.interventions,
                 logits: &read,
                 adapter: how.adapter,
-                start: start.as_ref().map(resume),
+                start: growing.start.as_ref().map(resume),
                 ..ForwardOptions::default()
             };
-            let output = self.model.forward(&growing.tree, &mut cache, &options)?;
+            let (tree, cache) = (&growing.tree, &mut growing.cache);
+            let output = self.model.forward(tree, cache, &options)?;
             let Some(logits) = output.logits else {
                 break;
             };
-            start = None;
+            growing.start = None;
             let logits = logits.detach();
             let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
             let mut active = Vec::new();
@@ -277,7 +278,8 @@ impl<'a> VariantGroup<'a> {
         Ok(())
     }
 
-    /// The prompts of `range` under every variant, in one tree.
+    /// The prompts of `range` under every variant, in one tree. The first forward begins at the
+    /// activation cache where it holds something that is unchanged.
     fn plant(&self, prompts: &[Vec<u32>], range: Range<usize>) -> Result<Growing> {
         let mut tree = PrefixTree::new();
         let (mut active, mut paths) = (Vec::new(), Vec::new());
@@ -296,36 +298,27 @@ impl<'a> VariantGroup<'a> {
                 paths.push(path);
             }
         }
-        Ok(Growing {
-            tree,
-            active,
-            paths,
-        })
-    }
-
-    /// Where the first forward begins, a layer and the rows (N, H) at its output, and the keys
-    /// and values that it begins with: at the activation cache, or at the embeddings where it
-    /// holds nothing that is unchanged.
-    fn begin(
-        &self,
-        growing: &Growing,
-        prompts: &[Vec<u32>],
-    ) -> Result<(Option<(usize, Tensor)>, KeyValueCache)> {
-        let (tree, paths) = (&growing.tree, &growing.paths);
         let layers = self.model.spec().layers;
-        let room = tree.len() + growing.active.len() * self.how.max_new_tokens;
+        let room = tree.len() + active.len() * self.how.max_new_tokens;
+        let (mut start, mut keys_values) = (None, None);
         if let Some(cache) = self.how.cache {
             cache.check(self.model, self.how.adapter)?;
             let last = last_unchanged(self.model.spec(), &self.interventions, None);
-            let place = (tree, prompts, paths.as_slice());
-            if let Some(layer) = last.and_then(|last| cache.resume_layer(last))
-                && let Some(known) = cache.keys_values(layer, place, layers, room)?
-            {
-                let rows = cache.rows(layer, tree, prompts, paths)?;
-                return Ok((Some((layer, rows)), known));
+            let prompts = &prompts[range];
+            if let Some(layer) = last.and_then(|last| cache.resume_layer(last)) {
+                let place = (&tree, prompts, paths.as_slice());
+                keys_values = cache.keys_values(layer, place, layers, room)?;
+                if keys_values.is_some() {
+                    start = Some((layer, cache.rows(layer, &tree, prompts, &paths)?));
+                }
             }
         }
-        Ok((None, KeyValueCache::keeping(layers, room)))
+        Ok(Growing {
+            cache: keys_values.unwrap_or_else(|| KeyValueCache::keeping(layers, room)),
+            tree,
+            active,
+            start,
+        })
     }
 }
 

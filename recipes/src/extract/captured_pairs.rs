@@ -13,17 +13,6 @@ use reptune_adapters::{
 /// Pairs whose prompts are packed into one prefix tree.
 const PAIRS: usize = 16;
 
-/// The rows of one pair at one position and layer.
-pub(super) struct PairRows<'a> {
-    /// Index of the position among those of the recipe.
-    pub position: usize,
-    pub layer: usize,
-    /// (H,)
-    pub positive: &'a [f32],
-    /// (H,)
-    pub negative: &'a [f32],
-}
-
 /// The pairs that were run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedPairs {
@@ -45,36 +34,26 @@ pub(super) struct Side {
     pub captured: Vec<Vec<usize>>,
 }
 
-/// A positive and a negative prompt.
-pub(super) struct Pair {
-    pub positive: Side,
-    pub negative: Side,
-}
-
-impl Pair {
-    /// The pairs that `recipe` makes of `claims`.
-    pub fn all(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<Self>> {
-        let (yes, no): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(|c| c.label);
-        let (positive, negative) = (&recipe.behaviour.positive, &recipe.behaviour.negative);
-        let mut pairs = Vec::new();
-        // The positive persona says A of a true claim and B of a false one, the negative the reverse.
-        for (i, (t, f)) in yes.iter().zip(&no).enumerate() {
-            let couples = match recipe.extraction.pairing {
-                Pairing::SameAnswer => [((*t, 0), (*f, 0)), ((*f, 1), (*t, 1))],
-                Pairing::SameClaim => [((*t, 0), (*t, 1)), ((*f, 1), (*f, 0))],
-            };
-            for ((pc, pa), (nc, na)) in couples {
-                if pairs.len() < recipe.extraction.pairs {
-                    let (p, n) = (i % positive.len(), i % negative.len());
-                    pairs.push(Self {
-                        positive: Side::new(chat, recipe, &positive[p], pc, pa)?,
-                        negative: Side::new(chat, recipe, &negative[n], nc, na)?,
-                    });
-                }
+/// The pairs, a positive and a negative prompt, that `recipe` makes of `claims`.
+pub(super) fn pairs(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<[Side; 2]>> {
+    let (yes, no): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(|c| c.label);
+    let (positive, negative) = (&recipe.behaviour.positive, &recipe.behaviour.negative);
+    let mut pairs = Vec::new();
+    // The positive persona says A of a true claim and B of a false one, the negative the reverse.
+    for (i, (t, f)) in yes.iter().zip(&no).enumerate() {
+        let (p, n) = (&positive[i % positive.len()], &negative[i % negative.len()]);
+        let couples = match recipe.extraction.pairing {
+            Pairing::SameAnswer => [((*t, 0), (*f, 0)), ((*f, 1), (*t, 1))],
+            Pairing::SameClaim => [((*t, 0), (*t, 1)), ((*f, 1), (*f, 0))],
+        };
+        for ((pc, pa), (nc, na)) in couples {
+            if pairs.len() < recipe.extraction.pairs {
+                let positive = Side::new(chat, recipe, p, pc, pa)?;
+                pairs.push([positive, Side::new(chat, recipe, n, nc, na)?]);
             }
         }
-        Ok(pairs)
     }
+    Ok(pairs)
 }
 
 impl Side {
@@ -119,19 +98,19 @@ impl Side {
     }
 }
 
-/// Runs the pairs that `recipe` makes of `claims` and hands their rows to `take`, pair by
-/// pair for every position and layer; with `keep = "correct"` only those of pairs that the
-/// model answers as both personas ask. `progress` is called with the number of pairs done
-/// and of all.
+/// Runs the pairs that `recipe` makes of `claims`; with `keep = "correct"` only those that the
+/// model answers as both personas ask are kept. `take` gets a positive and a negative row (H,),
+/// pair by pair for every position and layer, whose number is `position * L + layer`.
+/// `progress` is called with the number of pairs done and of all.
 pub(super) fn run_pairs(
     model: &dyn HookedModel,
     chat: &Chat,
     recipe: &Recipe,
     claims: &[Claim],
-    take: &mut dyn FnMut(PairRows),
+    take: &mut dyn FnMut(usize, [&[f32]; 2]),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<CountedPairs> {
-    let pairs = Pair::all(chat, recipe, claims)?;
+    let pairs = pairs(chat, recipe, claims)?;
     let layers: Vec<usize> = (0..model.spec().layers).collect();
     let positions = recipe.extraction.positions.each().len();
     let keep = recipe.extraction.keep;
@@ -141,8 +120,7 @@ pub(super) fn run_pairs(
     };
     let mut done = 0;
     for some in pairs.chunks(PAIRS) {
-        let sides = some.iter().flat_map(|p| [&p.positive, &p.negative]);
-        let sides: Vec<&Side> = sides.collect();
+        let sides: Vec<&Side> = some.iter().flatten().collect();
         let prompts: Vec<&[u32]> = sides.iter().map(|s| s.ids.as_slice()).collect();
         let (tree, rows) = PrefixTree::pack(&prompts);
         let paths = || sides.iter().zip(&rows);
@@ -193,12 +171,7 @@ pub(super) fn run_pairs(
                     mean(these)
                 });
                 while let (Some(positive), Some(negative)) = (next.next(), next.next()) {
-                    take(PairRows {
-                        position,
-                        layer,
-                        positive: &positive,
-                        negative: &negative,
-                    });
+                    take(position * layers.len() + layer, [&positive, &negative]);
                 }
             }
         }
@@ -247,9 +220,7 @@ impl CapturedPairs {
         let positions = recipe.extraction.positions.each();
         let layers = model.spec().layers;
         let mut contrasts = vec![Contrast::empty(model.spec().hidden); positions.len() * layers];
-        let mut take = |rows: PairRows| {
-            contrasts[rows.position * layers + rows.layer].push(rows.positive, rows.negative);
-        };
+        let mut take = |place: usize, [p, n]: [&[f32]; 2]| contrasts[place].push(p, n);
         let pairs = run_pairs(model, chat, recipe, claims, &mut take, progress)?;
         Ok(Self {
             positions,

@@ -17,7 +17,7 @@ use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Pairing, Recipe, Without};
-use captured_pairs::{PairRows, run_pairs};
+use captured_pairs::run_pairs;
 use contrast::PairSums;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, ModelSpec, files};
@@ -92,9 +92,7 @@ pub fn extract_each(
     };
     let (spec, positions) = (model.spec(), e.positions.each());
     let mut sums = vec![PairSums::new(spec.hidden); positions.len() * spec.layers];
-    let mut add = |rows: PairRows| {
-        sums[rows.position * spec.layers + rows.layer].add(rows.positive, rows.negative);
-    };
+    let mut add = |place: usize, [p, n]: [&[f32]; 2]| sums[place].add(p, n);
     let pairs = run_pairs(model, chat, recipe, claims, &mut add, progress)?;
     let found = sets(spec, recipe, &pairs, |position, layer, nuisance| {
         let sums = &sums[position * spec.layers + layer];

@@ -226,7 +226,7 @@ fn rows_are_those_of_prompts_run_alone() {
     let (host, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
     let found = extract(&host, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
-    let pairs = captured_pairs::Pair::all(&chat, &recipe, &items.train).expect("pairs");
+    let pairs = captured_pairs::pairs(&chat, &recipe, &items.train).expect("pairs");
     let row = |side: &captured_pairs::Side| -> Vec<f32> {
         let (forest, rows) = PrefixTree::pack(&[&side.ids]);
         let request = ForwardOptions {
@@ -241,7 +241,7 @@ fn rows_are_those_of_prompts_run_alone() {
     };
     let mut sum = vec![0f64; host.spec().hidden];
     for pair in &pairs {
-        let (p, n) = (row(&pair.positive), row(&pair.negative));
+        let (p, n) = (row(&pair[0]), row(&pair[1]));
         for (s, (p, n)) in sum.iter_mut().zip(p.iter().zip(&n)) {
             *s += f64::from(p - n) / pairs.len() as f64;
         }

@@ -86,7 +86,7 @@ impl Tuner<'_> {
         let mut last = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let prompts = || self.train.iter().chain(&self.validation).map(|p| &p.ids);
         if let Some(cache) = &*last
-            && cache.belongs_to(self.model, None)
+            && cache.check(self.model, None).is_ok()
             && cache.resume_layer(layer) == Some(layer)
             && prompts().all(|p| cache.holds(p))
         {

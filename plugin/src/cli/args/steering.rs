@@ -9,7 +9,7 @@ use reptune_adapters::{
     Adapter, DirectionSet, Dose, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
     Positions, open_directions_for,
 };
-use reptune_recipes::effect_check::{NoEffect, check_effect};
+use reptune_recipes::effect_check::check_effect;
 use std::path::PathBuf;
 
 /// Prompts on which the effect of steering is checked.
@@ -113,16 +113,14 @@ impl SteeringArgs {
         prompts: &[Vec<u32>],
         adapter: Option<&Adapter>,
     ) -> Result<()> {
-        let wanted = match self.allow_no_effect {
-            true => NoEffect::Allow,
-            false => NoEffect::Refuse,
-        };
         let few = &prompts[..prompts.len().min(CHECKED)];
         for intervention in interventions {
             progress::note("checking that the steering has an effect");
-            check_effect(model, intervention, few, adapter, 2)?
-                .require(wanted)
-                .map_err(|e| anyhow!("{e}; --allow-no-effect continues anyway"))?;
+            let effect = check_effect(model, intervention, few, adapter, 2)?;
+            if !self.allow_no_effect {
+                let refused = |e| anyhow!("{e}; --allow-no-effect continues anyway");
+                effect.require().map_err(refused)?;
+            }
         }
         Ok(())
     }

@@ -20,8 +20,11 @@ use std::path::{Path, PathBuf};
 /// A model that says which of two answers is better.
 pub struct Judge {
     endpoint: Endpoint,
-    cache: Cache,
     criterion: String,
+    /// Replies are kept here, so that no question is paid for twice.
+    cache: PathBuf,
+    /// Replies by key.
+    replies: HashMap<String, String>,
 }
 
 impl Judge {
@@ -31,10 +34,16 @@ impl Judge {
     /// # Errors
     /// When the variable that should hold the key is not set, or the cache is broken.
     pub fn new(settings: &JudgeSettings, criterion: &str, cache: &Path) -> Result<Self> {
+        let endpoint = Endpoint::new(settings)?;
+        let expected = "a reply of a judge: key, model, reply";
+        let hint = "delete the line or the file; the judge is asked again";
+        let lines: Vec<Line> = json_lines::read(cache, expected, hint)?;
+        let replies = lines.into_iter().map(|line| (line.key, line.reply));
         Ok(Self {
-            endpoint: Endpoint::new(settings)?,
-            cache: Cache::open(cache)?,
+            endpoint,
             criterion: criterion.into(),
+            cache: cache.to_owned(),
+            replies: replies.collect(),
         })
     }
 
@@ -97,15 +106,25 @@ impl Judge {
             "<message>\n{prompt}\n</message>\n\n<reply number=\"1\">\n{one}\n</reply>\n\n\
              <reply number=\"2\">\n{two}\n</reply>"
         );
-        let key = Cache::key(&[&self.endpoint.model, &system, &user]);
-        if let Some(reply) = self.cache.replies.get(&key) {
+        let model = self.endpoint.model.clone();
+        let key = key([&model, &system, &user]);
+        if let Some(reply) = self.replies.get(&key) {
             return Ok(read(reply));
         }
         let reply = self.endpoint.complete(&system, &user)?;
         let preference = read(&reply);
-        self.cache.put(key, &self.endpoint.model, reply)?;
+        let line = Line { key, model, reply };
+        json_lines::append(&self.cache, &line)?;
+        self.replies.insert(line.key, line.reply);
         Ok(preference)
     }
+}
+
+/// SHA-256 of `parts`, each with its length, so that none runs into the next.
+fn key(parts: [&str; 3]) -> String {
+    let lengths = parts.map(|part| (part.len() as u64).to_le_bytes());
+    let both = lengths.iter().zip(parts);
+    files::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
 }
 
 /// What the last line that is not blank says, if it names just one of 1, 2 and tie.
@@ -123,7 +142,7 @@ fn read(reply: &str) -> Option<Preference> {
     said.all(|s| s == first).then_some(first)
 }
 
-/// One line of the file.
+/// One line of the cache.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -131,45 +150,4 @@ struct Line {
     key: String,
     model: String,
     reply: String,
-}
-
-/// Replies by key, kept in a .jsonl file, so that no question is paid for twice.
-struct Cache {
-    path: PathBuf,
-    replies: HashMap<String, String>,
-}
-
-impl Cache {
-    /// Reads the file, if there is one. A last line without its end was cut off while
-    /// it was written; it is dropped.
-    fn open(path: &Path) -> Result<Self> {
-        let hint = "delete the line or the file; the judge is asked again";
-        let lines: Vec<Line> =
-            json_lines::read(path, "a reply of a judge: key, model, reply", hint)?;
-        let replies = lines.into_iter().map(|line| (line.key, line.reply));
-        Ok(Self {
-            path: path.to_owned(),
-            replies: replies.collect(),
-        })
-    }
-
-    /// SHA-256 of `parts`, each with its length, so that none runs into the next.
-    fn key(parts: &[&str]) -> String {
-        let lengths = parts.iter().map(|p| (p.len() as u64).to_le_bytes());
-        let lengths: Vec<[u8; 8]> = lengths.collect();
-        let both = lengths.iter().zip(parts);
-        files::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
-    }
-
-    /// Keeps a reply, in memory and as a line of the file.
-    fn put(&mut self, key: String, model: &str, reply: String) -> Result<()> {
-        let line = Line {
-            key,
-            model: model.into(),
-            reply,
-        };
-        json_lines::append(&self.path, &line)?;
-        self.replies.insert(line.key, line.reply);
-        Ok(())
-    }
 }
