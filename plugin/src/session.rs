@@ -11,7 +11,7 @@ use reptune_adapters::{
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Items, Question, claim_question, sequences, texts as texts_of};
 use reptune_recipes::effect_check::check_effect;
-use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, pooled, verdicts};
+use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, perplexity, verdicts};
 use reptune_recipes::generate::Generation;
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe};
@@ -161,7 +161,7 @@ impl Session {
             let plain = systems == self.plain();
             if let (Some(from), true) = (&evaluation.perplexity, plain) {
                 let texts = sequences(&self.chat, from)?;
-                row.perplexity = Some(pooled(&variant, &texts)?.perplexity);
+                row.perplexity = Some(perplexity(&variant, &texts)?);
             }
             if let (Some(from), true) = (&evaluation.neutral, plain) {
                 let encode = |t: &String| self.chat.encode(t);
@@ -169,8 +169,7 @@ impl Session {
                 let ids = texts.iter().map(encode);
                 let ids = ids.collect::<reptune_recipes::Result<Vec<_>>>()?;
                 let base = ModelVariant::base(variant.model);
-                let moved = divergence(&base, &variant, &ids, &mut |_| {})?;
-                row.divergence = Some(moved.mean);
+                row.divergence = Some(divergence(&base, &variant, &ids)?);
             }
         }
         Ok(Measured {

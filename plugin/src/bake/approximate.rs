@@ -62,9 +62,7 @@ pub fn approximate(
         ..ModelVariant::base(model)
     };
     let online = under(std::slice::from_ref(intervention));
-    let kl = |other: &ModelVariant| -> Result<f64> {
-        Ok(divergence(&online, other, prompts, &mut |_| {})?.mean)
-    };
+    let kl = |other: &ModelVariant| -> Result<f64> { Ok(divergence(&online, other, prompts)?) };
     Ok(Approximation {
         divergence: kl(&under(&additions))?,
         effect: kl(&under(&[]))?,

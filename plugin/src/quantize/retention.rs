@@ -74,7 +74,7 @@ impl<'a> RetentionCheck<'a> {
         let cosine = |d| alignment(model, &self.ids, d, place);
         let divergence = match reference {
             Some(reference) if !self.neutral.is_empty() => {
-                Some(divergence(reference, model, &self.neutral, &mut |_| {})?.mean)
+                Some(divergence(reference, model, &self.neutral)?)
             }
             _ => None,
         };

@@ -14,5 +14,5 @@ pub use alignment::alignment;
 pub use answerer::{Answerer, OwnForward, ask, asked, verdicts};
 pub use effect_retained::ClaimScores;
 pub use judge::Judge;
-pub use perplexity::{Perplexity, pooled};
+pub use perplexity::perplexity;
 pub use reader::verdict;

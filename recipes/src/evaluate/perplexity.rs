@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::score::{ModelVariant, log_sum_exp};
 use reptune_adapters::ModelSpec;
-use serde::{Deserialize, Serialize};
 
 /// Windows over a text that is longer than the context.
 #[derive(Clone, Copy)]
@@ -25,38 +24,14 @@ impl Windows {
     }
 }
 
-/// Perplexity of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Perplexity {
-    /// Tokens that were scored: all but the first.
-    pub tokens: usize,
-    /// Mean of `-log p(token)`, in nats.
-    pub loss: f64,
-    /// `exp(loss)`
-    pub perplexity: f64,
-}
-
-impl Perplexity {
-    /// Of a sum of losses over `tokens`.
-    fn of(sum: f64, tokens: usize) -> Self {
-        let loss = sum / tokens.max(1) as f64;
-        let perplexity = loss.exp();
-        Self {
-            tokens,
-            loss,
-            perplexity,
-        }
-    }
-}
-
-/// Perplexity of `ids` (T,): every token but the first is scored once, in the
+/// Loss of `ids` (T,), in nats: every token but the first is scored once, in the
 /// earliest window that holds it, which is the one with the longest context.
 ///
-/// `exp(-1/(T-1) sum_t log p(ids_t | window before t))`
+/// `-1/(T-1) sum_t log p(ids_t | window before t)`
 ///
 /// For positions a window is a prompt throughout. Refuses texts of fewer than two tokens, and
 /// windows that do not fit the model.
-fn perplexity(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<Perplexity> {
+fn loss(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<f64> {
     let Windows { length, stride } = windows;
     let context = variant.model.spec().context;
     let wrong = |what: &str, expected: String, found: usize, hint: &str| {
@@ -90,23 +65,24 @@ fn perplexity(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<P
         scored = end;
         begin += stride;
     }
-    Ok(Perplexity::of(sum, tokens - 1))
+    Ok(sum / (tokens - 1) as f64)
 }
 
-/// Perplexity over several texts, each a sequence of its own: the mean is over all
-/// their scored tokens.
+/// Perplexity over several texts, each a sequence of its own: `exp` of the mean loss over all
+/// their tokens but the first ones.
 ///
 /// # Errors
 /// When a text has fewer than two tokens, or the model fails.
-pub fn pooled(variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<Perplexity> {
+pub fn perplexity(variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
     let windows = Windows::of(variant.model.spec());
     let (mut sum, mut tokens) = (0., 0);
     for ids in texts {
-        let one = perplexity(variant, ids, windows)?;
-        sum += one.loss * one.tokens as f64;
-        tokens += one.tokens;
+        let scored = ids.len().saturating_sub(1);
+        sum += loss(variant, ids, windows)? * scored as f64;
+        tokens += scored;
     }
-    Ok(Perplexity::of(sum, tokens))
+    let mean: f64 = sum / tokens.max(1) as f64;
+    Ok(mean.exp())
 }
 
 #[cfg(test)]

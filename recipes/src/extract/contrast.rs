@@ -17,7 +17,7 @@ pub struct Contrast {
 
 impl Contrast {
     /// A contrast without pairs, of rows of width `hidden`.
-    pub(super) fn empty(hidden: usize) -> Self {
+    pub(crate) fn empty(hidden: usize) -> Self {
         Self {
             hidden,
             positive: Vec::new(),
@@ -25,32 +25,8 @@ impl Contrast {
         }
     }
 
-    /// A contrast of given rows.
-    ///
-    /// Shapes: `positive` and `negative` are each (P, H).
-    ///
-    /// # Errors
-    /// When there is no pair, or the rows differ in number or width.
-    pub fn new(positive: &[Vec<f32>], negative: &[Vec<f32>]) -> Result<Self> {
-        let hidden = positive.first().map_or(0, Vec::len);
-        let odd = positive.iter().chain(negative).find(|r| r.len() != hidden);
-        if hidden == 0 || positive.len() != negative.len() || odd.is_some() {
-            let (width, p, n) = (odd.map_or(hidden, Vec::len), positive.len(), negative.len());
-            let expected =
-                "as many positive as negative rows, at least one, all of one width above 0";
-            let found = format!("{p} positive and {n} negative rows, a width of {width}");
-            let hint = "capture both rows of every pair";
-            return Err(Error::value("rows of pairs", expected, found, hint));
-        }
-        Ok(Self {
-            hidden,
-            positive: positive.concat(),
-            negative: negative.concat(),
-        })
-    }
-
     /// Adds a pair. Shapes: both (H,).
-    pub(super) fn push(&mut self, positive: &[f32], negative: &[f32]) {
+    pub(crate) fn push(&mut self, positive: &[f32], negative: &[f32]) {
         self.positive.extend_from_slice(positive);
         self.negative.extend_from_slice(negative);
     }

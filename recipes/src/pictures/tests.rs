@@ -4,21 +4,24 @@ use crate::extract::find;
 use crate::toy::{chat, recipe, tiny};
 use reptune_adapters::{ForwardOptions, KeyValueCache, PrefixTree};
 
-fn contrast() -> Contrast {
-    let rows = |x: f32| vec![vec![x, 0.], vec![x, 1.], vec![2. * x, -1.]];
-    Contrast::new(&rows(1.), &rows(-1.)).expect("rows")
+/// Pairs whose positive rows are `rows`, and whose negative rows have the other first entry.
+fn contrast(rows: &[[f32; 2]]) -> Contrast {
+    let mut contrast = Contrast::empty(2);
+    rows.iter()
+        .for_each(|[x, y]| contrast.push(&[*x, *y], &[-x, *y]));
+    contrast
 }
 
 #[test]
 fn a_scatter_has_the_axes_of_most_variance() {
     // X^T X / 6 = diag(2, 2/3): the axes themselves.
-    let s = scatter(1, &contrast()).expect("a scatter");
+    let s = scatter(1, &contrast(&[[1., 0.], [1., 1.], [2., -1.]])).expect("a scatter");
     let explained = s.explained.expect("shares");
     assert!((explained[0] - 0.75).abs() < 1e-12 && (explained[1] - 0.25).abs() < 1e-12);
     for (found, expected) in s.positive.iter().zip([[1., 0.], [1., 1.], [2., -1.]]) {
         assert!((found[0] - expected[0]).abs() < 1e-12 && (found[1] - expected[1]).abs() < 1e-12);
     }
-    let line = Contrast::new(&[vec![1., 0.]], &[vec![-1., 0.]]).expect("rows");
+    let line = contrast(&[[1., 0.]]);
     let positive = scatter(1, &line).expect("a scatter").positive;
     assert_eq!(positive, [[1., 0.]]);
 }

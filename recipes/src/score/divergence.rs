@@ -5,50 +5,28 @@ use crate::activation_cache::ActivationCache;
 use crate::batch::{LOGITS_PER_FORWARD, Most, batches};
 use crate::error::Result;
 use crate::score::model_variant::TokenLogits;
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Divergence of next-token distributions from those of another model.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Divergence {
-    /// Tokens, over all texts.
-    pub rows: usize,
-    /// Mean over the tokens, in nats.
-    pub mean: f64,
+/// The mean of the divergences at some tokens.
+fn mean(kls: &[f64]) -> f64 {
+    kls.iter().fold(0., |sum, kl| sum + kl) / kls.len().max(1) as f64
 }
 
-impl Divergence {
-    fn of(kls: &[f64]) -> Self {
-        let (rows, sum) = (kls.len(), kls.iter().fold(0., |sum, kl| sum + kl));
-        let mean = sum / rows.max(1) as f64;
-        Self { rows, mean }
-    }
-}
-
-/// The divergence of `variant` from `base`, which may be another model of the same
-/// vocabulary, over all tokens of `texts`.
+/// The divergence, in nats, of next-token distributions of `variant` from those of `base`, which
+/// may be another model of the same vocabulary: the mean over all tokens of `texts`.
 ///
 /// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of `base`, q of `variant`
 ///
-/// `progress` is called after each forward with the number of texts done.
-///
 /// # Errors
 /// When a text is empty or longer than the context.
-pub fn divergence(
-    base: &ModelVariant,
-    variant: &ModelVariant,
-    texts: &[Vec<u32>],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Divergence> {
+pub fn divergence(base: &ModelVariant, variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
     let mut kls = Vec::new();
     for range in ranges(texts) {
-        let done = range.end;
         let texts = &texts[range];
         let base = TextLogits::of(base, texts, None)?;
         kls.extend(base.kls(&TextLogits::of(variant, texts, None)?));
-        progress(done);
     }
-    Ok(Divergence::of(&kls))
+    Ok(mean(&kls))
 }
 
 /// The logits of a model at all tokens of some texts, from which the divergence of several
@@ -86,13 +64,13 @@ impl ReferenceLogits {
         &self,
         variant: &ModelVariant,
         cache: Option<&ActivationCache>,
-    ) -> Result<Divergence> {
+    ) -> Result<f64> {
         let mut kls = Vec::new();
         for (range, base) in &self.batches {
             let texts = &self.texts[range.clone()];
             kls.extend(base.kls(&TextLogits::of(variant, texts, cache)?));
         }
-        Ok(Divergence::of(&kls))
+        Ok(mean(&kls))
     }
 }
 

@@ -131,7 +131,7 @@ impl<'a> Doses<'a> {
         let sign = cell.coeff.signum();
         Ok(DoseScores {
             shift: sign * shifts.sum::<f64>() / self.odds.len() as f64,
-            kl: self.neutral.divergence(&variant, cache)?.mean,
+            kl: self.neutral.divergence(&variant, cache)?,
         })
     }
 }

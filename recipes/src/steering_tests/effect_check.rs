@@ -12,19 +12,7 @@ fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
     let set = set(&toy, 1);
     let plain = Intervention::new(&set, &[1, 2], Dose::Total(20.), Operator::Add)?;
     let effect = check_effect(&toy, &plain, &prompts(), None, 2)?.require()?;
-    assert!(effect.kl > 0. && effect.largest_kl >= effect.kl && effect.shift > 0.1);
-    for module in &effect.modules {
-        assert!(module.cos_after > module.cos_before, "{module:?}");
-    }
-    let ablated = Intervention::new(&set, &[2], Dose::Total(0.), Operator::Ablate)?;
-    for x in [ablated.clone(), ablated.at(HookPoint::ResidPre)] {
-        let module = &check_effect(&toy, &x, &prompts(), None, 1)?.modules[0];
-        let (before, after) = (
-            module.cos_before.expect("rows"),
-            module.cos_after.expect("rows"),
-        );
-        assert!(before.abs() > 1e-3 && after.abs() < 1e-6, "{module:?}");
-    }
+    assert!(effect.kl > 0. && effect.shift > 0.1);
     // Generated tokens are checked too; without any there is nothing to act on.
     let late = plain.clone().on(Positions::Generated);
     assert!(check_effect(&toy, &late, &prompts(), None, 1)?.any());
