@@ -257,14 +257,14 @@ impl ActivationCache {
     }
 
     /// Keys and values up to `layer` of the tokens of `tree`, see [`ActivationCache::rows`],
-    /// for a model of `layers` layers and with room for `room` tokens; `None` where the
+    /// for a model of `layers` layers and with space for `most` tokens; `None` where the
     /// prompts are not cached, or not in one batch.
     pub(crate) fn keys_values(
         &self,
         layer: usize,
         (tree, prompts, paths): (&PrefixTree, &[Vec<u32>], &[Vec<u32>]),
         layers: usize,
-        room: usize,
+        most: usize,
     ) -> Result<Option<KeyValueCache>> {
         let Some((mut index, Some(batch))) = self.index(tree, prompts, paths) else {
             return Ok(None);
@@ -274,7 +274,7 @@ impl ActivationCache {
             return Ok(None);
         };
         index.iter_mut().for_each(|row| *row -= batch.first as u32);
-        Ok(Some(known.below(layer + 1, &index, layers, room)?))
+        Ok(Some(known.below(layer + 1, &index, layers, most)?))
     }
 
     /// The number of the row of every token of `tree`, and the batch of all prompts, if it

@@ -99,7 +99,7 @@ pub fn check_effect(
     let modules = modules.collect::<Vec<_>>().join(", ");
     let (operator, rule) = (intervention.operator(), intervention.rows());
     Ok(EffectCheck {
-        what: format!("{operator} on rows `{rule}` at {modules}"),
+        what: format!("{operator} on positions `{rule}` at {modules}"),
         rows: rows.len(),
         readings: kls.len(),
         kl: kls.iter().sum::<f64>() / kls.len().max(1) as f64,
@@ -123,15 +123,15 @@ impl EffectCheck {
             return Ok(self);
         }
         let hint = match self.rows {
-            0 => "the row rule chooses nothing in these prompts, or the gate stayed shut",
+            0 => "the positions choose no token of these prompts, or the gate stayed shut",
             _ => {
-                "the coeff may be zero or tiny, or a gate shut at every row; allow it if that is meant"
+                "the coeff may be zero or tiny, or the gate shut at every token; allow it if that is meant"
             }
         };
         let (shift, readings, rows) = (self.shift, self.readings, self.rows);
         let expected = format!("next-token logits that shift by more than {NOTHING}");
         let found = format!(
-            "a largest shift of {shift} over {readings} distributions, {rows} rows acted on"
+            "a largest shift of {shift} over {readings} distributions, {rows} tokens acted on"
         );
         Err(Error::value(self.what, expected, found, hint))
     }

@@ -299,7 +299,7 @@ impl<'a> VariantGroup<'a> {
             }
         }
         let layers = self.model.spec().layers;
-        let room = tree.len() + active.len() * self.how.max_new_tokens;
+        let most = tree.len() + active.len() * self.how.max_new_tokens;
         let (mut start, mut keys_values) = (None, None);
         if let Some(cache) = self.how.cache {
             cache.check(self.model, self.how.adapter)?;
@@ -307,14 +307,14 @@ impl<'a> VariantGroup<'a> {
             let prompts = &prompts[range];
             if let Some(layer) = last.and_then(|last| cache.resume_layer(last)) {
                 let place = (&tree, prompts, paths.as_slice());
-                keys_values = cache.keys_values(layer, place, layers, room)?;
+                keys_values = cache.keys_values(layer, place, layers, most)?;
                 if keys_values.is_some() {
                     start = Some((layer, cache.rows(layer, &tree, prompts, &paths)?));
                 }
             }
         }
         Ok(Growing {
-            cache: keys_values.unwrap_or_else(|| KeyValueCache::keeping(layers, room)),
+            cache: keys_values.unwrap_or_else(|| KeyValueCache::keeping(layers, most)),
             tree,
             active,
             start,

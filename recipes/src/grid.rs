@@ -15,7 +15,7 @@ use std::path::Path;
 /// What is done with the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SteeringWay {
+pub enum SteeringKind {
     /// It is added.
     Plus,
     /// Its negative is added.
@@ -31,10 +31,10 @@ pub struct SteeringGrid<'a> {
     pub directions: &'a [&'a DirectionSet],
     /// Sets of layers; the layers of a set are steered together.
     pub layers: &'a [Vec<usize>],
-    /// Doses above 0: the way gives the sign.
+    /// Doses above 0: the kind gives the sign.
     pub doses: &'a [Dose],
     /// What is done.
-    pub ways: &'a [SteeringWay],
+    pub kinds: &'a [SteeringKind],
     /// The tokens that are acted on.
     pub positions: &'a Positions,
 }
@@ -48,7 +48,8 @@ pub struct GridCell {
     /// Layers; none of the unsteered model.
     pub layers: Vec<usize>,
     /// What was done; `None` of the unsteered model.
-    pub way: Option<SteeringWay>,
+    #[serde(rename = "way")]
+    pub kind: Option<SteeringKind>,
     /// Signed total of the coefficients of all layers; 0 of an ablation.
     pub coeff: f64,
     /// The same as a signed fraction of the mean residual norm at each layer, if the
@@ -75,7 +76,7 @@ impl GridCell {
         Self {
             place: 0,
             layers: Vec::new(),
-            way: None,
+            kind: None,
             coeff: 0.,
             fraction: Some(0.),
         }
@@ -86,7 +87,7 @@ impl GridCell {
 type Amount = (f64, Option<f64>);
 
 impl SteeringGrid<'_> {
-    /// All cells, by place, layers, way and dose.
+    /// All cells, by place, layers, kind and dose.
     ///
     /// # Errors
     /// When a set of layers is empty, a direction or a residual norm is missing, or a dose
@@ -98,16 +99,16 @@ impl SteeringGrid<'_> {
                 if layers.is_empty() {
                     return Err(wrong("layers", "at least one layer in each set", "none"));
                 }
-                for &way in self.ways {
-                    let doses = match way {
-                        SteeringWay::Ablate => vec![(0., None)],
-                        SteeringWay::Plus => self.coeffs(set, layers, 1.)?,
-                        SteeringWay::Minus => self.coeffs(set, layers, -1.)?,
+                for &kind in self.kinds {
+                    let doses = match kind {
+                        SteeringKind::Ablate => vec![(0., None)],
+                        SteeringKind::Plus => self.coeffs(set, layers, 1.)?,
+                        SteeringKind::Minus => self.coeffs(set, layers, -1.)?,
                     };
                     cells.extend(doses.into_iter().map(|(coeff, fraction)| GridCell {
                         place,
                         layers: layers.clone(),
-                        way: Some(way),
+                        kind: Some(kind),
                         coeff,
                         fraction,
                     }));
@@ -127,7 +128,7 @@ impl SteeringGrid<'_> {
         let dose = |dose: &Dose| {
             let amount = dose.amount();
             if !(amount > 0. && amount.is_finite()) {
-                let expected = "a positive number: the way is its sign";
+                let expected = "a positive number: the kind gives the sign";
                 return Err(wrong("dose", expected, amount.to_string()));
             }
             let total = match *dose {
@@ -150,8 +151,8 @@ impl SteeringGrid<'_> {
 
     /// The steering of `cell`.
     pub fn intervention(&self, cell: &GridCell) -> Result<Intervention> {
-        let operator = match cell.way {
-            Some(SteeringWay::Ablate) => Operator::Ablate,
+        let operator = match cell.kind {
+            Some(SteeringKind::Ablate) => Operator::Ablate,
             _ => Operator::Add,
         };
         let set = self.directions[cell.place];
@@ -166,8 +167,8 @@ impl SteeringGrid<'_> {
 
     /// The key of `cell`, when all cells depend on `inputs`.
     pub(crate) fn key(&self, inputs: &str, cell: &GridCell) -> String {
-        let (way, layers, coeff) = (cell.way, &cell.layers, cell.coeff.to_bits());
-        let what = format!("{inputs} {way:?} {layers:?} {coeff:016x}");
+        let (kind, layers, coeff) = (cell.kind, &cell.layers, cell.coeff.to_bits());
+        let what = format!("{inputs} {kind:?} {layers:?} {coeff:016x}");
         let set = self.directions[cell.place];
         let directions = layers.iter().filter_map(|l| set.layers.get(l));
         let numbers = directions.flat_map(|d| &d.unit);

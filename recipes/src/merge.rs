@@ -2,7 +2,7 @@
 //!
 //! A merged checkpoint has the very files, headers, names and dtypes of the one it
 //! comes from, so every shard is copied and only the bytes of the updated tensors
-//! are written anew: one tensor in memory at a time.
+//! are written again: one tensor in memory at a time.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -49,7 +49,7 @@ impl MergeReport {
 /// Folds `update` into the checkpoint `model` and writes the result to `out`:
 /// `W + scale * B A`, added in f32 and rounded once to the dtype of W.
 ///
-/// Everything else is copied byte for byte, and [`FILE`] tells of the update;
+/// Everything else is copied byte for byte, and [`FILE`] names the update;
 /// subdirectories and weights in other formats are left out. `progress` is called with the
 /// path of every finished shard, how many are done, and of how many.
 ///
@@ -239,7 +239,7 @@ impl Merged {
             Ok(read) => read.format,
             Err(e) => e.to_string(),
         };
-        let hint = "merge anew, or remove it";
+        let hint = "merge again, or remove it";
         Err(Error::input(&path, "content", FORMAT, found, hint))
     }
 
@@ -264,7 +264,7 @@ impl Merged {
             if found != *expected {
                 let place = format!("tensor `{name}`");
                 let expected = format!("SHA-256 {expected}, as {FILE} says");
-                let hint = "the checkpoint was changed or damaged after the merge; merge anew";
+                let hint = "the checkpoint was changed or damaged after the merge; merge again";
                 return Err(Error::input(directory, place, expected, found, hint));
             }
         }

@@ -39,7 +39,7 @@ pub struct TuningPlan {
     pub distinct: u64,
     /// The block whose output is cached; none where block 0 is trained or read.
     pub cache_layer: Option<usize>,
-    /// Most memory beside the weights, in bytes, by part.
+    /// Most memory in addition to the weights, in bytes, by part.
     pub memory: TuningMemory,
     /// Floating-point operations, a multiplication and an addition counted as two.
     pub work: Work,

@@ -2,7 +2,7 @@
 //! A. Talwalkar, arXiv 1502.07943) over a grid.
 //!
 //! Every candidate is tuned for a first share of the epochs; the better part goes on
-//! to the next share, and so on. A candidate starts anew on each rung, because a
+//! to the next share, and so on. A candidate starts again on each rung, because a
 //! learning rate that falls to zero over two epochs is not half of one over four.
 
 #[cfg(test)]
@@ -113,7 +113,7 @@ pub fn search(
         }
         // The best come first, so that a rung cut short has tried the likeliest.
         scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.number.cmp(&b.1.number)));
-        scored.truncate(kept(scored.len(), settings.keep));
+        scored.truncate(go_on(scored.len(), settings.keep));
         scored.retain(|(score, _)| score.is_finite());
         candidates = scored.into_iter().map(|(_, c)| c).collect();
     }
@@ -164,7 +164,7 @@ pub fn rungs(recipe: &Recipe) -> Result<Vec<SearchRung>> {
     let mut next = drawn(recipe, settings)?.len();
     let rung = |share: &f64| {
         let trials = next;
-        next = kept(next, settings.keep);
+        next = go_on(next, settings.keep);
         let epochs = epochs(recipe, *share);
         SearchRung { trials, epochs }
     };
@@ -177,7 +177,7 @@ fn epochs(recipe: &Recipe, share: f64) -> usize {
 }
 
 /// How many of `n` go on.
-fn kept(n: usize, share: f64) -> usize {
+fn go_on(n: usize, share: f64) -> usize {
     ((n as f64 * share - 1e-9).ceil() as usize).max(1).min(n)
 }
 
@@ -191,7 +191,7 @@ fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<SearchCandidate>> {
     let needed = |first: usize| {
         let rest = 1..settings.rungs.len();
         rest.fold((first, first), |(sum, n), _| {
-            let n = kept(n, settings.keep);
+            let n = go_on(n, settings.keep);
             (sum + n, n)
         })
     };

@@ -1,7 +1,7 @@
 //! Choosing layer, place and dose of a direction on validation data only.
 //!
 //! A direction may order all pairs and yet do nothing when it is added. So every layer and
-//! place is measured both ways, and the choice rests on what adding does: of all doses
+//! place is measured on both, and the choice rests on what adding does: of all doses
 //! that keep neutral text as it was, the one that moves answers most.
 
 mod doses;
@@ -12,7 +12,7 @@ pub use doses::SelectionInputs;
 
 use crate::error::{Error, Result};
 use crate::extract::Extracted;
-use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringKind};
 use doses::{DoseScores, Doses};
 use reptune_adapters::{DirectionSet, Dose};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,7 @@ pub struct MeasuredDose {
     pub fraction: f64,
     /// The same as a multiplier of the unit direction.
     pub coeff: f64,
-    /// Mean shift of the log-odds of the positive answer, counted positive where it goes
-    /// the way of the coeff's sign.
+    /// Mean shift of the log-odds of the positive answer, times the sign of the coeff.
     pub shift: f64,
     /// `shift / |fraction|`.
     pub per_fraction: f64,
@@ -106,7 +105,7 @@ pub fn select(
         directions: &sets,
         layers: &each,
         doses: &fractions,
-        ways: &[SteeringWay::Plus, SteeringWay::Minus],
+        kinds: &[SteeringKind::Plus, SteeringKind::Minus],
         positions: &recipe.steering.positions,
     };
     let cells = grid.cells()?;
@@ -207,7 +206,8 @@ impl SelectionTable {
             let least = doses.iter().map(|c| c.kl).fold(f64::INFINITY, f64::min);
             let effects = doses.iter().map(|c| c.effect);
             let most = effects.fold(f64::NEG_INFINITY, f64::max);
-            let expected = format!("a dose with a KL of at most {kl} that moves answers its way");
+            let expected =
+                format!("a dose with a KL of at most {kl} that moves answers towards its sign");
             let n = doses.len();
             let found = format!("none of {n}: least KL {least:.3}, largest effect {most:.3}");
             let hint = "try smaller fractions, a larger selection.kl, or another method or place";

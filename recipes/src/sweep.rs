@@ -92,7 +92,7 @@ pub fn sweep(
     let key = key_of_inputs(choices, &unsteered, &grid.positions.to_string());
     let mut cache = None;
     let mut measure = |cell: &GridCell| -> Result<ChoiceScores> {
-        if cell.way.is_none() {
+        if cell.kind.is_none() {
             return Ok(ChoiceScores::of(unsteered.clone()));
         }
         let steering = [grid.intervention(cell)?];

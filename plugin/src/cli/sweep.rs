@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{ArgGroup, Args, ValueEnum};
 use reptune_adapters::{Dose, HookedModel};
 use reptune_recipes::Recipe;
-use reptune_recipes::grid::SteeringWay as Way;
+use reptune_recipes::grid::SteeringKind;
 use reptune_report::aligned;
 use serde_json::json;
 use std::path::PathBuf;
@@ -120,17 +120,17 @@ fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) ->
         Claims::Test => "test",
     };
     if a.recipe.json {
-        let best = |way| best(cells, way).map(|c| &c.key);
+        let best = |kind| best(cells, kind).map(|c| &c.key);
         return print_json(&json!({
             "on": on, "n": n, "directions": source, "file": file,
-            "best": {"plus": best(Way::Plus), "minus": best(Way::Minus)}, "cells": cells,
+            "best": {"plus": best(SteeringKind::Plus), "minus": best(SteeringKind::Minus)}, "cells": cells,
         }));
     }
     let source = source.display();
     print(format_args!("{n} {on} claims, directions of {source}\n"))?;
     print(format_args!("{}\n", table(cells)))?;
-    for way in [Way::Plus, Way::Minus] {
-        print(sentence(cells, way))?;
+    for kind in [SteeringKind::Plus, SteeringKind::Minus] {
+        print(sentence(cells, kind))?;
     }
     let scores = cells.iter().flat_map(|c| &c.scores.log_odds);
     let broken = scores.filter(|x| x.is_none()).count();
@@ -142,14 +142,14 @@ fn told(a: &SweepArgs, run: &Run, n: usize, source: &PathBuf, cells: &[Cell]) ->
     print(format_args!("\n{}", file.display()))
 }
 
-/// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
-fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let moved = |c: &Cell| match way {
-        Way::Minus => c.scores.outcomes.negative,
+/// The cell of `kind` with most answers of its kind; of equal ones the smallest dose.
+fn best(cells: &[Cell], kind: SteeringKind) -> Option<&Cell> {
+    let moved = |c: &Cell| match kind {
+        SteeringKind::Minus => c.scores.outcomes.negative,
         _ => c.scores.outcomes.positive,
     };
-    let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
-    of_way.min_by(|a, b| {
+    let of_kind = cells.iter().filter(|c| c.cell.kind == Some(kind));
+    of_kind.min_by(|a, b| {
         let most = moved(b).cmp(&moved(a));
         most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
@@ -184,14 +184,14 @@ fn table(cells: &[Cell]) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let base = cells.first().map_or(0., |c| c.scores.mean);
     for c in cells {
-        let added = matches!(c.cell.way, Some(Way::Plus | Way::Minus));
+        let added = matches!(c.cell.kind, Some(SteeringKind::Plus | SteeringKind::Minus));
         let only = |text: String| if added { text } else { "-".to_owned() };
         let fraction = c.cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
-        let (layers, sign) = match c.cell.way {
+        let (layers, sign) = match c.cell.kind {
             None => ("-".to_owned(), "unsteered"),
-            Some(Way::Plus) => (ranges(&c.cell.layers), "+"),
-            Some(Way::Minus) => (ranges(&c.cell.layers), "-"),
-            Some(Way::Ablate) => (ranges(&c.cell.layers), "ablate"),
+            Some(SteeringKind::Plus) => (ranges(&c.cell.layers), "+"),
+            Some(SteeringKind::Minus) => (ranges(&c.cell.layers), "-"),
+            Some(SteeringKind::Ablate) => (ranges(&c.cell.layers), "ablate"),
         };
         rows.push(vec![
             layers,
@@ -201,7 +201,7 @@ fn table(cells: &[Cell]) -> String {
             share(c.scores.outcomes.positive, c.scores.log_odds.len()),
             signed(c.scores.mean),
             c.cell
-                .way
+                .kind
                 .map_or(String::new(), |_| signed(c.scores.mean - base)),
         ]);
     }
@@ -209,13 +209,13 @@ fn table(cells: &[Cell]) -> String {
 }
 
 /// The best cell of a sign in a sentence.
-fn sentence(cells: &[Cell], way: Way) -> String {
-    let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
+fn sentence(cells: &[Cell], kind: SteeringKind) -> String {
+    let (Some(best), Some(base)) = (best(cells, kind), cells.first()) else {
         return String::new();
     };
     let (with, without) = (best.scores.outcomes, base.scores.outcomes);
-    let (what, with, without) = match way {
-        Way::Minus => ("most wrong answers", with.negative, without.negative),
+    let (what, with, without) = match kind {
+        SteeringKind::Minus => ("most wrong answers", with.negative, without.negative),
         _ => ("most right answers", with.positive, without.positive),
     };
     let n = best.scores.log_odds.len();

@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
 use reptune_recipes::data::{Claim, claim_question};
 use reptune_recipes::extract::extract;
-use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
+use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringKind};
 use reptune_recipes::score::{Choice, ModelVariant};
 use reptune_recipes::sweep::{ChoiceScores, sweep};
 use std::path::PathBuf;
@@ -69,7 +69,11 @@ impl Run {
             directions: &[sweep_of.directions],
             layers: sweep_of.layers,
             doses: sweep_of.doses,
-            ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+            kinds: &[
+                SteeringKind::Plus,
+                SteeringKind::Minus,
+                SteeringKind::Ablate,
+            ],
             positions: &recipe.steering.positions,
         };
         let (base, file) = (ModelVariant::base(&session.llama), self.stages.path(CELLS));

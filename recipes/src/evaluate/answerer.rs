@@ -38,7 +38,7 @@ pub struct OwnForward<'a> {
 }
 
 impl OwnForward<'_> {
-    /// Greedy continuations of `prompts` under each of `variants`, interventions that act beside
+    /// Greedy continuations of `prompts` under each of `variants`, interventions that act with
     /// those of `how`; as text, by variant and prompt.
     pub fn answer_variants(
         &self,

@@ -43,7 +43,7 @@ pub fn verdict(text: &str, question: &Question, labels: &[String; 2]) -> Verdict
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tail {
     Space,
-    Mark,
+    Symbol,
     Clause,
     Sentence,
     Line,
@@ -67,7 +67,7 @@ impl Word {
     }
 }
 
-/// A way to name one of the two answers.
+/// A name of one of the two answers.
 struct Name {
     words: Vec<String>,
     answer: usize,
@@ -318,7 +318,7 @@ fn words(text: &str) -> Vec<Word> {
             '\n' => Tail::Line,
             ',' | ';' | ':' | '–' | '—' => Tail::Clause,
             c if c.is_whitespace() => Tail::Space,
-            _ => Tail::Mark,
+            _ => Tail::Symbol,
         };
         if let Some(word) = words.last_mut() {
             word.tail = word.tail.max(tail);

@@ -19,7 +19,7 @@ impl ExtractionMethod {
     /// - probe: `w` of `sigmoid(w . h + b)`, fitted to positive (1) and negative (0) rows
     ///
     /// A nuisance n (unit) is projected out last: `d - (d . n) n`. The result is of unit
-    /// L2 norm; its norm before is kept beside it. These are the methods of section 2 of
+    /// L2 norm; its norm before is kept with it. These are the methods of section 2 of
     /// Representation Tuning (arXiv 2409.06927).
     ///
     /// # Errors

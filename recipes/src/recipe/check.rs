@@ -275,10 +275,10 @@ fn search(s: &Search, t: &Tuning) -> Result<()> {
     let empty = s.layers.iter().any(Vec::is_empty);
     at.need(!empty, "layers", "lists of layers", "an empty one")?;
     let fits = s.layers.is_empty() || t.representation_layers.is_empty();
-    let expected = "no `tuning.representation_layers` beside it";
+    let expected = "no `tuning.representation_layers` at the same time";
     at.need(fits, "layers", expected, "both")?;
     let fits = s.layers.is_empty() || t.groups.iter().all(|g| g.layers.is_empty());
-    let expected = "groups without `layers` beside it";
+    let expected = "groups without `layers` at the same time";
     at.need(fits, "layers", expected, "groups of certain layers")?;
     for positions in &s.positions {
         at.positions(positions, PositionsUse::Tuning)?;

@@ -5,7 +5,7 @@ use reptune_report::Poles;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
-/// The behaviour, as two personas worded in several ways.
+/// The behaviour, as two personas in several wordings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Personas {

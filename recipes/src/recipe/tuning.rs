@@ -50,7 +50,7 @@ pub struct Tuning {
     /// Factor of the representation loss of the `in` modes.
     #[serde(default = "number::<1, _>")]
     pub m: f64,
-    /// Weight of the token loss beside a representation loss.
+    /// Weight of the token loss in modes with a representation loss.
     #[serde(default = "ratio::<1, 100>")]
     pub token_weight: f64,
     /// Prompts in a batch.
@@ -60,7 +60,7 @@ pub struct Tuning {
     /// batch at once. Fewer take less memory; the gradient is the same.
     #[serde(default)]
     pub micro_batch: usize,
-    /// Most memory, in MiB, that tuning takes beside the weights. Where it is short, the
+    /// Most memory, in MiB, that tuning takes in addition to the weights. Where it is short, the
     /// activation cache is kept on disk, and blocks are recomputed in the backward
     /// (gradient checkpointing).
     pub memory: Option<usize>,
@@ -92,7 +92,7 @@ pub struct Tuning {
     pub checkpoint_every: usize,
     /// Early stop on the validation loss; without it every epoch is run.
     pub early_stop: Option<EarlyStop>,
-    /// Parameter groups: target modules that are trained in another way than the rest.
+    /// Parameter groups: target modules that are trained with other settings than the rest.
     #[serde(default)]
     pub groups: Vec<ParameterGroup>,
 }

@@ -32,7 +32,7 @@ pub struct SelectionInputs<'a> {
 /// What is measured of a dose.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct DoseScores {
-    /// Mean shift of the log-odds, counted positive where it goes the way of the sign.
+    /// Mean shift of the log-odds, times the sign of the coeff.
     #[serde(with = "exact")]
     pub shift: f64,
     /// Mean KL on neutral text.
@@ -53,7 +53,7 @@ mod exact {
     }
 }
 
-/// Measures doses beside the unsteered model.
+/// Compares doses with the unsteered model.
 pub(super) struct Doses<'a> {
     model: &'a dyn HookedModel,
     choices: Vec<Choice>,

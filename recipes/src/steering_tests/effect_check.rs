@@ -19,7 +19,12 @@ fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> 
     let none = check_effect(&toy, &late, &prompts(), None, 0)?;
     assert_eq!((none.rows, none.shift, none.kl), (0, 0., 0.));
     let message = none.require().expect_err("no rows");
-    for part in ["layer 1 resid_post", "`generated`", "0 rows", "row rule"] {
+    for part in [
+        "layer 1 resid_post",
+        "`generated`",
+        "0 tokens",
+        "choose no token",
+    ] {
         assert!(message.to_string().contains(part), "{message}");
     }
     let zero = Intervention::new(&set, &[1], Dose::Total(0.), Operator::AddNormPreserving)?;

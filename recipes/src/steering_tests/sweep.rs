@@ -2,7 +2,7 @@
 
 use super::{prompts, set};
 use crate::error::Result;
-use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringKind};
 use crate::score::{Choice, ModelVariant};
 use crate::sweep::{ChoiceScores, sweep};
 use crate::toy::tiny;
@@ -40,7 +40,11 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
         directions: &[&set],
         layers: &layers,
         doses: &[Dose::Total(4.), Dose::Fraction(0.5)],
-        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        kinds: &[
+            SteeringKind::Plus,
+            SteeringKind::Minus,
+            SteeringKind::Ablate,
+        ],
         positions: &Positions::All,
     };
     let mut calls = Vec::new();
@@ -64,8 +68,8 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
         (-3.5, Some(-0.5))
     );
     assert_eq!(
-        (both[4].cell.way, both[4].cell.coeff),
-        (Some(SteeringWay::Ablate), 0.)
+        (both[4].cell.kind, both[4].cell.coeff),
+        (Some(SteeringKind::Ablate), 0.)
     );
     // The score is that of a forward of the prompt alone.
     for (question, odds) in choices().iter().zip(&cells[1].scores.log_odds) {

@@ -28,7 +28,7 @@ pub struct TuningSize<'a> {
     pub seed: u64,
 }
 
-/// Bytes that tuning takes beside the weights, by part.
+/// Bytes that tuning takes in addition to the weights, by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TuningMemory {
     /// Rows of the activation cache; 0 where it is on disk.
@@ -117,7 +117,7 @@ impl TuningSize<'_> {
             },
             activations: self.activations(&largest, cache_layer, settings.activations),
             backward: self.widest(&largest),
-            // value, gradient, two moments, and what a step computes on the way
+            // value, gradient, two moments, and what a step computes in between
             optimizer: self.trained() * 6 * F32,
         }
     }

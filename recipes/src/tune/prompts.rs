@@ -1,4 +1,4 @@
-//! Claims as prompts that are tuned on, and the order in which they are taken: shuffled anew
+//! Claims as prompts that are tuned on, and the order in which they are taken: shuffled again
 //! for each epoch.
 
 use crate::chat::{Chat, Message};

@@ -13,7 +13,7 @@ use reptune_adapters::{
 };
 use reptune_recipes::activation_cache::ActivationCache;
 use reptune_recipes::generate::{Generation, generate_variants};
-use reptune_recipes::grid::{SteeringGrid, SteeringWay};
+use reptune_recipes::grid::{SteeringGrid, SteeringKind};
 use reptune_recipes::score::{Choice, ModelVariant};
 use reptune_recipes::sweep::sweep;
 use serde_json::{Value, json};
@@ -78,7 +78,11 @@ fn answers(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Ve
         directions: &[set],
         layers: &layers,
         doses: &doses,
-        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        kinds: &[
+            SteeringKind::Plus,
+            SteeringKind::Minus,
+            SteeringKind::Ablate,
+        ],
         positions: &Positions::All,
     };
     let room = tempfile::tempdir()?;

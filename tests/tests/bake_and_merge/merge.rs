@@ -247,7 +247,7 @@ fn a_merged_checkpoint_tells_what_is_in_it_and_a_change_is_found() -> Result<()>
 
     let message = said(once.verify(&at("twice")).expect_err("another"), &room);
     assert!(
-        message.contains("SHA-256") && message.contains("merge anew"),
+        message.contains("SHA-256") && message.contains("merge again"),
         "{message}"
     );
     std::fs::write(at("once").join(FILE), "{}")?;
