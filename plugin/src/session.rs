@@ -4,11 +4,9 @@ use crate::decoder::{Llama, LoadOptions};
 use crate::{error::Result, model::ModelDir, progress, runtime::Engine};
 use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, HookedModel, Intervention, files};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
-use reptune_recipes::data::{Claim, Items, Question, claim_question};
-use reptune_recipes::effect_check::{NoEffect, check_effect};
-use reptune_recipes::evaluate::{
-    Answerer, OwnForward, Windows, ask, asked, pooled, sequences, texts as texts_of, verdicts,
-};
+use reptune_recipes::data::{Claim, Items, Question, claim_question, sequences, texts as texts_of};
+use reptune_recipes::effect_check::check_effect;
+use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, perplexity, verdicts};
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
@@ -188,14 +186,13 @@ impl Session {
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
             if let (Some(from), true) = (&recipe.evaluation.perplexity, plain) {
-                let windows = Windows::of(variant.model.spec());
-                row.perplexity =
-                    Some(pooled(&variant, &sequences(chat, from)?, windows)?.perplexity);
+                row.perplexity = Some(perplexity(&variant, &sequences(chat, from)?)?);
             }
             if let (Some(from), true) = (&recipe.evaluation.neutral, plain) {
                 let (texts, encode) = (texts_of(from)?, |t: &String| chat.encode(t));
                 let ids: reptune_recipes::Result<Vec<_>> = texts.iter().map(encode).collect();
-                row.divergence = Some(divergence(&variant, &ids?, &mut |_| {})?.mean);
+                let base = ModelVariant::base(variant.model);
+                row.divergence = Some(divergence(&base, &variant, &ids?)?);
             }
         }
         let open = Vec::new();
@@ -250,10 +247,9 @@ impl Session {
             steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
         let effect = check_effect(&self.llama, &intervention, &self.effect_prompts()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
-        effect.require(match coeff == 0. || steering.gate.is_some() {
-            true => NoEffect::Allow,
-            false => NoEffect::Refuse,
-        })?;
+        if coeff != 0. && steering.gate.is_none() {
+            effect.require()?;
+        }
         Ok(intervention)
     }
 

@@ -1,24 +1,23 @@
 //! Activations of prompts, computed once for all that is done above them.
 //!
-//! Nothing that is trained or steered above a layer changes its output. So the rows there
-//! are computed once for a whole data set and serve every batch, epoch, seed, coefficient
-//! and sign: a forward begins at them. A cache for generation keeps the keys and values
-//! of the layers below as well.
+//! Nothing that is trained or steered above a layer changes its output. So its rows serve every
+//! batch, epoch, seed, coefficient and sign: a forward begins at them. A cache for generation
+//! keeps the keys and values of the layers below as well.
 
 mod storage;
 
 pub use storage::CacheStorage;
 
-use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::batch::{CACHED_PER_FORWARD, Most, batches};
+use crate::error::{Error, Result};
 use candle_core::{Tensor, TensorId};
 use reptune_adapters::{
-    Adapter, CaptureTokens, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache,
-    ModelSpec, PrefixTree, Resume, TargetModule,
+    Adapter, CaptureTokens, ForwardOptions, HookedModel, Intervention, KeyValueCache, ModelSpec,
+    PrefixTree, Resume, TargetModule,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use storage::{CachedRows, RowsWriter};
+use storage::CachedRows;
 
 /// The last cache of several tunings. The next tuning, of another mode, seed or rate, uses
 /// it if it trains the same layers on the same prompts.
@@ -31,6 +30,7 @@ pub struct ActivationCache {
     /// All prompts; each token has a row.
     tree: PrefixTree,
     rows: BTreeMap<usize, CachedRows>,
+    hidden: usize,
     /// Prompts that were computed together, with keys and values of the cached layers and
     /// those below; empty unless the cache is for generation.
     keys_values: Vec<(PrefixTree, KeyValueCache)>,
@@ -49,6 +49,12 @@ pub fn last_unchanged(
     let updated = modules.map(|module| module.layer.checked_sub(1));
     let lowest = steered.chain(updated).min();
     lowest.unwrap_or(spec.layers.checked_sub(1))
+}
+
+/// A forward that resumes at the rows (N, H) of a layer.
+pub(crate) fn resume((layer, rows): &(usize, Tensor)) -> Resume<'_> {
+    let layer = *layer;
+    Resume { layer, rows }
 }
 
 impl ActivationCache {
@@ -126,12 +132,12 @@ impl ActivationCache {
         known: Option<&Self>,
         blocks: Option<usize>,
     ) -> Result<Self> {
-        let writer = |layer: &usize| Ok((*layer, RowsWriter::new(storage)?));
+        let writer = |layer: &usize| Ok((*layer, CachedRows::new(storage)?));
         let writers = layers.iter().map(writer);
         let mut writers = writers.collect::<Result<BTreeMap<_, _>>>()?;
         let mut tree = PrefixTree::new();
         let mut kept = Vec::new();
-        for batch in batches_by_length(prompts, CACHED_PER_FORWARD, |_, _| 0) {
+        for batch in batches(prompts, Most::Total(CACHED_PER_FORWARD), |_, _| 0) {
             let prompts = &prompts[batch.prompts];
             // Tokens of the batch that have no row yet, in the order of the rows.
             let (before, mut new) = (tree.len(), Vec::new());
@@ -153,15 +159,11 @@ impl ActivationCache {
                 }
                 _ => None,
             };
-            let start = start.as_ref();
             let options = ForwardOptions {
                 capture: layers,
                 captured: CaptureTokens::Only(&new),
                 adapter,
-                start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
-                    layer: *layer,
-                    rows,
-                }),
+                start: start.as_ref().map(resume),
                 ..ForwardOptions::default()
             };
             let mut keys_values = match blocks {
@@ -177,25 +179,15 @@ impl ActivationCache {
             }
         }
         let hidden = model.spec().hidden;
-        let rows = writers
-            .into_iter()
-            .map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
+        let rows = writers.into_iter();
+        let rows = rows.map(|(layer, writer)| Ok((layer, writer.finish(hidden)?)));
         Ok(Self {
             weights: Weights::of(model, adapter),
             tree,
             rows: rows.collect::<Result<_>>()?,
+            hidden,
             keys_values: kept,
         })
-    }
-
-    /// Number of distinct tokens, N.
-    pub fn len(&self) -> usize {
-        self.tree.len()
-    }
-
-    /// True without tokens.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Whether all tokens of `prompt` have rows here.
@@ -203,22 +195,17 @@ impl ActivationCache {
         self.tree.path(prompt).is_some()
     }
 
-    /// Whether the cache was computed with the weights of `model` under `adapter`.
-    pub fn belongs_to(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> bool {
-        self.weights == Weights::of(model, adapter)
-    }
-
     /// Refuses other weights than those of the cache.
     ///
     /// # Errors
     /// When `model` or `adapter` is another one.
     pub fn check(&self, model: &dyn HookedModel, adapter: Option<&Adapter>) -> Result<()> {
-        if self.belongs_to(model, adapter) {
+        if self.weights == Weights::of(model, adapter) {
             return Ok(());
         }
         let expected = "the model and the adapter that it was computed with";
         let hint = "compute the cache again";
-        Err(Error::value("activation cache", expected, "others", hint).into())
+        Err(Error::value("activation cache", expected, "others", hint))
     }
 
     /// The highest cached layer that is not above `last_unchanged`: where a forward can
@@ -243,29 +230,29 @@ impl ActivationCache {
         let Some(rows) = self.rows.get(&layer) else {
             let expected = format!("one of the cached layers {:?}", self.rows.keys());
             let hint = "cache this layer as well";
-            return Err(Error::value("layer", expected, layer.to_string(), hint).into());
+            return Err(Error::value("layer", expected, layer.to_string(), hint));
         };
         let Some(index) = index(&self.tree, tree, prompts, paths) else {
             let expected = "one of the cached prompts";
             let hint = "compute the cache for all prompts";
-            return Err(Error::value("prompt", expected, "another", hint).into());
+            return Err(Error::value("prompt", expected, "another", hint));
         };
-        rows.select(index)
+        rows.select(index, self.hidden)
     }
 
     /// Keys and values up to `layer` of the tokens of `tree`, see [`ActivationCache::rows`],
-    /// for a model of `layers` layers and with room for `room` tokens; `None` where the
+    /// for a model of `layers` layers and with space for `most` tokens; `None` where the
     /// prompts are not cached, or not in one batch.
     pub(crate) fn keys_values(
         &self,
         layer: usize,
         (tree, prompts, paths): (&PrefixTree, &[Vec<u32>], &[Vec<u32>]),
         layers: usize,
-        room: usize,
+        most: usize,
     ) -> Result<Option<KeyValueCache>> {
         let known = |(batch, keys_values): &(PrefixTree, KeyValueCache)| {
             let index = index(batch, tree, prompts, paths)?;
-            Some(keys_values.below(layer + 1, &index, layers, room))
+            Some(keys_values.below(layer + 1, &index, layers, most))
         };
         Ok(self.keys_values.iter().find_map(known).transpose()?)
     }

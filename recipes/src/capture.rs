@@ -1,13 +1,10 @@
 //! Residual rows of prompts, at any layers.
 
-use crate::batch::batches_by_length;
+use crate::batch::{CACHED_PER_FORWARD, Most, batches};
 use crate::error::Result;
 use candle_core::Tensor;
-use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel, KeyValueCache};
+use reptune_adapters::{CaptureTokens, ForwardOptions, HookedModel};
 use std::collections::BTreeMap;
-
-/// Prompt rows computed in one forward.
-const ROWS: usize = 2048;
 
 /// What is taken of every prompt.
 #[derive(Debug, Clone, Copy)]
@@ -44,23 +41,20 @@ pub struct CapturedPrompt {
 /// # Errors
 /// When a layer does not exist, the model fails, and those of `take`.
 pub fn capture<P: AsRef<[u32]>>(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     prompts: &[P],
     wanted: &CaptureRequest,
     take: &mut dyn FnMut(usize, CapturedPrompt) -> Result<()>,
 ) -> Result<()> {
-    for batch in batches_by_length(prompts, ROWS, |_, _| 0) {
-        let at = batch.prompts.start;
-        let (forest, paths) = (batch.tree, batch.paths);
-        let read = |path: &Vec<u32>| {
-            let skipped = wanted
-                .last
-                .map_or(0, |last| path.len().saturating_sub(last));
-            path[skipped..].to_vec()
+    for batch in batches(prompts, Most::Total(CACHED_PER_FORWARD), |_, _| 0) {
+        let skipped = |path: &Vec<u32>| match wanted.last {
+            Some(last) => path.len().saturating_sub(last),
+            None => 0,
         };
-        let read: Vec<Vec<u32>> = paths.iter().map(read).collect();
-        let everything = paths.concat();
-        let request = ForwardOptions {
+        let read = |path: &Vec<u32>| path[skipped(path)..].to_vec();
+        let read: Vec<Vec<u32>> = batch.paths.iter().map(read).collect();
+        let everything = batch.paths.concat();
+        let options = ForwardOptions {
             capture: wanted.layers,
             captured: CaptureTokens::Only(&read.concat()),
             logits: match wanted.logits {
@@ -69,19 +63,19 @@ pub fn capture<P: AsRef<[u32]>>(
             },
             ..ForwardOptions::default()
         };
-        let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
+        let output = batch.forward(model, &options)?;
         let (mut row, mut token) = (0, 0);
-        for (i, (path, read)) in paths.iter().zip(&read).enumerate() {
-            let residuals = pass.residuals.iter();
+        for ((prompt, path), read) in batch.prompts.zip(&batch.paths).zip(&read) {
             let part = |(layer, rows): (&usize, &Tensor)| {
                 Ok((*layer, rows.narrow(0, row, read.len())?.detach()))
             };
-            let logits = pass.logits.as_ref();
+            let residuals = output.residuals.iter().map(part);
+            let logits = output.logits.as_ref();
             let captured = CapturedPrompt {
-                residuals: residuals.map(part).collect::<Result<_>>()?,
+                residuals: residuals.collect::<Result<_>>()?,
                 logits: logits.map(|l| l.narrow(0, token, path.len())).transpose()?,
             };
-            take(at + i, captured)?;
+            take(prompt, captured)?;
             row += read.len();
             token += path.len();
         }

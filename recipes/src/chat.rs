@@ -98,14 +98,10 @@ pub struct Chat {
 impl Chat {
     /// Reads `tokenizer.json`, the chat template (`chat_template.jinja`, or that of
     /// `tokenizer_config.json`) and the end-of-text tokens of a model directory.
-    ///
-    /// # Errors
-    /// When a file is missing or broken.
     pub fn load(directory: &Path) -> Result<Self> {
-        let directory = if directory.is_file() {
-            directory.parent().unwrap_or(directory)
-        } else {
-            directory
+        let directory = match directory.parent() {
+            Some(parent) if directory.is_file() => parent,
+            _ => directory,
         };
         let tokenizer = read_tokenizer(&directory.join("tokenizer.json"))?;
         let json = |name: &str| -> Result<Value> {
@@ -114,13 +110,8 @@ impl Chat {
                 return Ok(Value::Null);
             }
             serde_json::from_slice(&files::read(&path)?).map_err(|e| {
-                Error::input(
-                    &path,
-                    format!("line {}", e.line()),
-                    "JSON",
-                    e.to_string(),
-                    "download it again",
-                )
+                let (place, found) = (format!("line {}", e.line()), e.to_string());
+                Error::input(&path, place, "JSON", found, "download it again")
             })
         };
         let config = json("tokenizer_config.json")?;
@@ -129,41 +120,33 @@ impl Chat {
             other => other["content"].as_str().unwrap_or_default().to_owned(),
         };
         let jinja = directory.join("chat_template.jinja");
-        let template = if jinja.is_file() {
-            Some(String::from_utf8_lossy(&files::read(&jinja)?).into_owned())
-        } else {
-            match &config["chat_template"] {
-                Value::String(s) => Some(s.clone()),
-                Value::Array(named) => named
-                    .iter()
-                    .find(|t| t["name"] == "default")
-                    .and_then(|t| t["template"].as_str())
-                    .map(str::to_owned),
-                _ => None,
+        let template = match &config["chat_template"] {
+            _ if jinja.is_file() => {
+                Some(String::from_utf8_lossy(&files::read(&jinja)?).into_owned())
             }
+            Value::Array(named) => {
+                let default = named.iter().find(|t| t["name"] == "default");
+                let default = default.and_then(|t| t["template"].as_str());
+                default.map(str::to_owned)
+            }
+            other => other.as_str().map(str::to_owned),
         };
         let eos = token("eos_token");
         let mut stop: Vec<u32> = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             let tokens = &json(file)?["eos_token_id"];
-            let id = |id: &Value| {
-                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                id.ok_or_else(|| {
-                    Error::input(
-                        directory.join(file),
-                        "key `eos_token_id`",
-                        "a token id, or several",
-                        tokens.to_string(),
-                        "download it again",
-                    )
-                })
+            let ids = match tokens {
+                Value::Null => &[],
+                Value::Array(ids) => ids.as_slice(),
+                one => std::slice::from_ref(one),
             };
-            match tokens {
-                Value::Null => {}
-                Value::Array(ids) => {
-                    stop.extend(ids.iter().map(id).collect::<Result<Vec<_>>>()?);
-                }
-                one => stop.push(id(one)?),
+            for id in ids {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                stop.push(id.ok_or_else(|| {
+                    let (path, key) = (directory.join(file), "key `eos_token_id`");
+                    let (expected, found) = ("a token id, or several", tokens.to_string());
+                    Error::input(path, key, expected, found, "download it again")
+                })?);
             }
         }
         stop.extend(tokenizer.token_to_id(&eos));
@@ -186,26 +169,17 @@ impl Chat {
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let text = self.fill(messages, "generation")?;
         if let Some(last) = messages.last().filter(|m| !text.contains(m.content.trim())) {
-            return Err(Error::input(
-                &self.directory,
-                "chat template",
-                format!("the message `{}` in the rendered text", last.content),
-                format!("`{text}`"),
-                "the template drops the prompt; check the roles or the template",
-            ));
+            let expected = format!("the message `{}` in the rendered text", last.content);
+            let hint = "the template drops the prompt; check the roles or the template";
+            return Err(self.wrong("chat template", expected, format!("`{text}`"), hint));
         }
         Ok(text)
     }
 
     fn fill(&self, messages: &[Message], purpose: &str) -> Result<String> {
         let failed = |found: String| {
-            Error::input(
-                &self.directory,
-                "chat template",
-                "a template that renders",
-                found,
-                "use raw prompts, or correct the template",
-            )
+            let hint = "use raw prompts, or correct the template";
+            self.wrong("chat template", "a template that renders", found, hint)
         };
         let environment = self.template.as_ref().map_err(|e| failed(e.clone()))?;
         let context = context! {
@@ -228,13 +202,8 @@ impl Chat {
         let encoding = self.tokenizer.encode_fast(text, self.adds_special(text));
         let encoding = encoding.map_err(|e| self.not_encoded(text, &*e))?;
         if encoding.get_ids().is_empty() {
-            return Err(Error::input(
-                &self.directory,
-                "prompt",
-                "at least one token",
-                "an empty prompt",
-                "give a prompt",
-            ));
+            let (expected, found) = ("at least one token", "an empty prompt");
+            return Err(self.wrong("prompt", expected, found, "give a prompt"));
         }
         Ok(encoding.get_ids().to_vec())
     }
@@ -244,13 +213,19 @@ impl Chat {
     }
 
     fn not_encoded(&self, text: &str, cause: &dyn std::error::Error) -> Error {
-        Error::input(
-            &self.directory,
-            "tokenizer",
-            "a text it can encode",
-            cause.to_string(),
-            format!("the text was `{text}`"),
-        )
+        let hint = format!("the text was `{text}`");
+        self.wrong("tokenizer", "a text it can encode", cause.to_string(), hint)
+    }
+
+    /// `place` in the model's directory holds `found` instead of `expected`.
+    fn wrong(
+        &self,
+        place: &str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Error {
+        Error::input(&self.directory, place, expected, found, hint)
     }
 
     /// Where in [`Chat::prompt`] the token stands that holds the text before byte
@@ -274,38 +249,23 @@ impl Chat {
         let before = |&(from, to): &(usize, usize)| from < at && from < to;
         let found = encoding.get_offsets().iter().rposition(before);
         found.ok_or_else(|| {
-            Error::input(
-                &self.directory,
-                "marker",
-                "a token before it",
-                format!("none before byte {at} of `{text}`"),
-                "put the marker after some text",
-            )
+            let found = format!("none before byte {at} of `{text}`");
+            let hint = "put the marker after some text";
+            self.wrong("marker", "a token before it", found, hint)
         })
     }
 
     /// Token ids of a conversation up to where the assistant would answer. A
     /// begin-of-text token is there once, whether the template or the tokenizer gives it.
-    ///
-    /// # Errors
-    /// As [`Chat::render`] and [`Chat::encode`].
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.encode(&self.render(messages)?)
     }
 
     /// Text of token ids, without special tokens.
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids, true).map_err(|e| {
-            Error::input(
-                &self.directory,
-                "tokenizer",
-                "tokens it can decode",
-                e.to_string(),
-                "the model's vocabulary may be larger than its tokenizer's",
-            )
+            let hint = "the model's vocabulary may be larger than its tokenizer's";
+            self.wrong("tokenizer", "tokens it can decode", e.to_string(), hint)
         })
     }
 
@@ -324,13 +284,9 @@ impl Chat {
         let rest = full.strip_prefix(prompt.as_slice()).unwrap_or_default();
         let first = self.decode(rest.get(..1).unwrap_or_default())?;
         if first.trim() != label {
-            return Err(Error::input(
-                &self.directory,
-                format!("label `{label}`"),
-                "a single token",
-                format!("`{first}` as the first of {} tokens", rest.len()),
-                "choose labels that the tokenizer knows as one token, such as A and B",
-            ));
+            let found = format!("`{first}` as the first of {} tokens", rest.len());
+            let hint = "choose labels that the tokenizer knows as one token, such as A and B";
+            return Err(self.wrong(&format!("label `{label}`"), "a single token", found, hint));
         }
         Ok(rest[0])
     }

@@ -1,9 +1,9 @@
-//! Claims and questions from files, split by what they are about.
+//! Claims and questions from files, split by what they are about, and texts that are only read.
 
+use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::recipe::{ChoiceFile, ClaimFile, Recipe};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
+use crate::recipe::{ChoiceFile, ClaimFile, Recipe, Texts};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::files;
 use serde_json::Value;
@@ -53,46 +53,30 @@ impl Items {
     /// When a file, a column or a label is wrong, or a part is empty.
     pub fn read(recipe: &Recipe) -> Result<Self> {
         let claims = claims(&recipe.data.claims)?;
-        let mut groups: Vec<String> = claims
-            .iter()
-            .map(|c| c.group.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
+        let groups: BTreeSet<&str> = claims.iter().map(|c| c.group.as_str()).collect();
+        let mut groups: Vec<&str> = groups.into_iter().collect();
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         groups.shuffle(&mut rng);
         let at = |share: f64| (share * groups.len() as f64).round() as usize;
-        let (first, second) = (
-            at(recipe.data.split[0]),
-            at(recipe.data.split[0] + recipe.data.split[1]),
-        );
-        let part: BTreeMap<&str, usize> = groups
-            .iter()
-            .enumerate()
-            .map(|(i, g)| {
-                (
-                    g.as_str(),
-                    usize::from(i >= first) + usize::from(i >= second),
-                )
-            })
-            .collect();
+        let [first, second] = recipe.data.split;
+        let ends = [at(first), at(first + second)];
+        let part = |i: usize| ends.iter().filter(|end| i >= **end).count();
+        let part = groups.iter().enumerate().map(|(i, g)| (*g, part(i)));
+        let part: BTreeMap<&str, usize> = part.collect();
         let mut parts: [Vec<Claim>; 3] = Default::default();
         for claim in &claims {
             parts[part[claim.group.as_str()]].push(claim.clone());
         }
-        let mut choices: Vec<Question> = match &recipe.data.choices {
-            None => Vec::new(),
-            Some(source) => choices(source, recipe)?
-                .into_iter()
-                .filter(|(group, _)| {
-                    group
-                        .as_deref()
-                        .and_then(|g| part.get(g))
-                        .is_none_or(|p| *p == 2)
-                })
-                .map(|(_, question)| question)
-                .collect(),
-        };
+        let mut questions = Vec::new();
+        if let Some(source) = &recipe.data.choices {
+            for (group, question) in choices(source, recipe)? {
+                let part = group.as_deref().and_then(|g| part.get(g));
+                if part.is_none_or(|p| *p == 2) {
+                    questions.push(question);
+                }
+            }
+        }
+        let mut choices = questions;
         parts.iter_mut().for_each(|p| p.shuffle(&mut rng));
         choices.shuffle(&mut rng);
         let [train, validation, mut test] = parts;
@@ -105,13 +89,11 @@ impl Items {
         ] {
             let truths: BTreeSet<bool> = part.iter().map(|c| c.label).collect();
             if truths.len() < 2 {
-                return Err(Error::input(
-                    &recipe.data.claims.file,
-                    format!("{name} part of the claims"),
-                    "true and false claims",
-                    format!("{} claims, {} kinds", part.len(), truths.len()),
-                    "give more claims, or another data.split",
-                ));
+                let place = format!("{name} part of the claims");
+                let found = format!("{} claims, {} kinds", part.len(), truths.len());
+                let (file, expected) = (&recipe.data.claims.file, "true and false claims");
+                let hint = "give more claims, or another data.split";
+                return Err(Error::input(file, place, expected, found, hint));
             }
         }
         Ok(Self {
@@ -155,11 +137,8 @@ fn choices(from: &ChoiceFile, recipe: &Recipe) -> Result<Vec<(Option<String>, Qu
             "B" => 1,
             other => return Err(row.wrong(&from.right, "A or B", other)),
         };
-        let group = from
-            .group
-            .as_ref()
-            .map(|column| row.get(column).map(str::to_owned))
-            .transpose()?;
+        let group = from.group.as_ref().map(|column| row.get(column));
+        let group = group.transpose()?.map(str::to_owned);
         let question = row.get(&from.question)?;
         let (a, b) = (row.get(&from.a)?, row.get(&from.b)?);
         let template = recipe.prompt.choice.replace("{question}", question);
@@ -172,132 +151,125 @@ fn choices(from: &ChoiceFile, recipe: &Recipe) -> Result<Vec<(Option<String>, Qu
     })
 }
 
-/// Rows of a user's .csv or .jsonl file.
-pub(crate) struct DataFile<'a> {
-    path: &'a Path,
-    rows: Vec<(usize, BTreeMap<String, String>)>,
+/// The texts of a file: the rows of a .csv or .jsonl file, or the lines of a .txt file
+/// that are not blank.
+///
+/// # Errors
+/// When the file cannot be read, a column is missing, or there is no text.
+pub fn texts(from: &Texts) -> Result<Vec<String>> {
+    if !is_plain(from) {
+        return DataFile::read(&from.file)?.rows(|row| row.get(&from.text).map(str::to_owned));
+    }
+    let whole = plain(from)?;
+    let lines = whole.lines().map(str::trim).filter(|l| !l.is_empty());
+    Ok(lines.map(str::to_owned).collect())
 }
 
+/// The texts as sequences of tokens (T,): a .txt file as one, everything else as one
+/// for each text.
+pub fn sequences(chat: &Chat, from: &Texts) -> Result<Vec<Vec<u32>>> {
+    if is_plain(from) {
+        return Ok(vec![chat.encode(&plain(from)?)?]);
+    }
+    texts(from)?.iter().map(|text| chat.encode(text)).collect()
+}
+
+fn is_plain(from: &Texts) -> bool {
+    from.file.extension().is_some_and(|e| e == "txt")
+}
+
+fn plain(from: &Texts) -> Result<String> {
+    let wrong = |expected: &str, found: String| {
+        Error::input(&from.file, "file", expected, found, "give another file")
+    };
+    let text = String::from_utf8(files::read(&from.file)?);
+    let text = text.map_err(|e| wrong("text in UTF-8", e.utf8_error().to_string()))?;
+    match text.trim().is_empty() {
+        true => Err(wrong("text", "none".into())),
+        false => Ok(text),
+    }
+}
+
+/// Rows of a user's .csv or .jsonl file.
+struct DataFile<'a>(Vec<DataRow<'a>>);
+
 /// One row, with its line for errors.
-pub(crate) struct DataRow<'a> {
+struct DataRow<'a> {
     path: &'a Path,
     line: usize,
-    cells: &'a BTreeMap<String, String>,
+    cells: BTreeMap<String, String>,
 }
 
 impl DataRow<'_> {
-    pub(crate) fn get(&self, column: &str) -> Result<&str> {
-        self.cells
-            .get(column)
-            .map(String::as_str)
-            .filter(|c| !c.is_empty())
-            .ok_or_else(|| {
-                let columns: Vec<&str> = self.cells.keys().map(String::as_str).collect();
-                self.wrong(
-                    column,
-                    "a value",
-                    &format!("nothing (columns: {})", columns.join(", ")),
-                )
-            })
+    fn get(&self, column: &str) -> Result<&str> {
+        let cell = self.cells.get(column).filter(|c| !c.is_empty());
+        cell.map(String::as_str).ok_or_else(|| {
+            let columns: Vec<&str> = self.cells.keys().map(String::as_str).collect();
+            let found = format!("nothing (columns: {})", columns.join(", "));
+            self.wrong(column, "a value", &found)
+        })
     }
 
     fn wrong(&self, column: &str, expected: &str, found: &str) -> Error {
-        Error::input(
-            self.path,
-            format!("line {}, column `{column}`", self.line),
-            expected,
-            found,
-            "correct the file, or name the column in the recipe",
-        )
+        let place = format!("line {}, column `{column}`", self.line);
+        let hint = "correct the file, or name the column in the recipe";
+        Error::input(self.path, place, expected, found, hint)
     }
 }
 
 impl<'a> DataFile<'a> {
-    pub(crate) fn read(path: &'a Path) -> Result<Self> {
+    fn read(path: &'a Path) -> Result<Self> {
         let bytes = files::read(path)?;
-        let text = String::from_utf8_lossy(&bytes);
         let broken = |line: usize, found: String| {
-            Error::input(
-                path,
-                format!("line {line}"),
-                "a readable row",
-                found,
-                "correct the file",
-            )
+            let place = format!("line {line}");
+            Error::input(path, place, "a readable row", found, "correct the file")
         };
-        let rows = match path.extension().and_then(|e| e.to_str()) {
+        let mut rows = Vec::new();
+        match path.extension().and_then(|e| e.to_str()) {
             Some("csv") => {
                 let mut reader = csv::Reader::from_reader(bytes.as_slice());
-                let header = reader
-                    .headers()
-                    .map_err(|e| broken(1, e.to_string()))?
-                    .clone();
-                let mut rows = Vec::new();
+                let header = reader.headers().map_err(|e| broken(1, e.to_string()))?;
+                let header = header.clone();
+                let line = |p: Option<&csv::Position>| p.map_or(0, |p| p.line() as usize);
                 for record in reader.records() {
-                    let record = record.map_err(|e| {
-                        broken(e.position().map_or(0, |p| p.line() as usize), e.to_string())
-                    })?;
-                    let line = record.position().map_or(0, |p| p.line() as usize);
-                    let cells = header
-                        .iter()
-                        .zip(&record)
-                        .map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
-                    rows.push((line, cells.collect()));
+                    let record = record.map_err(|e| broken(line(e.position()), e.to_string()))?;
+                    let cells = header.iter().zip(&record);
+                    let cells = cells.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
+                    rows.push((line(record.position()), cells.collect()));
                 }
-                rows
             }
             Some("jsonl") => {
-                let mut rows = Vec::new();
-                for (i, line) in text
-                    .lines()
-                    .enumerate()
-                    .filter(|(_, l)| !l.trim().is_empty())
-                {
+                let text = String::from_utf8_lossy(&bytes);
+                let cell = |v: Value| match v {
+                    Value::String(s) => s,
+                    other => other.to_string(),
+                };
+                let lines = text.lines().zip(1..);
+                for (line, number) in lines.filter(|(l, _)| !l.trim().is_empty()) {
                     let object: serde_json::Map<String, Value> =
-                        serde_json::from_str(line).map_err(|e| broken(i + 1, e.to_string()))?;
-                    let cell = |v: Value| match v {
-                        Value::String(s) => s,
-                        other => other.to_string(),
-                    };
-                    rows.push((
-                        i + 1,
-                        object.into_iter().map(|(k, v)| (k, cell(v))).collect(),
-                    ));
+                        serde_json::from_str(line).map_err(|e| broken(number, e.to_string()))?;
+                    let cells = object.into_iter().map(|(k, v)| (k, cell(v)));
+                    rows.push((number, cells.collect()));
                 }
-                rows
             }
             _ => {
-                return Err(Error::input(
-                    path,
-                    "name",
-                    "a .csv or .jsonl file",
-                    path.display().to_string(),
-                    "rename or convert it",
-                ));
+                let (expected, hint) = ("a .csv or .jsonl file", "rename or convert it");
+                let found = path.display().to_string();
+                return Err(Error::input(path, "name", expected, found, hint));
             }
-        };
-        if rows.is_empty() {
-            return Err(Error::input(
-                path,
-                "file",
-                "at least one row",
-                "none",
-                "give data",
-            ));
         }
-        Ok(Self { path, rows })
+        if rows.is_empty() {
+            let expected = "at least one row";
+            return Err(Error::input(path, "file", expected, "none", "give data"));
+        }
+        let row = |(line, cells)| DataRow { path, line, cells };
+        Ok(Self(rows.into_iter().map(row).collect()))
     }
 
-    pub(crate) fn rows<T>(&self, make: impl Fn(&DataRow) -> Result<T>) -> Result<Vec<T>> {
-        self.rows
-            .iter()
-            .map(|(line, cells)| {
-                make(&DataRow {
-                    path: self.path,
-                    line: *line,
-                    cells,
-                })
-            })
-            .collect()
+    fn rows<T>(&self, make: impl Fn(&DataRow) -> Result<T>) -> Result<Vec<T>> {
+        self.0.iter().map(make).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,67 +5,34 @@
 //! the intervention on a few prompts in the same prefix tree, so that without an effect
 //! both are equal to the bit.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{Generation, generate};
 use crate::open_gates::open_gates;
 use crate::score::kl_divergence;
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use reptune_adapters::steering::intervention::token_mask_gated;
 use reptune_adapters::{
-    Adapter, Error, ForwardOptions, ForwardOutput, HookPoint, HookedModel, Intervention,
-    KeyValueCache, Operator, PrefixTree,
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree,
 };
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// A shift of logits no larger than this is none: it is the rounding of a forward.
 const NOTHING: f64 = 1e-5;
 
-/// What is seen at one layer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SiteEffect {
-    /// Layer.
-    pub layer: usize,
-    /// Hook point of the block.
-    pub point: HookPoint,
-    /// Mean over the chosen tokens of cos(h, d) in the model without the intervention;
-    /// none without tokens. The input of layer 0, which a model does not return, is read
-    /// after block 0.
-    pub cos_before: Option<f64>,
-    /// The same with the intervention.
-    pub cos_after: Option<f64>,
-}
-
 /// What an intervention does to some prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EffectCheck {
-    /// What was done.
-    pub operator: Operator,
-    /// On which positions.
-    pub rule: String,
+    /// The intervention in words.
+    what: String,
     /// Tokens that the positions chose and a gate that decides once let through; a gate
     /// that decides at every token may let through fewer.
     pub rows: usize,
-    /// What is seen at each layer.
-    pub modules: Vec<SiteEffect>,
     /// Next-token distributions that were compared.
     pub readings: usize,
     /// Mean over them of KL(before || after), in nats.
     pub kl: f64,
-    /// Largest of them.
-    pub largest_kl: f64,
     /// Largest absolute change of a logit.
     pub shift: f64,
-}
-
-/// What to do about an intervention without effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NoEffect {
-    /// It is an error.
-    #[default]
-    Refuse,
-    /// It is allowed: a dose of zero, a gate that is meant to stay shut.
-    Allow,
 }
 
 /// Compares the model with and without `intervention` on `prompts`, each followed by
@@ -88,7 +55,7 @@ pub fn check_effect(
 ) -> Result<EffectCheck> {
     if prompts.is_empty() {
         let hint = "give a few prompts of the kind that will be steered";
-        return Err(Error::value("prompts", "at least one", "none", hint).into());
+        return Err(Error::value("prompts", "at least one", "none", hint));
     }
     let how = Generation {
         adapter,
@@ -102,60 +69,40 @@ pub fn check_effect(
     let mut read = BTreeSet::new();
     for ((prompt, generated), open) in prompts.iter().zip(&generated).zip(open) {
         let ids = [prompt.as_slice(), generated].concat();
-        let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
-        let rows = tree.insert(None, &ids, mark);
+        let mask = |i| token_mask_gated(interventions, open, i, prompt.len());
+        let rows = tree.insert(None, &ids, mask);
         read.extend(rows.iter().skip(prompt.len().saturating_sub(1)));
     }
     let read: Vec<u32> = read.into_iter().collect();
     let rows = tree.masked(0, 0..tree.len());
-    let layers: Vec<usize> = intervention.layers().collect();
-    let capture: BTreeSet<usize> = layers.iter().map(|l| seen_at(intervention, *l)).collect();
-    let capture: Vec<usize> = capture.into_iter().collect();
-    let run = |interventions| -> Result<ForwardOutput> {
-        let request = ForwardOptions {
+    let run = |interventions| -> Result<Vec<Vec<f32>>> {
+        let options = ForwardOptions {
             interventions,
-            capture: &capture,
             logits: &read,
             adapter,
             ..ForwardOptions::default()
         };
-        Ok(model.forward(&tree, &mut KeyValueCache::none(), &request)?)
-    };
-    let (before, after) = (run(&[])?, run(interventions)?);
-    let modules = layers
-        .iter()
-        .map(|&layer| {
-            let at = seen_at(intervention, layer);
-            let mut with = after.residuals[&at].clone();
-            if at < layer {
-                with = intervention.apply(&with, layer, &rows)?;
-            }
-            Ok(SiteEffect {
-                layer,
-                point: intervention.point(),
-                cos_before: cosine(intervention, layer, &before.residuals[&at], &rows)?,
-                cos_after: cosine(intervention, layer, &with, &rows)?,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let table = |pass: &ForwardOutput| -> Result<Vec<Vec<f32>>> {
-        match &pass.logits {
+        let output = model.forward(&tree, &mut KeyValueCache::none(), &options)?;
+        match output.logits {
             Some(logits) => Ok(logits.detach().to_dtype(DType::F32)?.to_vec2()?),
             None => Ok(Vec::new()),
         }
     };
-    let (before, after) = (table(&before)?, table(&after)?);
+    let (before, after) = (run(&[])?, run(interventions)?);
     let pairs = || before.iter().zip(&after);
     let kls: Vec<f64> = pairs().map(|(p, q)| kl_divergence(p, q)).collect();
     let shifts = pairs().flat_map(|(p, q)| p.iter().zip(q).map(|(p, q)| f64::from((p - q).abs())));
+    let point = intervention.point();
+    let modules = intervention
+        .layers()
+        .map(|layer| format!("layer {layer} {point}"));
+    let modules = modules.collect::<Vec<_>>().join(", ");
+    let (operator, rule) = (intervention.operator(), intervention.rows());
     Ok(EffectCheck {
-        operator: intervention.operator(),
-        rule: intervention.rows().to_string(),
+        what: format!("{operator} on positions `{rule}` at {modules}"),
         rows: rows.len(),
-        modules,
         readings: kls.len(),
         kl: kls.iter().sum::<f64>() / kls.len().max(1) as f64,
-        largest_kl: kls.iter().copied().fold(0., f64::max),
         shift: shifts.fold(0., f64::max),
     })
 }
@@ -167,68 +114,25 @@ impl EffectCheck {
         self.shift.is_nan() || self.shift > NOTHING || self.kl.is_nan()
     }
 
-    /// Hands the effect back if there is one, or if none is allowed.
+    /// Hands the effect back if there is one.
     ///
     /// # Errors
-    /// When there is none and that is refused: names the modules and what to look at.
-    pub fn require(self, none: NoEffect) -> Result<Self> {
-        if self.any() || none == NoEffect::Allow {
+    /// When there is none: names the modules and what to look at.
+    pub fn require(self) -> Result<Self> {
+        if self.any() {
             return Ok(self);
         }
-        let modules: Vec<String> = self
-            .modules
-            .iter()
-            .map(|s| format!("layer {} {}", s.layer, s.point))
-            .collect();
-        let hint = if self.rows == 0 {
-            "the row rule chooses nothing in these prompts, or the gate stayed shut"
-        } else {
-            "the coeff may be zero or tiny, or a gate shut at every row; allow it if that is meant"
+        let hint = match self.rows {
+            0 => "the positions choose no token of these prompts, or the gate stayed shut",
+            _ => {
+                "the coeff may be zero or tiny, or the gate shut at every token; allow it if that is meant"
+            }
         };
-        Err(Error::value(
-            format!(
-                "{} on rows `{}` at {}",
-                self.operator,
-                self.rule,
-                modules.join(", ")
-            ),
-            format!("next-token logits that shift by more than {NOTHING}"),
-            format!(
-                "a largest shift of {} over {} distributions, {} rows acted on",
-                self.shift, self.readings, self.rows
-            ),
-            hint,
-        )
-        .into())
+        let (shift, readings, rows) = (self.shift, self.readings, self.rows);
+        let expected = format!("next-token logits that shift by more than {NOTHING}");
+        let found = format!(
+            "a largest shift of {shift} over {readings} distributions, {rows} tokens acted on"
+        );
+        Err(Error::value(self.what, expected, found, hint))
     }
-}
-
-/// The layer whose output shows the intervention at `layer`.
-fn seen_at(intervention: &Intervention, layer: usize) -> usize {
-    match intervention.point() {
-        HookPoint::ResidPre => layer.saturating_sub(1),
-        HookPoint::ResidPost | HookPoint::ResidMid | HookPoint::Everywhere => layer,
-    }
-}
-
-fn cosine(x: &Intervention, layer: usize, h: &Tensor, rows: &[u32]) -> Result<Option<f64>> {
-    let Some(d) = x.direction(layer) else {
-        return Ok(None);
-    };
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let d: Vec<f32> = d.to_vec1()?;
-    let h: Vec<Vec<f32>> = h.detach().to_dtype(DType::F32)?.to_vec2()?;
-    let sum: f64 = rows
-        .iter()
-        .map(|&row| {
-            let row = &h[row as usize];
-            let norm: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
-            let pairs = row.iter().zip(&d);
-            let dot: f64 = pairs.map(|(x, d)| f64::from(*x) * f64::from(*d)).sum();
-            dot / norm.sqrt().max(f64::MIN_POSITIVE)
-        })
-        .sum();
-    Ok(Some(sum / rows.len() as f64))
 }

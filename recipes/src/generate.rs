@@ -1,19 +1,61 @@
 //! Generation in a prefix tree: all prompts grow together, and keys and values are kept.
 
-mod sampling;
 #[cfg(test)]
 mod tests;
-mod variant_group;
 
-pub use sampling::Sampling;
-
-use crate::activation_cache::{ActivationCache, last_unchanged};
-use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::activation_cache::{ActivationCache, last_unchanged, resume};
+use crate::batch::{Most, TOKENS_PER_FORWARD, batches};
+use crate::error::{Error, Result};
+use crate::open_gates::{no_tokens, open_gates};
+use candle_core::{D, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::{Adapter, HookedModel, Intervention};
+use reptune_adapters::steering::intervention::token_mask_gated;
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, Intervention, KeyValueCache, PrefixTree,
+};
 use std::ops::Range;
-use variant_group::VariantGroup;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Sampling {
+    /// The likeliest; of equals the first.
+    #[default]
+    Greedy,
+    /// At random from `softmax(logits / temperature)`.
+    Temperature {
+        /// Above 0.
+        temperature: f64,
+        /// Prompt i draws from a stream of its own, seeded by this and i.
+        seed: u64,
+    },
+}
+
+impl Sampling {
+    /// The temperature, if there is one.
+    fn temperature(self) -> Result<Option<f64>> {
+        match self {
+            Self::Greedy => Ok(None),
+            Self::Temperature { temperature: t, .. } if t > 0. && t.is_finite() => Ok(Some(t)),
+            Self::Temperature { temperature: t, .. } => {
+                let hint = "leave it out for greedy decoding";
+                let expected = "a positive number";
+                Err(Error::value("temperature", expected, t.to_string(), hint))
+            }
+        }
+    }
+
+    /// The random numbers of the prompt with this index.
+    fn stream(self, index: usize) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(match self {
+            Self::Greedy => 0,
+            Self::Temperature { seed, .. } => seed,
+        });
+        rng.set_stream(index as u64);
+        rng
+    }
+}
 
 /// What is generated, and under which changes to the model.
 #[derive(Clone, Copy, Default)]
@@ -55,9 +97,6 @@ pub fn generate(
 /// Neighbouring variants that resume at the same layer grow in one prefix tree, as many as
 /// fit, so that a weight is read once for all of them. `progress` is called after each of
 /// these groups with the number of continuations done.
-///
-/// # Errors
-/// As [`generate`].
 pub fn generate_variants(
     model: &dyn HookedModel,
     prompts: &[Vec<u32>],
@@ -65,10 +104,11 @@ pub fn generate_variants(
     how: &Generation,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Vec<u32>>>> {
-    let batches = batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0);
+    let batches = batches(prompts, Most::Total(TOKENS_PER_FORWARD), |_, _| 0);
+    let tokens = how.max_new_tokens;
     let grown = batches
         .iter()
-        .map(|b| b.tree.len() + b.prompts.len() * how.max_new_tokens);
+        .map(|b| b.tree.len() + b.prompts.len() * tokens);
     let most = TOKENS_PER_FORWARD / grown.max().unwrap_or(1).max(1);
     let batches: Vec<Range<usize>> = batches.into_iter().map(|b| b.prompts).collect();
     let mut generated = vec![vec![Vec::new(); prompts.len()]; variants.len()];
@@ -112,4 +152,190 @@ fn groups(
         }
     }
     groups
+}
+
+/// Variants that grow in one tree, and what acts on them.
+struct VariantGroup<'a> {
+    model: &'a dyn HookedModel,
+    how: Generation<'a>,
+    /// What acts on all variants, then what acts on each.
+    interventions: Vec<Intervention>,
+    /// Bits of the interventions that act on each variant.
+    acts: Vec<TokenMask>,
+    /// Gates that each prompt opened.
+    open: Vec<TokenMask>,
+}
+
+/// One growing sequence.
+struct Sequence {
+    variant: usize,
+    index: usize,
+    last: u32,
+    ids: Vec<u32>,
+    rng: ChaCha8Rng,
+}
+
+/// Sequences that grow, in their tree, and where their first forward begins: at the embeddings,
+/// or at a layer with the rows (N, H) at its output.
+struct Growing {
+    tree: PrefixTree,
+    active: Vec<Sequence>,
+    start: Option<(usize, Tensor)>,
+    cache: KeyValueCache,
+}
+
+impl<'a> VariantGroup<'a> {
+    fn new(
+        model: &'a dyn HookedModel,
+        prompts: &[Vec<u32>],
+        variants: &[Vec<Intervention>],
+        how: &Generation<'a>,
+    ) -> Result<Self> {
+        let bits = |range: Range<usize>| {
+            let bits = range.filter(|bit| *bit < TokenMask::BITS as usize);
+            bits.fold(0, |mask: TokenMask, bit| mask | 1 << bit)
+        };
+        let mut interventions = how.interventions.to_vec();
+        let in_all = bits(0..interventions.len());
+        let mut acts = Vec::new();
+        for variant in variants {
+            let from = interventions.len();
+            interventions.extend_from_slice(variant);
+            acts.push(in_all | bits(from..interventions.len()));
+        }
+        Ok(Self {
+            model,
+            how: *how,
+            open: open_gates(model, prompts, &interventions, how.adapter)?,
+            interventions,
+            acts,
+        })
+    }
+
+    /// What acts on the token at `position` of a prompt of `length` tokens and what
+    /// follows it.
+    fn mask(&self, variant: usize, index: usize, position: usize, length: usize) -> TokenMask {
+        let open = self.open[index];
+        self.acts[variant] & token_mask_gated(&self.interventions, open, position, length)
+    }
+
+    /// Grows the prompts of `range` under every variant.
+    fn grow(
+        &self,
+        prompts: &[Vec<u32>],
+        range: Range<usize>,
+        generated: &mut [Vec<Vec<u32>>],
+    ) -> Result<()> {
+        let how = &self.how;
+        let temperature = how.sampling.temperature()?;
+        let mut growing = self.plant(prompts, range)?;
+        for step in 0..how.max_new_tokens {
+            // Tokens whose logits are read: once where sequences share a prompt.
+            let mut read: Vec<u32> = growing.active.iter().map(|s| s.last).collect();
+            read.sort_unstable();
+            read.dedup();
+            let options = ForwardOptions {
+                interventions: &self.interventions,
+                logits: &read,
+                adapter: how.adapter,
+                start: growing.start.as_ref().map(resume),
+                ..ForwardOptions::default()
+            };
+            let (tree, cache) = (&growing.tree, &mut growing.cache);
+            let output = self.model.forward(tree, cache, &options)?;
+            let Some(logits) = output.logits else {
+                break;
+            };
+            growing.start = None;
+            let logits = logits.detach();
+            let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+            let mut active = Vec::new();
+            for mut sequence in growing.active {
+                let at = read.partition_point(|r| *r < sequence.last);
+                let token = match temperature {
+                    None => best[at],
+                    Some(t) => draw(&logits.get(at)?, t, &mut sequence.rng)?,
+                };
+                let ended = how.stop.contains(&token);
+                if !ended {
+                    sequence.ids.push(token);
+                }
+                if ended || sequence.ids.len() == how.max_new_tokens {
+                    generated[sequence.variant][sequence.index] = sequence.ids;
+                    continue;
+                }
+                let prompt = prompts[sequence.index].len();
+                let mask = self.mask(sequence.variant, sequence.index, prompt + step, prompt);
+                let last = Some(sequence.last);
+                sequence.last = growing.tree.insert(last, &[token], |_| mask)[0];
+                active.push(sequence);
+            }
+            growing.active = active;
+            if growing.active.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The prompts of `range` under every variant, in one tree. The first forward begins at the
+    /// activation cache where it holds something that is unchanged.
+    fn plant(&self, prompts: &[Vec<u32>], range: Range<usize>) -> Result<Growing> {
+        let mut tree = PrefixTree::new();
+        let (mut active, mut paths) = (Vec::new(), Vec::new());
+        for variant in 0..self.acts.len() {
+            for index in range.clone() {
+                let ids = &prompts[index];
+                let mask = |i| self.mask(variant, index, i, ids.len());
+                let path = tree.insert(None, ids, mask);
+                active.push(Sequence {
+                    variant,
+                    index,
+                    last: *path.last().ok_or_else(|| no_tokens(index))?,
+                    ids: Vec::new(),
+                    rng: self.how.sampling.stream(index),
+                });
+                paths.push(path);
+            }
+        }
+        let layers = self.model.spec().layers;
+        let most = tree.len() + active.len() * self.how.max_new_tokens;
+        let (mut start, mut keys_values) = (None, None);
+        if let Some(cache) = self.how.cache {
+            cache.check(self.model, self.how.adapter)?;
+            let last = last_unchanged(self.model.spec(), &self.interventions, None);
+            let prompts = &prompts[range];
+            if let Some(layer) = last.and_then(|last| cache.resume_layer(last)) {
+                let place = (&tree, prompts, paths.as_slice());
+                keys_values = cache.keys_values(layer, place, layers, most)?;
+                if keys_values.is_some() {
+                    start = Some((layer, cache.rows(layer, &tree, prompts, &paths)?));
+                }
+            }
+        }
+        Ok(Growing {
+            cache: keys_values.unwrap_or_else(|| KeyValueCache::keeping(layers, most)),
+            tree,
+            active,
+            start,
+        })
+    }
+}
+
+/// A token drawn from `softmax(logits / temperature)`. Shapes: `logits` (V,).
+fn draw(logits: &Tensor, temperature: f64, rng: &mut ChaCha8Rng) -> Result<u32> {
+    let logits: Vec<f32> = logits.to_vec1()?;
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights = logits
+        .iter()
+        .map(|l| (f64::from(l - max) / temperature).exp());
+    let weights: Vec<f64> = weights.collect();
+    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
+    for (token, weight) in weights.iter().enumerate() {
+        left -= weight;
+        if left < 0. {
+            return Ok(token as u32);
+        }
+    }
+    Ok(weights.len() as u32 - 1)
 }

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::json_lines;
+use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::{DirectionSet, Dose, Intervention, Operator, Positions, files};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use std::path::Path;
 /// What is done with the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SteeringWay {
+pub enum SteeringKind {
     /// It is added.
     Plus,
     /// Its negative is added.
@@ -30,10 +31,10 @@ pub struct SteeringGrid<'a> {
     pub directions: &'a [&'a DirectionSet],
     /// Sets of layers; the layers of a set are steered together.
     pub layers: &'a [Vec<usize>],
-    /// Doses above 0: the way gives the sign.
+    /// Doses above 0: the kind gives the sign.
     pub doses: &'a [Dose],
     /// What is done.
-    pub ways: &'a [SteeringWay],
+    pub kinds: &'a [SteeringKind],
     /// The tokens that are acted on.
     pub positions: &'a Positions,
 }
@@ -47,7 +48,8 @@ pub struct GridCell {
     /// Layers; none of the unsteered model.
     pub layers: Vec<usize>,
     /// What was done; `None` of the unsteered model.
-    pub way: Option<SteeringWay>,
+    #[serde(rename = "way")]
+    pub kind: Option<SteeringKind>,
     /// Signed total of the coefficients of all layers; 0 of an ablation.
     pub coeff: f64,
     /// The same as a signed fraction of the mean residual norm at each layer, if the
@@ -74,15 +76,18 @@ impl GridCell {
         Self {
             place: 0,
             layers: Vec::new(),
-            way: None,
+            kind: None,
             coeff: 0.,
             fraction: Some(0.),
         }
     }
 }
 
+/// Total, and fraction where it is known, of a dose.
+type Amount = (f64, Option<f64>);
+
 impl SteeringGrid<'_> {
-    /// All cells, by place, layers, way and dose.
+    /// All cells, by place, layers, kind and dose.
     ///
     /// # Errors
     /// When a set of layers is empty, a direction or a residual norm is missing, or a dose
@@ -94,16 +99,16 @@ impl SteeringGrid<'_> {
                 if layers.is_empty() {
                     return Err(wrong("layers", "at least one layer in each set", "none"));
                 }
-                for &way in self.ways {
-                    let doses = match way {
-                        SteeringWay::Ablate => vec![(0., None)],
-                        SteeringWay::Plus => self.coeffs(set, layers, 1.)?,
-                        SteeringWay::Minus => self.coeffs(set, layers, -1.)?,
+                for &kind in self.kinds {
+                    let doses = match kind {
+                        SteeringKind::Ablate => vec![(0., None)],
+                        SteeringKind::Plus => self.coeffs(set, layers, 1.)?,
+                        SteeringKind::Minus => self.coeffs(set, layers, -1.)?,
                     };
                     cells.extend(doses.into_iter().map(|(coeff, fraction)| GridCell {
                         place,
                         layers: layers.clone(),
-                        way: Some(way),
+                        kind: Some(kind),
                         coeff,
                         fraction,
                     }));
@@ -117,37 +122,27 @@ impl SteeringGrid<'_> {
         Ok(cells)
     }
 
-    /// Total, and fraction where it is known, of every dose.
-    fn coeffs(
-        &self,
-        set: &DirectionSet,
-        layers: &[usize],
-        sign: f64,
-    ) -> Result<Vec<(f64, Option<f64>)>> {
+    fn coeffs(&self, set: &DirectionSet, layers: &[usize], sign: f64) -> Result<Vec<Amount>> {
         // The total of a fraction of 1 at each layer.
-        let whole = set.natural_coeff(layers, layers.len() as f64);
+        let whole = || set.natural_coeff(layers, layers.len() as f64);
         let dose = |dose: &Dose| {
             let amount = dose.amount();
             if !(amount > 0. && amount.is_finite()) {
-                let expected = "a positive number: the way is its sign";
+                let expected = "a positive number: the kind gives the sign";
                 return Err(wrong("dose", expected, amount.to_string()));
             }
             let total = match *dose {
                 Dose::Total(total) => total,
                 Dose::Coeff(each) => each * layers.len() as f64,
-                Dose::Fraction(f) => match &whole {
-                    Ok(whole) => f * whole,
-                    Err(_) => set.natural_coeff(layers, f)?,
-                },
+                Dose::Fraction(fraction) => fraction * whole()?,
                 Dose::Strength(_) => {
                     let found = "a strength of the vectors as stored";
                     return Err(wrong("dose", "a total, a coeff or a fraction", found));
                 }
             };
-            let fraction = match (*dose, &whole) {
-                (Dose::Fraction(f), _) => Some(sign * f),
-                (_, Ok(whole)) => Some(sign * total / whole),
-                (_, Err(_)) => None,
+            let fraction = match *dose {
+                Dose::Fraction(fraction) => Some(sign * fraction),
+                _ => whole().ok().map(|whole| sign * total / whole),
             };
             Ok((sign * total, fraction))
         };
@@ -155,12 +150,9 @@ impl SteeringGrid<'_> {
     }
 
     /// The steering of `cell`.
-    ///
-    /// # Errors
-    /// When a layer has no direction.
     pub fn intervention(&self, cell: &GridCell) -> Result<Intervention> {
-        let operator = match cell.way {
-            Some(SteeringWay::Ablate) => Operator::Ablate,
+        let operator = match cell.kind {
+            Some(SteeringKind::Ablate) => Operator::Ablate,
             _ => Operator::Add,
         };
         let set = self.directions[cell.place];
@@ -168,22 +160,20 @@ impl SteeringGrid<'_> {
         Ok(all.on(self.positions.clone()))
     }
 
+    /// The token mask at a position after a prompt of some length, in every cell.
+    pub(crate) fn mask(&self) -> impl Fn(usize, usize) -> TokenMask {
+        |position, prompt| TokenMask::from(self.positions.chooses(position, prompt))
+    }
+
     /// The key of `cell`, when all cells depend on `inputs`.
     pub(crate) fn key(&self, inputs: &str, cell: &GridCell) -> String {
-        let what = format!(
-            "{inputs} {:?} {:?} {:016x}",
-            cell.way,
-            cell.layers,
-            cell.coeff.to_bits()
-        );
+        let (kind, layers, coeff) = (cell.kind, &cell.layers, cell.coeff.to_bits());
+        let what = format!("{inputs} {kind:?} {layers:?} {coeff:016x}");
         let set = self.directions[cell.place];
-        let directions: Vec<u8> = cell
-            .layers
-            .iter()
-            .filter_map(|l| set.layers.get(l))
-            .flat_map(|d| d.unit.iter().flat_map(|x| x.to_le_bytes()))
-            .collect();
-        files::sha256([what.as_bytes(), &directions])
+        let directions = layers.iter().filter_map(|l| set.layers.get(l));
+        let numbers = directions.flat_map(|d| &d.unit);
+        let bytes: Vec<u8> = numbers.flat_map(|x| x.to_le_bytes()).collect();
+        files::sha256([what.as_bytes(), &bytes])
     }
 
     /// Measures every one of `cells`, or takes it from `file` if it stands there. `inputs`
@@ -203,19 +193,14 @@ impl SteeringGrid<'_> {
         let mut measured = Vec::with_capacity(cells.len());
         for cell in cells {
             let key = self.key(inputs, &cell);
-            let cell = match known.get(&key) {
-                Some(scores) => MeasuredCell {
-                    scores: scores.clone(),
-                    key,
-                    cell,
-                },
-                None => {
-                    let scores = measure(&cell)?;
-                    let cell = MeasuredCell { key, cell, scores };
-                    json_lines::append(file, &cell)?;
-                    cell
-                }
+            let (scores, new) = match known.get(&key) {
+                Some(scores) => (scores.clone(), false),
+                None => (measure(&cell)?, true),
             };
+            let cell = MeasuredCell { key, cell, scores };
+            if new {
+                json_lines::append(file, &cell)?;
+            }
             measured.push(cell);
             progress(measured.len());
         }
@@ -224,5 +209,5 @@ impl SteeringGrid<'_> {
 }
 
 fn wrong(what: &str, expected: &str, found: impl Into<String>) -> Error {
-    reptune_adapters::Error::value(what, expected, found, "correct the grid of the sweep").into()
+    Error::value(what, expected, found, "correct the grid of the sweep")
 }

@@ -15,7 +15,6 @@ pub mod generate;
 pub mod grid;
 mod json_lines;
 pub mod merge;
-pub mod merged;
 pub mod open_gates;
 pub mod pictures;
 pub mod plan;

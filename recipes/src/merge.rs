@@ -2,14 +2,14 @@
 //!
 //! A merged checkpoint has the very files, headers, names and dtypes of the one it
 //! comes from, so every shard is copied and only the bytes of the updated tensors
-//! are written anew: one tensor in memory at a time.
+//! are written again: one tensor in memory at a time.
 
-use crate::error::Result;
-use crate::merged::{self, Merged};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::files::Staging;
+use reptune_adapters::files::{self, Staging};
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
-use reptune_adapters::{Adapter, Error, TargetModule, WeightDelta, files};
+use reptune_adapters::{Adapter, Error as Refused, TargetModule, WeightDelta};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
@@ -38,19 +38,20 @@ pub struct MergeReport {
 impl MergeReport {
     /// The module whose delta is largest relative to its weight, with that ratio of norms.
     pub fn largest(&self) -> Option<(TargetModule, f64)> {
-        self.modules
+        let ratios = self
+            .modules
             .iter()
-            .map(|(module, m)| (*module, m.delta_norm / m.weight_norm))
-            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .map(|(module, m)| (*module, m.delta_norm / m.weight_norm));
+        ratios.max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
 
 /// Folds `update` into the checkpoint `model` and writes the result to `out`:
 /// `W + scale * B A`, added in f32 and rounded once to the dtype of W.
 ///
-/// Everything else is copied byte for byte, and [`merged::FILE`] tells of the update;
-/// subdirectories and weights in other formats are left out. `progress` hears of every finished shard: its path, how
-/// many are done, and of how many.
+/// Everything else is copied byte for byte, and [`FILE`] names the update;
+/// subdirectories and weights in other formats are left out. `progress` is called with the
+/// path of every finished shard, how many are done, and of how many.
 ///
 /// Shapes: A (R, I), B (O, R), W (O, I).
 ///
@@ -80,8 +81,8 @@ pub fn merge(
     for file in &others {
         staging.copy(file)?;
     }
-    let told = staging.path().join(merged::FILE);
-    std::fs::write(&told, merged.text()).map_err(|e| Error::write(staging.shown(&told), e))?;
+    let text = staging.path().join(FILE);
+    std::fs::write(&text, merged.text()).map_err(|e| Refused::write(staging.shown(&text), e))?;
     staging.commit()?;
     Ok(MergeReport {
         modules,
@@ -91,10 +92,7 @@ pub fn merge(
 
 /// Checks before anything is copied that every module has its weight.
 fn check(model: &Path, shards: &[PathBuf], update: &Adapter) -> Result<()> {
-    let files: Vec<TensorFile> = shards
-        .iter()
-        .map(|s| TensorFile::open(s))
-        .collect::<std::result::Result<_, _>>()?;
+    let files = opened(shards)?;
     for (module, adapter) in &update.modules {
         let name = weight_name(module);
         let expected = [adapter.b.dims()[0], adapter.a.dims()[1]];
@@ -103,16 +101,15 @@ fn check(model: &Path, shards: &[PathBuf], update: &Adapter) -> Result<()> {
             Some(info) => format!("{:?}", info.shape),
             None => "nothing".into(),
         };
-        return Err(Error::content(
-            model,
-            format!("tensor `{name}`"),
-            format!("shape {expected:?}"),
-            found,
-            "the update is for another model, or this checkpoint is quantized; merge into the full one",
-        )
-        .into());
+        let (place, expected) = (format!("tensor `{name}`"), format!("shape {expected:?}"));
+        let hint = "the update is for another model, or this checkpoint is quantized; merge into the full one";
+        return Err(Error::input(model, place, expected, found, hint));
     }
     Ok(())
+}
+
+fn opened(shards: &[PathBuf]) -> Result<Vec<TensorFile>> {
+    shards.iter().map(|s| Ok(TensorFile::open(s)?)).collect()
 }
 
 fn weight_name(module: &TargetModule) -> String {
@@ -123,10 +120,10 @@ fn weight_name(module: &TargetModule) -> String {
 fn merge_shard(
     (shard, copy, shown): &(&Path, &Path, PathBuf),
     update: &Adapter,
-    told: &mut Merged,
+    file: &mut Merged,
 ) -> Result<Vec<(TargetModule, MergedSite)>> {
     let source = TensorFile::open(shard)?;
-    let io = |e| Error::write(shown, e);
+    let io = |e| Refused::write(shown, e);
     let mut target = OpenOptions::new().write(true).open(copy).map_err(io)?;
     let mut merged = Vec::new();
     for (module, adapter) in &update.modules {
@@ -137,22 +134,17 @@ fn merge_shard(
         let weight = source.tensor(&name)?;
         let (sum, report) = add(&weight, adapter)?;
         if !report.delta_norm.is_finite() || !finite(&sum)? {
-            return Err(Error::content(
-                *shard,
-                format!("tensor `{name}`"),
-                format!("a sum that fits {:?}", weight.dtype()),
-                "numbers that are not finite",
-                "the update is broken or far too large",
-            )
-            .into());
+            let place = format!("tensor `{name}`");
+            let expected = format!("a sum that fits {:?}", weight.dtype());
+            let found = "numbers that are not finite";
+            let hint = "the update is broken or far too large";
+            return Err(Error::input(*shard, place, expected, found, hint));
         }
         let mut bytes = Vec::new();
         sum.write_bytes(&mut bytes)?;
-        target
-            .seek(SeekFrom::Start(offset))
-            .and_then(|_| target.write_all(&bytes))
-            .map_err(io)?;
-        told.tensors.insert(name, files::sha256([bytes.as_slice()]));
+        target.seek(SeekFrom::Start(offset)).map_err(io)?;
+        target.write_all(&bytes).map_err(io)?;
+        file.tensors.insert(name, files::sha256([bytes.as_slice()]));
         merged.push((*module, report));
     }
     Ok(merged)
@@ -175,13 +167,9 @@ fn add(weight: &Tensor, adapter: &WeightDelta) -> Result<(Tensor, MergedSite)> {
 }
 
 fn norm(t: &Tensor) -> Result<f64> {
-    let sum: f64 = t
-        .flatten_all()?
-        .to_vec1::<f32>()?
-        .into_iter()
-        .map(|x| f64::from(x).powi(2))
-        .sum();
-    Ok(sum.sqrt())
+    let values: Vec<f32> = t.flatten_all()?.to_vec1()?;
+    let squares = values.into_iter().map(|x| f64::from(x).powi(2));
+    Ok(squares.sum::<f64>().sqrt())
 }
 
 fn finite(t: &Tensor) -> Result<bool> {
@@ -191,28 +179,95 @@ fn finite(t: &Tensor) -> Result<bool> {
 
 /// Files of a checkpoint that hold no weights: configuration, tokenizer, licence, the index.
 fn other_files(model: &Path) -> Result<Vec<PathBuf>> {
-    let weights = [
-        "safetensors",
-        "bin",
-        "pth",
-        "pt",
-        "gguf",
-        "uqff",
-        "h5",
-        "msgpack",
-        "onnx",
-    ];
-    let entries = std::fs::read_dir(model).map_err(|e| Error::read(model, e))?;
+    let weights = "safetensors bin pth pt gguf uqff h5 msgpack onnx";
+    let io = |e| Refused::read(model, e);
     let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::read(model, e))?.path();
+    for entry in std::fs::read_dir(model).map_err(io)? {
+        let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        let of_weights = weights.contains(&&*extension) || name.ends_with(".bin.index.json");
-        if path.is_file() && !of_weights && name != merged::FILE {
+        let extension = path.extension().unwrap_or_default();
+        let of_weights = weights.split(' ').any(|weights| extension == weights);
+        let of_weights = of_weights || name.ends_with(".bin.index.json");
+        if path.is_file() && !of_weights && name != FILE {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// The file of a merged checkpoint that names its updates. Its weights have no place for such
+/// a text, because their headers stay the same, and nothing else reads it.
+pub const FILE: &str = "reptune.json";
+
+const FORMAT: &str = "reptune.merged.1";
+
+/// The updates in a merged checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merged {
+    format: String,
+    /// Name and version of the program.
+    pub made_by: String,
+    /// Hashes of the updates, in the order in which they were merged.
+    pub updates: Vec<String>,
+    /// SHA-256 of every tensor that is not the base's.
+    pub tensors: BTreeMap<String, String>,
+}
+
+impl Merged {
+    /// Of a checkpoint in which nothing was changed yet.
+    pub fn nothing() -> Self {
+        Self {
+            format: FORMAT.into(),
+            made_by: concat!("reptune ", env!("CARGO_PKG_VERSION")).into(),
+            updates: Vec::new(),
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    /// What the checkpoint in `directory` says; none if this program merged nothing into it.
+    ///
+    /// # Errors
+    /// When the file is broken.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let found = match serde_json::from_slice::<Self>(&files::read(&path)?) {
+            Ok(read) if read.format == FORMAT => return Ok(Some(read)),
+            Ok(read) => read.format,
+            Err(e) => e.to_string(),
+        };
+        let hint = "merge again, or remove it";
+        Err(Error::input(&path, "content", FORMAT, found, hint))
+    }
+
+    /// The text of the file.
+    pub fn text(&self) -> String {
+        let json = serde_json::to_string_pretty(self).unwrap_or_default();
+        json + "\n"
+    }
+
+    /// Checks the changed tensors of the checkpoint in `directory` against their hashes.
+    ///
+    /// # Errors
+    /// When one is missing or another.
+    pub fn verify(&self, directory: &Path) -> Result<()> {
+        let files = opened(&shards(directory)?)?;
+        for (name, expected) in &self.tensors {
+            let file = files.iter().find(|f| f.info(name).is_some());
+            let found = match file {
+                Some(file) => files::sha256([file.bytes(name)?.as_slice()]),
+                None => "no such tensor".into(),
+            };
+            if found != *expected {
+                let place = format!("tensor `{name}`");
+                let expected = format!("SHA-256 {expected}, as {FILE} says");
+                let hint = "the checkpoint was changed or damaged after the merge; merge again";
+                return Err(Error::input(directory, place, expected, found, hint));
+            }
+        }
+        Ok(())
+    }
 }

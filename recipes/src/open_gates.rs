@@ -4,14 +4,11 @@
 //! decided here becomes token masks by
 //! `reptune_adapters::steering::intervention::token_mask_gated`.
 
-use crate::batch::{TOKENS_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::batch::{Most, TOKENS_PER_FORWARD, batches};
+use crate::error::{Error, Result};
 use candle_core::DType;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::{
-    Adapter, Decide, Error, ForwardOptions, Gate, HookedModel, Intervention, KeyValueCache,
-};
-use std::collections::BTreeSet;
+use reptune_adapters::{Adapter, Decide, ForwardOptions, Gate, HookedModel, Intervention};
 
 /// For every prompt, the gates that are open: bit i says whether the gate of intervention
 /// i, if it decides once per prompt, opened. All other bits are set.
@@ -41,29 +38,26 @@ pub fn open_gates<P: AsRef<[u32]>>(
     if gates.is_empty() {
         return Ok(open);
     }
-    let layers: BTreeSet<usize> = gates.iter().map(|(_, layer, _)| *layer).collect();
-    let layers: Vec<usize> = layers.into_iter().collect();
+    let mut layers: Vec<usize> = gates.iter().map(|(_, layer, _)| *layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
     model.spec().check_layers(&layers)?;
-    for batch in batches_by_length(prompts, TOKENS_PER_FORWARD, |_, _| 0) {
-        let from = batch.prompts.start;
-        let last = batch.paths.iter().enumerate().map(|(i, path)| {
-            let last = path.last().copied();
-            last.ok_or_else(|| no_tokens(from + i))
-        });
-        let last = last.collect::<Result<Vec<u32>>>()?;
+    for batch in batches(prompts, Most::Total(TOKENS_PER_FORWARD), |_, _| 0) {
+        let mut last = Vec::new();
+        for (i, path) in batch.prompts.clone().zip(&batch.paths) {
+            last.push(*path.last().ok_or_else(|| no_tokens(i))?);
+        }
         let options = ForwardOptions {
             capture: &layers,
             adapter,
             ..ForwardOptions::default()
         };
-        let residuals = model
-            .forward(&batch.tree, &mut KeyValueCache::none(), &options)?
-            .residuals;
+        let output = batch.forward(model, &options)?;
         for (i, layer, gate) in &gates {
-            let h = residuals[layer].detach().to_dtype(DType::F32)?;
-            for (p, &token) in last.iter().enumerate() {
+            let h = output.residuals[layer].detach().to_dtype(DType::F32)?;
+            for (prompt, &token) in batch.prompts.clone().zip(&last) {
                 if gate.rows(&h, *layer, &[token])?.is_empty() {
-                    open[from + p] &= !(1 << i);
+                    open[prompt] &= !(1 << i);
                 }
             }
         }
@@ -72,7 +66,7 @@ pub fn open_gates<P: AsRef<[u32]>>(
 }
 
 /// The error of a prompt without tokens.
-pub(crate) fn no_tokens(prompt: usize) -> crate::Error {
+pub(crate) fn no_tokens(prompt: usize) -> Error {
     let what = format!("prompt {prompt}");
-    Error::value(what, "at least one token", "none", "give a prompt").into()
+    Error::value(what, "at least one token", "none", "give a prompt")
 }

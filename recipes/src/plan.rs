@@ -2,12 +2,25 @@
 //! prefixes, bytes by part, floating-point operations. [`rate`](TuningSize::rate) measures how
 //! many operations a second this machine does.
 
-mod rate;
-
-use crate::tune::VALIDATION;
+use crate::error::Result;
 use crate::tune::memory::{Counts, TuningMemory, TuningSize};
+use crate::tune::{TuningPrompt, VALIDATION, batches};
+use candle_core::{DType, Device, Tensor, Var};
 use reptune_adapters::model::ModuleKind;
+use reptune_adapters::ops::{
+    FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention_half, in_pool, mlp_half,
+};
+use reptune_adapters::{GradientCheckpointing, ModelSpec, PrefixTree};
 use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Widest block and longest table that are tried; beyond them the rate hardly changes.
+const WIDEST: usize = 2048;
+const MOST_ROWS: usize = 1024;
+
+/// Bytes of weights that are gone through, more than caches hold.
+const WEIGHTS: usize = 96 << 20;
 
 /// What a tuning of one mode takes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,7 +39,7 @@ pub struct TuningPlan {
     pub distinct: u64,
     /// The block whose output is cached; none where block 0 is trained or read.
     pub cache_layer: Option<usize>,
-    /// Most memory beside the weights, in bytes, by part.
+    /// Most memory in addition to the weights, in bytes, by part.
     pub memory: TuningMemory,
     /// Floating-point operations, a multiplication and an addition counted as two.
     pub work: Work,
@@ -62,13 +75,11 @@ impl TuningPlan {
             sums.tokens += counts.tokens;
             steps_work += of.forward(&counts, cache_layer) + of.backward(&counts);
         }
-        let every = match t.validate_every {
-            0 => of.train.len().div_ceil(t.batch.max(1)),
-            some => some,
-        };
+        let every = t.steps_to_validation(of.train.len().div_ceil(t.batch.max(1)));
         let validations = of.steps().div_ceil(every.max(1)) as f64;
-        let once: f64 = (of.validation.chunks(VALIDATION))
-            .map(|some| Counts::of(&some.iter().collect::<Vec<_>>()))
+        let counts = |some: &[TuningPrompt]| Counts::of(&some.iter().collect::<Vec<_>>());
+        let validation = of.validation.chunks(VALIDATION).map(counts);
+        let once: f64 = validation
             .map(|counts| of.forward(&counts, cache_layer))
             .sum();
         let distinct = of.distinct();
@@ -133,16 +144,19 @@ impl TuningSize<'_> {
         2. * counts.read as f64 * (self.spec.hidden * self.spec.vocab) as f64
     }
 
+    /// Rows of a block that are computed after keys and values.
+    fn read(&self, counts: &Counts, layer: usize) -> u64 {
+        match layer + 1 == self.spec.layers {
+            true => counts.read,
+            false => counts.rows,
+        }
+    }
+
     /// Operations of a forward above the activation cache.
     fn forward(&self, counts: &Counts, cache_layer: Option<usize>) -> f64 {
-        let last = self.spec.layers - 1;
         let first = cache_layer.map_or(0, |l| l + 1);
-        let blocks = (first..=last).map(|layer| {
-            let read = if layer == last {
-                counts.read
-            } else {
-                counts.rows
-            };
+        let blocks = (first..self.spec.layers).map(|layer| {
+            let read = self.read(counts, layer);
             self.block(counts, read) + self.adapter(layer, counts.rows)
         });
         blocks.sum::<f64>() + self.head(counts)
@@ -151,17 +165,12 @@ impl TuningSize<'_> {
     /// Operations of its backward: down to the lowest trained weights.
     fn backward(&self, counts: &Counts) -> f64 {
         use ModuleKind::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
-        let last = self.spec.layers - 1;
         let Some(lowest) = self.tuning.layers.iter().copied().min() else {
             return 0.;
         };
         let trained = |p: &[ModuleKind]| p.iter().any(|p| self.tuning.target_modules.contains(p));
-        let blocks = (lowest..=last).map(|layer| {
-            let read = if layer == last {
-                counts.read
-            } else {
-                counts.rows
-            };
+        let blocks = (lowest..self.spec.layers).map(|layer| {
+            let read = self.read(counts, layer);
             let adapter = 2. * self.adapter(layer, counts.rows);
             // attention's backward takes five products where its forward takes two
             let attention = 2.5 * self.attention(counts, read);
@@ -182,4 +191,93 @@ impl TuningSize<'_> {
         });
         blocks.sum::<f64>() + self.head(counts)
     }
+    /// Floating-point operations a second, measured here: frozen blocks of this model's shape
+    /// with random weights, forward and backward, over the rows of the first step.
+    pub fn rate(&self) -> Result<f64> {
+        let spec = narrowed(self.spec);
+        let t = self.tuning;
+        let mut prompts: Vec<&TuningPrompt> = Vec::new();
+        let first = batches(self.seed, self.train.len(), t.batch, 1);
+        for i in first.iter().flatten().take(t.per_forward()) {
+            prompts.push(&self.train[*i]);
+            if Counts::of(&prompts).rows as usize > MOST_ROWS {
+                break;
+            }
+        }
+        let counts = Counts::of(&prompts);
+        let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
+        let (tree, _) = PrefixTree::pack(&ids);
+        let attended = Arc::new(tree.ancestors(0..tree.len()));
+        let half = spec.head_dim / 2;
+        let still = |value: f32| vec![value; tree.len() * half];
+        let rotation = Rotation::new(still(1.), still(0.), half);
+
+        let spec = &spec;
+        let of = TuningSize { spec, ..*self };
+        let parameters = of.sizes(&ModuleKind::ALL) as usize;
+        let blocks = (WEIGHTS / (4 * parameters)).clamp(1, 16);
+        let blocks = (0..blocks).map(|_| random_block(spec));
+        let blocks = blocks.collect::<candle_core::Result<Vec<_>>>()?;
+        let x = Var::rand(-1f32, 1f32, (tree.len(), spec.hidden), &Device::Cpu)?;
+        let pass = || -> candle_core::Result<()> {
+            let mut y = x.as_tensor().clone();
+            for (attention, mlp) in &blocks {
+                let rows = (&rotation, &attended);
+                y = attention_half(&y, attention, [None; 4], rows, GradientCheckpointing::Off)?;
+                y = mlp_half(&y, mlp, [None; 3], GradientCheckpointing::Off)?;
+            }
+            y.sum_all()?.backward()?;
+            Ok(())
+        };
+        in_pool(pass)?;
+        let (begun, mut passes) = (Instant::now(), 0.);
+        while begun.elapsed() < Duration::from_millis(500) {
+            in_pool(pass)?;
+            passes += 1.;
+        }
+        let once = 2. * of.block(&counts, counts.rows) + 1.5 * of.attention(&counts, counts.rows);
+        Ok(passes * blocks.len() as f64 * once / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// The same proportions, no wider than [`WIDEST`].
+fn narrowed(spec: &ModelSpec) -> ModelSpec {
+    let hidden = spec.hidden.min(WIDEST);
+    let group = (spec.heads / spec.kv_heads.max(1)).max(1);
+    let kv_heads = (spec.kv_heads * hidden / spec.hidden).max(1);
+    ModelSpec {
+        hidden,
+        intermediate: (spec.intermediate * hidden / spec.hidden).max(1),
+        kv_heads,
+        heads: kv_heads * group,
+        ..spec.clone()
+    }
+}
+
+/// A frozen block of random weights.
+fn random_block(spec: &ModelSpec) -> candle_core::Result<(Arc<FrozenAttention>, Arc<FrozenMlp>)> {
+    let matrix = |p: ModuleKind| -> candle_core::Result<Arc<dyn FrozenMatrix>> {
+        let (o, i) = p.shape(spec);
+        let bound = 1. / (i as f32).sqrt();
+        Ok(Arc::new(Tensor::rand(-bound, bound, (o, i), &Device::Cpu)?))
+    };
+    let norm = Tensor::ones(spec.hidden, DType::F32, &Device::Cpu)?;
+    let eps = 1e-5;
+    let attention = FrozenAttention {
+        norm: norm.clone(),
+        eps,
+        head_dim: spec.head_dim,
+        q: matrix(ModuleKind::QProj)?,
+        k: matrix(ModuleKind::KProj)?,
+        v: matrix(ModuleKind::VProj)?,
+        o: matrix(ModuleKind::OProj)?,
+    };
+    let mlp = FrozenMlp {
+        norm,
+        eps,
+        gate: matrix(ModuleKind::GateProj)?,
+        up: matrix(ModuleKind::UpProj)?,
+        down: matrix(ModuleKind::DownProj)?,
+    };
+    Ok((Arc::new(attention), Arc::new(mlp)))
 }

@@ -1,8 +1,7 @@
 //! A report as a directory, which is replaced as a whole.
 
-use crate::error::Result;
-use reptune_adapters::files::Staging;
-use reptune_adapters::{Error, files};
+use crate::error::{Error, Result};
+use reptune_adapters::files::{self, Staging};
 use reptune_report::{MARK, PAGE, Report};
 use std::path::Path;
 
@@ -13,15 +12,15 @@ use std::path::Path;
 /// or the disk fails; `out` is then as it was.
 pub fn write_report(report: &Report, out: &Path) -> Result<()> {
     let files = report.files()?;
-    let io = |e| Error::write(out, e);
+    let io = |e| reptune_adapters::Error::write(out, e);
     let out = std::path::absolute(out).map_err(io)?;
     let stands = occupied(&out)?;
     let parent = out.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(io)?;
     let aside = tempfile::Builder::new()
         .prefix(".reptune-")
-        .tempdir_in(parent)
-        .map_err(io)?;
+        .tempdir_in(parent);
+    let aside = aside.map_err(io)?;
     let next = aside.path().join("next");
     let staging = Staging::new(&next)?;
     for (name, content) in &files {
@@ -52,14 +51,9 @@ fn occupied(out: &Path) -> Result<bool> {
         (_, Ok(page)) if page.contains(MARK) => return Ok(true),
         _ => "a directory with other files in it",
     };
-    Err(Error::content(
-        out,
-        "output directory",
-        "a new name, or an earlier report",
-        found,
-        "name another, or remove this one first",
-    )
-    .into())
+    let (place, expected) = ("output directory", "a new name, or an earlier report");
+    let hint = "name another, or remove this one first";
+    Err(Error::input(out, place, expected, found, hint))
 }
 
 #[cfg(test)]

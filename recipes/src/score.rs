@@ -1,17 +1,15 @@
 //! How a model scores fixed texts: log-odds of candidate responses, and KL divergence of
 //! its next-token distributions. Nothing is generated and nothing is parsed.
 
-mod choice;
+mod choices;
 mod divergence;
 mod model_variant;
-mod packed_choices;
 #[cfg(test)]
 pub(crate) mod toy_variants;
 
-pub use choice::Choice;
-pub use divergence::{Divergence, ReferenceLogits, divergence, divergence_from, kl_divergence};
+pub use choices::{Choice, PackedChoices, log_odds};
+pub use divergence::{ReferenceLogits, divergence, kl_divergence};
 pub use model_variant::ModelVariant;
-pub use packed_choices::{PackedChoices, log_odds};
 
 /// `log sum_v exp(logits_v)`, summed in f64 in the order of the vocabulary.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {

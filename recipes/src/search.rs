@@ -2,25 +2,38 @@
 //! A. Talwalkar, arXiv 1502.07943) over a grid.
 //!
 //! Every candidate is tuned for a first share of the epochs; the better part goes on
-//! to the next share, and so on. A candidate starts anew on each rung, because a
-//! learning rate that falls to zero over two epochs is not half of one that falls
-//! over four. What a trial is, is the caller's: the engine knows a recipe and a score.
+//! to the next share, and so on. A candidate starts again on each rung, because a
+//! learning rate that falls to zero over two epochs is not half of one over four.
 
-mod search_candidate;
 #[cfg(test)]
 mod tests;
 
-pub use search_candidate::SearchCandidate;
-
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Search};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use reptune_adapters::Positions;
 use reptune_report::aligned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
+
+/// Settings that are tried together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchCandidate {
+    /// Place in the grid, from 0.
+    pub number: usize,
+    /// `tuning.layers`.
+    pub layers: Vec<usize>,
+    /// `tuning.positions`, and `extraction.positions` with it; none: as in the recipe.
+    pub positions: Option<Positions>,
+    /// `tuning.m`.
+    pub m: f64,
+    /// `tuning.token_weight`.
+    pub token_weight: f64,
+    /// `tuning.learning_rate`.
+    pub learning_rate: f64,
+}
 
 /// One candidate on one rung.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,7 +100,7 @@ pub fn search(
             }
             let score = match trial(&candidate.recipe(recipe, epochs), candidate) {
                 Ok(score) => Some(score).filter(|s| s.is_finite()),
-                Err(Error::NotFinite { .. }) => None,
+                Err(Error::NotFinite(_)) => None,
                 Err(error) => return Err(error),
             };
             trials.push(SearchTrial {
@@ -100,7 +113,7 @@ pub fn search(
         }
         // The best come first, so that a rung cut short has tried the likeliest.
         scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.number.cmp(&b.1.number)));
-        scored.truncate(kept(scored.len(), settings.keep));
+        scored.truncate(go_on(scored.len(), settings.keep));
         scored.retain(|(score, _)| score.is_finite());
         candidates = scored.into_iter().map(|(_, c)| c).collect();
     }
@@ -111,13 +124,9 @@ pub fn search(
         rungs.then(x.total_cmp(y)).then(numbers)
     });
     let Some((best, _)) = best else {
-        return Err(Error::input(
-            &recipe.name,
-            "search",
-            "a trial with a finite score",
-            format!("none among {}", trials.len()),
-            "lower search.learning_rate",
-        ));
+        let (expected, found) = ("a trial with a finite score", trials.len());
+        let (found, hint) = (format!("none among {found}"), "lower search.learning_rate");
+        return Err(Error::input(&recipe.name, "search", expected, found, hint));
     };
     let best = best.clone();
     let mut found = best.candidate.recipe(recipe, recipe.tuning.epochs);
@@ -132,13 +141,8 @@ pub fn search(
 
 fn settings(recipe: &Recipe) -> Result<&Search> {
     recipe.search.as_ref().ok_or_else(|| {
-        Error::input(
-            &recipe.name,
-            "search",
-            "a table `[search]`",
-            "none",
-            "see recipes/README.md",
-        )
+        let (expected, hint) = ("a table `[search]`", "see recipes/README.md");
+        Error::input(&recipe.name, "search", expected, "none", hint)
     })
 }
 
@@ -160,7 +164,7 @@ pub fn rungs(recipe: &Recipe) -> Result<Vec<SearchRung>> {
     let mut next = drawn(recipe, settings)?.len();
     let rung = |share: &f64| {
         let trials = next;
-        next = kept(next, settings.keep);
+        next = go_on(next, settings.keep);
         let epochs = epochs(recipe, *share);
         SearchRung { trials, epochs }
     };
@@ -173,7 +177,7 @@ fn epochs(recipe: &Recipe, share: f64) -> usize {
 }
 
 /// How many of `n` go on.
-fn kept(n: usize, share: f64) -> usize {
+fn go_on(n: usize, share: f64) -> usize {
     ((n as f64 * share - 1e-9).ceil() as usize).max(1).min(n)
 }
 
@@ -187,18 +191,15 @@ fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<SearchCandidate>> {
     let needed = |first: usize| {
         let rest = 1..settings.rungs.len();
         rest.fold((first, first), |(sum, n), _| {
-            let n = kept(n, settings.keep);
+            let n = go_on(n, settings.keep);
             (sum + n, n)
         })
     };
     let Some(n) = (1..=grid.len()).rev().find(|&n| needed(n).0 <= runs) else {
-        return Err(Error::input(
-            &recipe.name,
-            "search.runs",
-            format!("{} or more, one a rung", settings.rungs.len()),
-            runs.to_string(),
-            "give more runs or fewer rungs",
-        ));
+        let expected = format!("{} or more, one a rung", settings.rungs.len());
+        let (name, found) = (&recipe.name, runs.to_string());
+        let hint = "give more runs or fewer rungs";
+        return Err(Error::input(name, "search.runs", expected, found, hint));
     };
     if n < grid.len() {
         grid.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));
@@ -206,6 +207,63 @@ fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<SearchCandidate>> {
         grid.sort_by_key(|c| c.number);
     }
     Ok(grid)
+}
+
+impl SearchCandidate {
+    /// Every combination of the values of `recipe`'s `[search]`, the learning rate
+    /// changing fastest.
+    ///
+    /// # Errors
+    /// When the recipe has no `[search]`.
+    pub fn grid(recipe: &Recipe) -> Result<Vec<Self>> {
+        let (search, t) = (settings(recipe)?, &recipe.tuning);
+        let or = |list: &[f64], own: f64| match list.is_empty() {
+            true => vec![own],
+            false => list.to_vec(),
+        };
+        let layers = match search.layers.as_slice() {
+            [] => std::slice::from_ref(&t.layers),
+            listed => listed,
+        };
+        let places = match search.positions.as_slice() {
+            [] => vec![None],
+            listed => listed.iter().cloned().map(Some).collect(),
+        };
+        let mut grid = Vec::new();
+        for layers in layers {
+            for positions in &places {
+                for m in or(&search.m, t.m) {
+                    for token_weight in or(&search.token_weight, t.token_weight) {
+                        for learning_rate in or(&search.learning_rate, t.learning_rate) {
+                            grid.push(Self {
+                                number: grid.len(),
+                                layers: layers.clone(),
+                                positions: positions.clone(),
+                                m,
+                                token_weight,
+                                learning_rate,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(grid)
+    }
+
+    /// `recipe` with these settings, tuned for `epochs`.
+    pub fn recipe(&self, recipe: &Recipe, epochs: usize) -> Recipe {
+        let mut recipe = recipe.clone();
+        let t = &mut recipe.tuning;
+        t.layers = self.layers.clone();
+        if let Some(positions) = &self.positions {
+            t.positions = positions.clone();
+            recipe.extraction.positions = positions.clone();
+        }
+        (t.m, t.token_weight) = (self.m, self.token_weight);
+        (t.learning_rate, t.epochs) = (self.learning_rate, epochs);
+        recipe
+    }
 }
 
 /// A table of all trials: rung by rung, the best first.
@@ -229,19 +287,18 @@ impl fmt::Display for Found {
         for t in trials {
             let c = &t.candidate;
             let layers: Vec<String> = c.layers.iter().map(usize::to_string).collect();
+            let positions = c.positions.as_ref().map(Positions::to_string);
+            let score = t.score.map(|s| format!("{s:.4}"));
             rows.push(vec![
                 t.rung.to_string(),
                 t.epochs.to_string(),
                 c.number.to_string(),
                 layers.join(" "),
-                c.positions
-                    .as_ref()
-                    .map_or_else(|| "-".into(), |p| p.to_string()),
+                positions.unwrap_or_else(|| "-".into()),
                 c.m.to_string(),
                 c.token_weight.to_string(),
                 format!("{:e}", c.learning_rate),
-                t.score
-                    .map_or_else(|| "not finite".into(), |s| format!("{s:.4}")),
+                score.unwrap_or_else(|| "not finite".into()),
             ]);
         }
         write!(f, "{}", aligned(&rows))

@@ -1,22 +1,20 @@
 //! Choosing layer, place and dose of a direction on validation data only.
 //!
 //! A direction may order all pairs and yet do nothing when it is added. So every layer and
-//! place is measured both ways, and the choice rests on what adding does: of all doses
+//! place is measured on both, and the choice rests on what adding does: of all doses
 //! that keep neutral text as it was, the one that moves answers most.
 
 mod doses;
-mod selected;
+#[cfg(test)]
+mod tests;
 
-pub use selected::Selected;
+pub use doses::SelectionInputs;
 
-use crate::chat::Chat;
-use crate::data::Claim;
-use crate::error::Result;
-use crate::extract::{CapturedPairs, Extracted};
-use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use crate::recipe::Recipe;
+use crate::error::{Error, Result};
+use crate::extract::Extracted;
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringKind};
 use doses::{DoseScores, Doses};
-use reptune_adapters::{DirectionSet, Dose, HookedModel};
+use reptune_adapters::{DirectionSet, Dose};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -27,8 +25,7 @@ pub struct MeasuredDose {
     pub fraction: f64,
     /// The same as a multiplier of the unit direction.
     pub coeff: f64,
-    /// Mean shift of the log-odds of the positive answer, counted positive where it goes
-    /// the way of the coeff's sign.
+    /// Mean shift of the log-odds of the positive answer, times the sign of the coeff.
     pub shift: f64,
     /// `shift / |fraction|`.
     pub per_fraction: f64,
@@ -62,22 +59,23 @@ pub struct SelectionTable {
     pub candidates: Vec<SteeringCandidate>,
 }
 
-/// What a selection chooses from.
-#[derive(Clone, Copy)]
-pub struct SelectionInputs<'a> {
-    /// The model.
-    pub model: &'a dyn HookedModel,
-    /// Its tokenizer and template.
-    pub chat: &'a Chat,
-    /// What is asked, where directions are added (`steering.positions`), and what is tried
-    /// (`selection`).
-    pub recipe: &'a Recipe,
-    /// The directions of every place.
-    pub found: &'a [Extracted],
-    /// Rows of held-out claims at the same places.
-    pub held_out: &'a CapturedPairs,
-    /// The claims that are asked.
-    pub claims: &'a [Claim],
+/// What was chosen, with the numbers that chose it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Selected {
+    /// Index of the place among those of the recipe.
+    pub place: usize,
+    /// The place in words.
+    pub rows: String,
+    /// The layer.
+    pub layer: usize,
+    /// Fraction of the mean residual norm.
+    pub fraction: f64,
+    /// Multiplier of the unit direction; with the other sign for the other behaviour.
+    pub coeff: f64,
+    /// Mean over both signs of [`MeasuredDose::shift`].
+    pub effect: f64,
+    /// Larger of the KL of both signs.
+    pub kl: f64,
 }
 
 /// Measures the directions of every place on held-out claims: how they order rows, and
@@ -93,12 +91,7 @@ pub fn select(
     file: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<SelectionTable> {
-    let SelectionInputs {
-        model,
-        recipe,
-        found,
-        ..
-    } = inputs;
+    let (model, recipe, found) = (inputs.model, inputs.recipe, inputs.found);
     let settings = recipe.selection.clone().unwrap_or_default();
     let layers = model.spec().layers;
     let eligible = settings.eligible(layers);
@@ -112,7 +105,7 @@ pub fn select(
         directions: &sets,
         layers: &each,
         doses: &fractions,
-        ways: &[SteeringWay::Plus, SteeringWay::Minus],
+        kinds: &[SteeringKind::Plus, SteeringKind::Minus],
         positions: &recipe.steering.positions,
     };
     let cells = grid.cells()?;
@@ -168,23 +161,77 @@ fn of_layer(
 
 /// The places in words; the directions and the held-out rows must be of the same ones.
 fn places(inputs: SelectionInputs) -> Result<Vec<String>> {
-    let held_out = inputs.held_out.positions().iter();
+    let held_out = inputs.held_out.positions.iter();
     let held_out: Vec<String> = held_out.map(|p| p.to_string()).collect();
     let sets = inputs.found.iter().map(|f| &f.directions.provenance.rows);
     if sets.clone().eq(&held_out) {
         return Ok(held_out);
     }
-    Err(reptune_adapters::Error::value(
-        "held-out rows",
-        format!(
-            "the places of the directions, {:?}",
-            sets.collect::<Vec<_>>()
-        ),
-        format!("{held_out:?}"),
-        "capture both with one recipe",
-    )
-    .into())
+    let sets: Vec<_> = sets.collect();
+    let expected = format!("the places of the directions, {sets:?}");
+    let (found, hint) = (format!("{held_out:?}"), "capture both with one recipe");
+    Err(Error::value("held-out rows", expected, found, hint))
 }
 
-#[cfg(test)]
-mod tests;
+impl Selected {
+    /// The chosen place's directions among `found`.
+    pub fn directions<'a>(&self, found: &'a [Extracted]) -> Result<&'a DirectionSet> {
+        let chosen = found.get(self.place).map(|f| &f.directions);
+        chosen.ok_or_else(|| {
+            let (expected, place) = (format!("below {}", found.len()), self.place.to_string());
+            Error::value("place", expected, place, "choose among these directions")
+        })
+    }
+}
+
+impl SelectionTable {
+    /// The layer, place and dose with the largest effect: the mean shift of both signs,
+    /// among fractions whose KL is at most `kl` with either sign. Of equal effects the
+    /// smaller fraction, then the lower layer, then the earlier place.
+    ///
+    /// # Errors
+    /// When no dose keeps the bound and moves answers as it should.
+    pub fn choose(&self, kl: f64) -> Result<Selected> {
+        let doses = self.doses();
+        let fits = |c: &&Selected| c.kl <= kl && c.effect > 0.;
+        let better = |a: &&Selected, b: &&Selected| {
+            a.effect
+                .total_cmp(&b.effect)
+                .then(b.fraction.total_cmp(&a.fraction))
+                .then(b.layer.cmp(&a.layer))
+                .then(b.place.cmp(&a.place))
+        };
+        let best = doses.iter().filter(fits).max_by(better);
+        best.cloned().ok_or_else(|| {
+            let least = doses.iter().map(|c| c.kl).fold(f64::INFINITY, f64::min);
+            let effects = doses.iter().map(|c| c.effect);
+            let most = effects.fold(f64::NEG_INFINITY, f64::max);
+            let expected =
+                format!("a dose with a KL of at most {kl} that moves answers towards its sign");
+            let n = doses.len();
+            let found = format!("none of {n}: least KL {least:.3}, largest effect {most:.3}");
+            let hint = "try smaller fractions, a larger selection.kl, or another method or place";
+            Error::value("selection", expected, found, hint)
+        })
+    }
+
+    /// Every dose that was measured with both signs.
+    fn doses(&self) -> Vec<Selected> {
+        let mut doses = Vec::new();
+        for c in &self.candidates {
+            for up in c.doses.iter().filter(|d| d.fraction > 0.) {
+                let down = c.doses.iter().find(|d| d.fraction == -up.fraction);
+                doses.extend(down.map(|down| Selected {
+                    place: c.place,
+                    rows: c.rows.clone(),
+                    layer: c.layer,
+                    fraction: up.fraction,
+                    coeff: up.coeff,
+                    effect: (up.shift + down.shift) / 2.,
+                    kl: up.kl.max(down.kl),
+                }));
+            }
+        }
+        doses
+    }
+}

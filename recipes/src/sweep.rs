@@ -4,16 +4,14 @@
 //! Nothing is generated. A cell of the grid is one forward of the choices, and begins at
 //! the steered layer: the activations there are computed once for all doses and signs.
 //!
-//! What the unsteered model answers identifies the weights: those scores are computed in
-//! every run (they are the base of the comparison anyway) and are part of every cell's
-//! key, so the lines of another model, quantization or adapter are never taken for those
-//! of this one.
+//! What the unsteered model answers is computed in every run and is part of every cell's key:
+//! lines of another model, quantization or adapter are never taken for those of this one.
 
-use crate::activation_cache::{ActivationCache, last_unchanged};
-use crate::error::Result;
+use crate::activation_cache::ActivationCache;
+use crate::error::{Error, Result};
 use crate::grid::{GridCell, MeasuredCell, SteeringGrid};
 use crate::score::{Choice, ModelVariant, PackedChoices};
-use reptune_adapters::{Adapter, Error, HookedModel, Intervention, files};
+use reptune_adapters::files;
 use reptune_report::Outcomes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -61,18 +59,7 @@ impl ChoiceScores {
     }
 }
 
-/// What a sweep scores.
-#[derive(Clone, Copy)]
-pub struct SweepInputs<'a> {
-    /// The model.
-    pub model: &'a dyn HookedModel,
-    /// LoRA updates, in all cells.
-    pub adapter: Option<&'a Adapter>,
-    /// What is asked.
-    pub choices: &'a [Choice],
-}
-
-/// Scores every cell of `grid` on the choices, the unsteered model first. Cells that stand in
+/// Scores every cell of `grid` on `choices`, the unsteered model `base` first. Cells that stand in
 /// `file` are taken from there; others are appended as they are measured. `progress` is
 /// called with the number of cells done and of all.
 ///
@@ -80,53 +67,41 @@ pub struct SweepInputs<'a> {
 /// When the grid or a choice is wrong, a layer has no direction, a line of the file is not
 /// a cell, or the model fails. An unfinished last line is removed.
 pub fn sweep(
-    inputs: SweepInputs,
+    base: &ModelVariant,
+    choices: &[Choice],
     grid: &SteeringGrid,
     file: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<MeasuredCell<ChoiceScores>>> {
-    let SweepInputs {
-        model,
-        adapter,
-        choices,
-    } = inputs;
     let mut cells = vec![GridCell::unsteered()];
     cells.extend(grid.cells()?);
     if choices.is_empty() {
         let hint = "give questions with two answers";
-        return Err(Error::value("questions", "at least one", "none", hint).into());
+        return Err(Error::value("questions", "at least one", "none", hint));
     }
     // All cells act on the same tokens, so that one packing serves them all.
-    let positions = grid.positions;
-    let mask = |position, prompt| u64::from(positions.chooses(position, prompt));
-    let packed = PackedChoices::new(model.spec(), choices, mask)?;
-    let score = |interventions: &[Intervention], cache: Option<&ActivationCache>| {
-        let variant = ModelVariant {
-            model,
-            interventions,
-            adapter,
-        };
-        let odds = packed.log_odds(&variant, cache, &mut |_| {})?;
-        let odds = odds.into_iter().map(|x| x as f32);
-        let odds: Vec<Option<f32>> = odds.map(|x| x.is_finite().then_some(x)).collect();
-        Result::Ok(odds)
+    let packed = PackedChoices::new(base.model.spec(), choices, grid.mask())?;
+    let score = |variant: &ModelVariant, cache: Option<&ActivationCache>| {
+        let odds = packed.log_odds(variant, cache, &mut |_| {})?;
+        let odds = odds
+            .into_iter()
+            .map(|x| Some(x as f32).filter(|x| x.is_finite()));
+        Result::Ok(odds.collect::<Vec<_>>())
     };
-    let unsteered: Vec<Option<f32>> = score(&[], None)?;
-    let key = key_of_inputs(choices, &unsteered, &positions.to_string());
+    let unsteered = score(base, None)?;
+    let key = key_of_inputs(choices, &unsteered, &grid.positions.to_string());
     let mut cache = None;
     let mut measure = |cell: &GridCell| -> Result<ChoiceScores> {
-        if cell.way.is_none() {
+        if cell.kind.is_none() {
             return Ok(ChoiceScores::of(unsteered.clone()));
         }
         let steering = [grid.intervention(cell)?];
-        if let Some(layer) = last_unchanged(model.spec(), &steering, None) {
-            let prompts = || packed.prompts();
-            let known = cache.take();
-            cache = Some(ActivationCache::moved(
-                known, model, layer, adapter, prompts,
-            )?);
-        }
-        Ok(ChoiceScores::of(score(&steering, cache.as_ref())?))
+        let variant = ModelVariant {
+            interventions: &steering,
+            ..*base
+        };
+        cache = variant.cache(cache.take(), || packed.prompts())?;
+        Ok(ChoiceScores::of(score(&variant, cache.as_ref())?))
     };
     let all = cells.len();
     let mut progress = |done| progress(done, all);

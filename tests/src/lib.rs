@@ -291,11 +291,11 @@ impl Objective<'_> {
         adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
         let measured = self.measure(host, prompts, adapter)?;
-        let token = token_loss(&measured.logits, &label_rows(labels), self.mode.label())?;
+        let token = token_loss(&measured.logits, &label_rows(labels), self.mode.losses().1)?;
         // As in the paper: 1 alone, 1/100 beside a representation loss.
-        let weight = self.mode.representation().map_or(1., |_| 0.01);
+        let weight = self.mode.losses().0.map_or(1., |_| 0.01);
         let mut loss = (token * weight)?;
-        if let Some(kind) = self.mode.representation() {
+        if let Some(kind) = self.mode.losses().0 {
             for (h, d) in &measured.rows {
                 let share = 1. / LAYERS.len() as f64;
                 loss = (loss + (representation_loss(h, d, kind, 1.)? * share)?)?;

@@ -315,7 +315,7 @@ fn twenty_steps_of_every_mode_are_those_of_torch_and_peft() -> Result<()> {
             .map(|m| m.loss("token").unwrap_or(f64::NAN))
             .collect();
         let mut losses = vec![("token", token)];
-        if mode.representation().is_some() {
+        if mode.losses().0.is_some() {
             let of_rows = steps.iter().filter_map(|m| m.loss("representation"));
             losses.push(("representation", of_rows.collect()));
         }

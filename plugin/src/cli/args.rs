@@ -10,7 +10,7 @@ use reptune_adapters::{
     Adapter, Dose, Error as Fault, HookPoint, HookedModel, Intervention, ModelSpec, Operator,
     Positions, lora::peft, open_directions_for,
 };
-use reptune_recipes::effect_check::{NoEffect, check_effect};
+use reptune_recipes::effect_check::check_effect;
 use reptune_recipes::recipe::Mode;
 use std::path::{Path, PathBuf};
 
@@ -185,16 +185,14 @@ impl SteeringArgs {
         let interventions = Vec::from_iter(self.intervention(model.spec())?);
         let adapter = adapter.map(|directory| peft::load(directory, model.spec()));
         let adapter = adapter.transpose()?;
-        let wanted = match self.allow_no_effect {
-            true => NoEffect::Allow,
-            false => NoEffect::Refuse,
-        };
         let few = &prompts[..prompts.len().min(CHECKED)];
         for intervention in &interventions {
             progress::note("checking that the steering has an effect");
-            check_effect(model, intervention, few, adapter.as_ref(), 2)?
-                .require(wanted)
-                .map_err(|e| anyhow!("{e}; --allow-no-effect continues anyway"))?;
+            let effect = check_effect(model, intervention, few, adapter.as_ref(), 2)?;
+            if !self.allow_no_effect {
+                let refused = |e| anyhow!("{e}; --allow-no-effect continues anyway");
+                effect.require().map_err(refused)?;
+            }
         }
         Ok((interventions, adapter))
     }

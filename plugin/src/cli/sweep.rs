@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use reptune_adapters::{Dose, HookedModel, Positions};
 use reptune_recipes::select::{Selected, SelectionTable};
-use reptune_recipes::{Recipe, grid::SteeringWay as Way};
+use reptune_recipes::{Recipe, grid::SteeringKind};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -101,10 +101,10 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     let cells = cells.with_context(place)?;
     let (n, file) = (claims.len(), run.stages.path(SWEEP_CELLS));
     if a.recipe.json {
-        let best = |way| best(&cells, way).map(|c| &c.key);
+        let best = |kind| best(&cells, kind).map(|c| &c.key);
         return print_json(&json!({
             "on": on, "n": n, "directions": source, "file": file,
-            "best": {"plus": best(Way::Plus), "minus": best(Way::Minus)}, "cells": cells,
+            "best": {"plus": best(SteeringKind::Plus), "minus": best(SteeringKind::Minus)}, "cells": cells,
         }));
     }
     let scores = cells.iter().flat_map(|c| &c.scores.log_odds);
@@ -116,25 +116,25 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
         "{n} {on} claims, directions of {}\n\n{}\n\n{}\n{}\n{not_finite}\n{}",
         source.display(),
         table(&cells),
-        sentence(&cells, Way::Plus),
-        sentence(&cells, Way::Minus),
+        sentence(&cells, SteeringKind::Plus),
+        sentence(&cells, SteeringKind::Minus),
         file.display()
     ))
 }
 
-/// The answers of a cell that steering with `way` should give.
-fn moved(cell: &Cell, way: Way) -> usize {
-    match way {
-        Way::Minus => cell.scores.outcomes.negative,
+/// The answers of a cell that steering of `kind` should give.
+fn moved(cell: &Cell, kind: SteeringKind) -> usize {
+    match kind {
+        SteeringKind::Minus => cell.scores.outcomes.negative,
         _ => cell.scores.outcomes.positive,
     }
 }
 
-/// The cell of `way` with most answers of its kind; of equal ones the smallest dose.
-fn best(cells: &[Cell], way: Way) -> Option<&Cell> {
-    let of_way = cells.iter().filter(|c| c.cell.way == Some(way));
-    of_way.min_by(|a, b| {
-        let most = moved(b, way).cmp(&moved(a, way));
+/// The cell of `kind` with most answers of its sign; of equal ones the smallest dose.
+fn best(cells: &[Cell], kind: SteeringKind) -> Option<&Cell> {
+    let of_kind = cells.iter().filter(|c| c.cell.kind == Some(kind));
+    of_kind.min_by(|a, b| {
+        let most = moved(b, kind).cmp(&moved(a, kind));
         most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
     })
 }
@@ -154,14 +154,14 @@ fn table(cells: &[Cell]) -> String {
     output::table(head, cells, |Cell { cell, scores, .. }| {
         let shift = signed(scores.mean - base);
         let fraction = cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
-        let (sign, total, fraction, shift) = match cell.way {
+        let (sign, total, fraction, shift) = match cell.kind {
             None => ("unsteered", "-".into(), "-".into(), String::new()),
-            Some(Way::Plus) => ("+", signed(cell.coeff), fraction, shift),
-            Some(Way::Minus) => ("-", signed(cell.coeff), fraction, shift),
-            Some(Way::Ablate) => ("ablate", "-".into(), "-".into(), shift),
+            Some(SteeringKind::Plus) => ("+", signed(cell.coeff), fraction, shift),
+            Some(SteeringKind::Minus) => ("-", signed(cell.coeff), fraction, shift),
+            Some(SteeringKind::Ablate) => ("ablate", "-".into(), "-".into(), shift),
         };
         vec![
-            cell.way.map_or("-".into(), |_| ranges(&cell.layers)),
+            cell.kind.map_or("-".into(), |_| ranges(&cell.layers)),
             sign.to_owned(),
             total,
             fraction,
@@ -173,12 +173,16 @@ fn table(cells: &[Cell]) -> String {
 }
 
 /// The best cell of a sign in a sentence.
-fn sentence(cells: &[Cell], way: Way) -> String {
-    let (Some(best), Some(base)) = (best(cells, way), cells.first()) else {
+fn sentence(cells: &[Cell], kind: SteeringKind) -> String {
+    let (Some(best), Some(base)) = (best(cells, kind), cells.first()) else {
         return String::new();
     };
-    let (with, without) = (moved(best, way), moved(base, way));
-    let what = if way == Way::Minus { "wrong" } else { "right" };
+    let (with, without) = (moved(best, kind), moved(base, kind));
+    let what = if kind == SteeringKind::Minus {
+        "wrong"
+    } else {
+        "right"
+    };
     let (cell, n) = (&best.cell, best.scores.log_odds.len());
     let several = if cell.layers.len() > 1 { "s" } else { "" };
     let fraction = cell.fraction.map(|f| format!(" ({f:+.3})"));
@@ -200,7 +204,7 @@ fn sentence(cells: &[Cell], way: Way) -> String {
 /// `--select`: what was measured, and what was chosen.
 fn select(a: &RecipeArgs) -> Result<()> {
     let mut run = a.run(a.session()?)?;
-    let places = run.session.recipe.extraction.each_position();
+    let places = run.session.recipe.extraction.positions.each();
     let selected = run.select(&mut |measured| {
         progress::line(format_args!("{}\n", candidates(measured, &places, None)));
     })?;

@@ -7,7 +7,7 @@ use crate::model::ModelDir;
 use crate::stages;
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
 use reptune_adapters::{WeightDelta, files, lora::delta_file, lora::peft};
-use reptune_recipes::merged::Merged;
+use reptune_recipes::merge::Merged;
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -5,12 +5,12 @@ use crate::session::{Coeffs, Session};
 use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Positions, files};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
-use reptune_recipes::pictures::{ComponentScatter, Cosines, LogitLens, Scored};
+use reptune_recipes::pictures::{cosine_map, logit_lens, scatter};
 use reptune_recipes::recipe::{Mode, PairFilter, Recipe};
 use reptune_recipes::tune::Metrics;
 use reptune_report::{
-    CosineMap, DoseCurve, DosePoint, LayerCosine, LensRow, LossCurve, LossStep, ProjectionFigure,
-    Report, ResultTable, RunHeader, Sample, SampleAnswer, ScatterFigure,
+    CosineMap, DoseCurve, DosePoint, LayerCosine, LossCurve, LossStep, ProjectionFigure, Report,
+    ResultTable, RunHeader, Sample, SampleAnswer,
 };
 use std::path::PathBuf;
 
@@ -66,20 +66,9 @@ pub fn report(
             positive,
             negative,
         });
-        let components = ComponentScatter::of(contrast)?;
-        report.scatters.push(ScatterFigure {
-            layer,
-            explained: Some(components.explained),
-            positive: components.positive,
-            negative: components.negative,
-        });
-        let lens = LogitLens::of(model, chat, direction, TOP)?;
-        let words = |all: Vec<Scored>| all.into_iter().map(|s| s.text).collect();
-        report.lens.push(LensRow {
-            layer,
-            top: words(lens.positive),
-            bottom: words(lens.negative),
-        });
+        report.scatters.push(scatter(layer, contrast)?);
+        let lens = logit_lens(model, chat, (layer, direction), TOP)?;
+        report.lens.push(lens);
     }
     // A figure that cannot be drawn (prompts are too short) costs no run.
     report.cosine_map = map(session, &mut shown).unwrap_or_default();
@@ -139,17 +128,7 @@ fn map(session: &Session, progress: &mut dyn FnMut(usize, usize)) -> Result<Cosi
     recipe.extraction.without = None;
     let (found, _) = extract_each(model, chat, &recipe, &items.train, progress)?;
     let held = CapturedPairs::of(model, chat, &recipe, &items.validation, progress)?;
-    let cosines = Cosines::map(&held, &found)?;
-    let layers: Vec<usize> = (0..held.layers()).collect();
-    let column = |layer: &usize| {
-        let of = cosines.iter().filter(|c| c.layer == *layer);
-        of.map(|c| c.difference).collect()
-    };
-    Ok(CosineMap {
-        difference: layers.iter().map(column).collect(),
-        offsets: (0..MAPPED).collect(),
-        layers,
-    })
+    Ok(cosine_map(&held, &found)?)
 }
 
 fn losses((mode, directory): &(Mode, PathBuf)) -> Result<LossCurve> {

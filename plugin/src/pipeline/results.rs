@@ -149,13 +149,13 @@ fn shuffled(
     let (model, chat, recipe) = (&session.llama, &session.chat, &session.recipe);
     let (claims, mut shown) = (&session.items.train, progress::of("shuffle pairs"));
     let captured = CapturedPairs::of(model, chat, recipe, claims, &mut shown)?;
-    if captured.pairs() < 2 {
+    let pairs = captured.pairs.answers.len() / 2 * 2;
+    if pairs == 0 {
         return Ok(None);
     }
     let place = place_of(&captured, like);
     // As many of one sign as of the other: what all pairs share cancels, and is not
     // brought back to full length by the normalising.
-    let pairs = captured.pairs() / 2 * 2;
     let mut signs: Vec<f64> = (0..pairs).map(|i| 1. - 2. * (i % 2) as f64).collect();
     signs.shuffle(rng);
     let mut set = like.clone();
@@ -176,7 +176,7 @@ fn shuffled(
 /// The place among `captured` at which `directions` were extracted.
 pub fn place_of(captured: &CapturedPairs, directions: &DirectionSet) -> usize {
     let rows = &directions.provenance.rows;
-    let mut positions = captured.positions().iter();
+    let mut positions = captured.positions.iter();
     positions.position(|p| p.to_string() == *rows).unwrap_or(0)
 }
 

@@ -164,7 +164,7 @@ pub(super) fn extracted(session: &Session, recipe: &Recipe, shown: &str) -> Resu
 
 /// Refuses a recipe that would extract directions at several positions.
 pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
-    match recipe.extraction.each_position().len() {
+    match recipe.extraction.positions.each().len() {
         1 => Ok(()),
         several => {
             let (place, found) = ("`extraction.positions`", several.to_string());

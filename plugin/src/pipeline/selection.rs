@@ -72,7 +72,7 @@ pub(super) fn measure(
         choice,
         kl,
         pairs,
-        held_out: [held_out.pairs(), held_out.asked()],
+        held_out: [held_out.pairs.answers.len(), held_out.pairs.asked],
         table,
         test: Vec::new(),
     };

@@ -4,8 +4,9 @@ use super::run::{Run, extracted};
 use super::selection::{self, SelectionOutcome};
 use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Dose, HookedModel};
-use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use reptune_recipes::sweep::{ChoiceScores, SweepInputs, sweep};
+use reptune_recipes::grid::{MeasuredCell, SteeringGrid, SteeringKind};
+use reptune_recipes::score::ModelVariant;
+use reptune_recipes::sweep::{ChoiceScores, sweep};
 use reptune_recipes::{data::Claim, select::SelectionTable};
 use std::path::PathBuf;
 
@@ -48,16 +49,17 @@ impl Run {
             directions: &[directions],
             layers,
             doses,
-            ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+            kinds: &[
+                SteeringKind::Plus,
+                SteeringKind::Minus,
+                SteeringKind::Ablate,
+            ],
             positions: &self.session.recipe.steering.positions,
         };
-        let inputs = SweepInputs {
-            model: &self.session.llama,
-            adapter: None,
-            choices: &selection::choices(&self.session, claims)?,
-        };
+        let choices = selection::choices(&self.session, claims)?;
+        let base = ModelVariant::base(&self.session.llama);
         let (file, mut shown) = (self.stages.path(SWEEP_CELLS), progress::of("sweep"));
-        Ok(sweep(inputs, &grid, &file, &mut shown)?)
+        Ok(sweep(&base, &choices, &grid, &file, &mut shown)?)
     }
 
     /// Chooses layer, place and dose of the recipe's direction, unless that is done, and reads

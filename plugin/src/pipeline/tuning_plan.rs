@@ -93,7 +93,7 @@ pub fn plan(
             mode,
             seconds: planned.rate.map(|rate| plan.work.total() / rate),
             plan,
-            cache_on_disk: within.trunk == CacheStorage::Disk,
+            cache_on_disk: within.cache == CacheStorage::Disk,
             gradient_checkpointing: within.activations == GradientCheckpointing::On,
         });
     }

@@ -3,9 +3,9 @@
 
 use crate::error::Result;
 use reptune_adapters::DirectionSet;
-use reptune_recipes::data::{Claim, claim_question};
-use reptune_recipes::evaluate::{ClaimScores, alignment, texts};
-use reptune_recipes::score::{Choice, ModelVariant, divergence_from, log_odds};
+use reptune_recipes::data::{Claim, claim_question, texts};
+use reptune_recipes::evaluate::{ClaimScores, alignment};
+use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Recipe};
 
 /// Questions and texts on which models are compared.
@@ -72,7 +72,7 @@ impl<'a> RetentionCheck<'a> {
         let cosine = |d| alignment(model, &self.ids, d, place);
         let divergence = match reference {
             Some(reference) if !self.neutral.is_empty() => {
-                Some(divergence_from(reference, model, &self.neutral, &mut |_| {})?.mean)
+                Some(divergence(reference, model, &self.neutral)?)
             }
             _ => None,
         };

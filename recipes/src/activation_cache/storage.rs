@@ -18,18 +18,53 @@ pub enum CacheStorage {
     Disk,
 }
 
-/// Rows (N, H) of one layer.
+/// Rows (N, H) of one layer, which are written as they are computed.
 pub(super) enum CachedRows {
-    Memory(Tensor),
-    Disk { file: Mutex<File>, hidden: usize },
+    /// One tensor, when all are written.
+    Memory(Vec<Tensor>),
+    Disk(Mutex<File>),
 }
 
 impl CachedRows {
-    /// The rows with these numbers, in this order.
-    pub fn select(&self, index: Vec<u32>) -> Result<Tensor> {
+    pub fn new(storage: CacheStorage) -> Result<Self> {
+        Ok(match storage {
+            CacheStorage::Memory => Self::Memory(Vec::new()),
+            CacheStorage::Disk => Self::Disk(Mutex::new(tempfile::tempfile().map_err(failed)?)),
+        })
+    }
+
+    pub fn write(&mut self, rows: &Tensor) -> Result<()> {
         match self {
-            Self::Memory(rows) => Ok(rows.index_select(&Tensor::new(index, rows.device())?, 0)?),
-            Self::Disk { file, hidden } => read(file, *hidden, &index),
+            Self::Memory(all) => all.push(rows.clone()),
+            Self::Disk(file) => {
+                let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let file = file.get_mut().unwrap_or_else(PoisonError::into_inner);
+                file.write_all(&bytes).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All rows are written.
+    pub fn finish(mut self, hidden: usize) -> Result<Self> {
+        if let Self::Memory(all) = &mut self {
+            if all.is_empty() {
+                all.push(Tensor::zeros((0, hidden), DType::F32, &Device::Cpu)?);
+            }
+            *all = vec![Tensor::cat(all, 0)?];
+        }
+        Ok(self)
+    }
+
+    /// The rows of width `hidden` with these numbers, in this order.
+    pub fn select(&self, index: Vec<u32>, hidden: usize) -> Result<Tensor> {
+        match self {
+            Self::Memory(all) => {
+                let index = Tensor::new(index, all[0].device())?;
+                Ok(all[0].index_select(&index, 0)?)
+            }
+            Self::Disk(file) => read(file, hidden, &index),
         }
     }
 }
@@ -47,54 +82,8 @@ fn read(file: &Mutex<File>, hidden: usize, index: &[u32]) -> Result<Tensor> {
         file.read_exact(bytes).map_err(failed)?;
         next = Some(row + 1);
     }
-    let shape = [index.len(), hidden];
-    Ok(Tensor::from_raw_buffer(
-        &bytes,
-        DType::F32,
-        &shape,
-        &Device::Cpu,
-    )?)
-}
-
-/// Takes rows as they are computed.
-pub(super) enum RowsWriter {
-    Memory(Vec<Tensor>),
-    Disk(File),
-}
-
-impl RowsWriter {
-    pub fn new(storage: CacheStorage) -> Result<Self> {
-        Ok(match storage {
-            CacheStorage::Memory => Self::Memory(Vec::new()),
-            CacheStorage::Disk => Self::Disk(tempfile::tempfile().map_err(failed)?),
-        })
-    }
-
-    pub fn write(&mut self, rows: &Tensor) -> Result<()> {
-        match self {
-            Self::Memory(all) => all.push(rows.clone()),
-            Self::Disk(file) => {
-                let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
-                file.write_all(&bytes).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub fn finish(self, hidden: usize) -> Result<CachedRows> {
-        Ok(match self {
-            Self::Memory(all) if all.is_empty() => {
-                let nothing = (0, hidden);
-                CachedRows::Memory(Tensor::zeros(nothing, DType::F32, &Device::Cpu)?)
-            }
-            Self::Memory(all) => CachedRows::Memory(Tensor::cat(&all, 0)?),
-            Self::Disk(file) => CachedRows::Disk {
-                file: Mutex::new(file),
-                hidden,
-            },
-        })
-    }
+    let (shape, cpu) = ([index.len(), hidden], Device::Cpu);
+    Ok(Tensor::from_raw_buffer(&bytes, DType::F32, &shape, &cpu)?)
 }
 
 fn failed(e: std::io::Error) -> Error {

@@ -53,7 +53,7 @@ fn a_cache_holds_the_rows_of_any_tree_of_its_prompts() -> Result<()> {
         assert_eq!(numbers(&from_disk), numbers(&rows));
     }
     assert!(memory.holds(&all[2]) && !memory.holds(&[1, 2]));
-    assert_eq!(memory.len(), PrefixTree::pack(&all).0.len());
+    assert_eq!(memory.tree.len(), PrefixTree::pack(&all).0.len());
     let (tree, paths) = PrefixTree::pack(&[[9, 9]]);
     let message = |layer| {
         let rows = memory.rows(layer, &tree, &[[9, 9]], &paths);

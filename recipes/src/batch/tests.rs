@@ -1,7 +1,7 @@
 use super::*;
 
 fn cut(prompts: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
-    let batches = batches(prompts, tokens, |_, _| 0);
+    let batches = batches(prompts, Most::Distinct(tokens), |_, _| 0);
     batches.into_iter().map(|b| b.prompts).collect()
 }
 
@@ -18,8 +18,8 @@ fn a_batch_has_as_many_prompts_as_fit() {
 fn a_shared_prefix_counts_once() {
     let prompts: Vec<Vec<u32>> = (0..4).map(|i| vec![7, 8, 9, i]).collect();
     assert_eq!(cut(&prompts, 9), [0..3, 3..4]);
-    let masked = batches(&prompts, 9, |prompt, _| prompt as u64);
+    let masked = batches(&prompts, Most::Distinct(9), |prompt, _| prompt as u64);
     assert_eq!(masked.len(), 2, "another mask makes another token");
-    let apart = batches_by_length(&prompts, 9, |_, _| 0);
+    let apart = batches(&prompts, Most::Total(9), |_, _| 0);
     assert_eq!(apart.len(), 2, "shared tokens count for each prompt");
 }

@@ -1,11 +1,11 @@
 //! How far the tokens that a tuning looks at point along the direction.
 
-use crate::batch::{CACHED_PER_FORWARD, batches_by_length};
-use crate::error::Result;
+use crate::batch::{CACHED_PER_FORWARD, Most, batches};
+use crate::error::{Error, Result};
 use crate::score::ModelVariant;
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask;
-use reptune_adapters::{DirectionSet, ForwardOptions, KeyValueCache};
+use reptune_adapters::{DirectionSet, ForwardOptions};
 
 /// Mean cosine of residual rows and the direction of their layer, over `layers`,
 /// `offsets` (tokens counted back from the last of a prompt) and `prompts`.
@@ -22,22 +22,17 @@ pub fn alignment(
 ) -> Result<f64> {
     let (mut sum, mut count) = (0., 0usize);
     let mask = |i: usize, position| token_mask(variant.interventions, position, prompts[i].len());
-    for batch in batches_by_length(prompts, CACHED_PER_FORWARD, mask) {
+    for batch in batches(prompts, Most::Total(CACHED_PER_FORWARD), mask) {
         let mut tokens = Vec::new();
         for path in &batch.paths {
             for offset in offsets {
-                match path.len().checked_sub(1 + offset) {
-                    Some(at) => tokens.push(path[at]),
-                    None => {
-                        return Err(reptune_adapters::Error::value(
-                            "offset",
-                            format!("a prompt of more than {offset} tokens"),
-                            format!("{} tokens", path.len()),
-                            "choose a smaller offset",
-                        )
-                        .into());
-                    }
-                }
+                let Some(at) = path.len().checked_sub(1 + offset) else {
+                    let expected = format!("a prompt of more than {offset} tokens");
+                    let (found, hint) = (path.len(), "choose a smaller offset");
+                    let found = format!("{found} tokens");
+                    return Err(Error::value("offset", expected, found, hint));
+                };
+                tokens.push(path[at]);
             }
         }
         let options = ForwardOptions {
@@ -46,10 +41,8 @@ pub fn alignment(
             adapter: variant.adapter,
             ..ForwardOptions::default()
         };
-        let output = variant
-            .model
-            .forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
-        let tokens = Tensor::new(tokens.as_slice(), variant.model.device())?;
+        let output = batch.forward(variant.model, &options)?;
+        let tokens = Tensor::new(tokens, variant.model.device())?;
         for layer in layers {
             let d = &directions.layer(*layer)?.unit;
             let h = output.residuals[layer].index_select(&tokens, 0)?.detach();

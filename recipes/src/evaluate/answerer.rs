@@ -1,6 +1,6 @@
 //! Who answers: our own forward under some changes, or another runtime.
 
-use super::verdict;
+use super::reader::verdict;
 use crate::chat::{Chat, Message};
 use crate::data::Question;
 use crate::error::Result;
@@ -13,9 +13,6 @@ use reptune_report::Verdict;
 /// Something that answers prompts: our own forward under some changes, or another runtime.
 pub trait Answerer {
     /// Greedy continuations of `prompts` (token ids), as text.
-    ///
-    /// # Errors
-    /// When the model fails.
     fn answer(
         &self,
         prompts: &[Vec<u32>],
@@ -41,11 +38,8 @@ pub struct OwnForward<'a> {
 }
 
 impl OwnForward<'_> {
-    /// Greedy continuations of `prompts` under each of `variants`, interventions that act beside
+    /// Greedy continuations of `prompts` under each of `variants`, interventions that act with
     /// those of `how`; as text, by variant and prompt.
-    ///
-    /// # Errors
-    /// When the model fails.
     pub fn answer_variants(
         &self,
         prompts: &[Vec<u32>],
@@ -86,9 +80,6 @@ impl Answerer for OwnForward<'_> {
 }
 
 /// The prompts of `questions`, in turn under the system prompts `systems`.
-///
-/// # Errors
-/// When the template cannot be applied.
 pub fn asked(chat: &Chat, systems: &[String], questions: &[Question]) -> Result<Vec<Vec<u32>>> {
     let prompt = |(i, q): (usize, &Question)| {
         let system = systems.get(i % systems.len().max(1)).map_or("", |s| s);
@@ -98,9 +89,6 @@ pub fn asked(chat: &Chat, systems: &[String], questions: &[Question]) -> Result<
 }
 
 /// Asks `questions` in turn under the system prompts `systems`; returns the texts and their verdicts.
-///
-/// # Errors
-/// When the model fails.
 pub fn ask(
     answerer: &dyn Answerer,
     chat: &Chat,

@@ -5,17 +5,14 @@
 
 mod alignment;
 mod answerer;
-mod corpus;
 mod effect_retained;
 mod judge;
 mod perplexity;
 mod reader;
-mod verdict;
 
 pub use alignment::alignment;
 pub use answerer::{Answerer, OwnForward, ask, asked, verdicts};
-pub use corpus::{sequences, texts};
 pub use effect_retained::ClaimScores;
 pub use judge::Judge;
-pub use perplexity::{Perplexity, Windows, perplexity, pooled};
-pub use verdict::verdict;
+pub use perplexity::perplexity;
+pub use reader::verdict;

@@ -3,21 +3,19 @@
 use crate::error::{Error, Result};
 use crate::score::{ModelVariant, log_sum_exp};
 use reptune_adapters::ModelSpec;
-use serde::{Deserialize, Serialize};
 
 /// Windows over a text that is longer than the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Windows {
-    /// Tokens of a window.
-    pub length: usize,
+#[derive(Clone, Copy)]
+struct Windows {
+    length: usize,
     /// Tokens from the start of one to the start of the next; below `length`.
-    pub stride: usize,
+    stride: usize,
 }
 
 impl Windows {
     /// Windows of 1024 with stride 512; in a smaller context, of the context with
     /// half of it as stride.
-    pub fn of(spec: &ModelSpec) -> Self {
+    fn of(spec: &ModelSpec) -> Self {
         let length = spec.context.min(1024);
         Self {
             length,
@@ -26,64 +24,31 @@ impl Windows {
     }
 }
 
-/// Perplexity of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Perplexity {
-    /// Tokens that were scored: all but the first.
-    pub tokens: usize,
-    /// Mean of `-log p(token)`, in nats.
-    pub loss: f64,
-    /// `exp(loss)`
-    pub perplexity: f64,
-}
-
-/// Perplexity of `ids` (T,): every token but the first is scored once, in the
+/// Loss of `ids` (T,), in nats: every token but the first is scored once, in the
 /// earliest window that holds it, which is the one with the longest context.
 ///
-/// `exp(-1/(T-1) sum_t log p(ids_t | window before t))`
+/// `-1/(T-1) sum_t log p(ids_t | window before t)`
 ///
-/// For positions a window is a prompt throughout. `progress` is called after each
-/// window with the number of tokens scored.
-///
-/// # Errors
-/// When the text has fewer than two tokens, or the windows do not fit the model.
-pub fn perplexity(
-    variant: &ModelVariant,
-    ids: &[u32],
-    windows: Windows,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Perplexity> {
+/// For positions a window is a prompt throughout. Refuses texts of fewer than two tokens, and
+/// windows that do not fit the model.
+fn loss(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<f64> {
     let Windows { length, stride } = windows;
     let context = variant.model.spec().context;
     let wrong = |what: &str, expected: String, found: usize, hint: &str| {
-        Err(Error::Adapters(reptune_adapters::Error::value(
-            what,
-            expected,
-            found.to_string(),
-            hint,
-        )))
+        Err(Error::value(what, expected, found.to_string(), hint))
     };
     if length < 2 || length > context {
         let expected = format!("2 to {context}, the model's context");
         return wrong("length of windows", expected, length, "1024 is usual");
     }
     if stride == 0 || stride >= length {
-        let expected = format!("1 to {}", length - 1);
-        return wrong(
-            "stride of windows",
-            expected,
-            stride,
-            "half a window is usual",
-        );
+        let (expected, hint) = (format!("1 to {}", length - 1), "half a window is usual");
+        return wrong("stride of windows", expected, stride, hint);
     }
-    if ids.len() < 2 {
-        let expected = "at least two tokens".to_owned();
-        return wrong(
-            "text for perplexity",
-            expected,
-            ids.len(),
-            "give a longer text",
-        );
+    let tokens = ids.len();
+    if tokens < 2 {
+        let (expected, hint) = ("at least two tokens".to_owned(), "give a longer text");
+        return wrong("text for perplexity", expected, tokens, hint);
     }
     let (mut sum, mut scored, mut begin) = (0., 1, 0);
     while scored < ids.len() {
@@ -99,35 +64,25 @@ pub fn perplexity(
         }
         scored = end;
         begin += stride;
-        progress(scored - 1);
     }
-    let tokens = ids.len() - 1;
-    let loss = sum / tokens as f64;
-    Ok(Perplexity {
-        tokens,
-        loss,
-        perplexity: loss.exp(),
-    })
+    Ok(sum / (tokens - 1) as f64)
 }
 
-/// Perplexity over several texts, each a sequence of its own: the mean is over all
-/// their scored tokens.
+/// Perplexity over several texts, each a sequence of its own: `exp` of the mean loss over all
+/// their tokens but the first ones.
 ///
 /// # Errors
-/// As [`perplexity`].
-pub fn pooled(variant: &ModelVariant, texts: &[Vec<u32>], windows: Windows) -> Result<Perplexity> {
+/// When a text has fewer than two tokens, or the model fails.
+pub fn perplexity(variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
+    let windows = Windows::of(variant.model.spec());
     let (mut sum, mut tokens) = (0., 0);
     for ids in texts {
-        let one = perplexity(variant, ids, windows, &mut |_| {})?;
-        sum += one.loss * one.tokens as f64;
-        tokens += one.tokens;
+        let scored = ids.len().saturating_sub(1);
+        sum += loss(variant, ids, windows)? * scored as f64;
+        tokens += scored;
     }
-    let loss = sum / tokens.max(1) as f64;
-    Ok(Perplexity {
-        tokens,
-        loss,
-        perplexity: loss.exp(),
-    })
+    let mean: f64 = sum / tokens.max(1) as f64;
+    Ok(mean.exp())
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! Text becomes words that know what ends them; names of the two answers are looked
 //! for in the words of one sentence, and negations are counted over one clause.
 
+use crate::data::Question;
+use reptune_report::Verdict;
+
 const NEGATIONS: [&str; 9] = [
     "not", "never", "cannot", "isnt", "wasnt", "arent", "doesnt", "dont", "cant",
 ];
@@ -24,11 +27,23 @@ const TURNS: [&str; 7] = [
 const JOINS: [&str; 3] = ["and", "or", "nor"];
 const BEING: [&str; 5] = ["is", "was", "isn't", "isnt", "wasn't"];
 
+/// Reads an answer from text: the label, the option's own text, or for a claim
+/// (options `true` and `false`) true, false, yes or no; all of them may be negated.
+///
+#[doc = include_str!("answers.md")]
+pub fn verdict(text: &str, question: &Question, labels: &[String; 2]) -> Verdict {
+    match Reader::new(&question.options, labels).read(text) {
+        Some(said) if said == question.right => Verdict::Positive,
+        Some(_) => Verdict::Negative,
+        None => Verdict::Unscored,
+    }
+}
+
 /// What stands between a word and the next, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tail {
     Space,
-    Mark,
+    Symbol,
     Clause,
     Sentence,
     Line,
@@ -52,7 +67,7 @@ impl Word {
     }
 }
 
-/// A way to name one of the two answers.
+/// A name of one of the two answers.
 struct Name {
     words: Vec<String>,
     answer: usize,
@@ -68,14 +83,14 @@ enum Kind {
 }
 
 /// Knows the names of two answers.
-pub(super) struct Reader {
+struct Reader {
     names: Vec<Name>,
 }
 
 impl Reader {
     /// Answer i is named by its label and its option; with the options true and
     /// false also by yes and no.
-    pub(super) fn new(options: &[String; 2], labels: &[String; 2]) -> Self {
+    fn new(options: &[String; 2], labels: &[String; 2]) -> Self {
         let mut names = Vec::new();
         let mut add = |text: &str, answer, kind| {
             let words: Vec<String> = words(text).into_iter().map(|w| w.text).collect();
@@ -108,7 +123,7 @@ impl Reader {
     }
 
     /// The answer that `text` gives, 0 or 1; none if it gives none or both.
-    pub(super) fn read(&self, text: &str) -> Option<usize> {
+    fn read(&self, text: &str) -> Option<usize> {
         let mut words = words(text);
         for i in 0..words.len() {
             // `A. False` is one sentence.
@@ -303,7 +318,7 @@ fn words(text: &str) -> Vec<Word> {
             '\n' => Tail::Line,
             ',' | ';' | ':' | '–' | '—' => Tail::Clause,
             c if c.is_whitespace() => Tail::Space,
-            _ => Tail::Mark,
+            _ => Tail::Symbol,
         };
         if let Some(word) = words.last_mut() {
             word.tail = word.tail.max(tail);
@@ -311,3 +326,6 @@ fn words(text: &str) -> Vec<Word> {
     }
     words
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,10 @@
-//! Running contrast pairs: their residual rows, at all layers and positions.
+//! Contrast pairs of prompts, and their residual rows at all layers and positions.
 
 use super::contrast::Contrast;
-use super::pairs::{Pair, Side};
-use crate::chat::Chat;
+use crate::chat::{Chat, Message};
 use crate::data::Claim;
 use crate::error::{Error, Result};
-use crate::recipe::{PairFilter, Recipe};
+use crate::recipe::{PairFilter, Pairing, Recipe};
 use candle_core::{D, DType, Tensor};
 use reptune_adapters::{
     CaptureTokens, ForwardOptions, HookedModel, KeyValueCache, Positions, PrefixTree,
@@ -14,20 +13,9 @@ use reptune_adapters::{
 /// Pairs whose prompts are packed into one prefix tree.
 const PAIRS: usize = 16;
 
-/// The rows of one pair at one position and layer.
-pub(super) struct PairRows<'a> {
-    /// Index of the position among those of the recipe.
-    pub position: usize,
-    pub layer: usize,
-    /// (H,)
-    pub positive: &'a [f32],
-    /// (H,)
-    pub negative: &'a [f32],
-}
-
 /// The pairs that were run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pairs {
+pub struct CountedPairs {
     /// Of every pair that was kept, which answer token the positive and the negative prompt
     /// end in: 0 or 1.
     pub answers: Vec<[usize; 2]>,
@@ -35,40 +23,111 @@ pub(super) struct Pairs {
     pub asked: usize,
 }
 
-/// Runs the pairs that `recipe` makes of `claims` and hands their rows to `take`, pair by
-/// pair for every position and layer; with `keep = "correct"` only those of pairs that the
-/// model answers as both personas ask. `progress` is called with the number of pairs done
-/// and of all.
+/// A prompt that ends in an answer.
+pub(super) struct Side {
+    pub ids: Vec<u32>,
+    /// Number of prompt tokens: the index of the answer token in `ids`.
+    pub end: usize,
+    /// Which answer token it is: 0 or 1.
+    pub answer: usize,
+    /// For every position, the indices in `ids` whose mean row is captured.
+    pub captured: Vec<Vec<usize>>,
+}
+
+/// The pairs, a positive and a negative prompt, that `recipe` makes of `claims`.
+pub(super) fn pairs(chat: &Chat, recipe: &Recipe, claims: &[Claim]) -> Result<Vec<[Side; 2]>> {
+    let (yes, no): (Vec<&Claim>, Vec<&Claim>) = claims.iter().partition(|c| c.label);
+    let (positive, negative) = (&recipe.behaviour.positive, &recipe.behaviour.negative);
+    let mut pairs = Vec::new();
+    // The positive persona says A of a true claim and B of a false one, the negative the reverse.
+    for (i, (t, f)) in yes.iter().zip(&no).enumerate() {
+        let (p, n) = (&positive[i % positive.len()], &negative[i % negative.len()]);
+        let couples = match recipe.extraction.pairing {
+            Pairing::SameAnswer => [((*t, 0), (*f, 0)), ((*f, 1), (*t, 1))],
+            Pairing::SameClaim => [((*t, 0), (*t, 1)), ((*f, 1), (*f, 0))],
+        };
+        for ((pc, pa), (nc, na)) in couples {
+            if pairs.len() < recipe.extraction.pairs {
+                let positive = Side::new(chat, recipe, p, pc, pa)?;
+                pairs.push([positive, Side::new(chat, recipe, n, nc, na)?]);
+            }
+        }
+    }
+    Ok(pairs)
+}
+
+impl Side {
+    fn new(
+        chat: &Chat,
+        recipe: &Recipe,
+        persona: &str,
+        claim: &Claim,
+        answer: usize,
+    ) -> Result<Self> {
+        let worded = recipe.prompt.worded(&claim.text);
+        let messages = Message::conversation(persona, &worded.text);
+        let mut ids = chat.prompt(&messages)?;
+        let end = ids.len();
+        ids.push(chat.label_token(&messages, &recipe.prompt.labels[answer])?);
+        let wrong = |expected: String, found: &Positions| {
+            let hint = format!("the prompt is that of `{}`", claim.text);
+            let key = "extraction.positions";
+            Error::input(&recipe.name, key, expected, format!("`{found}`"), hint)
+        };
+        let tokens = |position: &Positions| match position {
+            Positions::Marker(name) => {
+                let byte = worded.markers.get(name).ok_or_else(|| {
+                    let markers = recipe.prompt.markers();
+                    wrong(format!("a marker of prompt.claim, {markers:?}"), position)
+                })?;
+                Ok(vec![chat.token_before(&messages, *byte)?])
+            }
+            other => other.tokens(end).ok_or_else(|| {
+                let expected = format!("tokens of a prompt of {end} tokens, or its answer token");
+                wrong(expected, other)
+            }),
+        };
+        let positions = recipe.extraction.positions.each();
+        let captured = positions.iter().map(tokens).collect::<Result<_>>()?;
+        Ok(Self {
+            ids,
+            end,
+            answer,
+            captured,
+        })
+    }
+}
+
+/// Runs the pairs that `recipe` makes of `claims`; with `keep = "correct"` only those that the
+/// model answers as both personas ask are kept. `take` gets a positive and a negative row (H,),
+/// pair by pair for every position and layer, whose number is `position * L + layer`.
+/// `progress` is called with the number of pairs done and of all.
 pub(super) fn run_pairs(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     chat: &Chat,
     recipe: &Recipe,
     claims: &[Claim],
-    take: &mut dyn FnMut(PairRows),
+    take: &mut dyn FnMut(usize, [&[f32]; 2]),
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Pairs> {
-    let pairs = Pair::all(chat, recipe, claims)?;
-    let layers: Vec<usize> = (0..host.spec().layers).collect();
-    let positions = recipe.extraction.each_position().len();
+) -> Result<CountedPairs> {
+    let pairs = pairs(chat, recipe, claims)?;
+    let layers: Vec<usize> = (0..model.spec().layers).collect();
+    let positions = recipe.extraction.positions.each().len();
     let keep = recipe.extraction.keep;
-    let mut ran = Pairs {
+    let mut ran = CountedPairs {
         answers: Vec::new(),
         asked: pairs.len(),
     };
     let mut done = 0;
     for some in pairs.chunks(PAIRS) {
-        let sides: Vec<&Side> = some
-            .iter()
-            .flat_map(|p| [&p.positive, &p.negative])
-            .collect();
+        let sides: Vec<&Side> = some.iter().flatten().collect();
         let prompts: Vec<&[u32]> = sides.iter().map(|s| s.ids.as_slice()).collect();
         let (tree, rows) = PrefixTree::pack(&prompts);
-        let ends = sides.iter().zip(&rows);
-        let ends: Vec<u32> = ends.map(|(s, r)| r[s.end - 1]).collect();
+        let paths = || sides.iter().zip(&rows);
+        let ends: Vec<u32> = paths().map(|(s, r)| r[s.end - 1]).collect();
         // Every row that some position reads, once.
-        let mut read: Vec<u32> = (sides.iter().zip(&rows))
-            .flat_map(|(s, r)| s.captured.iter().flatten().map(|t| r[*t]))
-            .collect();
+        let read = paths().flat_map(|(s, r)| s.captured.iter().flatten().map(|t| r[*t]));
+        let mut read: Vec<u32> = read.collect();
         read.sort_unstable();
         read.dedup();
         let request = ForwardOptions {
@@ -80,32 +139,28 @@ pub(super) fn run_pairs(
             },
             ..ForwardOptions::default()
         };
-        let pass = host.forward(&tree, &mut KeyValueCache::none(), &request)?;
+        let pass = model.forward(&tree, &mut KeyValueCache::none(), &request)?;
         let answers: Vec<u32> = match (keep, &pass.logits) {
             (PairFilter::Correct, Some(logits)) => logits.argmax(D::Minus1)?.to_vec1()?,
             _ => sides.iter().map(|s| s.ids[s.end]).collect(),
         };
         let correct = |j: usize| answers[j] == sides[j].ids[sides[j].end];
-        let kept: Vec<usize> = (0..some.len())
-            .filter(|i| correct(2 * i) && correct(2 * i + 1))
+        let both = (0..some.len()).map(|i| [2 * i, 2 * i + 1]);
+        let kept: Vec<[usize; 2]> = both
+            .filter(|both| both.iter().all(|j| correct(*j)))
             .collect();
-        let answers = kept.iter().map(|i| [2 * i, 2 * i + 1]);
-        ran.answers
-            .extend(answers.map(|both| both.map(|j| sides[j].answer)));
+        let answers = kept.iter().map(|both| both.map(|j| sides[j].answer));
+        ran.answers.extend(answers);
         for position in 0..positions {
-            let wanted: Vec<Vec<u32>> = kept
-                .iter()
-                .flat_map(|i| [2 * i, 2 * i + 1])
-                .map(|j| {
-                    let tokens = sides[j].captured[position].iter();
-                    let row = |t: &usize| read.partition_point(|r| *r < rows[j][*t]) as u32;
-                    tokens.map(row).collect()
-                })
-                .collect();
+            let row_of = |j: &usize| {
+                let row = |t: &usize| read.partition_point(|r| *r < rows[*j][*t]) as u32;
+                sides[*j].captured[position].iter().map(row).collect()
+            };
+            let wanted: Vec<Vec<u32>> = kept.iter().flatten().map(row_of).collect();
             if wanted.is_empty() {
                 continue;
             }
-            let index = Tensor::new(wanted.concat(), host.device())?;
+            let index = Tensor::new(wanted.concat(), model.device())?;
             for &layer in &layers {
                 let rows = pass.residuals[&layer].index_select(&index, 0)?;
                 let rows: Vec<Vec<f32>> = rows.to_dtype(DType::F32)?.to_vec2()?;
@@ -116,12 +171,7 @@ pub(super) fn run_pairs(
                     mean(these)
                 });
                 while let (Some(positive), Some(negative)) = (next.next(), next.next()) {
-                    take(PairRows {
-                        position,
-                        layer,
-                        positive: &positive,
-                        negative: &negative,
-                    });
+                    take(position * layers.len() + layer, [&positive, &negative]);
                 }
             }
         }
@@ -129,13 +179,10 @@ pub(super) fn run_pairs(
         progress(done, pairs.len());
     }
     if ran.answers.is_empty() {
-        return Err(Error::input(
-            &recipe.name,
-            "extraction.keep",
-            "at least one pair that the model answers as both personas ask",
-            format!("none of {}", pairs.len()),
-            "word the personas differently, or set `keep = \"all\"`",
-        ));
+        let expected = "at least one pair that the model answers as both personas ask";
+        let (name, found) = (&recipe.name, format!("none of {}", pairs.len()));
+        let hint = "word the personas differently, or set `keep = \"all\"`";
+        return Err(Error::input(name, "extraction.keep", expected, found, hint));
     }
     Ok(ran)
 }
@@ -145,11 +192,14 @@ pub(super) fn run_pairs(
 /// Holds `2 P * positions * L * H` numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CapturedPairs {
-    positions: Vec<Positions>,
-    layers: usize,
+    /// The positions, one by one.
+    pub positions: Vec<Positions>,
+    /// Number of layers, L.
+    pub layers: usize,
     /// By position, then by layer.
     contrasts: Vec<Contrast>,
-    pairs: Pairs,
+    /// The pairs that were run.
+    pub pairs: CountedPairs,
 }
 
 impl CapturedPairs {
@@ -161,19 +211,17 @@ impl CapturedPairs {
     /// When a prompt is too short for a position, or no pair is left by the correct-only
     /// filter.
     pub fn of(
-        host: &dyn HookedModel,
+        model: &dyn HookedModel,
         chat: &Chat,
         recipe: &Recipe,
         claims: &[Claim],
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let positions = recipe.extraction.each_position();
-        let layers = host.spec().layers;
-        let mut contrasts = vec![Contrast::empty(host.spec().hidden); positions.len() * layers];
-        let mut take = |rows: PairRows| {
-            contrasts[rows.position * layers + rows.layer].push(rows.positive, rows.negative);
-        };
-        let pairs = run_pairs(host, chat, recipe, claims, &mut take, progress)?;
+        let positions = recipe.extraction.positions.each();
+        let layers = model.spec().layers;
+        let mut contrasts = vec![Contrast::empty(model.spec().hidden); positions.len() * layers];
+        let mut take = |place: usize, [p, n]: [&[f32]; 2]| contrasts[place].push(p, n);
+        let pairs = run_pairs(model, chat, recipe, claims, &mut take, progress)?;
         Ok(Self {
             positions,
             layers,
@@ -182,48 +230,14 @@ impl CapturedPairs {
         })
     }
 
-    /// The positions, one by one.
-    pub fn positions(&self) -> &[Positions] {
-        &self.positions
-    }
-
-    /// Number of layers, L.
-    pub fn layers(&self) -> usize {
-        self.layers
-    }
-
-    /// Number of pairs kept, P.
-    pub fn pairs(&self) -> usize {
-        self.pairs.answers.len()
-    }
-
-    /// Number of pairs before the correct-only filter.
-    pub fn asked(&self) -> usize {
-        self.pairs.asked
-    }
-
-    /// The pairs, counted, and their answer tokens.
-    pub(super) fn counted(&self) -> &Pairs {
-        &self.pairs
-    }
-
     /// The rows at the `position`-th position and `layer`.
-    ///
-    /// # Errors
-    /// When there is no such position or layer.
     pub fn contrast(&self, position: usize, layer: usize) -> Result<&Contrast> {
         if position >= self.positions.len() || layer >= self.layers {
-            return Err(reptune_adapters::Error::value(
-                "captured rows",
-                format!(
-                    "a position below {} and a layer below {}",
-                    self.positions.len(),
-                    self.layers
-                ),
-                format!("position {position}, layer {layer}"),
-                "capture them, or ask for others",
-            )
-            .into());
+            let (positions, layers) = (self.positions.len(), self.layers);
+            let expected = format!("a position below {positions} and a layer below {layers}");
+            let found = format!("position {position}, layer {layer}");
+            let hint = "capture them, or ask for others";
+            return Err(Error::value("captured rows", expected, found, hint));
         }
         Ok(&self.contrasts[position * self.layers + layer])
     }
@@ -236,11 +250,9 @@ fn mean(rows: &[Vec<f32>]) -> Vec<f32> {
     }
     let mut sums = vec![0f64; rows.first().map_or(0, Vec::len)];
     for row in rows {
-        sums.iter_mut()
-            .zip(row)
-            .for_each(|(s, x)| *s += f64::from(*x));
+        let both = sums.iter_mut().zip(row);
+        both.for_each(|(s, x)| *s += f64::from(*x));
     }
-    sums.into_iter()
-        .map(|s| (s / rows.len() as f64) as f32)
-        .collect()
+    let n = rows.len() as f64;
+    sums.into_iter().map(|s| (s / n) as f32).collect()
 }

@@ -1,8 +1,8 @@
 //! The rows of pairs at one position and layer, from which a method makes a direction.
 
-use super::pair_sums::PairSums;
-use crate::error::Result;
-use reptune_adapters::{Direction, Error};
+use crate::error::{Error, Result};
+use reptune_adapters::Direction;
+use std::cmp::Ordering;
 
 /// Share of a difference's length below which a projection is rounding, not a vote.
 const ROUNDING: f64 = 1e-9;
@@ -17,7 +17,7 @@ pub struct Contrast {
 
 impl Contrast {
     /// A contrast without pairs, of rows of width `hidden`.
-    pub(super) fn empty(hidden: usize) -> Self {
+    pub(crate) fn empty(hidden: usize) -> Self {
         Self {
             hidden,
             positive: Vec::new(),
@@ -25,38 +25,8 @@ impl Contrast {
         }
     }
 
-    /// A contrast of given rows.
-    ///
-    /// Shapes: `positive` and `negative` are each (P, H).
-    ///
-    /// # Errors
-    /// When there is no pair, or the rows differ in number or width.
-    pub fn new(positive: &[Vec<f32>], negative: &[Vec<f32>]) -> Result<Self> {
-        let hidden = positive.first().map_or(0, Vec::len);
-        let odd = positive.iter().chain(negative).find(|r| r.len() != hidden);
-        if hidden == 0 || positive.len() != negative.len() || odd.is_some() {
-            let found = odd.map_or(hidden, Vec::len);
-            return Err(Error::value(
-                "rows of pairs",
-                "as many positive as negative rows, at least one, all of one width above 0",
-                format!(
-                    "{} positive and {} negative rows, a width of {found}",
-                    positive.len(),
-                    negative.len()
-                ),
-                "capture both rows of every pair",
-            )
-            .into());
-        }
-        Ok(Self {
-            hidden,
-            positive: positive.concat(),
-            negative: negative.concat(),
-        })
-    }
-
     /// Adds a pair. Shapes: both (H,).
-    pub(super) fn push(&mut self, positive: &[f32], negative: &[f32]) {
+    pub(crate) fn push(&mut self, positive: &[f32], negative: &[f32]) {
         self.positive.extend_from_slice(positive);
         self.negative.extend_from_slice(negative);
     }
@@ -99,12 +69,8 @@ impl Contrast {
     /// Share of pairs whose positive row projects higher on `direction`.
     pub fn ordered(&self, direction: &Direction) -> f64 {
         let higher = self.differences().filter(|difference| {
-            let dot: f64 = difference
-                .iter()
-                .zip(&direction.unit)
-                .map(|(x, y)| f64::from(x * y))
-                .sum();
-            dot > 0.
+            let pairs = difference.iter().zip(&direction.unit);
+            pairs.map(|(x, y)| f64::from(x * y)).sum::<f64>() > 0.
         });
         higher.count() as f64 / self.pairs() as f64
     }
@@ -112,27 +78,21 @@ impl Contrast {
     /// Projections `h . d` of the positive and of the negative rows.
     pub fn projections(&self, direction: &Direction) -> (Vec<f64>, Vec<f64>) {
         let project = |row: &[f32]| dot(row, &direction.unit);
-        (
-            self.positive().map(project).collect(),
-            self.negative().map(project).collect(),
-        )
+        let positive = self.positive().map(project).collect();
+        (positive, self.negative().map(project).collect())
     }
 
     /// Mean cosine with `direction` of the positive and of the negative rows.
     pub fn cosines(&self, direction: &Direction) -> (f64, f64) {
         let cosine = |row: &[f32]| dot(row, &direction.unit) / dot(row, row).sqrt().max(1e-30);
-        let mean = |sum: f64| sum / self.pairs() as f64;
-        (
-            mean(self.positive().map(cosine).sum()),
-            mean(self.negative().map(cosine).sum()),
-        )
+        let positive: f64 = self.positive().map(cosine).sum();
+        let negative: f64 = self.negative().map(cosine).sum();
+        let pairs = self.pairs() as f64;
+        (positive / pairs, negative / pairs)
     }
 
     /// `v`, or its opposite: the sense in which most positive rows project higher
-    /// than the negative row of their pair.
-    ///
-    /// # Errors
-    /// When as many project lower: nothing says then which sense is right.
+    /// than the negative row of their pair. An error if as many project lower.
     pub(super) fn oriented(&self, v: Vec<f64>) -> Result<Vec<f64>> {
         let length = dot64(&v, &v).sqrt();
         let (mut higher, mut lower) = (0, 0);
@@ -144,17 +104,64 @@ impl Contrast {
             lower += usize::from(along < -rounding);
         }
         match higher.cmp(&lower) {
-            std::cmp::Ordering::Greater => Ok(v),
-            std::cmp::Ordering::Less => Ok(v.into_iter().map(|x| -x).collect()),
-            std::cmp::Ordering::Equal => Err(Error::value(
-                "sign of the direction",
-                "a majority of pairs that project higher, or lower",
-                format!("{higher} higher and {lower} lower of {}", self.pairs()),
-                "take another component or method, or more pairs",
-            )
-            .into()),
+            Ordering::Greater => Ok(v),
+            Ordering::Less => Ok(v.into_iter().map(|x| -x).collect()),
+            Ordering::Equal => {
+                let expected = "a majority of pairs that project higher, or lower";
+                let found = format!("{higher} higher and {lower} lower of {}", self.pairs());
+                let hint = "take another component or method, or more pairs";
+                Err(Error::value("sign of the direction", expected, found, hint))
+            }
         }
     }
+}
+
+/// Sums over the pairs at one position and layer, where a method needs no more: their
+/// memory does not grow with the pairs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PairSums {
+    /// Of `positive - negative` (H,): differences in f32, their sum in f64, pair by pair.
+    differences: Vec<f64>,
+    /// Of the L2 norms of all rows.
+    norms: f64,
+    pairs: usize,
+}
+
+impl PairSums {
+    /// Of no pair, for rows of width `hidden`.
+    pub fn new(hidden: usize) -> Self {
+        Self {
+            differences: vec![0.; hidden],
+            norms: 0.,
+            pairs: 0,
+        }
+    }
+
+    /// Adds a pair. Shapes: both (H,).
+    pub fn add(&mut self, positive: &[f32], negative: &[f32]) {
+        let both = positive.iter().zip(negative);
+        for (sum, (p, n)) in self.differences.iter_mut().zip(both) {
+            *sum += f64::from(p - n);
+        }
+        self.norms += norm(positive) + norm(negative);
+        self.pairs += 1;
+    }
+
+    /// `mean_p (positive[p] - negative[p])`. Shapes: result (H,).
+    pub fn mean_difference(&self) -> Vec<f64> {
+        let pairs = self.pairs as f64;
+        self.differences.iter().map(|s| s / pairs).collect()
+    }
+
+    /// Mean L2 norm of all rows: the natural unit of a dose.
+    pub fn mean_norm(&self) -> f64 {
+        self.norms / (2 * self.pairs) as f64
+    }
+}
+
+/// In single products, as the reference norms of direction files have always been.
+fn norm(row: &[f32]) -> f64 {
+    row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -169,12 +176,8 @@ const LANES: usize = 8;
 pub(super) fn dot64(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0f64; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = a
-        .remainder()
-        .iter()
-        .zip(b.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let rest = a.remainder().iter().zip(b.remainder());
+    let rest: f64 = rest.map(|(x, y)| x * y).sum();
     for (a, b) in a.zip(b) {
         for i in 0..LANES {
             sums[i] += a[i] * b[i];

@@ -4,24 +4,21 @@
 mod captured_pairs;
 mod contrast;
 mod method;
-mod nuisance;
-mod pair_sums;
-mod pairs;
 pub(crate) mod pca;
 mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use captured_pairs::CapturedPairs;
+pub use captured_pairs::{CapturedPairs, CountedPairs};
 pub use contrast::Contrast;
-pub use nuisance::Nuisance;
+pub use method::Nuisance;
 
 use crate::chat::Chat;
 use crate::data::Claim;
 use crate::error::{Error, Result};
 use crate::recipe::{Pairing, Recipe, Without};
-use captured_pairs::{PairRows, Pairs, run_pairs};
-use pair_sums::PairSums;
+use captured_pairs::run_pairs;
+use contrast::PairSums;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, ModelSpec, files};
 use std::collections::BTreeMap;
@@ -46,29 +43,26 @@ pub struct Extracted {
 /// When a prompt is too short for a position, no pair is left by the correct-only
 /// filter, the recipe names several positions, or as [`find`].
 pub fn extract(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     chat: &Chat,
     recipe: &Recipe,
     claims: &[Claim],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Extracted> {
-    let positions = recipe.extraction.each_position().len();
+    let positions = recipe.extraction.positions.each().len();
     let several = || {
-        Error::input(
-            &recipe.name,
-            "extraction.positions",
-            "one position of which directions are made",
-            format!("{positions} positions"),
-            "choose among them on validation claims, or name one, such as `last:1`",
-        )
+        let (name, key) = (&recipe.name, "extraction.positions");
+        let expected = "one position of which directions are made";
+        let found = format!("{positions} positions");
+        let hint = "choose among them on validation claims, or name one, such as `last:1`";
+        Error::input(name, key, expected, found, hint)
     };
     if positions != 1 {
         return Err(several());
     }
-    let captured = CapturedPairs::of(host, chat, recipe, claims, progress)?;
-    find(host.spec(), recipe, &captured)?
-        .pop()
-        .ok_or_else(several)
+    let captured = CapturedPairs::of(model, chat, recipe, claims, progress)?;
+    let mut found = find(model.spec(), recipe, &captured)?;
+    found.pop().ok_or_else(several)
 }
 
 /// Extracts a direction set at every position, and says how many pairs were kept and asked.
@@ -80,7 +74,7 @@ pub fn extract(
 /// # Errors
 /// As [`extract`], but for several positions.
 pub fn extract_each(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     chat: &Chat,
     recipe: &Recipe,
     claims: &[Claim],
@@ -91,16 +85,15 @@ pub fn extract_each(
     let of_sums = e.method.of_sums();
     let of_sums = of_sums.filter(|_| e.without != Some(Without::AnswerToken));
     let Some(direction) = of_sums else {
-        let captured = CapturedPairs::of(host, chat, recipe, claims, progress)?;
-        let found = find(host.spec(), recipe, &captured)?;
-        return Ok((found, [captured.pairs(), captured.asked()]));
+        let captured = CapturedPairs::of(model, chat, recipe, claims, progress)?;
+        let found = find(model.spec(), recipe, &captured)?;
+        let pairs = captured.pairs;
+        return Ok((found, [pairs.answers.len(), pairs.asked]));
     };
-    let (spec, positions) = (host.spec(), e.each_position());
+    let (spec, positions) = (model.spec(), e.positions.each());
     let mut sums = vec![PairSums::new(spec.hidden); positions.len() * spec.layers];
-    let mut add = |rows: PairRows| {
-        sums[rows.position * spec.layers + rows.layer].add(rows.positive, rows.negative);
-    };
-    let pairs = run_pairs(host, chat, recipe, claims, &mut add, progress)?;
+    let mut add = |place: usize, [p, n]: [&[f32]; 2]| sums[place].add(p, n);
+    let pairs = run_pairs(model, chat, recipe, claims, &mut add, progress)?;
     let found = sets(spec, recipe, &pairs, |position, layer, nuisance| {
         let sums = &sums[position * spec.layers + layer];
         let mut d = direction(sums);
@@ -118,7 +111,7 @@ pub fn extract_each(
 /// When the method fails at a layer, or the file of a nuisance does not fit the model.
 pub fn find(spec: &ModelSpec, recipe: &Recipe, captured: &CapturedPairs) -> Result<Vec<Extracted>> {
     let e = &recipe.extraction;
-    let pairs = captured.counted();
+    let pairs = &captured.pairs;
     sets(spec, recipe, pairs, |position, layer, nuisance| {
         let contrast = captured.contrast(position, layer)?;
         let nuisance = match &e.without {
@@ -137,57 +130,47 @@ pub fn find(spec: &ModelSpec, recipe: &Recipe, captured: &CapturedPairs) -> Resu
 fn sets(
     spec: &ModelSpec,
     recipe: &Recipe,
-    pairs: &Pairs,
+    pairs: &CountedPairs,
     mut of: impl FnMut(usize, usize, Option<Nuisance>) -> Result<(Direction, f64, Option<f64>)>,
 ) -> Result<Vec<Extracted>> {
-    let nuisance = NuisanceFile::of(spec, recipe)?;
+    let nuisance = match &recipe.extraction.without {
+        Some(Without::File(path)) => {
+            let set = DirectionSet::load(path)?;
+            set.check_model(path, spec)?;
+            Some(set)
+        }
+        _ => None,
+    };
+    let nuisance = |layer: usize| match &nuisance {
+        Some(set) => {
+            let unit = set.layer(layer)?.unit.iter().copied().map(f64::from);
+            Nuisance::new(&unit.collect::<Vec<_>>()).map(Some)
+        }
+        None => Ok(None),
+    };
     let provenance = provenance(spec, recipe, pairs)?;
     let mut found = Vec::new();
-    for (position, name) in recipe.extraction.each_position().iter().enumerate() {
-        let mut set = Extracted {
-            directions: DirectionSet {
-                layers: BTreeMap::new(),
-                provenance: Provenance {
-                    rows: name.to_string(),
-                    ..provenance.clone()
-                },
-            },
-            ordered: BTreeMap::new(),
-        };
+    for (position, name) in recipe.extraction.positions.each().iter().enumerate() {
+        let mut provenance = provenance.clone();
+        provenance.rows = name.to_string();
+        let (mut layers, mut ordered) = (BTreeMap::new(), BTreeMap::new());
         for layer in 0..spec.layers {
-            let (direction, norm, ordered) = of(position, layer, nuisance.at(layer)?)?;
-            set.directions.layers.insert(layer, direction);
-            set.directions.provenance.residual_norms.insert(layer, norm);
-            set.ordered.extend(ordered.map(|share| (layer, share)));
+            let (direction, norm, share) = of(position, layer, nuisance(layer)?)?;
+            layers.insert(layer, direction);
+            provenance.residual_norms.insert(layer, norm);
+            ordered.extend(share.map(|share| (layer, share)));
         }
-        found.push(set);
+        let directions = DirectionSet { layers, provenance };
+        found.push(Extracted {
+            directions,
+            ordered,
+        });
     }
     Ok(found)
 }
 
-/// The directions of a file that are projected out, if the recipe names one.
-struct NuisanceFile(Option<DirectionSet>);
-
-impl NuisanceFile {
-    fn of(spec: &ModelSpec, recipe: &Recipe) -> Result<Self> {
-        let Some(Without::File(path)) = &recipe.extraction.without else {
-            return Ok(Self(None));
-        };
-        let set = DirectionSet::load(path)?;
-        set.check_model(path, spec)?;
-        Ok(Self(Some(set)))
-    }
-
-    fn at(&self, layer: usize) -> Result<Option<Nuisance>> {
-        match &self.0 {
-            None => Ok(None),
-            Some(set) => Ok(Some(Nuisance::from_direction(set.layer(layer)?)?)),
-        }
-    }
-}
-
 /// Where directions come from; position and norms are filled in for each set.
-fn provenance(spec: &ModelSpec, recipe: &Recipe, pairs: &Pairs) -> Result<Provenance> {
+fn provenance(spec: &ModelSpec, recipe: &Recipe, pairs: &CountedPairs) -> Result<Provenance> {
     let e = &recipe.extraction;
     let pairing = match e.pairing {
         Pairing::SameAnswer => "same-answer",

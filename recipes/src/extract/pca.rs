@@ -1,10 +1,9 @@
 //! Principal components of rows.
 
 use super::contrast::{Contrast, dot64};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::{Pca, PcaRows};
 use nalgebra::{DMatrix, SymmetricEigen};
-use reptune_adapters::Error;
 
 /// Least share of the total variance that a component must have.
 const LEAST: f64 = 1e-10;
@@ -22,21 +21,21 @@ const LEAST: f64 = 1e-10;
 pub(super) fn component(contrast: &Contrast, pca: Pca) -> Result<Vec<f64>> {
     let rows = match pca.on {
         PcaRows::Raw => centred(contrast).0,
-        PcaRows::Differences => contrast
-            .differences()
-            .map(|d| d.into_iter().map(f64::from).collect())
-            .collect(),
+        PcaRows::Differences => {
+            let wide = |d: Vec<f32>| d.into_iter().map(f64::from).collect();
+            contrast.differences().map(wide).collect()
+        }
     };
     let mut found = components(&rows, pca.component + 1)?;
     match found.pop() {
         Some(component) if found.len() == pca.component => Ok(component),
-        last => Err(Error::value(
-            "extraction.method.pca.component",
-            format!("below {}", found.len() + last.iter().len()),
-            pca.component.to_string(),
-            format!("{} rows hold no more; components count from 0", rows.len()),
-        )
-        .into()),
+        last => {
+            let what = "extraction.method.pca.component";
+            let expected = format!("below {}", found.len() + last.iter().len());
+            let hint = format!("{} rows hold no more; components count from 0", rows.len());
+            let asked = pca.component.to_string();
+            Err(Error::value(what, expected, asked, hint))
+        }
     }
 }
 
@@ -45,9 +44,8 @@ pub(super) fn component(contrast: &Contrast, pca: Pca) -> Result<Vec<f64>> {
 /// Shapes: (2P, H) and (H,).
 pub(crate) fn centred(contrast: &Contrast) -> (Vec<Vec<f64>>, Vec<f64>) {
     let rows = contrast.positive().chain(contrast.negative());
-    let mut rows: Vec<Vec<f64>> = rows
-        .map(|r| r.iter().copied().map(f64::from).collect())
-        .collect();
+    let wide = |row: &[f32]| row.iter().copied().map(f64::from).collect();
+    let mut rows: Vec<Vec<f64>> = rows.map(wide).collect();
     let mut mean = vec![0f64; contrast.hidden()];
     for row in &rows {
         mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
@@ -67,52 +65,44 @@ pub(crate) fn centred(contrast: &Contrast) -> (Vec<Vec<f64>>, Vec<f64>) {
 /// u give those of the other as `X^T u`.
 ///
 /// Shapes: `rows` (n, H); every component (H,).
-///
-/// # Errors
-/// When the decomposition does not settle.
 pub(crate) fn components(rows: &[Vec<f64>], many: usize) -> Result<Vec<Vec<f64>>> {
     let (n, hidden) = (rows.len(), rows.first().map_or(0, Vec::len));
     let wide = n <= hidden;
     let gram = match wide {
         true => gram(rows),
         false => {
-            let columns: Vec<Vec<f64>> = (0..hidden)
-                .map(|i| rows.iter().map(|r| r[i]).collect())
-                .collect();
-            gram(&columns)
+            let column = |i: usize| rows.iter().map(|r| r[i]).collect();
+            gram(&(0..hidden).map(column).collect::<Vec<_>>())
         }
     };
     let total = gram.trace();
     let eigen = SymmetricEigen::try_new(gram, f64::EPSILON, 1000 * n.min(hidden).max(1));
     let eigen = eigen.ok_or_else(|| {
-        Error::value(
-            "principal components",
-            "rows of finite numbers",
-            format!("{n} rows whose decomposition does not settle"),
-            "look for infinite values in the residual stream",
-        )
+        let (what, expected) = ("principal components", "rows of finite numbers");
+        let found = format!("{n} rows whose decomposition does not settle");
+        let hint = "look for infinite values in the residual stream";
+        Error::value(what, expected, found, hint)
     })?;
     let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
     order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
     let variance = |k: &usize| eigen.eigenvalues[*k];
-    let kept = order.into_iter().take(many);
-    Ok(kept
-        .filter(|k| variance(k) > LEAST * total)
-        .map(|k| {
-            let u = eigen.eigenvectors.column(k);
-            let mut v = vec![0f64; hidden];
-            match wide {
-                true => {
-                    for (row, u) in rows.iter().zip(u.iter()) {
-                        v.iter_mut().zip(row).for_each(|(v, x)| *v += u * x);
-                    }
+    let component = |k: usize| {
+        let u = eigen.eigenvectors.column(k);
+        let mut v = vec![0f64; hidden];
+        match wide {
+            true => {
+                for (row, u) in rows.iter().zip(u.iter()) {
+                    v.iter_mut().zip(row).for_each(|(v, x)| *v += u * x);
                 }
-                false => v.copy_from_slice(u.as_slice()),
             }
-            let scale = (variance(&k) / n as f64).sqrt() / dot64(&v, &v).sqrt();
-            v.into_iter().map(|x| x * scale).collect()
-        })
-        .collect())
+            false => v.copy_from_slice(u.as_slice()),
+        }
+        let scale = (variance(&k) / n as f64).sqrt() / dot64(&v, &v).sqrt();
+        v.into_iter().map(|x| x * scale).collect()
+    };
+    let first = order.into_iter().take(many);
+    let first = first.filter(|k| variance(k) > LEAST * total);
+    Ok(first.map(component).collect())
 }
 
 /// Products of all pairs of `rows`.

@@ -1,11 +1,10 @@
 //! A logistic probe: the weights that tell positive rows from negative ones.
 
-use super::contrast::Contrast;
+use super::contrast::{Contrast, dot64};
 use super::pca::{centred, gram};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::Probe;
 use nalgebra::{Cholesky, DMatrix, DVector};
-use reptune_adapters::Error;
 
 /// Most Newton steps, and halvings of one.
 const STEPS: usize = 50;
@@ -33,7 +32,7 @@ const LEAST: f64 = 1e-10;
 pub(super) fn weights(contrast: &Contrast, probe: Probe) -> Result<Vec<f64>> {
     let (mut rows, _) = centred(contrast);
     let n = rows.len();
-    let square: f64 = rows.iter().map(|r| super::contrast::dot64(r, r)).sum();
+    let square: f64 = rows.iter().map(|r| dot64(r, r)).sum();
     let s = (square / n as f64).sqrt();
     if s == 0. || !s.is_finite() {
         return Err(failed("rows that differ", format!("a spread of {s}")));
@@ -41,15 +40,9 @@ pub(super) fn weights(contrast: &Contrast, probe: Probe) -> Result<Vec<f64>> {
     rows.iter_mut().flatten().for_each(|x| *x /= s);
     let kernel = gram(&rows);
     let target = DVector::from_fn(n, |i, _| if i < n / 2 { 1. } else { 0. });
-    let fit = Fit {
-        kernel: &kernel,
-        target: &target,
-        l2: probe.l2,
-    };
-    let mut at = Point {
-        a: DVector::zeros(n),
-        b: 0.,
-    };
+    let (l2, a, b) = (probe.l2, DVector::zeros(n), 0.);
+    let fit = Fit { kernel, target, l2 };
+    let mut at = Point { a, b };
     for _ in 0..STEPS {
         let f = fit.logits(&at);
         if fit.residual(&at, &f) < SETTLED {
@@ -61,20 +54,13 @@ pub(super) fn weights(contrast: &Contrast, probe: Probe) -> Result<Vec<f64>> {
         }
         at = fit.step(&at, &f)?;
     }
-    Err(failed(
-        "Newton steps that settle",
-        format!("{STEPS} that did not"),
-    ))
+    let found = format!("{STEPS} that did not");
+    Err(failed("Newton steps that settle", found))
 }
 
-fn failed(expected: &str, found: String) -> crate::Error {
-    Error::value(
-        "logistic probe",
-        expected,
-        found,
-        "raise extraction.method.probe.l2",
-    )
-    .into()
+fn failed(expected: &str, found: String) -> Error {
+    let hint = "raise extraction.method.probe.l2";
+    Error::value("logistic probe", expected, found, hint)
 }
 
 /// Coefficients of the rows, and the constant.
@@ -83,31 +69,28 @@ struct Point {
     b: f64,
 }
 
-struct Fit<'a> {
-    kernel: &'a DMatrix<f64>,
-    target: &'a DVector<f64>,
+struct Fit {
+    kernel: DMatrix<f64>,
+    target: DVector<f64>,
     l2: f64,
 }
 
-impl Fit<'_> {
+impl Fit {
     fn logits(&self, at: &Point) -> DVector<f64> {
-        (self.kernel * &at.a).add_scalar(at.b)
+        (&self.kernel * &at.a).add_scalar(at.b)
     }
 
     fn residual(&self, at: &Point, f: &DVector<f64>) -> f64 {
         let p = f.map(sigmoid);
-        let rows = (self.target - p - &at.a * self.l2).amax();
+        let rows = (&self.target - p - &at.a * self.l2).amax();
         rows.max(at.a.sum().abs() * self.l2)
     }
 
     fn loss(&self, at: &Point) -> f64 {
         let f = self.logits(at);
-        let fitted: f64 = f
-            .iter()
-            .zip(self.target.iter())
-            .map(|(f, t)| f.max(0.) + (-f.abs()).exp().ln_1p() - t * f)
-            .sum();
-        fitted + self.l2 / 2. * at.a.dot(&f.add_scalar(-at.b))
+        let rows = f.iter().zip(self.target.iter());
+        let losses = rows.map(|(f, t)| f.max(0.) + (-f.abs()).exp().ln_1p() - t * f);
+        losses.sum::<f64>() + self.l2 / 2. * at.a.dot(&f.add_scalar(-at.b))
     }
 
     fn step(&self, at: &Point, f: &DVector<f64>) -> Result<Point> {
@@ -117,13 +100,11 @@ impl Fit<'_> {
         for (i, c) in curvature.iter().enumerate() {
             system[(i, i)] += self.l2 / c;
         }
-        let z = f + (self.target - p).component_div(&curvature);
+        let z = f + (&self.target - p).component_div(&curvature);
         let solver = Cholesky::new(system)
             .ok_or_else(|| failed("a positive definite system", "another".into()))?;
-        let (a, ones) = (
-            solver.solve(&z),
-            solver.solve(&DVector::repeat(z.len(), 1.)),
-        );
+        let ones = solver.solve(&DVector::repeat(z.len(), 1.));
+        let a = solver.solve(&z);
         let b = a.sum() / ones.sum();
         let goal = Point { a: a - ones * b, b };
         let loss = self.loss(at);

@@ -1,6 +1,6 @@
 //! `[evaluation]`: what is measured.
 
-use super::Wrong;
+use super::default::number;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -60,10 +60,10 @@ pub struct OpenEnded {
     #[serde(default = "prompt_column")]
     pub prompt: String,
     /// At most this many prompts.
-    #[serde(default = "default_limit")]
+    #[serde(default = "number::<100, _>")]
     pub limit: usize,
     /// Tokens generated for an answer.
-    #[serde(default = "default_length")]
+    #[serde(default = "number::<128, _>")]
     pub max_new_tokens: usize,
     /// By what the judge prefers one answer to another.
     #[serde(default = "default_criterion")]
@@ -92,69 +92,11 @@ pub struct JudgeSettings {
     /// key itself never stands in a file.
     pub key_env: Option<String>,
     /// Seconds until a request is given up.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "number::<60, _>")]
     pub timeout_s: u64,
     /// Requests that are made before a failure is final.
-    #[serde(default = "default_attempts")]
+    #[serde(default = "number::<3, _>")]
     pub attempts: u32,
-}
-
-impl Evaluation {
-    pub(super) fn check(&self) -> Result<(), Wrong> {
-        if self.open_ended.is_some() && self.judge.is_none() {
-            let expected = "a judge for evaluation.open_ended";
-            return Wrong::key("evaluation.judge", expected, "none");
-        }
-        self.judge.as_ref().map_or(Ok(()), JudgeSettings::check)?;
-        if self.open_ended.is_none() && self.judge.is_some() {
-            let expected = "open questions for evaluation.judge";
-            return Wrong::key("evaluation.open_ended", expected, "none");
-        }
-        Ok(())
-    }
-
-    /// The paths of its files.
-    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let texts = [&mut self.perplexity, &mut self.neutral];
-        let texts = texts.into_iter().flatten().map(|t| &mut t.file);
-        let open_ended = self.open_ended.as_mut().map(|o| &mut o.file);
-        texts.chain(open_ended).collect()
-    }
-}
-
-impl JudgeSettings {
-    /// What is found wrong is not repeated where it may be a key in the wrong place.
-    fn check(&self) -> Result<(), Wrong> {
-        let http = ["http://", "https://"]
-            .iter()
-            .any(|s| self.endpoint.starts_with(s));
-        if !http || self.endpoint.contains(['@', '?', '#']) {
-            return Wrong::key(
-                "evaluation.judge.endpoint",
-                "http:// or https:// and an address without user, query or fragment",
-                "another form",
-            );
-        }
-        let name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        let variable = |v: &String| !v.is_empty() && v.chars().all(name);
-        if !self.key_env.as_ref().is_none_or(variable) {
-            return Wrong::key(
-                "evaluation.judge.key_env",
-                "the name of an environment variable, in capitals, digits and `_`",
-                "something else (is it the key itself?)",
-            );
-        }
-        for (key, value) in [
-            ("timeout_s", self.timeout_s),
-            ("attempts", u64::from(self.attempts)),
-        ] {
-            if value == 0 {
-                let place = format!("evaluation.judge.{key}");
-                return Wrong::key(place, "at least 1", "0");
-            }
-        }
-        Ok(())
-    }
 }
 
 fn text_column() -> String {
@@ -165,24 +107,8 @@ fn prompt_column() -> String {
     "prompt".into()
 }
 
-fn default_limit() -> usize {
-    100
-}
-
-fn default_length() -> usize {
-    128
-}
-
 fn default_criterion() -> String {
     "Which reply is more honest?".into()
-}
-
-fn default_timeout() -> u64 {
-    60
-}
-
-fn default_attempts() -> u32 {
-    3
 }
 
 #[cfg(test)]

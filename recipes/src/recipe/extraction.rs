@@ -1,8 +1,6 @@
 //! `[extraction]`: how the direction is found.
 
-use super::Wrong;
 use reptune_adapters::Positions;
-use reptune_adapters::steering::positions::PositionsUse;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -133,45 +131,6 @@ impl Default for Extraction {
             pairs: 400,
             without: None,
             method: ExtractionMethod::default(),
-        }
-    }
-}
-
-impl Extraction {
-    /// The captured positions one by one: each gives a direction set.
-    pub fn each_position(&self) -> Vec<Positions> {
-        self.positions.each()
-    }
-
-    pub(super) fn check(&self, markers: &[String]) -> Result<(), Wrong> {
-        let key = "extraction.positions";
-        Wrong::from_value(key, self.positions.check(PositionsUse::Extraction))?;
-        if let Positions::Marker(name) = &self.positions
-            && !markers.contains(name)
-        {
-            let expected = format!("a marker of prompt.claim, {markers:?}");
-            return Wrong::key(key, expected, format!("`<{name}>`"));
-        }
-        match (&self.without, &self.method) {
-            (Some(Without::File(path)), _) if path.as_os_str() == "letter" => Wrong::key(
-                "extraction.without",
-                "`answer-token` or a direction file",
-                "`letter`, the old name of `answer-token`",
-            ),
-            (_, ExtractionMethod::Probe(probe)) if !super::positive(probe.l2) => Wrong::key(
-                "extraction.method.probe.l2",
-                "a positive number",
-                probe.l2.to_string(),
-            ),
-            _ => Ok(()),
-        }
-    }
-
-    /// The path of a nuisance's file.
-    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
-        match &mut self.without {
-            Some(Without::File(path)) => vec![path],
-            _ => Vec::new(),
         }
     }
 }

@@ -3,40 +3,37 @@
 //! `recipes/README.md` shows the schema as tables; the fields here are its source.
 //! Each table of the file is a module.
 
-mod data;
+mod check;
+mod default;
 mod evaluation;
 mod extraction;
-mod group;
+mod items;
 mod mode;
-mod prompt;
-mod retention;
-mod schedule;
 mod search;
-mod selection;
 mod steering;
 mod study;
+#[cfg(test)]
+mod tests;
 mod tuning;
 
-pub use data::{ChoiceFile, ClaimFile, Data};
 pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
 pub use extraction::{
     Extraction, ExtractionMethod, PairFilter, Pairing, Pca, PcaRows, Probe, Without,
 };
-pub use group::{ParameterGroup, UpdateKind};
+pub use items::{ChoiceFile, ClaimFile, Data, Personas, PromptTemplates, WordedClaim};
 pub use mode::Mode;
-pub use prompt::{Personas, PromptTemplates, WordedClaim};
-pub use retention::{MergeRounding, Retention};
-pub use schedule::Schedule;
-pub use search::Search;
-pub use selection::Selection;
+pub use search::{Search, Selection};
 pub use steering::{Compose, Condition, SteeringSettings};
-pub use study::Study;
-pub use tuning::{EarlyStop, Tuning};
+pub use study::{MergeRounding, Retention, Study};
+pub use tuning::{EarlyStop, ModuleSettings, ParameterGroup, Schedule, Tuning, UpdateKind};
 
 use crate::error::{Error, Result};
-use reptune_adapters::{Operator, files};
+use reptune_adapters::{Error as Refused, files};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+/// Where the schema stands.
+const SCHEMA: &str = "see recipes/README.md";
 
 /// A whole recipe. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,41 +75,6 @@ pub struct Recipe {
     base: PathBuf,
 }
 
-/// A key with a value that cannot be.
-struct Wrong {
-    place: String,
-    expected: String,
-    found: String,
-}
-
-impl Wrong {
-    fn key(
-        place: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> std::result::Result<(), Self> {
-        Err(Self {
-            place: place.into(),
-            expected: expected.into(),
-            found: found.into(),
-        })
-    }
-
-    /// The error of a value that was refused, at its key.
-    fn from_value(
-        place: &str,
-        checked: std::result::Result<(), reptune_adapters::Error>,
-    ) -> std::result::Result<(), Self> {
-        match checked {
-            Err(reptune_adapters::Error::Value {
-                expected, found, ..
-            }) => Self::key(place, expected, found),
-            Err(other) => Self::key(place, "a valid value", other.to_string()),
-            Ok(()) => Ok(()),
-        }
-    }
-}
-
 /// Keys and values that were renamed.
 const RENAMED: [(&str, &str); 14] = [
     ("projections", "target_modules"),
@@ -131,10 +93,6 @@ const RENAMED: [(&str, &str); 14] = [
     ("turn", "add-norm-preserving"),
 ];
 
-fn positive(x: f64) -> bool {
-    x.is_finite() && x > 0.
-}
-
 impl Recipe {
     /// Reads a recipe file; relative paths in it become relative to its directory.
     ///
@@ -144,43 +102,29 @@ impl Recipe {
         let bytes = files::read(path)?;
         let text = String::from_utf8_lossy(&bytes);
         let mut recipe: Self = toml::from_str(&text).map_err(|e| misread(path, &text, &e))?;
-        recipe.check().map_err(|wrong| {
-            Error::input(
-                path,
-                format!("key `{}`", wrong.place),
-                wrong.expected,
-                wrong.found,
-                "see recipes/README.md",
-            )
+        recipe.check().map_err(|refused| match refused {
+            Refused::Value {
+                what,
+                expected,
+                found,
+                ..
+            } => Error::input(path, format!("key `{what}`"), expected, found, SCHEMA),
+            other => other.into(),
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
         recipe.base = base.to_owned();
-        recipe.map_paths(|path| base.join(path));
-        if base.join(&recipe.model).is_dir() {
-            recipe.model = base.join(&recipe.model).display().to_string();
-        }
+        recipe.start_paths_from(base);
         Ok(recipe)
     }
 
     /// The recipe as a file that can stand anywhere: its paths are absolute.
-    ///
-    /// # Errors
-    /// When the directory that relative paths start from is gone.
     pub fn to_toml(&self) -> Result<String> {
-        let here = std::path::absolute(".").map_err(|e| reptune_adapters::Error::read(".", e))?;
+        let here = std::path::absolute(".").map_err(|e| Refused::read(".", e))?;
         let mut recipe = self.clone();
-        recipe.map_paths(|path| here.join(path));
-        if here.join(&recipe.model).is_dir() {
-            recipe.model = here.join(&recipe.model).display().to_string();
-        }
+        recipe.start_paths_from(&here);
         toml::to_string(&recipe).map_err(|e| {
-            Error::input(
-                &self.name,
-                "recipe",
-                "what TOML can say",
-                e.to_string(),
-                "see recipes/README.md",
-            )
+            let (found, expected) = (e.to_string(), "what TOML can say");
+            Error::input(&self.name, "recipe", expected, found, SCHEMA)
         })
     }
 
@@ -188,11 +132,7 @@ impl Recipe {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut recipe = self.clone();
         recipe.study = None; // its one file is written
-        recipe
-            .paths()
-            .into_iter()
-            .map(|path| path.clone())
-            .collect()
+        recipe.paths().into_iter().map(|p| p.clone()).collect()
     }
 
     /// SHA-256 of the parsed recipe, wherever it stands, and of the files that it reads.
@@ -214,11 +154,22 @@ impl Recipe {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let mut paths = self.data.paths();
-        paths.extend(self.extraction.paths());
-        paths.extend(self.steering.paths());
-        paths.extend(self.evaluation.paths());
-        paths.extend(self.study.iter_mut().flat_map(|s| s.results.iter_mut()));
+        let mut paths = vec![&mut self.data.claims.file];
+        paths.extend(self.data.choices.as_mut().map(|c| &mut c.file));
+        if let Some(Without::File(path)) = &mut self.extraction.without {
+            paths.push(path);
+        }
+        let gate = self.steering.gate.as_mut();
+        paths.extend(gate.and_then(|g| g.directions.as_mut()));
+        if let Some(c) = &mut self.steering.directions {
+            let lists = c.plus.iter_mut().chain(&mut c.minus).chain(&mut c.without);
+            paths.extend(c.base.iter_mut().chain(lists));
+        }
+        let e = &mut self.evaluation;
+        let texts = e.perplexity.iter_mut().chain(&mut e.neutral);
+        paths.extend(texts.map(|t| &mut t.file));
+        paths.extend(e.open_ended.as_mut().map(|o| &mut o.file));
+        paths.extend(self.study.as_mut().and_then(|s| s.results.as_mut()));
         paths
     }
 
@@ -228,31 +179,13 @@ impl Recipe {
         }
     }
 
-    fn check(&self) -> std::result::Result<(), Wrong> {
-        self.behaviour.check()?;
-        self.prompt.check()?;
-        self.data.check()?;
-        self.extraction.check(&self.prompt.markers())?;
-        self.selection.iter().try_for_each(Selection::check)?;
-        self.study.iter().try_for_each(Study::check)?;
-        self.retention.iter().try_for_each(Retention::check)?;
-        self.tuning.check()?;
-        self.evaluation.check()?;
-        if let Some(search) = &self.search {
-            search.check(self)?;
+    /// Lets relative paths start from `base`, that of the model too if it is a directory there.
+    fn start_paths_from(&mut self, base: &Path) {
+        self.map_paths(|path| base.join(path));
+        let model = base.join(&self.model);
+        if model.is_dir() {
+            self.model = model.display().to_string();
         }
-        self.steering.check()?;
-        let s = &self.steering;
-        if self.selection.is_some()
-            && (s.operator != Operator::Add || s.gate.is_some() || s.directions.is_some())
-        {
-            return Wrong::key(
-                "selection",
-                "steering that adds the extracted direction: doses are measured with it",
-                "steering with `operator`, `gate` or `directions`",
-            );
-        }
-        Ok(())
     }
 }
 
@@ -263,32 +196,22 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     });
     let message = error.message().to_owned();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let hint = match (message.starts_with("unknown"), quoted.next()) {
-        (true, Some(unknown)) => RENAMED
-            .iter()
-            .find(|(old, _)| *old == unknown)
-            .map(|(_, new)| *new)
-            .filter(|new| message.contains(&format!("`{new}`")))
-            .or_else(|| {
-                quoted.max_by(|a, b| {
-                    strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-                })
-            })
-            .map(|nearest| format!("did you mean `{nearest}`?")),
+    let hint = match quoted.next() {
+        Some(unknown) if message.starts_with("unknown") => {
+            let likeness = |known: &str| strsim::jaro_winkler(known, unknown);
+            let renamed = RENAMED.iter().find(|(old, _)| *old == unknown);
+            renamed
+                .map(|(_, new)| *new)
+                .filter(|new| message.contains(&format!("`{new}`")))
+                .or_else(|| quoted.max_by(|a, b| likeness(a).total_cmp(&likeness(b))))
+                .map(|nearest| format!("did you mean `{nearest}`?"))
+        }
         _ => None,
     };
     let (expected, found) = match message.split_once(", expected ") {
         Some((found, expected)) => (expected.to_owned(), found.to_owned()),
         None => ("a valid recipe".to_owned(), message.clone()),
     };
-    Error::input(
-        path,
-        format!("line {line}"),
-        expected,
-        found,
-        hint.unwrap_or_else(|| "see recipes/README.md".into()),
-    )
+    let hint = hint.unwrap_or_else(|| SCHEMA.into());
+    Error::input(path, format!("line {line}"), expected, found, hint)
 }
-
-#[cfg(test)]
-mod tests;

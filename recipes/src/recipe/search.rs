@@ -1,8 +1,7 @@
-//! `[search]`: which settings of the tuning a search tries.
+//! `[search]` and `[selection]`: what is tried on the validation claims, and by what is chosen.
 
-use super::{Recipe, Wrong};
+use super::default::ratio;
 use reptune_adapters::Positions;
-use reptune_adapters::steering::positions::PositionsUse;
 use serde::{Deserialize, Serialize};
 
 /// Settings to try, every combination of them, by successive halving. An empty list
@@ -35,74 +34,53 @@ pub struct Search {
     #[serde(default = "default_rungs")]
     pub rungs: Vec<f64>,
     /// Share of the candidates that goes on to the next rung.
-    #[serde(default = "default_keep")]
+    #[serde(default = "ratio::<1, 3>")]
     pub keep: f64,
 }
 
-impl Search {
-    pub(super) fn check(&self, recipe: &Recipe) -> Result<(), Wrong> {
-        for (name, values) in [
-            ("m", &self.m),
-            ("token_weight", &self.token_weight),
-            ("learning_rate", &self.learning_rate),
-        ] {
-            let zero = name == "token_weight";
-            let fits = |x: &f64| super::positive(*x) || (zero && *x == 0.);
-            if let Some(x) = values.iter().find(|x| !fits(x)) {
-                let expected = if zero {
-                    "0 or positive numbers"
-                } else {
-                    "positive numbers"
-                };
-                return Wrong::key(format!("search.{name}"), expected, x.to_string());
-            }
+/// What is measured for a choice, and the bound it must keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selection {
+    /// Layers that may be chosen; empty: all but the last fifth.
+    pub layers: Vec<usize>,
+    /// Doses that are tried with both signs, as fractions of the mean residual norm.
+    pub fractions: Vec<f64>,
+    /// Largest KL divergence (nats a token) of the steered from the base model on
+    /// neutral text.
+    pub kl: f64,
+    /// At most this many validation claims are asked.
+    pub claims: usize,
+    /// Neutral texts; empty: prompts of validation claims without a persona, their
+    /// last token aside.
+    pub texts: Vec<String>,
+    /// At most this many neutral texts are read.
+    pub neutral: usize,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            layers: Vec::new(),
+            fractions: vec![0.25, 0.5, 1.],
+            kl: 0.5,
+            claims: 64,
+            texts: Vec::new(),
+            neutral: 16,
         }
-        if self.layers.iter().any(Vec::is_empty) {
-            return Wrong::key("search.layers", "lists of layers", "an empty one");
+    }
+}
+
+impl Selection {
+    /// The layers of a model of `layers` blocks that may be chosen; a fifth is rounded.
+    pub fn eligible(&self, layers: usize) -> Vec<usize> {
+        match self.layers.as_slice() {
+            [] => (0..layers - (layers + 2) / 5).collect(),
+            listed => listed.to_vec(),
         }
-        if !self.layers.is_empty() && !recipe.tuning.representation_layers.is_empty() {
-            let expected = "no `tuning.representation_layers` beside it";
-            return Wrong::key("search.layers", expected, "both");
-        }
-        if !self.layers.is_empty() && recipe.tuning.groups.iter().any(|g| !g.layers.is_empty()) {
-            let expected = "groups without `layers` beside it";
-            return Wrong::key("search.layers", expected, "groups of certain layers");
-        }
-        for positions in &self.positions {
-            let key = "search.positions";
-            Wrong::from_value(key, positions.check(PositionsUse::Tuning))?;
-            if positions.each().len() > 1 {
-                let expected = "one position a value, such as `last:1` or `at:-8`";
-                return Wrong::key(key, expected, format!("`{positions}`"));
-            }
-        }
-        let rising = self.rungs.windows(2).all(|w| w[0] < w[1]);
-        let shares = self.rungs.iter().all(|r| super::positive(*r) && *r <= 1.);
-        if self.rungs.is_empty() || !rising || !shares {
-            let expected = "rising shares above 0, at most 1";
-            return Wrong::key("search.rungs", expected, format!("{:?}", self.rungs));
-        }
-        if !super::positive(self.keep) || self.keep >= 1. {
-            return Wrong::key(
-                "search.keep",
-                "a share between 0 and 1",
-                self.keep.to_string(),
-            );
-        }
-        if self.runs == Some(0) {
-            return Wrong::key("search.runs", "1 or more", "0");
-        }
-        if let Some(minutes) = self.minutes.filter(|m| !super::positive(*m)) {
-            return Wrong::key("search.minutes", "a positive number", minutes.to_string());
-        }
-        Ok(())
     }
 }
 
 fn default_rungs() -> Vec<f64> {
     vec![1. / 3., 1.]
-}
-
-fn default_keep() -> f64 {
-    1. / 3.
 }

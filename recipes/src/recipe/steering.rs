@@ -1,14 +1,12 @@
 //! `[steering]`: how the direction is added while the model runs.
 
-use super::Wrong;
-use crate::error::Result as Done;
-use reptune_adapters::steering::positions::PositionsUse;
+use super::default::number;
+use crate::error::Result;
 use reptune_adapters::{
     Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
     open_directions,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// How the direction is added.
@@ -45,7 +43,7 @@ pub struct Compose {
     /// A direction file; none: the extracted directions.
     pub base: Option<PathBuf>,
     /// Multiplier of the base.
-    #[serde(default = "one")]
+    #[serde(default = "number::<1, _>")]
     pub scale: f64,
     /// Direction files that are added.
     #[serde(default)]
@@ -73,11 +71,7 @@ pub struct Condition {
     pub decide: Decide,
 }
 
-fn one() -> f64 {
-    1.
-}
-
-fn load(path: &Path, model: &ModelSpec) -> Done<DirectionSet> {
+fn load(path: &Path, model: &ModelSpec) -> Result<DirectionSet> {
     let set = open_directions(path)?;
     set.check_model(path, model)?;
     Ok(set)
@@ -89,7 +83,7 @@ impl Compose {
     /// # Errors
     /// When a file cannot be read or was made for another model, or the sets do not
     /// fit each other; see [`DirectionSet::plus`] and [`DirectionSet::without`].
-    pub fn evaluate(&self, extracted: &DirectionSet, model: &ModelSpec) -> Done<DirectionSet> {
+    pub fn evaluate(&self, extracted: &DirectionSet, model: &ModelSpec) -> Result<DirectionSet> {
         let mut set = match &self.base {
             Some(path) => load(path, model)?,
             None => extracted.clone(),
@@ -106,32 +100,9 @@ impl Compose {
         if self.without.is_empty() {
             return Ok(set);
         }
-        let without = self
-            .without
-            .iter()
-            .map(|path| load(path, model))
-            .collect::<Done<Vec<_>>>()?;
+        let without = self.without.iter().map(|path| load(path, model));
+        let without = without.collect::<Result<Vec<_>>>()?;
         Ok(set.without(&without.iter().collect::<Vec<_>>())?)
-    }
-
-    fn check(&self) -> Result<(), Wrong> {
-        if !self.scale.is_finite() || self.scale == 0. {
-            let found = self.scale.to_string();
-            return Wrong::key(
-                "steering.directions.scale",
-                "a finite number other than 0",
-                found,
-            );
-        }
-        let files = self.plus.len() + self.minus.len() + self.without.len();
-        if self.base.is_none() && self.scale == 1. && files == 0 {
-            return Wrong::key(
-                "steering.directions",
-                "`base`, `scale`, `plus`, `minus` or `without`",
-                "nothing that changes the directions",
-            );
-        }
-        Ok(())
     }
 }
 
@@ -140,7 +111,7 @@ impl Condition {
     ///
     /// # Errors
     /// When the file does not fit the model, or the layer that is read is missing.
-    pub fn gate(&self, steering: &DirectionSet, model: &ModelSpec) -> Done<Gate> {
+    pub fn gate(&self, steering: &DirectionSet, model: &ModelSpec) -> Result<Gate> {
         let set = match &self.directions {
             Some(path) => &load(path, model)?,
             None => steering,
@@ -151,10 +122,7 @@ impl Condition {
 
 impl SteeringSettings {
     /// The directions that steer: `extracted`, changed as the table says.
-    ///
-    /// # Errors
-    /// As [`Compose::evaluate`].
-    pub fn directions(&self, extracted: &DirectionSet, model: &ModelSpec) -> Done<DirectionSet> {
+    pub fn directions(&self, extracted: &DirectionSet, model: &ModelSpec) -> Result<DirectionSet> {
         match &self.directions {
             Some(compose) => compose.evaluate(extracted, model),
             None => Ok(extracted.clone()),
@@ -181,80 +149,12 @@ impl SteeringSettings {
         set: &DirectionSet,
         dose: Dose,
         model: &ModelSpec,
-    ) -> Done<Intervention> {
+    ) -> Result<Intervention> {
         let plain = Intervention::new(set, &self.layers, dose, self.operator)?;
         let plain = plain.on(self.positions.clone());
         match &self.gate {
             Some(condition) => Ok(plain.when(condition.gate(set, model)?)?),
             None => Ok(plain),
         }
-    }
-
-    /// The paths of direction files.
-    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let gate = self.gate.iter_mut().filter_map(|g| g.directions.as_mut());
-        let composed = self.directions.iter_mut().flat_map(|c| {
-            let lists = c.plus.iter_mut().chain(&mut c.minus).chain(&mut c.without);
-            c.base.iter_mut().chain(lists)
-        });
-        gate.chain(composed).collect()
-    }
-
-    pub(super) fn check(&self) -> Result<(), Wrong> {
-        if self.layers.is_empty() {
-            return Wrong::key("steering.layers", "at least one layer", "none");
-        }
-        let once: BTreeSet<_> = self.layers.iter().collect();
-        if once.len() != self.layers.len() {
-            let found = format!("{:?}", self.layers);
-            return Wrong::key("steering.layers", "each layer once", found);
-        }
-        if !self.fractions.iter().all(|f| super::positive(*f)) {
-            let found = format!("{:?}", self.fractions);
-            return Wrong::key(
-                "steering.fractions",
-                "positive numbers; both signs are tried",
-                found,
-            );
-        }
-        let doses = [
-            ("coeff", self.coeff.is_some()),
-            ("total", self.total.is_some()),
-            ("fractions", !self.fractions.is_empty()),
-        ];
-        let given: Vec<&str> = doses.iter().filter(|d| d.1).map(|d| d.0).collect();
-        if given.len() != 1 {
-            let expected = "one of `coeff`, `total` and `fractions`";
-            let found = match given.as_slice() {
-                [] => "none".to_owned(),
-                several => several.join(" and "),
-            };
-            return Wrong::key("steering", expected, found);
-        }
-        for (key, dose) in [("coeff", self.coeff), ("total", self.total)] {
-            if let Some(dose) = dose.filter(|d| !d.is_finite()) {
-                let place = format!("steering.{key}");
-                return Wrong::key(place, "a finite number", dose.to_string());
-            }
-        }
-        match self.operator {
-            Operator::Ablate => {
-                let expected = "`add`, `add-norm-preserving` or `clamp`";
-                let found = "`ablate`, which has no dose";
-                return Wrong::key("steering.operator", expected, found);
-            }
-            // Totals and fractions are divided by the number of layers; a projection is not.
-            Operator::Clamp if self.coeff.is_none() => {
-                let found = format!("`{}`", given[0]);
-                return Wrong::key("steering", "`coeff`, the projection to clamp to", found);
-            }
-            Operator::Add | Operator::AddNormPreserving | Operator::Clamp => {}
-        }
-        let positions = self.positions.check(PositionsUse::Steering);
-        Wrong::from_value("steering.positions", positions)?;
-        if self.gate.as_ref().is_some_and(|g| g.threshold.is_nan()) {
-            return Wrong::key("steering.gate.threshold", "a number", "nan");
-        }
-        self.directions.as_ref().map_or(Ok(()), Compose::check)
     }
 }

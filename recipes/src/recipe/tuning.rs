@@ -1,11 +1,9 @@
 //! `[tuning]`: how the direction is tuned into the weights.
 
-use super::{Mode, ParameterGroup, Schedule, UpdateKind, Wrong};
-use reptune_adapters::Positions;
-use reptune_adapters::model::ModuleKind;
-use reptune_adapters::steering::positions::PositionsUse;
+use super::Mode;
+use super::default::{number, ratio};
+use reptune_adapters::{Positions, model::ModuleKind};
 use serde::{Deserialize, Serialize};
-use std::fmt::Debug;
 
 /// When tuning ends before its last epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,7 +12,7 @@ pub struct EarlyStop {
     /// Validations without improvement.
     pub patience: usize,
     /// Validations whose mean is watched; nothing is judged before there are as many.
-    #[serde(default = "one_validation")]
+    #[serde(default = "number::<1, _>")]
     pub window: usize,
     /// Steps before which it does not stop.
     #[serde(default)]
@@ -40,39 +38,39 @@ pub struct Tuning {
     #[serde(default)]
     pub update: UpdateKind,
     /// Rank of the updates.
-    #[serde(default = "default_rank")]
+    #[serde(default = "number::<8, _>")]
     pub rank: usize,
     /// Scale of the updates times the rank.
-    #[serde(default = "default_alpha")]
+    #[serde(default = "number::<16, _>")]
     pub alpha: f64,
     /// Tokens at which the representation loss reads the residual stream; of several, the
     /// loss is the mean.
     #[serde(default = "default_positions")]
     pub positions: Positions,
     /// Factor of the representation loss of the `in` modes.
-    #[serde(default = "one")]
+    #[serde(default = "number::<1, _>")]
     pub m: f64,
-    /// Weight of the token loss beside a representation loss.
-    #[serde(default = "default_token_weight")]
+    /// Weight of the token loss in modes with a representation loss.
+    #[serde(default = "ratio::<1, 100>")]
     pub token_weight: f64,
     /// Prompts in a batch.
-    #[serde(default = "default_batch")]
+    #[serde(default = "number::<4, _>")]
     pub batch: usize,
     /// Prompts of one forward; a batch takes as many forwards as it needs. 0: the whole
     /// batch at once. Fewer take less memory; the gradient is the same.
     #[serde(default)]
     pub micro_batch: usize,
-    /// Most memory, in MiB, that tuning takes beside the weights. Where it is short, the
+    /// Most memory, in MiB, that tuning takes in addition to the weights. Where it is short, the
     /// activation cache is kept on disk, and blocks are recomputed in the backward
     /// (gradient checkpointing).
     pub memory: Option<usize>,
     /// Passes over the training claims.
-    #[serde(default = "default_epochs")]
+    #[serde(default = "number::<3, _>")]
     pub epochs: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Steps of linear warm-up, after which the rate follows `schedule`.
-    #[serde(default = "default_warmup")]
+    #[serde(default = "number::<10, _>")]
     pub warmup: usize,
     /// What the rate does after its warm-up.
     #[serde(default)]
@@ -81,10 +79,10 @@ pub struct Tuning {
     /// scaled down to it.
     pub clip: Option<f64>,
     /// AdamW's weight decay.
-    #[serde(default = "default_weight_decay")]
+    #[serde(default = "ratio::<1, 10>")]
     pub weight_decay: f64,
     /// AdamW's epsilon.
-    #[serde(default = "default_epsilon")]
+    #[serde(default = "ratio::<1, 100_000_000>")]
     pub epsilon: f64,
     /// Steps between validations; 0: one an epoch.
     #[serde(default)]
@@ -94,9 +92,71 @@ pub struct Tuning {
     pub checkpoint_every: usize,
     /// Early stop on the validation loss; without it every epoch is run.
     pub early_stop: Option<EarlyStop>,
-    /// Parameter groups: target modules that are trained in another way than the rest.
+    /// Parameter groups: target modules that are trained with other settings than the rest.
     #[serde(default)]
     pub groups: Vec<ParameterGroup>,
+}
+
+/// What is trained at a target module.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateKind {
+    /// LoRA factors A and B of the recipe's rank.
+    #[default]
+    Lora,
+    /// A full delta: every element of the weight.
+    Full,
+}
+
+/// Target modules with settings of their own; what is left out is as for the rest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParameterGroup {
+    /// Layers of the group, of those that are trained; empty: all.
+    pub layers: Vec<usize>,
+    /// Target modules of the group, of those that are trained; empty: all.
+    pub target_modules: Vec<ModuleKind>,
+    /// Peak learning rate.
+    pub learning_rate: Option<f64>,
+    /// Weight of the token loss for these modules, in modes with a representation loss.
+    pub token_weight: Option<f64>,
+    /// Weight of the representation loss for these modules.
+    pub representation_weight: Option<f64>,
+    /// What is trained.
+    pub update: Option<UpdateKind>,
+}
+
+/// Settings of one trained weight: those of its group, and of the rest where that is silent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ModuleSettings {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Weight of the token loss.
+    pub token_weight: f64,
+    /// Weight of the representation loss.
+    pub representation_weight: f64,
+    /// What is trained.
+    pub update: UpdateKind,
+}
+
+/// What the learning rate does after its warm-up, in which it rises linearly.
+///
+/// With `s` the step from 0, `T` the steps of the run and `w` those of the warm-up:
+///
+/// - warm-up: `peak (s + 1) / w` while `s < w`
+/// - linear: `peak (T - s) / (T - w)`
+/// - cosine: `peak (1 + cos(pi (s - w) / (T - w))) / 2`
+/// - constant: `peak`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Falls in a line.
+    #[default]
+    Linear,
+    /// Falls along half a wave of the cosine.
+    Cosine,
+    /// Stays.
+    Constant,
 }
 
 impl Tuning {
@@ -117,112 +177,60 @@ impl Tuning {
         }
     }
 
-    /// Index of the group that a trained weight belongs to, if any.
-    pub fn group_of(&self, layer: usize, kind: ModuleKind) -> Option<usize> {
-        self.groups.iter().position(|g| g.holds(layer, kind))
+    /// Most prompts of one forward.
+    pub fn per_forward(&self) -> usize {
+        match self.micro_batch {
+            0 => usize::MAX,
+            some => some,
+        }
     }
 
-    pub(super) fn check(&self) -> Result<(), Wrong> {
-        if self.rank == 0 {
-            return Wrong::key("tuning.rank", "1 or more", "0");
+    /// Steps between validations, with `epoch` steps in an epoch.
+    pub fn steps_to_validation(&self, epoch: usize) -> usize {
+        match self.validate_every {
+            0 => epoch,
+            some => some,
         }
-        for (name, value) in [
-            ("alpha", self.alpha),
-            ("learning_rate", self.learning_rate),
-            ("m", self.m),
-            ("epsilon", self.epsilon),
-        ] {
-            if !super::positive(value) {
-                let place = format!("tuning.{name}");
-                return Wrong::key(place, "a positive number", value.to_string());
-            }
-        }
-        if self.modes.is_empty()
-            || self.layers.is_empty()
-            || self.target_modules.is_empty()
-            || self.batch == 0
-            || self.epochs == 0
-        {
-            return Wrong::key(
-                "tuning",
-                "at least one mode, layer, target module, prompt a batch and epoch",
-                "an empty list or 0",
-            );
-        }
-        if let Some(clip) = self.clip.filter(|c| !super::positive(*c)) {
-            return Wrong::key("tuning.clip", "a positive number", clip.to_string());
-        }
-        Wrong::from_value(
-            "tuning.positions",
-            self.positions.check(PositionsUse::Tuning),
-        )?;
-        once("modes", &self.modes)?;
-        once("layers", &self.layers)?;
-        once("representation_layers", &self.representation_layers)?;
-        once("target_modules", &self.target_modules)?;
-        for (name, value) in [
-            ("token_weight", self.token_weight),
-            ("weight_decay", self.weight_decay),
-        ] {
-            if !value.is_finite() || value < 0. {
-                let place = format!("tuning.{name}");
-                return Wrong::key(place, "0 or a positive number", value.to_string());
-            }
-        }
-        // A row below all updates does not depend on them.
-        let lowest = self.layers.iter().min().copied().unwrap_or_default();
-        if let Some(l) = self.representation_layers.iter().find(|l| **l < lowest) {
-            let expected = format!("layers from {lowest}, the first that is trained");
-            return Wrong::key("tuning.representation_layers", expected, l.to_string());
-        }
-        if self.early_stop.as_ref().is_some_and(|e| e.window == 0) {
-            return Wrong::key("tuning.early_stop.window", "1 or more", "0");
-        }
-        self.check_groups()
     }
 
-    /// Every group has modules, and no module has two.
-    fn check_groups(&self) -> Result<(), Wrong> {
-        for (g, group) in self.groups.iter().enumerate() {
-            let place = format!("tuning.groups[{g}]");
-            group.check(&place)?;
-            let mut empty = true;
-            for &layer in &self.layers {
-                for &kind in self
-                    .target_modules
-                    .iter()
-                    .filter(|p| group.holds(layer, **p))
-                {
-                    empty = false;
-                    let first = self.group_of(layer, kind);
-                    if first.is_some_and(|first| first < g) {
-                        let found = format!("{} of layer {layer} also", kind.path());
-                        let expected = "modules that are in no earlier group";
-                        return Wrong::key(place, expected, found);
-                    }
-                }
-            }
-            if empty {
-                let expected = "layers and target modules of which some are trained";
-                return Wrong::key(place, expected, format!("{group:?}"));
-            }
+    /// Settings of a trained weight.
+    pub fn module(&self, layer: usize, kind: ModuleKind) -> ModuleSettings {
+        let group = self.groups.iter().find(|g| g.holds(layer, kind));
+        let group = group.cloned().unwrap_or_default();
+        ModuleSettings {
+            learning_rate: group.learning_rate.unwrap_or(self.learning_rate),
+            token_weight: group.token_weight.unwrap_or(self.token_weight),
+            representation_weight: group.representation_weight.unwrap_or(1.),
+            update: group.update.unwrap_or(self.update),
         }
-        Ok(())
     }
 }
 
-fn once<T: PartialEq + Debug>(name: &str, list: &[T]) -> Result<(), Wrong> {
-    match (1..list.len()).find(|&i| list[..i].contains(&list[i])) {
-        Some(i) => {
-            let found = format!("{:?} twice", list[i]);
-            Wrong::key(format!("tuning.{name}"), "each value once", found)
-        }
-        None => Ok(()),
+impl ParameterGroup {
+    /// Whether a trained weight belongs to the group.
+    pub fn holds(&self, layer: usize, kind: ModuleKind) -> bool {
+        (self.layers.is_empty() || self.layers.contains(&layer))
+            && (self.target_modules.is_empty() || self.target_modules.contains(&kind))
     }
 }
 
-fn one_validation() -> usize {
-    1
+impl Schedule {
+    /// Learning rate of step `step` (from 0) of `total`, with `warmup` steps of
+    /// warm-up and the highest rate `peak`.
+    pub fn rate(self, peak: f64, step: usize, total: usize, warmup: usize) -> f64 {
+        let warm = warmup.min(total.saturating_sub(1));
+        if step < warm {
+            return peak * (step + 1) as f64 / warm as f64;
+        }
+        match self {
+            Self::Linear => peak * (total - step) as f64 / (total - warm) as f64,
+            Self::Cosine => {
+                let share = (step - warm) as f64 / (total - warm) as f64;
+                peak * (1. + (std::f64::consts::PI * share).cos()) / 2.
+            }
+            Self::Constant => peak,
+        }
+    }
 }
 
 fn default_positions() -> Positions {
@@ -233,38 +241,5 @@ fn default_target_modules() -> Vec<ModuleKind> {
     vec![ModuleKind::VProj, ModuleKind::OProj]
 }
 
-fn default_rank() -> usize {
-    8
-}
-
-fn default_alpha() -> f64 {
-    16.
-}
-
-fn one() -> f64 {
-    1.
-}
-
-fn default_token_weight() -> f64 {
-    0.01
-}
-
-fn default_batch() -> usize {
-    4
-}
-
-fn default_epochs() -> usize {
-    3
-}
-
-fn default_warmup() -> usize {
-    10
-}
-
-fn default_weight_decay() -> f64 {
-    0.1
-}
-
-fn default_epsilon() -> f64 {
-    1e-8
-}
+#[cfg(test)]
+mod tests;

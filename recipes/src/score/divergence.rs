@@ -2,58 +2,31 @@
 
 use super::{ModelVariant, log_sum_exp};
 use crate::activation_cache::ActivationCache;
-use crate::batch::{LOGITS_PER_FORWARD, batches};
+use crate::batch::{LOGITS_PER_FORWARD, Most, batches};
 use crate::error::Result;
 use crate::score::model_variant::TokenLogits;
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Divergence of next-token distributions from those of another model.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Divergence {
-    /// Tokens, over all texts.
-    pub rows: usize,
-    /// Mean over the tokens, in nats.
-    pub mean: f64,
+/// The mean of the divergences at some tokens.
+fn mean(kls: &[f64]) -> f64 {
+    kls.iter().fold(0., |sum, kl| sum + kl) / kls.len().max(1) as f64
 }
 
-/// The divergence of `variant` from its model without interventions and adapter, over all
-/// tokens of `texts`.
+/// The divergence, in nats, of next-token distributions of `variant` from those of `base`, which
+/// may be another model of the same vocabulary: the mean over all tokens of `texts`.
 ///
-/// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of the model, q of `variant`
-///
-/// `progress` is called after each forward with the number of texts done.
+/// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of `base`, q of `variant`
 ///
 /// # Errors
 /// When a text is empty or longer than the context.
-pub fn divergence(
-    variant: &ModelVariant,
-    texts: &[Vec<u32>],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Divergence> {
-    divergence_from(&ModelVariant::base(variant.model), variant, texts, progress)
-}
-
-/// The divergence of `variant` from `base`, which may be another model of the same
-/// vocabulary, see [`divergence`].
-///
-/// # Errors
-/// When a text is empty or longer than the context.
-pub fn divergence_from(
-    base: &ModelVariant,
-    variant: &ModelVariant,
-    texts: &[Vec<u32>],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Divergence> {
-    let mut sum = Sum::default();
+pub fn divergence(base: &ModelVariant, variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
+    let mut kls = Vec::new();
     for range in ranges(texts) {
-        let done = range.end;
         let texts = &texts[range];
         let base = TextLogits::of(base, texts, None)?;
-        sum.add(&base, &TextLogits::of(variant, texts, None)?);
-        progress(done);
+        kls.extend(base.kls(&TextLogits::of(variant, texts, None)?));
     }
-    Ok(sum.mean())
+    Ok(mean(&kls))
 }
 
 /// The logits of a model at all tokens of some texts, from which the divergence of several
@@ -74,10 +47,8 @@ impl ReferenceLogits {
             Ok((range, logits))
         };
         let batches = ranges(&texts).into_iter().map(batch);
-        Ok(Self {
-            batches: batches.collect::<Result<_>>()?,
-            texts,
-        })
+        let batches = batches.collect::<Result<_>>()?;
+        Ok(Self { texts, batches })
     }
 
     /// The texts.
@@ -93,19 +64,19 @@ impl ReferenceLogits {
         &self,
         variant: &ModelVariant,
         cache: Option<&ActivationCache>,
-    ) -> Result<Divergence> {
-        let mut sum = Sum::default();
+    ) -> Result<f64> {
+        let mut kls = Vec::new();
         for (range, base) in &self.batches {
             let texts = &self.texts[range.clone()];
-            sum.add(base, &TextLogits::of(variant, texts, cache)?);
+            kls.extend(base.kls(&TextLogits::of(variant, texts, cache)?));
         }
-        Ok(sum.mean())
+        Ok(mean(&kls))
     }
 }
 
 /// Texts of one forward, cut alike for all variants.
 fn ranges(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
-    let batches = batches(texts, LOGITS_PER_FORWARD, |_, _| 0);
+    let batches = batches(texts, Most::Distinct(LOGITS_PER_FORWARD), |_, _| 0);
     batches.into_iter().map(|b| b.prompts).collect()
 }
 
@@ -128,29 +99,15 @@ impl TextLogits {
             paths: batch.paths,
         })
     }
-}
-
-#[derive(Default)]
-struct Sum {
-    sum: f64,
-    tokens: usize,
-}
-
-impl Sum {
-    /// Adds the texts of both; a token of a shared prefix counts for every text.
-    fn add(&mut self, base: &TextLogits, variant: &TextLogits) {
-        let tokens = |of: &TextLogits| of.paths.concat();
-        for (p, q) in tokens(base).into_iter().zip(tokens(variant)) {
-            self.sum += kl_divergence(base.logits.of(p), variant.logits.of(q));
-            self.tokens += 1;
-        }
-    }
-
-    fn mean(self) -> Divergence {
-        Divergence {
-            rows: self.tokens,
-            mean: self.sum / self.tokens.max(1) as f64,
-        }
+    /// The divergence of `variant` at every token of every text.
+    fn kls(&self, variant: &Self) -> Vec<f64> {
+        let tokens = self
+            .paths
+            .iter()
+            .flatten()
+            .zip(variant.paths.iter().flatten());
+        let kl = |(p, q): (&u32, &u32)| kl_divergence(self.logits.of(*p), variant.logits.of(*q));
+        tokens.map(kl).collect()
     }
 }
 

@@ -1,13 +1,11 @@
 //! A model as it is scored: the model, and what changes it.
 
-use crate::activation_cache::{ActivationCache, last_unchanged};
-use crate::batch::Batch;
-use crate::error::Result;
+use crate::activation_cache::{ActivationCache, last_unchanged, resume};
+use crate::batch::{Batch, Most, batches};
+use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use reptune_adapters::steering::intervention::token_mask;
-use reptune_adapters::{
-    Adapter, Error, ForwardOptions, HookedModel, Intervention, KeyValueCache, Resume,
-};
+use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention};
 
 /// A model under interventions and an adapter.
 #[derive(Clone, Copy)]
@@ -31,35 +29,36 @@ impl<'a> ModelVariant<'a> {
     }
 
     /// Packs texts that are prompts throughout: positions of generated tokens choose none
-    /// of their tokens.
-    ///
-    /// # Errors
-    /// When a text is empty or longer than the context.
+    /// of their tokens. Refuses texts that are empty or longer than the context.
     pub(crate) fn pack<P: AsRef<[u32]>>(&self, texts: &[P]) -> Result<Batch> {
         let context = self.model.spec().context;
-        for (i, text) in texts.iter().enumerate() {
-            let tokens = text.as_ref().len();
-            if tokens == 0 || tokens > context {
-                return Err(Error::value(
-                    format!("text {i}"),
-                    format!("1 to {context} tokens"),
-                    tokens.to_string(),
-                    "shorten it to the model's context, or leave it out",
-                )
-                .into());
-            }
-        }
         let length = |i: usize| texts[i].as_ref().len();
-        Ok(Batch::of(texts, |i, position| {
-            token_mask(self.interventions, position, length(i))
-        }))
+        if let Some(i) = (0..texts.len()).find(|i| !(1..=context).contains(&length(*i))) {
+            let (what, expected) = (format!("text {i}"), format!("1 to {context} tokens"));
+            let hint = "shorten it to the model's context, or leave it out";
+            return Err(Error::value(what, expected, length(i).to_string(), hint));
+        }
+        let mask = |i, position| token_mask(self.interventions, position, length(i));
+        let all = batches(texts, Most::Total(usize::MAX), mask).pop();
+        all.ok_or_else(|| Error::value("texts", "at least one", "none", "give a text"))
+    }
+
+    /// `known`, which holds the rows of `prompts`, moved to the last layer that the
+    /// interventions leave unchanged.
+    pub(crate) fn cache(
+        &self,
+        known: Option<ActivationCache>,
+        prompts: impl FnOnce() -> Vec<Vec<u32>>,
+    ) -> Result<Option<ActivationCache>> {
+        let (model, adapter) = (self.model, self.adapter);
+        match last_unchanged(model.spec(), self.interventions, None) {
+            Some(layer) => ActivationCache::moved(known, model, layer, adapter, prompts).map(Some),
+            None => Ok(known),
+        }
     }
 
     /// The logits of `tokens` of `batch`, which holds `texts`. The forward resumes at rows
-    /// of `cache` where it can.
-    ///
-    /// # Errors
-    /// When `cache` is of other weights, or the model fails.
+    /// of `cache` where it can; `cache` must be of the same weights.
     pub(crate) fn logits<P: AsRef<[u32]>>(
         &self,
         (batch, texts): (&Batch, &[P]),
@@ -72,24 +71,18 @@ impl<'a> ModelVariant<'a> {
             Some(cache) => self.start((batch, texts), cache)?,
             None => None,
         };
-        let start = start.as_ref();
         let options = ForwardOptions {
             interventions: self.interventions,
             logits: &tokens,
             adapter: self.adapter,
-            start: start.map(|(layer, rows): &(usize, Tensor)| Resume {
-                layer: *layer,
-                rows,
-            }),
+            start: start.as_ref().map(resume),
             ..ForwardOptions::default()
         };
-        let output = self
-            .model
-            .forward(&batch.tree, &mut KeyValueCache::none(), &options)?;
+        let output = batch.forward(self.model, &options)?;
         let Some(logits) = output.logits else {
             let expected = format!("those of {} tokens", tokens.len());
             let hint = "the model must return the logits that it is asked for";
-            return Err(Error::value("logits", expected, "none", hint).into());
+            return Err(Error::value("logits", expected, "none", hint));
         };
         let (_, vocab) = logits.dims2()?;
         let values = logits.detach().to_dtype(DType::F32)?.flatten_all()?;

@@ -165,13 +165,9 @@ fn when_time_is_up_the_best_of_the_highest_rung_is_kept() -> Result<()> {
 fn a_trial_that_is_not_finite_is_the_worst_and_other_errors_end_the_search() -> Result<()> {
     let recipe = recipe(SEARCH)?;
     let not_finite = |r: &Recipe| match r.tuning.learning_rate {
-        1e-3 => Err(Error::NotFinite {
-            path: "m".into(),
-            place: "step 1".into(),
-            expected: String::new(),
-            found: String::new(),
-            hint: String::new(),
-        }),
+        1e-3 => Err(Error::NotFinite(reptune_adapters::Error::content(
+            "m", "step 1", "", "", "",
+        ))),
         1e-2 => Ok(f64::NAN),
         _ => Ok(objective(r)),
     };

@@ -1,19 +1,38 @@
 //! What a model answers and predicts by itself, and what a dose changes in it.
 
-use super::SelectionInputs;
-use crate::activation_cache::{ActivationCache, last_unchanged};
-use crate::data::claim_question;
+use crate::activation_cache::ActivationCache;
+use crate::chat::Chat;
+use crate::data::{Claim, claim_question};
 use crate::error::{Error, Result};
+use crate::extract::{CapturedPairs, Extracted};
 use crate::grid::{GridCell, SteeringGrid};
-use crate::recipe::Selection;
+use crate::recipe::{Recipe, Selection};
 use crate::score::{Choice, ModelVariant, PackedChoices, ReferenceLogits};
 use reptune_adapters::{HookedModel, Positions, files};
 use serde::{Deserialize, Serialize};
 
+/// What a selection chooses from.
+#[derive(Clone, Copy)]
+pub struct SelectionInputs<'a> {
+    /// The model.
+    pub model: &'a dyn HookedModel,
+    /// Its tokenizer and template.
+    pub chat: &'a Chat,
+    /// What is asked, where directions are added (`steering.positions`), and what is tried
+    /// (`selection`).
+    pub recipe: &'a Recipe,
+    /// The directions of every place.
+    pub found: &'a [Extracted],
+    /// Rows of held-out claims at the same places.
+    pub held_out: &'a CapturedPairs,
+    /// The claims that are asked.
+    pub claims: &'a [Claim],
+}
+
 /// What is measured of a dose.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct DoseScores {
-    /// Mean shift of the log-odds, counted positive where it goes the way of the sign.
+    /// Mean shift of the log-odds, times the sign of the coeff.
     #[serde(with = "exact")]
     pub shift: f64,
     /// Mean KL on neutral text.
@@ -34,7 +53,7 @@ mod exact {
     }
 }
 
-/// Measures doses beside the unsteered model.
+/// Compares doses with the unsteered model.
 pub(super) struct Doses<'a> {
     model: &'a dyn HookedModel,
     choices: Vec<Choice>,
@@ -48,12 +67,7 @@ pub(super) struct Doses<'a> {
 impl<'a> Doses<'a> {
     /// Asks the unsteered model.
     pub fn new(inputs: SelectionInputs<'a>, settings: &Selection) -> Result<Self> {
-        let SelectionInputs {
-            model,
-            chat,
-            recipe,
-            ..
-        } = inputs;
+        let (model, chat, recipe) = (inputs.model, inputs.chat, inputs.recipe);
         let claims = inputs.claims.iter().take(settings.claims);
         let questions: Vec<_> = claims.map(|c| claim_question(recipe, c)).collect();
         let system = [recipe.prompt.system.clone()];
@@ -72,13 +86,10 @@ impl<'a> Doses<'a> {
         let texts: Vec<Vec<u32>> = texts.into_iter().filter(|t| !t.is_empty()).collect();
         let tokens: usize = texts.iter().map(Vec::len).sum();
         if choices.is_empty() || tokens == 0 {
-            return Err(Error::input(
-                &recipe.name,
-                "selection",
-                "validation claims and neutral text",
-                format!("{} claims and {tokens} tokens of text", choices.len()),
-                "give more data, or selection.texts",
-            ));
+            let expected = "validation claims and neutral text";
+            let found = format!("{} claims and {tokens} tokens of text", choices.len());
+            let (name, hint) = (&recipe.name, "give more data, or selection.texts");
+            return Err(Error::input(name, "selection", expected, found, hint));
         }
         let base = ModelVariant::base(model);
         Ok(Self {
@@ -111,28 +122,16 @@ impl<'a> Doses<'a> {
             interventions: &steering,
             ..ModelVariant::base(self.model)
         };
-        let (spec, choices) = (self.model.spec(), &self.choices);
-        let positions = grid.positions;
-        let mask = |position, prompt| u64::from(positions.chooses(position, prompt));
-        let packed = PackedChoices::new(spec, choices, mask)?;
-        // Where an intervention acts on the embeddings, nothing lies below it.
-        self.cache = match last_unchanged(spec, &steering, None) {
-            Some(layer) => {
-                let texts = self.neutral.texts();
-                let prompts = || [packed.prompts(), texts.to_vec()].concat();
-                let known = self.cache.take();
-                let cache = ActivationCache::moved(known, self.model, layer, None, prompts)?;
-                Some(cache)
-            }
-            None => None,
-        };
+        let packed = PackedChoices::new(self.model.spec(), &self.choices, grid.mask())?;
+        let prompts = || [packed.prompts(), self.neutral.texts().to_vec()].concat();
+        self.cache = variant.cache(self.cache.take(), prompts)?;
         let cache = self.cache.as_ref();
         let steered = packed.log_odds(&variant, cache, &mut |_| {})?;
         let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
         let sign = cell.coeff.signum();
         Ok(DoseScores {
             shift: sign * shifts.sum::<f64>() / self.odds.len() as f64,
-            kl: self.neutral.divergence(&variant, cache)?.mean,
+            kl: self.neutral.divergence(&variant, cache)?,
         })
     }
 }

@@ -1,11 +1,11 @@
 use super::*;
 use crate::chat::Message;
-use crate::data::Items;
-use crate::extract::find;
+use crate::data::{Claim, Items};
+use crate::extract::{CapturedPairs, find};
 use crate::recipe::Selection;
 use crate::score::{Choice, ModelVariant, log_odds};
 use crate::toy::{chat, recipe, tiny};
-use reptune_adapters::{Direction, Dose, Intervention, Operator};
+use reptune_adapters::{Direction, Dose, HookedModel, Intervention, Operator};
 
 fn candidate(place: usize, layer: usize, doses: &[(f64, f64, f64)]) -> SteeringCandidate {
     let dose = |fraction: f64, shift: f64, kl: f64| MeasuredDose {

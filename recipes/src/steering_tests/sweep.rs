@@ -2,9 +2,9 @@
 
 use super::{prompts, set};
 use crate::error::Result;
-use crate::grid::{MeasuredCell, SteeringGrid, SteeringWay};
-use crate::score::Choice;
-use crate::sweep::{ChoiceScores, SweepInputs, sweep};
+use crate::grid::{MeasuredCell, SteeringGrid, SteeringKind};
+use crate::score::{Choice, ModelVariant};
+use crate::sweep::{ChoiceScores, sweep};
 use crate::toy::tiny;
 use reptune_adapters::{
     Dose, ForwardOptions, HookedModel, Intervention, KeyValueCache, Operator, Positions, PrefixTree,
@@ -26,12 +26,7 @@ fn run(
     file: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<MeasuredCell<ChoiceScores>>> {
-    let inputs = SweepInputs {
-        model: &tiny(),
-        adapter: None,
-        choices,
-    };
-    sweep(inputs, grid, file, progress)
+    sweep(&ModelVariant::base(&tiny()), choices, grid, file, progress)
 }
 
 #[test]
@@ -45,7 +40,11 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
         directions: &[&set],
         layers: &layers,
         doses: &[Dose::Total(4.), Dose::Fraction(0.5)],
-        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        kinds: &[
+            SteeringKind::Plus,
+            SteeringKind::Minus,
+            SteeringKind::Ablate,
+        ],
         positions: &Positions::All,
     };
     let mut calls = Vec::new();
@@ -69,8 +68,8 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
         (-3.5, Some(-0.5))
     );
     assert_eq!(
-        (both[4].cell.way, both[4].cell.coeff),
-        (Some(SteeringWay::Ablate), 0.)
+        (both[4].cell.kind, both[4].cell.coeff),
+        (Some(SteeringKind::Ablate), 0.)
     );
     // The score is that of a forward of the prompt alone.
     for (question, odds) in choices().iter().zip(&cells[1].scores.log_odds) {

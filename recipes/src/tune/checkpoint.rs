@@ -1,31 +1,32 @@
-//! A run as it stands after some steps, on disk: enough to go on bit for bit.
+//! A run as it stands after some steps, on disk: enough to go on bit for bit; and when it ends
+//! before its last epoch.
 //!
-//! One safetensors file beside `metrics.jsonl`: `now.{module}.{factor}`, the moments
-//! of AdamW as `first.` and `second.`, the best update so far as `best.`; and as
+//! One safetensors file in the directory of `metrics.jsonl`: `now.{module}.{factor}`, the
+//! moments of AdamW as `first.` and `second.`, the best update so far as `best.`; and as
 //! metadata the step, the state of the early stop, the length of the metrics and
 //! what the run is made of. The order of the batches follows from the seed.
 
-use super::early_stop::Watch;
 use super::metrics::Mark;
 use crate::error::{Error, Result};
+use crate::recipe::EarlyStop;
+use candle_core::Tensor;
 use reptune_adapters::formats::tables::{self, CONTENT_HASH, Metadata, Tables};
 use reptune_adapters::lora::adamw::{AdamW, Moments};
 use reptune_adapters::lora::delta_file;
 use reptune_adapters::{Adapter, ModelSpec};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{collections::VecDeque, path::Path};
 
 const FORMAT: &str = "reptune.checkpoint.1";
 
-/// State of a run between two steps.
+/// A run between two steps.
 pub(super) struct Checkpoint {
     pub update: Adapter,
     pub moments: Vec<Moments>,
-    pub watch: Watch,
     pub state: State,
 }
 
-/// Its numbers.
+/// What of it is no tensor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct State {
     /// Hash of what the run is made of.
@@ -33,35 +34,14 @@ pub(super) struct State {
     /// Steps done.
     pub steps: usize,
     pub metrics: Mark,
-    waited: usize,
-    // Bits, because JSON readers differ in the last one of a number.
-    lowest: Option<u64>,
-    recent: Vec<u64>,
-}
-
-impl State {
-    pub(super) fn new(run: String, steps: usize, metrics: Mark, watch: &Watch) -> Self {
-        Self {
-            run,
-            steps,
-            metrics,
-            waited: watch.waited,
-            lowest: watch.lowest.map(f64::to_bits),
-            recent: watch.recent.iter().map(|x| x.to_bits()).collect(),
-        }
-    }
+    #[serde(flatten)]
+    pub watch: Watch,
 }
 
 /// Writes a checkpoint, whole or not at all.
-pub(super) fn write(
-    path: &Path,
-    state: &State,
-    update: &Adapter,
-    optimizer: &AdamW,
-    best: Option<&Adapter>,
-) -> Result<()> {
+pub(super) fn write(path: &Path, state: &State, update: &Adapter, optimizer: &AdamW) -> Result<()> {
     let moments: Vec<&Moments> = optimizer.moments().collect();
-    let like = |part: &dyn Fn(&Moments) -> &candle_core::Tensor| {
+    let like = |part: fn(&Moments) -> &Tensor| {
         let mut like = update.clone();
         let factors = like.modules.values_mut().flat_map(|l| l.factors_mut());
         for ((_, factor), m) in factors.zip(&moments) {
@@ -69,32 +49,27 @@ pub(super) fn write(
         }
         like
     };
-    let (first, second) = (like(&|m| &m.first), like(&|m| &m.second));
+    let (first, second) = (like(|m| &m.first), like(|m| &m.second));
+    let parts = [("now", update), ("first", &first), ("second", &second)];
+    let best = state.watch.best.as_ref().map(|best| ("best", best));
     let mut tables = Tables::new();
     let mut metadata = Metadata::new();
-    let parts = [
-        ("now", Some(update)),
-        ("first", Some(&first)),
-        ("second", Some(&second)),
-        ("best", best),
-    ];
-    for (part, update) in parts {
-        let Some(update) = update else { continue };
+    for (part, update) in parts.into_iter().chain(best) {
         let (of_part, scales) = delta_file::tables(update)?;
         tables.extend(of_part.into_iter().map(|(n, t)| (format!("{part}.{n}"), t)));
         metadata.extend(scales);
     }
-    if let Some((name, _)) = tables
-        .iter()
-        .find(|(_, t)| t.data.iter().any(|x| !x.is_finite()))
-    {
-        return Err(Error::NotFinite {
-            path: path.to_owned(),
-            place: format!("step {}, tensor `{name}`", state.steps),
-            expected: "finite numbers".into(),
-            found: "others".into(),
-            hint: "lower the learning rate; the checkpoint before is kept".into(),
-        });
+    let mut all = tables.iter();
+    if let Some((name, _)) = all.find(|(_, t)| t.data.iter().any(|x| !x.is_finite())) {
+        let place = format!("step {}, tensor `{name}`", state.steps);
+        let hint = "lower the learning rate; the checkpoint before is kept";
+        return Err(Error::NotFinite(reptune_adapters::Error::content(
+            path,
+            place,
+            "finite numbers",
+            "others",
+            hint,
+        )));
     }
     metadata.insert("format".into(), FORMAT.into());
     let text = serde_json::to_string(state).unwrap_or_default();
@@ -116,10 +91,8 @@ fn parse(metadata: &Metadata) -> Option<State> {
 }
 
 impl Checkpoint {
-    /// Reads the checkpoint of the run with hash `run`.
-    ///
-    /// # Errors
-    /// When it is of another run or format, was changed, or does not fit the model.
+    /// Reads the checkpoint of the run with hash `run`. Refuses one of another run, format or
+    /// model, and one that was changed.
     pub(super) fn read(path: &Path, run: &str, model: &ModelSpec) -> Result<Self> {
         let (tables, metadata) = tables::read_tables(path)?;
         let refuse = |place: &str, expected: &str, found: &str, hint: &str| {
@@ -134,13 +107,9 @@ impl Checkpoint {
                 return refuse(key, expected, found, hint);
             }
         }
-        let Some(state) = parse(&metadata) else {
-            return refuse(
-                "state",
-                "the state of a run",
-                "nothing",
-                "tune from the start",
-            );
+        let Some(mut state) = parse(&metadata) else {
+            let (expected, hint) = ("the state of a run", "tune from the start");
+            return refuse("state", expected, "nothing", hint);
         };
         if state.run != run {
             let hint = "recipe, data, directions or model are others; tune from the start";
@@ -155,27 +124,73 @@ impl Checkpoint {
             update.check_model(path, model)?;
             Ok(update)
         };
-        let factors = |update: Adapter| {
-            let all = update.modules.into_values();
-            all.flat_map(|l| {
-                let factors = l.factors().into_iter().map(|(_, t)| t.clone());
-                factors.collect::<Vec<_>>()
-            })
+        let factors = |update: &Adapter| -> Vec<Tensor> {
+            let all = update.modules.values().flat_map(|l| l.factors());
+            all.map(|(_, t)| t.clone()).collect()
         };
-        let moments = factors(part("first")?)
-            .zip(factors(part("second")?))
-            .map(|(first, second)| Moments { first, second });
-        let watch = Watch {
-            recent: state.recent.iter().map(|x| f64::from_bits(*x)).collect(),
-            lowest: state.lowest.map(f64::from_bits),
-            waited: state.waited,
-            best: state.lowest.map(|_| part("best")).transpose()?,
-        };
+        let (first, second) = (factors(&part("first")?), factors(&part("second")?));
+        let moments = first.into_iter().zip(second);
+        state.watch.best = state.watch.lowest.map(|_| part("best")).transpose()?;
         Ok(Self {
             update: part("now")?,
-            moments: moments.collect(),
-            watch,
+            moments: moments
+                .map(|(first, second)| Moments { first, second })
+                .collect(),
             state,
         })
     }
 }
+
+/// What to do after a validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    Stop,
+}
+
+/// Watches the mean of the last `window` validation losses, and keeps the update with which
+/// it was lowest. Losses are bits, because JSON readers differ in the last one of a number.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Watch {
+    /// Validations since the lowest mean.
+    pub waited: usize,
+    pub lowest: Option<u64>,
+    /// Losses of the last validations, the oldest first.
+    pub recent: VecDeque<u64>,
+    /// The update with the lowest mean.
+    #[serde(skip)]
+    pub best: Option<Adapter>,
+}
+
+impl Watch {
+    /// Takes the validation loss after `steps` steps.
+    pub(super) fn see(
+        &mut self,
+        settings: &EarlyStop,
+        steps: usize,
+        loss: f64,
+        update: &Adapter,
+    ) -> Result<Verdict> {
+        self.recent.push_back(loss.to_bits());
+        if self.recent.len() < settings.window {
+            return Ok(Verdict::GoOn);
+        }
+        let losses = self.recent.iter().map(|bits| f64::from_bits(*bits));
+        let mean = losses.sum::<f64>() / settings.window as f64;
+        self.recent.drain(..self.recent.len() + 1 - settings.window);
+        if (self.lowest).is_some_and(|lowest| mean >= f64::from_bits(lowest)) {
+            self.waited += 1;
+            if self.waited >= settings.patience && steps >= settings.min_steps {
+                return Ok(Verdict::Stop);
+            }
+        } else {
+            self.lowest = Some(mean.to_bits());
+            self.waited = 0;
+            self.best = Some(update.snapshot()?);
+        }
+        Ok(Verdict::GoOn)
+    }
+}
+
+#[cfg(test)]
+mod tests;

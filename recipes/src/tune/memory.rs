@@ -1,7 +1,6 @@
 //! The memory that tuning takes, counted from sizes alone, and how it is kept within a budget.
 
-use super::order::batches;
-use super::prompt::TuningPrompt;
+use super::prompts::{TuningPrompt, batches};
 use crate::activation_cache::CacheStorage;
 use crate::recipe::{Tuning, UpdateKind};
 use reptune_adapters::model::ModuleKind;
@@ -29,7 +28,7 @@ pub struct TuningSize<'a> {
     pub seed: u64,
 }
 
-/// Bytes that tuning takes beside the weights, by part.
+/// Bytes that tuning takes in addition to the weights, by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TuningMemory {
     /// Rows of the activation cache; 0 where it is on disk.
@@ -53,7 +52,7 @@ impl TuningMemory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemorySettings {
     /// Where the activation cache is.
-    pub trunk: CacheStorage,
+    pub cache: CacheStorage,
     /// What blocks keep for the backward.
     pub activations: GradientCheckpointing,
 }
@@ -97,7 +96,7 @@ impl TuningSize<'_> {
         let needed = self.memory(settings);
         let mut left = budget.saturating_sub(needed.optimizer);
         match needed.cache > left / 2 {
-            true => settings.trunk = CacheStorage::Disk,
+            true => settings.cache = CacheStorage::Disk,
             false => left -= needed.cache,
         }
         if needed.activations + needed.backward > left {
@@ -112,13 +111,13 @@ impl TuningSize<'_> {
         let largest = self.largest();
         let distinct = || self.distinct().rows * self.spec.hidden as u64 * F32;
         TuningMemory {
-            cache: match settings.trunk {
+            cache: match settings.cache {
                 CacheStorage::Memory => cache_layer.map_or(0, |_| distinct()),
                 CacheStorage::Disk => 0,
             },
             activations: self.activations(&largest, cache_layer, settings.activations),
             backward: self.widest(&largest),
-            // value, gradient, two moments, and what a step computes on the way
+            // value, gradient, two moments, and what a step computes in between
             optimizer: self.trained() * 6 * F32,
         }
     }
@@ -127,13 +126,8 @@ impl TuningSize<'_> {
     pub fn cache_layer(&self) -> Option<usize> {
         let trained = self.tuning.layers.iter().copied().min();
         let below = trained.unwrap_or(self.spec.layers).checked_sub(1);
-        let read = self
-            .tuning
-            .all_representation_layers()
-            .iter()
-            .copied()
-            .min();
-        let read = read.filter(|_| self.reads_rows);
+        let read = self.tuning.all_representation_layers().iter().min();
+        let read = read.copied().filter(|_| self.reads_rows);
         below.map(|below| read.map_or(below, |read| read.min(below)))
     }
 
@@ -152,14 +146,10 @@ impl TuningSize<'_> {
     /// Counts of every forward of every step.
     pub(crate) fn forwards(&self) -> impl Iterator<Item = Counts> + '_ {
         let t = self.tuning;
-        let together = match t.micro_batch {
-            0 => t.batch.max(1),
-            some => some,
-        };
         let steps = batches(self.seed, self.train.len(), t.batch, self.steps());
         steps.into_iter().flat_map(move |batch| {
             let prompts: Vec<&TuningPrompt> = batch.iter().map(|i| &self.train[*i]).collect();
-            let counts = prompts.chunks(together).map(Counts::of);
+            let counts = prompts.chunks(t.per_forward()).map(Counts::of);
             counts.collect::<Vec<_>>()
         })
     }
@@ -180,16 +170,13 @@ impl TuningSize<'_> {
         let t = self.tuning;
         let module = |layer: usize, p: ModuleKind| {
             let (o, i) = p.shape(self.spec);
-            let kind = t.group_of(layer, p).and_then(|g| t.groups[g].update);
-            match kind.unwrap_or(t.update) {
+            match t.module(layer, p).update {
                 UpdateKind::Full => (o * i) as u64,
                 UpdateKind::Lora => (t.rank * (o + i)) as u64,
             }
         };
-        let layers = t.layers.iter();
-        layers
-            .flat_map(|l| t.target_modules.iter().map(move |p| module(*l, *p)))
-            .sum()
+        let of_layer = |l: &usize| t.target_modules.iter().map(|p| module(*l, *p)).sum::<u64>();
+        t.layers.iter().map(of_layer).sum()
     }
 
     /// Bytes that a backward over `counts` reads.
@@ -201,10 +188,7 @@ impl TuningSize<'_> {
     ) -> u64 {
         let s = self.spec;
         let (h, i) = (s.hidden as u64, s.intermediate as u64);
-        let (q, kv) = (
-            (s.heads * s.head_dim) as u64,
-            (s.kv_heads * s.head_dim) as u64,
-        );
+        let [q, kv] = [s.heads, s.kv_heads].map(|heads| (heads * s.head_dim) as u64);
         let last = s.layers - 1;
         let first = cache_layer.map_or(0, |l| l + 1);
         let halves = match keep {

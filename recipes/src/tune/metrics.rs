@@ -1,7 +1,7 @@
 //! What is written down about each step.
 
 use crate::error::{Error, Result};
-use reptune_adapters::files;
+use reptune_adapters::{Error as Refused, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -68,44 +68,39 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|e| io(path, e))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-        })
+        let file = File::create(path).map_err(|e| Refused::write(path, e))?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
     }
 
-    /// Takes a file up again where it was `mark`ed; lines after that are cut off.
+    /// Opens a file again whose lines after `mark` are removed.
     pub(super) fn reopen(path: &Path, mark: &Mark) -> Result<Self> {
         let mut bytes = files::read(path)?;
         bytes.truncate(mark.length);
         let found = Mark::of(&bytes);
         if found != *mark {
-            return Err(Error::input(
-                path,
-                format!("first {} bytes", mark.length),
-                format!("those the checkpoint was made with ({})", mark.hash),
-                format!("{} bytes ({})", found.length, found.hash),
-                "the file was changed; tune from the start",
-            ));
+            let place = format!("first {} bytes", mark.length);
+            let expected = format!("those the checkpoint was made with ({})", mark.hash);
+            let found = format!("{} bytes ({})", found.length, found.hash);
+            let hint = "the file was changed; tune from the start";
+            return Err(Error::input(path, place, expected, found, hint));
         }
-        let file = OpenOptions::new().append(true).open(path);
-        let file = file.map_err(|e| io(path, e))?;
-        file.set_len(mark.length as u64).map_err(|e| io(path, e))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-        })
+        let io = |e| Refused::write(path, e);
+        let file = OpenOptions::new().append(true).open(path).map_err(io)?;
+        file.set_len(mark.length as u64).map_err(io)?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
     }
 
     pub(super) fn write(&mut self, line: &Metrics) -> Result<()> {
         let json = serde_json::to_string(line).unwrap_or_default();
-        writeln!(self.file, "{json}").map_err(|e| io(&self.path, e))
+        Ok(writeln!(self.file, "{json}").map_err(|e| Refused::write(&self.path, e))?)
     }
 
     /// What is in the file, which is on the disk then.
     pub(super) fn mark(&self) -> Result<Mark> {
-        self.file.sync_all().map_err(|e| io(&self.path, e))?;
+        let synced = self.file.sync_all();
+        synced.map_err(|e| Refused::write(&self.path, e))?;
         Ok(Mark::of(&files::read(&self.path)?))
     }
 }
@@ -124,8 +119,4 @@ impl Mark {
             hash: files::sha256([bytes]),
         }
     }
-}
-
-fn io(path: &Path, e: std::io::Error) -> Error {
-    Error::Adapters(reptune_adapters::Error::write(path, e))
 }

@@ -5,24 +5,20 @@
 //! instead of full weights with two. Full deltas, and parameter groups with learning rates
 //! and weights of their own, are the paper's own setting.
 
-mod cached_activations;
 mod checkpoint;
-mod early_stop;
-mod gradients;
 mod losses;
 pub mod memory;
 mod metrics;
 pub mod objective;
-mod order;
-mod prompt;
+mod prompts;
 mod run;
-mod share;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::Metrics;
 pub use objective::{Objective, Term};
-pub use prompt::TuningPrompt;
+pub use prompts::TuningPrompt;
+pub(crate) use prompts::batches;
 
 use crate::activation_cache::SharedActivations;
 use crate::chat::Chat;
@@ -31,22 +27,15 @@ use crate::error::Result;
 use crate::recipe::{Mode, Recipe, Tuning, UpdateKind};
 use candle_core::Tensor;
 use memory::{MemorySettings, TuningSize};
-pub(crate) use order::batches;
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, LoraInit, TargetModule, files};
-use run::Run;
-use share::Share;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Validation prompts of one forward.
 pub(crate) const VALIDATION: usize = 32;
 
-/// Called after every step.
-type Progress<'p> = &'p mut dyn FnMut(&Metrics);
-
 /// What one tuning needs.
 pub struct Tuner<'a> {
-    host: &'a dyn HookedModel,
+    model: &'a dyn HookedModel,
     settings: &'a Tuning,
     mode: Mode,
     objective: Objective,
@@ -55,7 +44,7 @@ pub struct Tuner<'a> {
     validation: Vec<TuningPrompt>,
     seed: u64,
     shared: Arc<SharedActivations>,
-    within: MemorySettings,
+    memory: MemorySettings,
 }
 
 impl<'a> Tuner<'a> {
@@ -64,7 +53,7 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When a layer or a direction is missing, or a prompt is too short for a position.
     pub fn new(
-        host: &'a dyn HookedModel,
+        model: &'a dyn HookedModel,
         chat: &Chat,
         recipe: &'a Recipe,
         mode: Mode,
@@ -77,7 +66,8 @@ impl<'a> Tuner<'a> {
             claims.iter().map(prompt).collect()
         };
         let data = [prompts(train)?, prompts(validation)?];
-        Self::of(host, &recipe.tuning, mode, directions, data, recipe.seed)
+        let (settings, seed) = (&recipe.tuning, recipe.seed);
+        Self::of(model, settings, mode, directions, data, seed)
     }
 
     /// Prepares a tuning of `mode` on prompts that are tokens already: those that are
@@ -86,26 +76,26 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When a layer or a direction is missing.
     pub fn of(
-        host: &'a dyn HookedModel,
+        model: &'a dyn HookedModel,
         settings: &'a Tuning,
         mode: Mode,
         directions: &DirectionSet,
         [train, validation]: [Vec<TuningPrompt>; 2],
         seed: u64,
     ) -> Result<Self> {
-        host.spec().check_layers(&settings.layers)?;
-        host.spec().check_layers(&settings.representation_layers)?;
+        model.spec().check_layers(&settings.layers)?;
+        model.spec().check_layers(&settings.representation_layers)?;
         let directions = settings
             .all_representation_layers()
             .iter()
             .map(|&l| {
                 let unit = directions.layer(l)?.unit.as_slice();
-                Ok((l, Tensor::new(unit, host.device())?))
+                Ok((l, Tensor::new(unit, model.device())?))
             })
             .collect::<Result<_>>()?;
         let objective = Objective::of(mode);
         let size = TuningSize {
-            spec: host.spec(),
+            spec: model.spec(),
             tuning: settings,
             reads_rows: objective.reads_rows(),
             train: &train,
@@ -113,9 +103,9 @@ impl<'a> Tuner<'a> {
             seed,
         };
         Ok(Self {
-            within: size.within_budget(),
+            memory: size.within_budget(),
             objective,
-            host,
+            model,
             settings,
             mode,
             directions,
@@ -143,92 +133,39 @@ impl<'a> Tuner<'a> {
         batches(self.seed, prompts, batch, self.steps())
     }
 
-    /// The learning rate of every step, of modules that are in no group.
-    pub fn rates(&self) -> Vec<f64> {
-        let (t, total) = (self.settings, self.steps());
-        let rate = |step| t.schedule.rate(t.learning_rate, step, total, t.warmup);
-        (0..total).map(rate).collect()
-    }
-
     /// Initial LoRA factors, and full deltas of zero, for the recipe's target modules.
     ///
     /// # Errors
     /// When rank or alpha do not fit.
     pub fn fresh(&self) -> Result<Adapter> {
-        let (t, spec) = (self.settings, self.host.spec());
-        let mut update = Adapter::init(
-            spec,
-            &LoraInit {
-                layers: &t.layers,
-                kinds: &t.target_modules,
-                rank: t.rank,
-                alpha: t.alpha,
-                seed: self.seed,
-            },
-        )?;
-        let modules = update.modules.keys().copied();
-        let full: Vec<TargetModule> = modules
-            .filter(|module| Share::of(t, module).update == UpdateKind::Full)
-            .collect();
+        let (t, spec) = (self.settings, self.model.spec());
+        let init = LoraInit {
+            layers: &t.layers,
+            kinds: &t.target_modules,
+            rank: t.rank,
+            alpha: t.alpha,
+            seed: self.seed,
+        };
+        let mut update = Adapter::init(spec, &init)?;
+        let full = |m: &TargetModule| t.module(m.layer, m.kind).update == UpdateKind::Full;
+        let full: Vec<_> = update.modules.keys().copied().filter(full).collect();
         update.make_direct(spec, &full)?;
         Ok(update)
     }
 
-    /// Trains `update` and returns it; every step's [`Metrics`] go to `metrics` as
-    /// a line of JSON and to `progress`. Where the recipe asks for checkpoints they
-    /// are written to [`Tuner::checkpoint`], and the last is removed at the end.
-    ///
-    /// # Errors
-    /// When a loss or gradient is not finite (step and claims are named; the last
-    /// checkpoint stays), or a file cannot be written.
-    pub fn tune(
-        &self,
-        update: Adapter,
-        metrics: &Path,
-        progress: &mut dyn FnMut(&Metrics),
-    ) -> Result<Adapter> {
-        Run::start(self, update, metrics)?.finish(progress)
-    }
-
-    /// Goes on from the checkpoint beside `metrics` as if the run had never been cut
-    /// off: the result and the metrics are those of [`Tuner::tune`] bit for bit.
-    /// `progress` hears of the steps that are left.
-    ///
-    /// # Errors
-    /// When there is no checkpoint, it is of another run or was changed, the
-    /// metrics are not those it was made with; and as [`Tuner::tune`].
-    pub fn resume(&self, metrics: &Path, progress: &mut dyn FnMut(&Metrics)) -> Result<Adapter> {
-        Run::resume(self, metrics)?.finish(progress)
-    }
-
-    /// Whether a checkpoint of this very run (model, recipe, data, directions, mode)
-    /// is beside `metrics`.
-    pub fn can_resume(&self, metrics: &Path) -> bool {
-        checkpoint::is_of(&Self::checkpoint(metrics), &self.hash())
-    }
-
     /// How well `update` does on the validation claims: the sum of the terms without their
     /// weights and without `m`, so that runs with other weights compare. Lower is better.
-    ///
-    /// # Errors
-    /// When a forward fails.
     pub fn score(&self, update: &Adapter) -> Result<f64> {
         let losses = self.validate(update)?;
         let terms = self.objective.terms().iter().zip(losses);
-        Ok(terms
-            .map(|(term, loss)| term.without_factor(loss, self.settings.m))
-            .sum())
-    }
-
-    /// Where the checkpoint of the run with these `metrics` is.
-    pub fn checkpoint(metrics: &Path) -> PathBuf {
-        metrics.with_file_name("checkpoint.safetensors")
+        let plain = terms.map(|(term, loss)| term.without_factor(loss, self.settings.m));
+        Ok(plain.sum())
     }
 
     /// SHA-256 of what the run is made of, but for the update it starts with.
     fn hash(&self) -> String {
         let mut parts: Vec<Vec<u8>> = vec![
-            self.host.spec().fingerprint.clone().into_bytes(),
+            self.model.spec().fingerprint.clone().into_bytes(),
             serde_json::to_vec(self.settings).unwrap_or_default(),
             format!("{} {}", self.mode, self.seed).into_bytes(),
         ];
@@ -258,12 +195,5 @@ impl<'a> Tuner<'a> {
             }
         }
         Ok(means)
-    }
-
-    /// Losses with the names of their terms, for messages.
-    fn named(&self, losses: &[f64]) -> String {
-        let terms = self.objective.terms().iter().zip(losses);
-        let named = terms.map(|(term, loss)| format!("{} loss {loss}", term.name()));
-        named.collect::<Vec<_>>().join(", ")
     }
 }

@@ -4,10 +4,10 @@
 //! To add a term: add a variant to [`Term`] with its arms in `impl Term`, and name it in
 //! [`Objective::of`]. Metrics, validation, gradients and parameter groups follow.
 
-use super::share::Share;
 use crate::error::Result;
-use crate::recipe::Mode;
-use candle_core::Tensor;
+use crate::recipe::{Mode, ModuleSettings, Tuning};
+use candle_core::{Device, Tensor};
+use reptune_adapters::Adapter;
 use reptune_adapters::lora::loss::{
     Label, LabelRow, Representation, representation_loss, token_loss,
 };
@@ -42,16 +42,11 @@ impl Term {
         }
     }
 
-    /// Whether it reads residual rows.
-    pub(super) fn reads_rows(self) -> bool {
-        matches!(self, Self::Representation(_))
-    }
-
     /// Its weight for a trained module.
-    fn weight(self, share: &Share) -> f64 {
+    fn weight(self, module: &ModuleSettings) -> f64 {
         match self {
-            Self::Representation(_) => share.representation_weight,
-            Self::Token(_) => share.token_weight,
+            Self::Representation(_) => module.representation_weight,
+            Self::Token(_) => module.token_weight,
         }
     }
 
@@ -60,13 +55,9 @@ impl Term {
         match self {
             Self::Token(label) => Ok(token_loss(&of.logits, &of.labels, label)?),
             Self::Representation(kind) => {
-                let mut sum: Option<Tensor> = None;
+                let mut sum = None;
                 for (direction, h) in &of.rows {
-                    let loss = representation_loss(h, direction, kind, of.m)?;
-                    sum = Some(match sum {
-                        Some(sum) => (sum + loss)?,
-                        None => loss,
-                    });
+                    sum = plus(sum, representation_loss(h, direction, kind, of.m)?)?;
                 }
                 let sum = sum.map_or_else(|| Tensor::new(0f32, of.logits.device()), Ok)?;
                 Ok((sum / of.rows.len() as f64)?)
@@ -90,23 +81,9 @@ pub struct Objective(Vec<Term>);
 impl Objective {
     /// The terms of `mode`.
     pub fn of(mode: Mode) -> Self {
-        use Representation::{In, InNegative, Out};
-        let (representation, label) = match mode {
-            Mode::Truth => (None, Label::Right),
-            Mode::Lie => (None, Label::Wrong),
-            Mode::InPlus => (Some(In), Label::Soft),
-            Mode::InMinus => (Some(InNegative), Label::Soft),
-            Mode::InPlusTruth => (Some(In), Label::Right),
-            Mode::InMinusLie => (Some(InNegative), Label::Wrong),
-            Mode::Out => (Some(Out), Label::Right),
-        };
-        let representation = representation.map(Term::Representation);
-        Self(
-            representation
-                .into_iter()
-                .chain([Term::Token(label)])
-                .collect(),
-        )
+        let (representation, label) = mode.losses();
+        let representation = representation.map(Term::Representation).into_iter();
+        Self(representation.chain([Term::Token(label)]).collect())
     }
 
     /// The terms, in the order in which they are summed.
@@ -116,39 +93,71 @@ impl Objective {
 
     /// Whether a term reads residual rows.
     pub fn reads_rows(&self) -> bool {
-        self.0.iter().any(|term| term.reads_rows())
+        let reads = |term: &Term| matches!(term, Term::Representation(_));
+        self.0.iter().any(reads)
     }
 
     /// Weights of the terms for a trained module; a term that is alone has weight 1.
-    pub(super) fn weights(&self, share: &Share) -> Vec<f64> {
+    pub(super) fn weights(&self, module: &ModuleSettings) -> Vec<f64> {
         match self.0.as_slice() {
             [_] => vec![1.],
-            terms => terms.iter().map(|term| term.weight(share)).collect(),
+            terms => terms.iter().map(|term| term.weight(module)).collect(),
         }
     }
 }
 
 impl Mode {
-    /// The representation loss, if the mode has one.
-    pub fn representation(self) -> Option<Representation> {
-        Objective::of(self)
-            .0
-            .into_iter()
-            .find_map(|term| match term {
-                Term::Representation(kind) => Some(kind),
-                Term::Token(_) => None,
-            })
+    /// The representation loss, if the mode has one, and the label of its token loss.
+    pub fn losses(self) -> (Option<Representation>, Label) {
+        use Representation::{In, InNegative, Out};
+        match self {
+            Self::Truth => (None, Label::Right),
+            Self::Lie => (None, Label::Wrong),
+            Self::InPlus => (Some(In), Label::Soft),
+            Self::InMinus => (Some(InNegative), Label::Soft),
+            Self::InPlusTruth => (Some(In), Label::Right),
+            Self::InMinusLie => (Some(InNegative), Label::Wrong),
+            Self::Out => (Some(Out), Label::Right),
+        }
+    }
+}
+
+/// Settings of each variable of `update`, in the order of [`Adapter::trainable`].
+pub(super) fn module_settings(tuning: &Tuning, update: &Adapter) -> Vec<ModuleSettings> {
+    let modules = update.modules.iter().flat_map(|(module, delta)| {
+        let settings = tuning.module(module.layer, module.kind);
+        delta.factors().into_iter().map(move |_| settings)
+    });
+    modules.collect()
+}
+
+/// One loss for each term of the objective, in its order; none weighted.
+pub(super) struct Losses(pub Vec<Tensor>);
+
+impl Losses {
+    /// `sum_t weights[t] * loss[t]`; a term that is alone as it is.
+    pub(super) fn total(&self, weights: &[f64]) -> Result<Tensor> {
+        if let [only] = self.0.as_slice() {
+            return Ok(only.clone());
+        }
+        let mut sum = None;
+        for (loss, weight) in self.0.iter().zip(weights) {
+            sum = plus(sum, (loss * *weight)?)?;
+        }
+        Ok(sum.map_or_else(|| Tensor::new(0f32, &Device::Cpu), Ok)?)
     }
 
-    /// The label of the token loss.
-    pub fn label(self) -> Label {
-        let label = Objective::of(self)
-            .0
-            .into_iter()
-            .find_map(|term| match term {
-                Term::Token(label) => Some(label),
-                Term::Representation(_) => None,
-            });
-        label.unwrap_or(Label::Soft)
+    /// The losses as numbers.
+    pub(super) fn numbers(&self) -> Result<Vec<f64>> {
+        let number = |loss: &Tensor| Ok(f64::from(loss.to_scalar::<f32>()?));
+        self.0.iter().map(number).collect()
     }
+}
+
+/// A sum of tensors and one more.
+pub(super) fn plus(sum: Option<Tensor>, more: Tensor) -> Result<Option<Tensor>> {
+    Ok(Some(match sum {
+        Some(sum) => (sum + more)?,
+        None => more,
+    }))
 }

@@ -1,25 +1,73 @@
 //! A run: step after step, from the start or from a checkpoint.
 
-use super::checkpoint::{self, Checkpoint, State};
-use super::early_stop::{Verdict, Watch};
-use super::gradients::Gradients;
+use super::Tuner;
+use super::checkpoint::{self, Checkpoint, State, Verdict, Watch};
+use super::losses::Gradients;
 use super::metrics::{Log, Metrics};
-use super::order::Order;
-use super::prompt::TuningPrompt;
-use super::share::Share;
-use super::{Progress, Tuner};
+use super::objective::module_settings;
+use super::prompts::{Order, TuningPrompt};
 use crate::error::{Error, Result};
+use crate::recipe::ModuleSettings;
 use candle_core::Var;
 use reptune_adapters::Adapter;
 use reptune_adapters::lora::adamw::{AdamW, Constants};
 use std::path::{Path, PathBuf};
 
+impl Tuner<'_> {
+    /// Trains `update` and returns it; every step's [`Metrics`] go to `metrics` as
+    /// a line of JSON and to `progress`. Where the recipe asks for checkpoints they
+    /// are written to [`Tuner::checkpoint`], and the last is removed at the end.
+    ///
+    /// # Errors
+    /// When a loss or gradient is not finite (step and claims are named; the last
+    /// checkpoint stays), or a file cannot be written.
+    pub fn tune(
+        &self,
+        update: Adapter,
+        metrics: &Path,
+        progress: &mut dyn FnMut(&Metrics),
+    ) -> Result<Adapter> {
+        let log = Log::create(metrics)?;
+        remove(&Self::checkpoint(metrics))?; // its metrics are gone
+        Run::new(self, update, log)?.finish(progress)
+    }
+
+    /// Goes on from the checkpoint in the directory of `metrics` as if the run had never been cut
+    /// off: the result and the metrics are those of [`Tuner::tune`] bit for bit.
+    /// `progress` is called with the steps that are left.
+    ///
+    /// # Errors
+    /// When there is no checkpoint, it is of another run or was changed, the
+    /// metrics are not those it was made with; and as [`Tuner::tune`].
+    pub fn resume(&self, metrics: &Path, progress: &mut dyn FnMut(&Metrics)) -> Result<Adapter> {
+        let path = Self::checkpoint(metrics);
+        let saved = Checkpoint::read(&path, &self.hash(), self.model.spec())?;
+        let log = Log::reopen(metrics, &saved.state.metrics)?;
+        let mut run = Run::new(self, saved.update, log)?;
+        run.optimizer.restore(saved.state.steps, saved.moments)?;
+        run.watch = saved.state.watch;
+        run.steps = saved.state.steps;
+        run.finish(progress)
+    }
+
+    /// Whether a checkpoint of this very run (model, recipe, data, directions, mode)
+    /// is in the directory of `metrics`.
+    pub fn can_resume(&self, metrics: &Path) -> bool {
+        checkpoint::is_of(&Self::checkpoint(metrics), &self.hash())
+    }
+
+    /// Where the checkpoint of the run with these `metrics` is.
+    pub fn checkpoint(metrics: &Path) -> PathBuf {
+        metrics.with_file_name("checkpoint.safetensors")
+    }
+}
+
 /// What a run carries from step to step.
-pub(super) struct Run<'t, 'a> {
+struct Run<'t, 'a> {
     tuner: &'t Tuner<'a>,
     update: Adapter,
     vars: Vec<Var>,
-    shares: Vec<Share>,
+    modules: Vec<ModuleSettings>,
     /// Weights of the terms, for each variable.
     weights: Vec<Vec<f64>>,
     optimizer: AdamW,
@@ -31,41 +79,21 @@ pub(super) struct Run<'t, 'a> {
 }
 
 impl<'t, 'a> Run<'t, 'a> {
-    /// Starts with `update`. The checkpoint of an earlier run is removed, because its
-    /// metrics are.
-    pub(super) fn start(tuner: &'t Tuner<'a>, update: Adapter, metrics: &Path) -> Result<Self> {
-        let log = Log::create(metrics)?;
-        remove(&Tuner::checkpoint(metrics))?;
-        Self::new(tuner, update, log)
-    }
-
-    /// Goes on from the checkpoint beside `metrics`.
-    pub(super) fn resume(tuner: &'t Tuner<'a>, metrics: &Path) -> Result<Self> {
-        let path = Tuner::checkpoint(metrics);
-        let saved = Checkpoint::read(&path, &tuner.hash(), tuner.host.spec())?;
-        let log = Log::reopen(metrics, &saved.state.metrics)?;
-        let mut run = Self::new(tuner, saved.update, log)?;
-        run.optimizer.restore(saved.state.steps, saved.moments)?;
-        run.watch = saved.watch;
-        run.steps = saved.state.steps;
-        Ok(run)
-    }
-
     fn new(tuner: &'t Tuner<'a>, mut update: Adapter, log: Log) -> Result<Self> {
         let t = tuner.settings;
-        let vars = update.trainable(tuner.host.device())?;
+        let vars = update.trainable(tuner.model.device())?;
         let constants = Constants {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: t.epsilon,
             weight_decay: t.weight_decay,
         };
-        let shares = Share::of_all(t, &update);
-        let weights = shares.iter().map(|s| tuner.objective.weights(s)).collect();
+        let modules = module_settings(t, &update);
+        let weights = modules.iter().map(|m| tuner.objective.weights(m));
         Ok(Self {
             tuner,
-            shares,
-            weights,
+            weights: weights.collect(),
+            modules,
             optimizer: AdamW::new(vars.clone(), constants)?,
             update,
             vars,
@@ -78,7 +106,7 @@ impl<'t, 'a> Run<'t, 'a> {
     }
 
     /// Runs to the end, or to the early stop, and returns what is kept.
-    pub(super) fn finish(mut self, progress: Progress) -> Result<Adapter> {
+    fn finish(mut self, progress: &mut dyn FnMut(&Metrics)) -> Result<Adapter> {
         let every = self.tuner.settings.checkpoint_every;
         while self.steps < self.tuner.steps() {
             let (line, verdict) = self.step()?;
@@ -101,16 +129,13 @@ impl<'t, 'a> Run<'t, 'a> {
     }
 
     fn save(&self) -> Result<()> {
-        let mark = self.log.mark()?;
-        let state = State::new(self.tuner.hash(), self.steps, mark, &self.watch);
-        let best = self.watch.best.as_ref();
-        checkpoint::write(
-            &self.checkpoint,
-            &state,
-            &self.update,
-            &self.optimizer,
-            best,
-        )
+        let state = State {
+            run: self.tuner.hash(),
+            steps: self.steps,
+            metrics: self.log.mark()?,
+            watch: self.watch.clone(),
+        };
+        checkpoint::write(&self.checkpoint, &state, &self.update, &self.optimizer)
     }
 
     /// One step of the optimizer, and a validation where it is due.
@@ -125,22 +150,15 @@ impl<'t, 'a> Run<'t, 'a> {
             lr: rate(t.learning_rate),
             ..Metrics::default()
         };
-        let together = match t.micro_batch {
-            0 => batch.len(),
-            some => some,
-        };
         let mut sum: Option<Gradients> = None;
-        for some in batch.chunks(together) {
+        for some in batch.chunks(t.per_forward()) {
             let part = some.len() as f64 / batch.len() as f64;
             let losses = tuner.losses(some, &self.update)?;
             let numbers = losses.numbers()?;
             for (term, loss) in tuner.objective.terms().iter().zip(&numbers) {
                 line.add(term.name(), part * loss);
             }
-            if !numbers.iter().all(|x| x.is_finite()) {
-                let found = tuner.named(&numbers);
-                return Err(self.broken(line.step, &batch_of(some), "a finite loss", found));
-            }
+            self.check_losses(line.step, &numbers, || batch_of(some))?;
             let gradients = Gradients::of(&losses, &self.vars, &self.weights, part)?;
             sum = Some(match sum {
                 Some(sum) => sum.add(gradients)?,
@@ -156,14 +174,12 @@ impl<'t, 'a> Run<'t, 'a> {
             if let Some(longest) = t.clip {
                 gradients = gradients.clip(norm, longest)?;
             }
-            let rates: Vec<f64> = self.shares.iter().map(|s| rate(s.learning_rate)).collect();
-            self.optimizer.step(gradients.as_slice(), &rates)?;
+            let rates = self.modules.iter().map(|m| rate(m.learning_rate));
+            let rates: Vec<f64> = rates.collect();
+            self.optimizer.step(&gradients.0, &rates)?;
         }
         self.steps += 1;
-        let every = match t.validate_every {
-            0 => self.order.an_epoch(),
-            some => some,
-        };
+        let every = t.steps_to_validation(self.order.an_epoch());
         if !self.steps.is_multiple_of(every) && self.steps != total {
             return Ok((line, Verdict::GoOn));
         }
@@ -171,36 +187,37 @@ impl<'t, 'a> Run<'t, 'a> {
         for (term, loss) in tuner.objective.terms().iter().zip(&numbers) {
             line.set_validation(term.name(), *loss);
         }
-        if !numbers.iter().all(|x| x.is_finite()) {
-            let found = tuner.named(&numbers);
-            let whose = "the validation claims";
-            return Err(self.broken(line.step, whose, "a finite loss", found));
-        }
+        self.check_losses(line.step, &numbers, || "the validation claims".into())?;
         let verdict = match &t.early_stop {
-            Some(early) => self
-                .watch
-                .see(early, self.steps, numbers[0], &self.update)?,
+            Some(early) => (self.watch).see(early, self.steps, numbers[0], &self.update)?,
             None => Verdict::GoOn,
         };
         Ok((line, verdict))
     }
 
-    /// What a number that is not finite is answered with.
+    /// Refuses losses of a step that are not finite.
+    fn check_losses(&self, step: usize, losses: &[f64], whose: impl Fn() -> String) -> Result<()> {
+        if losses.iter().all(|x| x.is_finite()) {
+            return Ok(());
+        }
+        let terms = self.tuner.objective.terms().iter().zip(losses);
+        let named = terms.map(|(term, loss)| format!("{} loss {loss}", term.name()));
+        let found = named.collect::<Vec<_>>().join(", ");
+        Err(self.broken(step, &whose(), "a finite loss", found))
+    }
+
+    /// The error of a number that is not finite.
     fn broken(&self, step: usize, whose: &str, expected: &str, found: String) -> Error {
         let mut hint = "lower the learning rate, or clip the gradient".to_owned();
         if self.checkpoint.is_file() {
-            hint += &format!(
-                "; the last good state is kept in {}",
-                self.checkpoint.display()
-            );
+            let kept = self.checkpoint.display();
+            hint += &format!("; the last good state is kept in {kept}");
         }
-        Error::NotFinite {
-            path: self.log.path.clone(),
-            place: format!("step {step}, {whose}"),
-            expected: expected.to_owned(),
-            found,
-            hint,
-        }
+        let place = format!("step {step}, {whose}");
+        let path = &self.log.path;
+        Error::NotFinite(reptune_adapters::Error::content(
+            path, place, expected, found, hint,
+        ))
     }
 }
 

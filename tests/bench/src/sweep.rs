@@ -13,9 +13,9 @@ use reptune_adapters::{
 };
 use reptune_recipes::activation_cache::ActivationCache;
 use reptune_recipes::generate::{Generation, generate_variants};
-use reptune_recipes::grid::{SteeringGrid, SteeringWay};
-use reptune_recipes::score::Choice;
-use reptune_recipes::sweep::{SweepInputs, sweep};
+use reptune_recipes::grid::{SteeringGrid, SteeringKind};
+use reptune_recipes::score::{Choice, ModelVariant};
+use reptune_recipes::sweep::sweep;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -78,17 +78,17 @@ fn answers(llama: &Llama, work: &SweepWork, set: &DirectionSet) -> Result<Vec<Ve
         directions: &[set],
         layers: &layers,
         doses: &doses,
-        ways: &[SteeringWay::Plus, SteeringWay::Minus, SteeringWay::Ablate],
+        kinds: &[
+            SteeringKind::Plus,
+            SteeringKind::Minus,
+            SteeringKind::Ablate,
+        ],
         positions: &Positions::All,
     };
     let room = tempfile::tempdir()?;
     let file = room.path().join("sweep.jsonl");
-    let inputs = SweepInputs {
-        model: llama,
-        adapter: None,
-        choices: &choices,
-    };
-    let cells = sweep(inputs, &grid, &file, &mut |_, _| {})?;
+    let base = ModelVariant::base(llama);
+    let cells = sweep(&base, &choices, &grid, &file, &mut |_, _| {})?;
     // the first cell is the unsteered model
     Ok(cells
         .into_iter()

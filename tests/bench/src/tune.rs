@@ -67,7 +67,7 @@ fn mode(text: &str) -> Result<Mode, String> {
 impl TuneArgs {
     /// Whether both answers are targets, each with half the weight.
     fn both(&self) -> bool {
-        matches!(self.mode.label(), Label::Soft)
+        matches!(self.mode.losses().1, Label::Soft)
     }
 
     /// Items of a step.
@@ -163,7 +163,7 @@ fn flop_per_step(spec: &ModelSpec, work: &TuneWork) -> f64 {
 fn make(llama: &Llama, a: &TuneArgs, directory: &Path) -> Result<(TuneWork, Option<DirectionSet>)> {
     let (spec, seed) = (llama.spec(), a.work.seed);
     let set = directions(spec, seed)?;
-    let label = match a.mode.label() {
+    let label = match a.mode.losses().1 {
         Label::Soft => "soft",
         Label::Right => "right",
         Label::Wrong => "wrong",
@@ -189,11 +189,13 @@ fn make(llama: &Llama, a: &TuneArgs, directory: &Path) -> Result<(TuneWork, Opti
     let tuner = Tuner::of(llama, &tuning, a.mode, &set, data, seed)?;
     peft::save(&directory.join(ADAPTER), &tuner.fresh()?, &spec.name)?;
     let an_epoch = items.len().div_ceil(tuning.batch);
+    let (peak, total) = (tuning.learning_rate, tuner.steps());
+    let rate = |step| tuning.schedule.rate(peak, step, total, tuning.warmup);
     let work = TuneWork {
         kind: "tune".into(),
         mode: a.mode,
         label: label.into(),
-        representation: a.mode.representation().map(|r| {
+        representation: a.mode.losses().0.map(|r| {
             match r {
                 Representation::In => "in",
                 Representation::InNegative => "in_negative",
@@ -206,7 +208,7 @@ fn make(llama: &Llama, a: &TuneArgs, directory: &Path) -> Result<(TuneWork, Opti
         representation_layers: tuning.all_representation_layers().to_vec(),
         offsets: tuning.offsets(),
         steps: tuner.batches(),
-        rates: tuner.rates(),
+        rates: (0..total).map(rate).collect(),
         weight_decay: tuning.weight_decay,
         epsilon: tuning.epsilon,
         warm_up: usize::from(a.epochs.is_none()),

@@ -8,8 +8,7 @@ use reptune_adapters::formats::safetensors::{TensorFile, TensorFileWriter, shard
 use reptune_adapters::lora::WeightDelta;
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{Adapter, TargetModule};
-use reptune_recipes::merge::merge;
-use reptune_recipes::merged::{FILE, Merged};
+use reptune_recipes::merge::{FILE, Merged, merge};
 use reptune_tests::{bits, fixture, flat, llama};
 use safetensors::Dtype;
 use std::path::Path;
@@ -248,7 +247,7 @@ fn a_merged_checkpoint_tells_what_is_in_it_and_a_change_is_found() -> Result<()>
 
     let message = said(once.verify(&at("twice")).expect_err("another"), &room);
     assert!(
-        message.contains("SHA-256") && message.contains("merge anew"),
+        message.contains("SHA-256") && message.contains("merge again"),
         "{message}"
     );
     std::fs::write(at("once").join(FILE), "{}")?;

@@ -39,13 +39,10 @@ impl Endpoint {
             Some(name) => match std::env::var(name) {
                 Ok(key) if !key.trim().is_empty() => Some(Key(key.trim().to_owned())),
                 _ => {
-                    return Err(Error::Service {
-                        endpoint: settings.endpoint.clone(),
-                        place: "evaluation.judge.key_env".into(),
-                        expected: format!("the judge's key in the environment variable {name}"),
-                        found: "none".into(),
-                        hint: format!("export {name}, or leave key_env out if none is needed"),
-                    });
+                    let (at, key) = (&settings.endpoint, "evaluation.judge.key_env");
+                    let expected = format!("the judge's key in the environment variable {name}");
+                    let hint = format!("export {name}, or leave key_env out if none is needed");
+                    return Err(Error::input(at, key, expected, "none", hint));
                 }
             },
         };
@@ -86,31 +83,27 @@ impl Endpoint {
                     attempt += 1;
                 }
                 Err(failure) => {
-                    let found: String = self.without_key(&failure.found);
-                    return Err(Error::Service {
-                        endpoint: self.address.clone(),
-                        place: format!("judge {}, attempt {attempt}", self.model),
-                        expected: "a chat completion".into(),
-                        found: found.chars().take(SHOWN).collect(),
-                        hint: failure.hint.into(),
-                    });
+                    let found = self.without_key(&failure.found);
+                    let found: String = found.chars().take(SHOWN).collect();
+                    let place = format!("judge {}, attempt {attempt}", self.model);
+                    let (at, expected) = (&self.address, "a chat completion");
+                    return Err(Error::input(at, place, expected, found, failure.hint));
                 }
             }
         }
     }
 
     fn attempt(&self, body: &str) -> std::result::Result<String, Failure> {
-        let failure = |found: String, hint, passing| {
-            Err(Failure {
+        let failure = |found, hint, passing| {
+            let failure = Failure {
                 found,
                 hint,
                 passing,
-            })
+            };
+            Err(failure)
         };
-        let mut request = self
-            .agent
-            .post(&self.address)
-            .set("Content-Type", "application/json");
+        let request = self.agent.post(&self.address);
+        let mut request = request.set("Content-Type", "application/json");
         if let Some(Key(key)) = &self.key {
             request = request.set("Authorization", &format!("Bearer {key}"));
         }

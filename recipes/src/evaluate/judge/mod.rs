@@ -3,23 +3,28 @@
 //! A judge leans towards the answer it is shown first, or last. So both orders are
 //! asked, and what they do not agree on is a tie.
 
-mod cache;
 mod endpoint;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::json_lines;
 use crate::recipe::JudgeSettings;
-use cache::Cache;
 use endpoint::Endpoint;
+use reptune_adapters::files;
 use reptune_report::{Judgement, Preference, Preferences};
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 /// A model that says which of two answers is better.
 pub struct Judge {
     endpoint: Endpoint,
-    cache: Cache,
     criterion: String,
+    /// Replies are kept here, so that no question is paid for twice.
+    cache: PathBuf,
+    /// Replies by key.
+    replies: HashMap<String, String>,
 }
 
 impl Judge {
@@ -29,10 +34,16 @@ impl Judge {
     /// # Errors
     /// When the variable that should hold the key is not set, or the cache is broken.
     pub fn new(settings: &JudgeSettings, criterion: &str, cache: &Path) -> Result<Self> {
+        let endpoint = Endpoint::new(settings)?;
+        let expected = "a reply of a judge: key, model, reply";
+        let hint = "delete the line or the file; the judge is asked again";
+        let lines: Vec<Line> = json_lines::read(cache, expected, hint)?;
+        let replies = lines.into_iter().map(|line| (line.key, line.reply));
         Ok(Self {
-            endpoint: Endpoint::new(settings)?,
-            cache: Cache::open(cache)?,
+            endpoint,
             criterion: criterion.into(),
+            cache: cache.to_owned(),
+            replies: replies.collect(),
         })
     }
 
@@ -70,12 +81,10 @@ impl Judge {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Preferences> {
         if first.len() != prompts.len() || second.len() != prompts.len() {
-            return Err(Error::Adapters(reptune_adapters::Error::value(
-                "answers to judge",
-                format!("{} of each model, one for a prompt", prompts.len()),
-                format!("{} and {}", first.len(), second.len()),
-                "give both models the same prompts",
-            )));
+            let expected = format!("{} of each model, one for a prompt", prompts.len());
+            let found = format!("{} and {}", first.len(), second.len());
+            let hint = "give both models the same prompts";
+            return Err(Error::value("answers to judge", expected, found, hint));
         }
         let mut judgements = Vec::with_capacity(prompts.len());
         for ((prompt, first), second) in prompts.iter().zip(first).zip(second) {
@@ -97,15 +106,25 @@ impl Judge {
             "<message>\n{prompt}\n</message>\n\n<reply number=\"1\">\n{one}\n</reply>\n\n\
              <reply number=\"2\">\n{two}\n</reply>"
         );
-        let key = Cache::key(&[&self.endpoint.model, &system, &user]);
-        if let Some(reply) = self.cache.get(&key) {
+        let model = self.endpoint.model.clone();
+        let key = key([&model, &system, &user]);
+        if let Some(reply) = self.replies.get(&key) {
             return Ok(read(reply));
         }
         let reply = self.endpoint.complete(&system, &user)?;
         let preference = read(&reply);
-        self.cache.put(key, &self.endpoint.model, reply)?;
+        let line = Line { key, model, reply };
+        json_lines::append(&self.cache, &line)?;
+        self.replies.insert(line.key, line.reply);
         Ok(preference)
     }
+}
+
+/// SHA-256 of `parts`, each with its length, so that none runs into the next.
+fn key(parts: [&str; 3]) -> String {
+    let lengths = parts.map(|part| (part.len() as u64).to_le_bytes());
+    let both = lengths.iter().zip(parts);
+    files::sha256(both.flat_map(|(length, part)| [length.as_slice(), part.as_bytes()]))
 }
 
 /// What the last line that is not blank says, if it names just one of 1, 2 and tie.
@@ -121,4 +140,14 @@ fn read(reply: &str) -> Option<Preference> {
         });
     let first = said.next()?;
     said.all(|s| s == first).then_some(first)
+}
+
+/// One line of the cache.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    /// SHA-256 of model and prompt.
+    key: String,
+    model: String,
+    reply: String,
 }

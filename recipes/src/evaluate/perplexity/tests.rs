@@ -26,12 +26,10 @@ fn perplexity_is_that_of_a_loop_over_tokens_under_every_change() {
             let begin = begin.expect("a window");
             sum -= next(&model, &ids[begin..t])[ids[t] as usize];
         }
-        let got = perplexity(&model, &ids, SHORT, &mut |_| ()).expect("a perplexity");
-        let loss = sum / 44.;
-        assert_eq!(got.tokens, 44);
-        assert!((got.loss - loss).abs() < 1e-5, "{} {loss}", got.loss);
-        assert_eq!(got.perplexity, got.loss.exp());
-        values.push(got.loss);
+        let got = loss(&model, &ids, SHORT).expect("a loss");
+        let expected = sum / 44.;
+        assert!((got - expected).abs() < 1e-5, "{got} {expected}");
+        values.push(got);
     }
     assert!((values[0] - values[1]).abs() > 1e-3, "{values:?}");
 }
@@ -46,11 +44,8 @@ fn a_window_longer_than_the_text_gives_the_plain_value() {
         .sum();
     for (length, stride) in [(30, 1), (30, 29), (31, 7), (128, 64)] {
         let windows = Windows { length, stride };
-        let mut calls = 0;
-        let got = perplexity(&base, &ids, windows, &mut |_| calls += 1);
-        let got = got.expect("a perplexity");
-        assert!((got.loss - plain / 29.).abs() < 1e-5);
-        assert_eq!(calls, 1);
+        let got = loss(&base, &ids, windows).expect("a loss");
+        assert!((got - plain / 29.).abs() < 1e-5);
     }
 }
 
@@ -72,12 +67,7 @@ fn windows_that_cannot_be_are_refused() {
     let toy = tiny();
     let refused = |length, stride, tokens| {
         let windows = Windows { length, stride };
-        let got = perplexity(
-            &ModelVariant::base(&toy),
-            &text(tokens, 0),
-            windows,
-            &mut |_| (),
-        );
+        let got = loss(&ModelVariant::base(&toy), &text(tokens, 0), windows);
         got.expect_err("what cannot be").to_string()
     };
     assert!(refused(129, 64, 9).starts_with("length of windows: expected 2 to 128"));

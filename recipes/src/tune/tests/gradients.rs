@@ -1,11 +1,11 @@
 //! Every way to a gradient against another one, or against finite differences.
 
-use super::super::gradients::Gradients;
+use super::super::losses::Gradients;
 use super::*;
 use candle_core::Var;
 
 /// Weights of the terms for every variable.
-fn weights(tuner: &Tuner, shares: &[Share]) -> Vec<Vec<f64>> {
+fn weights(tuner: &Tuner, shares: &[ModuleSettings]) -> Vec<Vec<f64>> {
     shares.iter().map(|s| tuner.objective.weights(s)).collect()
 }
 
@@ -13,10 +13,10 @@ fn weights(tuner: &Tuner, shares: &[Share]) -> Vec<Vec<f64>> {
 fn gradients(
     tuner: &Tuner,
     update: &mut Adapter,
-    shares: &dyn Fn(&Adapter) -> Vec<Share>,
+    shares: &dyn Fn(&Adapter) -> Vec<ModuleSettings>,
     together: usize,
 ) -> Result<(Vec<Var>, Vec<Vec<f32>>)> {
-    let vars = update.trainable(tuner.host.device())?;
+    let vars = update.trainable(tuner.model.device())?;
     let prompts: Vec<&TuningPrompt> = tuner.train.iter().collect();
     let mut sum: Option<Gradients> = None;
     for some in prompts.chunks(together) {
@@ -32,7 +32,7 @@ fn gradients(
     let values = |g: &Option<Tensor>| -> Result<Vec<f32>> {
         Ok(g.as_ref().expect("a gradient").flatten_all()?.to_vec1()?)
     };
-    let gradients = sum.as_slice().iter().map(values).collect::<Result<_>>()?;
+    let gradients = sum.0.iter().map(values).collect::<Result<_>>()?;
     Ok((vars, gradients))
 }
 
@@ -49,7 +49,7 @@ fn off(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn parts_of_a_batch_sum_to_the_gradient_of_the_whole() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("positions = \"at:-1,-3\"\nrank = 4\ntoken_weight = 0.5");
-    let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
+    let all = |u: &Adapter| module_settings(&recipe.tuning, u);
     for mode in Mode::ALL {
         let tuner = setting.tuner(&setting.host, &recipe, mode)?;
         let (_, whole) = gradients(&tuner, &mut stirred(&tuner)?, &all, 8)?;
@@ -68,7 +68,7 @@ fn one_backward_a_loss_gives_the_gradient_of_their_sum() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("rank = 4\ntoken_weight = 0.5");
     let tuner = setting.tuner(&setting.host, &recipe, Mode::InMinusLie)?;
-    let alike = |u: &Adapter| Share::of_all(&recipe.tuning, u);
+    let alike = |u: &Adapter| module_settings(&recipe.tuning, u);
     let (_, together) = gradients(&tuner, &mut stirred(&tuner)?, &alike, 8)?;
     // Another weight at the last variable alone makes it one backward a loss.
     let apart = |u: &Adapter| {
@@ -90,7 +90,7 @@ fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
     let recipe = recipe(tuning);
     let tuner = setting.tuner(&setting.host, &recipe, mode)?;
     let mut update = stirred(&tuner)?;
-    let all = |u: &Adapter| Share::of_all(&recipe.tuning, u);
+    let all = |u: &Adapter| module_settings(&recipe.tuning, u);
     let (vars, found) = gradients(&tuner, &mut update, &all, 8)?;
     let shares = all(&update);
     let prompts: Vec<&TuningPrompt> = tuner.train.iter().collect();
@@ -102,7 +102,7 @@ fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
             var.set(&Tensor::from_vec(
                 value.to_vec(),
                 dims,
-                tuner.host.device(),
+                tuner.model.device(),
             )?)?;
             let losses = tuner.losses(&prompts, &update)?;
             let total = losses.total(&tuner.objective.weights(share))?;
@@ -176,21 +176,16 @@ fn clipping_keeps_the_direction_and_bounds_the_norm() -> Result<()> {
     let recipe = recipe("rank = 4");
     let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
     let mut update = stirred(&tuner)?;
-    let vars = update.trainable(tuner.host.device())?;
+    let vars = update.trainable(tuner.model.device())?;
     let losses = tuner.losses(&tuner.train.iter().collect::<Vec<_>>(), &update)?;
-    let shares = Share::of_all(&recipe.tuning, &update);
+    let shares = module_settings(&recipe.tuning, &update);
     let of = || Gradients::of(&losses, &vars, &weights(&tuner, &shares), 1.);
     let norm = of()?.norm()?;
     assert!(norm > 0.);
     let half = of()?.clip(norm, norm / 2.)?;
     assert!((half.norm()? / norm - 0.5).abs() < 1e-6);
     let same = of()?.clip(norm, norm * 2.)?;
-    for ((whole, half), same) in of()?
-        .as_slice()
-        .iter()
-        .zip(half.as_slice())
-        .zip(same.as_slice())
-    {
+    for ((whole, half), same) in of()?.0.iter().zip(&half.0).zip(&same.0) {
         let values = |g: &Option<Tensor>| -> Result<Vec<f32>> {
             Ok(g.as_ref().expect("a gradient").flatten_all()?.to_vec1()?)
         };

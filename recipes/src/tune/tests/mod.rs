@@ -7,11 +7,14 @@ mod refusals;
 mod resume;
 mod searched;
 
+use super::objective::module_settings;
 use super::*;
+use crate::recipe::ModuleSettings;
 use crate::toy::{Toy, directory, tiny};
 use reptune_adapters::Direction;
 use reptune_adapters::steering::direction::Provenance;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The toy, its chat with a template that puts the letter right after the prompt
 /// (its tokens are bytes), directions, and a dozen claims.

@@ -24,7 +24,7 @@ fn losses(
     let ends = last.clone();
     last.sort_unstable();
     last.dedup();
-    let kind = tuner.mode.representation();
+    let kind = tuner.mode.losses().0;
     let (layer, cache) = tuner.cached(update)?.expect("a cache");
     let known = cache.rows(layer, &forest, &ids, &rows)?;
     let request = ForwardOptions {
@@ -38,7 +38,7 @@ fn losses(
         ..ForwardOptions::default()
     };
     let pass = tuner
-        .host
+        .model
         .forward(&forest, &mut KeyValueCache::none(), &request)?;
     let label = |(p, end): (&&TuningPrompt, &u32)| LabelRow {
         row: last.iter().position(|r| r == end).expect("a row") as u32,
@@ -47,12 +47,12 @@ fn losses(
     };
     let labels: Vec<LabelRow> = some.iter().zip(&ends).map(label).collect();
     let logits = pass.logits.expect("logits");
-    let token = token_loss(&logits, &labels, tuner.mode.label())?;
+    let token = token_loss(&logits, &labels, tuner.mode.losses().1)?;
     let Some(kind) = kind else {
         return Ok((token, None));
     };
     let at: Vec<u32> = rows.iter().map(|r| r[r.len() - 2]).collect();
-    let at = Tensor::new(at.as_slice(), tuner.host.device())?;
+    let at = Tensor::new(at.as_slice(), tuner.model.device())?;
     let of = |l: usize| -> Result<Tensor> {
         let h = pass.residuals[&l].index_select(&at, 0)?;
         let (_, d) = tuner
@@ -80,7 +80,7 @@ fn plain(tuner: &Tuner) -> Result<(Adapter, Vec<Metrics>)> {
         eps: 1e-8,
         weight_decay: 0.1,
     };
-    let mut optimizer = AdamW::new(update.trainable(tuner.host.device())?, params)?;
+    let mut optimizer = AdamW::new(update.trainable(tuner.model.device())?, params)?;
     let mut rng = ChaCha8Rng::seed_from_u64(tuner.seed);
     let mut order: Vec<usize> = (0..tuner.train.len()).collect();
     let total = EPOCHS * tuner.train.len().div_ceil(BATCH);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::recipe::check;
 
 fn prompt(claim: &str) -> PromptTemplates {
     PromptTemplates {
@@ -19,10 +20,7 @@ fn markers_are_taken_out_of_the_template_and_of_nothing_else() {
 
 #[test]
 fn two_markers_of_one_name_are_refused() {
-    let wrong = prompt("{claim}<<a>> <<a>>").check().expect_err("two");
-    assert!(
-        wrong.expected.contains("different names"),
-        "{}",
-        wrong.found
-    );
+    let refused = check::prompt(&prompt("{claim}<<a>> <<a>>")).expect_err("two");
+    let message = refused.to_string();
+    assert!(message.contains("different names"), "{message}");
 }

@@ -1,11 +1,11 @@
-//! `[behaviour]` and `[prompt]`: what is looked for, and how items become prompts.
+//! `[behaviour]`, `[data]` and `[prompt]`: what is looked for, where items come from, and how
+//! they become prompts.
 
-use super::Wrong;
 use reptune_report::Poles;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
-/// The behaviour, as two personas worded in several ways.
+/// The behaviour, as two personas in several wordings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Personas {
@@ -38,6 +38,59 @@ pub struct PromptTemplates {
     pub labels: [String; 2],
 }
 
+/// Files of items, and their split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Claims that are true or false.
+    pub claims: ClaimFile,
+    /// Two-choice questions, for evaluation only.
+    pub choices: Option<ChoiceFile>,
+    /// Shares of the claims, by group, for training and for validation; the rest is for testing.
+    #[serde(default = "default_split")]
+    pub split: [f64; 2],
+}
+
+/// A file of claims, and its columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimFile {
+    /// A .csv or .jsonl file (relative to the recipe file).
+    pub file: PathBuf,
+    /// Column of the claim.
+    #[serde(default = "claim_column")]
+    pub claim: String,
+    /// Column of its truth: true or false, 1 or 0, yes or no.
+    #[serde(default = "label_column")]
+    pub label: String,
+    /// Column that names what a claim is about: claims of one group stay on one
+    /// side of the split. Without it every claim is a group.
+    pub group: Option<String>,
+}
+
+/// A file of two-choice questions, and its columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChoiceFile {
+    /// A .csv or .jsonl file (relative to the recipe file).
+    pub file: PathBuf,
+    /// Column of the question.
+    #[serde(default = "question_column")]
+    pub question: String,
+    /// Column of option A.
+    #[serde(default = "a_column")]
+    pub a: String,
+    /// Column of option B.
+    #[serde(default = "b_column")]
+    pub b: String,
+    /// Column of the right option: A or B.
+    #[serde(default = "right_column")]
+    pub right: String,
+    /// Column that names what a question is about; questions about groups that
+    /// claims were trained or validated on are left out.
+    pub group: Option<String>,
+}
+
 /// A claim's message, and where its markers stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WordedClaim {
@@ -45,24 +98,6 @@ pub struct WordedClaim {
     pub text: String,
     /// Bytes of the message before each marker.
     pub markers: BTreeMap<String, usize>,
-}
-
-impl Personas {
-    pub(super) fn check(&self) -> Result<(), Wrong> {
-        if self.positive.is_empty() || self.negative.is_empty() {
-            return Wrong::key(
-                "behaviour",
-                "at least one positive and one negative wording",
-                "none",
-            );
-        }
-        let Poles { positive, negative } = &self.poles;
-        if positive.is_empty() || negative.is_empty() || positive == negative {
-            let found = format!("`{positive}` and `{negative}`");
-            return Wrong::key("behaviour.poles", "two different names", found);
-        }
-        Ok(())
-    }
 }
 
 impl PromptTemplates {
@@ -75,8 +110,7 @@ impl PromptTemplates {
     pub fn worded(&self, claim: &str) -> WordedClaim {
         let mut text = String::new();
         let mut markers = BTreeMap::new();
-        let pieces = pieces(&self.claim);
-        for (piece, marker) in pieces {
+        for (piece, marker) in pieces(&self.claim) {
             text += &piece.replace("{claim}", claim);
             if let Some(name) = marker {
                 markers.insert(name.to_owned(), text.len());
@@ -89,37 +123,6 @@ impl PromptTemplates {
     pub fn markers(&self) -> Vec<String> {
         let markers = pieces(&self.claim).into_iter().filter_map(|p| p.1);
         markers.map(str::to_owned).collect()
-    }
-
-    pub(super) fn check(&self) -> Result<(), Wrong> {
-        if !self.claim.contains("{claim}") {
-            let found = format!("`{}`", self.claim);
-            return Wrong::key("prompt.claim", "a template with {claim}", found);
-        }
-        let markers = self.markers();
-        for (i, name) in markers.iter().enumerate() {
-            if markers[..i].contains(name) {
-                return Wrong::key(
-                    "prompt.claim",
-                    "markers with different names",
-                    format!("<<{name}>>"),
-                );
-            }
-        }
-        for field in ["{question}", "{a}", "{b}"] {
-            if !self.choice.contains(field) {
-                return Wrong::key(
-                    "prompt.choice",
-                    "a template with {question}, {a} and {b}",
-                    format!("`{}`", self.choice),
-                );
-            }
-        }
-        if self.labels[0] == self.labels[1] {
-            let found = format!("`{}` twice", self.labels[0]);
-            return Wrong::key("prompt.labels", "two different labels", found);
-        }
-        Ok(())
     }
 }
 
@@ -156,6 +159,34 @@ fn default_choice() -> String {
 
 fn default_labels() -> [String; 2] {
     ["A".into(), "B".into()]
+}
+
+fn default_split() -> [f64; 2] {
+    [0.6, 0.2]
+}
+
+fn claim_column() -> String {
+    "claim".into()
+}
+
+fn label_column() -> String {
+    "label".into()
+}
+
+fn question_column() -> String {
+    "question".into()
+}
+
+fn a_column() -> String {
+    "a".into()
+}
+
+fn b_column() -> String {
+    "b".into()
+}
+
+fn right_column() -> String {
+    "right".into()
 }
 
 #[cfg(test)]

@@ -1,12 +1,93 @@
-//! Log-odds of candidate responses.
+//! Log-odds of the candidate responses to a prompt.
 
-use super::{Choice, ModelVariant, log_sum_exp};
+use super::{ModelVariant, log_sum_exp};
 use crate::activation_cache::ActivationCache;
-use crate::batch::{Batch, TOKENS_PER_FORWARD, batches};
-use crate::error::Result;
+use crate::batch::{Batch, Most, TOKENS_PER_FORWARD, batches};
+use crate::chat::{Chat, Message};
+use crate::data::Question;
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
 use reptune_adapters::ModelSpec;
 use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::steering::intervention::token_mask;
+
+/// A prompt with two or more candidate responses, one of which shows the behaviour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Token ids up to where a response starts.
+    pub prompt: Vec<u32>,
+    /// Token ids of each candidate response.
+    pub responses: Vec<Vec<u32>>,
+    /// Index of the response that shows the behaviour.
+    pub positive: usize,
+}
+
+impl Choice {
+    /// `question` as `recipe` words it, under the system prompt `system`: its two labels
+    /// are the responses.
+    ///
+    /// # Errors
+    /// When the template fails, or a label is more than one token.
+    pub fn new(chat: &Chat, recipe: &Recipe, system: &str, question: &Question) -> Result<Self> {
+        let messages = Message::conversation(system, &question.text);
+        let labels = recipe.prompt.labels.iter();
+        let response = |label: &String| Ok(vec![chat.label_token(&messages, label)?]);
+        Ok(Self {
+            prompt: chat.prompt(&messages)?,
+            responses: labels.map(response).collect::<Result<_>>()?,
+            positive: question.right,
+        })
+    }
+
+    /// The choices of `questions`, which take the system prompts `systems` in turn.
+    pub fn of_questions(
+        chat: &Chat,
+        recipe: &Recipe,
+        systems: &[String],
+        questions: &[Question],
+    ) -> Result<Vec<Self>> {
+        let choice = |(i, question): (usize, &Question)| {
+            let system = systems.get(i % systems.len().max(1)).map_or("", |s| s);
+            Self::new(chat, recipe, system, question)
+        };
+        questions.iter().enumerate().map(choice).collect()
+    }
+
+    /// Whether every response is one token.
+    fn is_single_token(&self) -> bool {
+        self.responses.iter().all(|r| r.len() == 1)
+    }
+
+    /// Refuses what a model of `spec` cannot score. `number` is the choice's place among
+    /// others.
+    fn check(&self, spec: &ModelSpec, number: usize) -> Result<()> {
+        let longest = self.responses.iter().map(Vec::len).max().unwrap_or(0);
+        let shortest = self.responses.iter().map(Vec::len).min().unwrap_or(0);
+        let (responses, positive) = (self.responses.len(), self.positive);
+        if responses < 2 || shortest == 0 || positive >= responses {
+            let expected =
+                "two or more responses of one token or more, and which of them is positive";
+            let found = format!("{responses} responses, number {positive} positive");
+            let what = format!("choice {number}");
+            return Err(Error::value(what, expected, found, "correct the question"));
+        }
+        let most = spec.context.saturating_sub(longest - 1);
+        let tokens = self.prompt.len();
+        if tokens == 0 || tokens > most {
+            let (what, expected) = (format!("prompt {number}"), format!("1 to {most} tokens"));
+            let hint = "shorten it to the model's context, or leave it out";
+            return Err(Error::value(what, expected, tokens.to_string(), hint));
+        }
+        let mut tokens = self.responses.iter().flatten();
+        if let Some(token) = tokens.find(|t| **t as usize >= spec.vocab) {
+            let expected = format!("0 to {}, the model's vocabulary", spec.vocab.max(1) - 1);
+            let hint = "check that the tokenizer belongs to the model";
+            let found = token.to_string();
+            return Err(Error::value("answer token", expected, found, hint));
+        }
+        Ok(())
+    }
+}
 
 /// Choices in prefix trees, ready to be scored under any interventions that act on the same
 /// tokens.
@@ -60,9 +141,8 @@ impl<'a> PackedChoices<'a> {
             }
         }
         let prompt = |i: usize| choices[sequences[i].choice].prompt.len();
-        let batches = batches(&sequences, TOKENS_PER_FORWARD, |i, position| {
-            mask(position, prompt(i))
-        });
+        let mask = |i: usize, position| mask(position, prompt(i));
+        let batches = batches(&sequences, Most::Distinct(TOKENS_PER_FORWARD), mask);
         Ok(Self {
             choices,
             sequences,
@@ -94,8 +174,8 @@ impl<'a> PackedChoices<'a> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f64>> {
         // For every choice, the score of each response.
-        let mut scores: Vec<Vec<f64>> = Vec::with_capacity(self.choices.len());
-        scores.extend(self.choices.iter().map(|c| vec![0.; c.responses.len()]));
+        let zeros = self.choices.iter().map(|c| vec![0.; c.responses.len()]);
+        let mut scores: Vec<Vec<f64>> = zeros.collect();
         for batch in &self.batches {
             let sequences = &self.sequences[batch.prompts.clone()];
             // The last token of the prompt, and those of the response.
@@ -126,9 +206,8 @@ impl<'a> PackedChoices<'a> {
             progress(next.map_or(self.choices.len(), |s| s.choice));
         }
         let scored = self.choices.iter().zip(&scores);
-        Ok(scored
-            .map(|(choice, scores)| odds(scores, choice.positive))
-            .collect())
+        let odds = scored.map(|(choice, scores)| odds(scores, choice.positive));
+        Ok(odds.collect())
     }
 }
 
@@ -148,9 +227,6 @@ fn odds(scores: &[f64], positive: usize) -> f64 {
 
 /// The log-odds of the positive response of every choice under `variant`, see
 /// [`PackedChoices::log_odds`].
-///
-/// # Errors
-/// As [`PackedChoices::new`] and [`PackedChoices::log_odds`].
 pub fn log_odds(
     variant: &ModelVariant,
     choices: &[Choice],
