@@ -4,7 +4,7 @@ use super::{prompts, set};
 use crate::effect_check::check_effect;
 use crate::error::Result;
 use crate::toy::tiny;
-use reptune_adapters::{Decide, Dose, Gate, HookPoint, Intervention, Operator, Positions, Side};
+use reptune_adapters::{Decide, Dose, Gate, Intervention, Operator, Positions, Side};
 
 #[test]
 fn the_check_sees_what_an_intervention_does_and_refuses_nothing() -> Result<()> {
