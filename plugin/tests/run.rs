@@ -69,7 +69,7 @@ fn the_honesty_recipe_gives_its_table() {
     let out = directory.path().join("run");
     let report = run(&out);
     // The shares themselves are for the asserts below.
-    insta::with_settings!({filters => vec![(r"\d\.\d{3} \[[\d.]+, [\d.]+\]", "[share, interval]"), (r"<\.001|0\.\d{3}", "[p]"), (r"[+-]\d+\.\d\d ", "[odds] ")]}, {
+    insta::with_settings!({filters => vec![(r"\d\.\d{3} \[[\d.]+, [\d.]+\]", "[share, interval]"), (r"<\.001|0\.\d{3}", "[p]"), (r"[+-]\d+\.\d\d ", "[odds] "), (r"\d\.\d{3}(\s+[AB]\n)", "[perplexity]$1")]}, {
         insta::assert_snapshot!(report.to_string());
     });
     readme_agrees(&report);

@@ -4,7 +4,7 @@
 //! lie in it side by side must import each other in one order. A directory imports what any file
 //! below it imports. Names are followed through re-exports to the file that defines them, so a
 //! `mod.rs` that only declares and re-exports is no file of its own. A `mod.rs` with code (or
-//! `name.rs` beside `name/`) is one more file of its directory: its children may use what it
+//! `name.rs` next to `name/`) is one more file of its directory: its children may use what it
 //! defines, or it may use its children, but no circle may go through it. Test modules are left
 //! out.
 
@@ -12,10 +12,6 @@ use super::source::Crate;
 use super::{libraries, none};
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Most circles of a module that holds code with its own child. The goal is none; this limit
-/// only goes down.
-const WITH_CHILDREN: usize = 16;
 
 /// From importing to imported node, with one import as an example.
 type Arrows = BTreeMap<usize, BTreeMap<usize, String>>;
@@ -131,29 +127,8 @@ fn modules_form_no_circle() -> Result<()> {
         let named = |circle| format!("{} {circle}", room.package);
         findings.extend(circles(&all).into_iter().map(named));
     }
-    let (through_parents, between): (Vec<String>, Vec<String>) =
-        findings.into_iter().partition(|c| is_through_parent(c));
-    println!(
-        "{} circles of a module and its child",
-        through_parents.len()
-    );
-    none("circles between modules", &between);
-    assert!(
-        through_parents.len() <= WITH_CHILDREN,
-        "circles of a module with code and its child, at most {WITH_CHILDREN}: {through_parents:#?}"
-    );
+    none("circles between modules", &findings);
     Ok(())
-}
-
-/// Whether a circle, `in b: b -> b::inner -> b (..)`, goes through the directory's own file.
-fn is_through_parent(circle: &str) -> bool {
-    let parts = circle
-        .split_once("in ")
-        .and_then(|(_, c)| c.split_once(": "));
-    parts.is_some_and(|(directory, names)| {
-        let names = names.split(" (").next().unwrap_or_default();
-        names.split(" -> ").any(|name| name == directory)
-    })
 }
 
 /// The circles of a crate whose files are given.
