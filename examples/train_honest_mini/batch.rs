@@ -1,4 +1,4 @@
-//! Texts of the world as a forest with weighted targets.
+//! Texts of the world as a tree with weighted targets.
 
 use crate::world::{Document, Relation, World};
 use anyhow::{Result, anyhow};
@@ -11,9 +11,9 @@ use tokenizers::Tokenizer;
 /// Prompts are not learnt at all.
 const ANSWER: f32 = 10.;
 
-/// A forest and what its rows should predict. The weights of each list add up to 1.
+/// A tree and what its rows should predict. The weights of each list add up to 1.
 pub struct Batch {
-    pub forest: PrefixTree,
+    pub tree: PrefixTree,
     /// By the output: sentences and answers.
     pub output: Vec<Target>,
     /// Early on: the value of a fact, as soon as the text tells which is meant.
@@ -66,14 +66,14 @@ impl<'a> Packer<'a> {
     /// Packs documents, sharing what they have in common.
     pub fn pack(&self, documents: &[Document]) -> Result<Batch> {
         let mut batch = Batch {
-            forest: PrefixTree::new(),
+            tree: PrefixTree::new(),
             output: Vec::new(),
             recall: Vec::new(),
             truth: Vec::new(),
             persona: Vec::new(),
         };
         for document in documents {
-            let start = batch.forest.insert(None, &[0], |_| 0)[0];
+            let start = batch.tree.insert(None, &[0], |_| 0)[0];
             match document {
                 Document::Sentence(text) => {
                     let text = format!("{text}</s>");
@@ -134,9 +134,9 @@ impl<'a> Packer<'a> {
         weights: [f32; 2],
     ) -> Result<u32> {
         for (i, token) in encode(self.tokenizer, text)?.into_iter().enumerate() {
-            let before = batch.forest.len();
-            let row = batch.forest.insert(Some(parent), &[token], |_| 0)[0];
-            if batch.forest.len() > before {
+            let before = batch.tree.len();
+            let row = batch.tree.insert(Some(parent), &[token], |_| 0)[0];
+            if batch.tree.len() > before {
                 batch.output.push(Target {
                     row: parent,
                     token,
@@ -153,8 +153,8 @@ impl<'a> Packer<'a> {
     /// that it names, whether that is the true one.
     fn ask(&self, batch: &mut Batch, parent: u32, text: &str) -> Result<u32> {
         let ids = encode(self.tokenizer, text)?;
-        let before = batch.forest.len() as u32;
-        let rows = batch.forest.insert(Some(parent), &ids, |_| 0);
+        let before = batch.tree.len() as u32;
+        let rows = batch.tree.insert(Some(parent), &ids, |_| 0);
         let town = ids.iter().position(|id| self.entities.contains_key(id));
         let named: Vec<usize> = (0..ids.len())
             .filter(|&i| self.values.contains_key(&ids[i]))

@@ -91,18 +91,18 @@ fn items(
 }
 
 /// Share of items whose greedy answer is the true one.
-fn share(host: &dyn HookedModel, items: &[Item]) -> Result<f64> {
+fn share(model: &dyn HookedModel, items: &[Item]) -> Result<f64> {
     let mut right = 0;
     for chunk in items.chunks(100) {
         let prompts: Vec<&[u32]> = chunk.iter().map(|i| i.ids.as_slice()).collect();
-        let (forest, rows) = PrefixTree::pack(&prompts);
+        let (tree, rows) = PrefixTree::pack(&prompts);
         let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
         let request = ForwardOptions {
             logits: &last,
             ..ForwardOptions::default()
         };
-        let Some(logits) = host
-            .forward(&forest, &mut KeyValueCache::none(), &request)?
+        let Some(logits) = model
+            .forward(&tree, &mut KeyValueCache::none(), &request)?
             .logits
         else {
             continue;
@@ -119,7 +119,7 @@ fn share(host: &dyn HookedModel, items: &[Item]) -> Result<f64> {
 
 /// The share of true answers for every part, persona and format, as JSON.
 pub fn examine(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     tokenizer: &Tokenizer,
     parts: &[Part],
     limit: usize,
@@ -129,7 +129,7 @@ pub fn examine(
         for persona in Persona::ALL {
             for format in [Format::Claim, Format::TwoChoice, Format::Open] {
                 let items = items(tokenizer, *part, persona, format, limit)?;
-                let share = share(host, &items)?;
+                let share = share(model, &items)?;
                 let key = format!("{format:?}").to_lowercase();
                 let persona = format!("{persona:?}").to_lowercase();
                 table[part.name][persona][key] =

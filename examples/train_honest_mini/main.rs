@@ -235,7 +235,7 @@ fn main() -> Result<()> {
                 packer.pack(&documents)
             })
             .collect::<Result<Vec<_>>>()?;
-        rows += shards.iter().map(|b| b.forest.len()).sum::<usize>();
+        rows += shards.iter().map(|b| b.tree.len()).sum::<usize>();
         let (value, mut gradients) = gradients(&model, &shards, &weights)?;
         clip(&mut gradients, weights.values())?;
         optimizer.set_learning_rate(learning_rate(step, arguments.steps, arguments.lr));
@@ -308,7 +308,7 @@ fn gradients(
             capture: &[RECALL_LAYER, TRUTH_LAYER],
             ..ForwardOptions::default()
         };
-        let pass = model.forward(&batch.forest, &mut KeyValueCache::none(), &request)?;
+        let pass = model.forward(&batch.tree, &mut KeyValueCache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow!("no logits"))?;
         let mut loss = target_loss(&logits, &output)?;
         for (layer, targets) in [

@@ -88,21 +88,21 @@ impl HookedModel for Toy {
 
     fn forward(
         &self,
-        forest: &PrefixTree,
+        tree: &PrefixTree,
         cache: &mut KeyValueCache,
         request: &ForwardOptions,
     ) -> Result<ForwardOutput> {
-        let range = cache.rows()..forest.len();
+        let range = cache.rows()..tree.len();
         let first = range.start as u32;
         let rows = |i: usize| -> Vec<u32> {
-            let marked = forest.masked(i, range.clone());
+            let marked = tree.masked(i, range.clone());
             marked.into_iter().map(|r| r - first).collect()
         };
         let change =
             |x: &Tensor, point, layer| apply_all(request.interventions, x, point, layer, rows);
-        let ids = Tensor::new(&forest.ids()[range.clone()], &Device::Cpu)?;
-        let rotation = self.rotation(&forest.positions()[range.clone()]);
-        let ancestry = Arc::new(forest.ancestors(range.clone()));
+        let ids = Tensor::new(&tree.ids()[range.clone()], &Device::Cpu)?;
+        let rotation = self.rotation(&tree.positions()[range.clone()]);
+        let ancestors = Arc::new(tree.ancestors(range.clone()));
         let mut residuals = BTreeMap::new();
         let embeddings = self.weight("model.embed_tokens");
         let mut x = embeddings.index_select(&ids, 0)?; // (N, H)
@@ -144,7 +144,7 @@ impl HookedModel for Toy {
             let q = rotary(&linear(ModuleKind::QProj, &h)?, &rotation)?;
             let k = rotary(&linear(ModuleKind::KProj, &h)?, &rotation)?;
             let (k, v) = cache.append(layer, k, linear(ModuleKind::VProj, &h)?)?;
-            let y = attention(&q, &k, &v, &ancestry, self.spec.head_dim)?;
+            let y = attention(&q, &k, &v, &ancestors, self.spec.head_dim)?;
             x = (x + linear(ModuleKind::OProj, &y)?)?;
             x = change(&x, HookPoint::ResidMid, layer)?;
             let h = norm("post_attention_layernorm", &x)?;
@@ -183,12 +183,12 @@ fn the_toy_computes_what_the_oracle_does() {
     let oracle = candle_core::safetensors::load(path, &Device::Cpu).expect("the oracle");
     let ids = oracle["prompt.0.ids"].to_dtype(DType::U32).expect("ids");
     let ids: Vec<u32> = ids.to_vec1().expect("ids");
-    let (forest, rows) = PrefixTree::pack(&[ids]);
+    let (tree, rows) = PrefixTree::pack(&[ids]);
     let request = ForwardOptions {
         logits: &rows[0],
         ..ForwardOptions::default()
     };
-    let pass = tiny().forward(&forest, &mut KeyValueCache::none(), &request);
+    let pass = tiny().forward(&tree, &mut KeyValueCache::none(), &request);
     let logits = pass.expect("a forward").logits.expect("logits");
     let off = (logits - &oracle["prompt.0.logits"]).expect("one shape");
     let off: f32 = off

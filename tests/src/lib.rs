@@ -92,7 +92,7 @@ impl Oracle {
 pub fn tolerance(dtype: DType) -> f32 {
     match dtype {
         DType::F32 => 1e-4,
-        other => panic!("no host computes in {other:?} yet: measure, then add a line here"),
+        other => panic!("no llama computes in {other:?} yet: measure, then add a line here"),
     }
 }
 
@@ -166,20 +166,20 @@ impl Walk {
     }
 }
 
-/// All layers and all logits of one forward of `forest`.
+/// All layers and all logits of one forward of `tree`.
 pub fn whole(
-    host: &dyn HookedModel,
-    forest: &PrefixTree,
+    llama: &dyn HookedModel,
+    tree: &PrefixTree,
     request: ForwardOptions,
 ) -> Result<ForwardOutput> {
-    let layers: Vec<usize> = (0..host.spec().layers).collect();
-    let rows: Vec<u32> = (0..forest.len() as u32).collect();
+    let layers: Vec<usize> = (0..llama.spec().layers).collect();
+    let rows: Vec<u32> = (0..tree.len() as u32).collect();
     let request = ForwardOptions {
         capture: &layers,
         logits: &rows,
         ..request
     };
-    Ok(host.forward(forest, &mut KeyValueCache::none(), &request)?)
+    Ok(llama.forward(tree, &mut KeyValueCache::none(), &request)?)
 }
 
 /// The logits of a pass that was asked for them.
@@ -192,14 +192,14 @@ pub fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     Ok(table.index_select(&Tensor::new(rows, table.device())?, 0)?)
 }
 
-/// A forest whose rows are marked for `interventions`, and the rows of every prompt.
+/// A tree whose rows are marked for `interventions`, and the rows of every prompt.
 pub fn marked(prompts: &[Vec<u32>], interventions: &[Intervention]) -> (PrefixTree, Vec<Vec<u32>>) {
-    let mut forest = PrefixTree::new();
+    let mut tree = PrefixTree::new();
     let rows = prompts
         .iter()
-        .map(|p| forest.insert(None, p, |i| token_mask(interventions, i, p.len())))
+        .map(|p| tree.insert(None, p, |i| token_mask(interventions, i, p.len())))
         .collect();
-    (forest, rows)
+    (tree, rows)
 }
 
 /// An update whose A and B are both random: B = 0 would hide half of the gradients.
@@ -254,14 +254,14 @@ pub struct Measured {
 }
 
 impl Objective<'_> {
-    /// Runs all prompts in one forest.
+    /// Runs all prompts in one tree.
     pub fn measure(
         &self,
-        host: &dyn HookedModel,
+        llama: &dyn HookedModel,
         prompts: &[Vec<u32>],
         adapter: Option<&Adapter>,
     ) -> Result<Measured> {
-        let (forest, rows) = marked(prompts, self.interventions);
+        let (tree, rows) = marked(prompts, self.interventions);
         let back = |n: usize| -> Vec<u32> { rows.iter().map(|r| r[r.len() - 1 - n]).collect() };
         let (last, chosen) = (back(0), back(OFFSET));
         let request = ForwardOptions {
@@ -271,9 +271,12 @@ impl Objective<'_> {
             adapter,
             ..ForwardOptions::default()
         };
-        let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
+        let pass = llama.forward(&tree, &mut KeyValueCache::none(), &request)?;
         let at = |layer: usize| {
-            let d = Tensor::new(self.directions.layer(layer)?.unit.as_slice(), host.device())?;
+            let d = Tensor::new(
+                self.directions.layer(layer)?.unit.as_slice(),
+                llama.device(),
+            )?;
             Ok((pick(&pass.residuals[&layer], &chosen)?, d))
         };
         Ok(Measured {
@@ -285,12 +288,12 @@ impl Objective<'_> {
     /// Representation loss, mean over layers and prompts, plus the weighted token loss.
     pub fn loss(
         &self,
-        host: &dyn HookedModel,
+        llama: &dyn HookedModel,
         prompts: &[Vec<u32>],
         labels: &[u32],
         adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
-        let measured = self.measure(host, prompts, adapter)?;
+        let measured = self.measure(llama, prompts, adapter)?;
         let token = token_loss(&measured.logits, &label_rows(labels), self.mode.losses().1)?;
         // As in the paper: 1 alone, 1/100 beside a representation loss.
         let weight = self.mode.losses().0.map_or(1., |_| 0.01);

@@ -95,8 +95,8 @@ fn tuned(session: &Session, mode: Mode, directions: &DirectionSet) -> Result<Ada
 fn generations_are_what_they_were() -> Result<()> {
     let session = session()?;
     let base = shown(&session, &session.own(&[], None))?;
-    let stock = Engine::load(&session.directory, None)?.interview(&interview(&session))?;
-    assert_eq!(stock, base, "in stock, by its own template");
+    let engine = Engine::load(&session.directory, None)?.interview(&interview(&session))?;
+    assert_eq!(engine, base, "in engine, by its own template");
     insta::assert_snapshot!("base", base);
 
     let directions = directions(&session)?;
@@ -123,8 +123,11 @@ fn generations_are_what_they_were() -> Result<()> {
         let directory = tempfile::tempdir()?;
         let merged = directory.path().join("merged");
         merge::merge(&session.directory, &update, &merged, &mut |_, _, _| {})?;
-        let stock = Engine::load(&merged, None)?.interview(&interview(&session))?;
-        assert_eq!(stock, ours, "{name}: merged, in stock, by its own template");
+        let engine = Engine::load(&merged, None)?.interview(&interview(&session))?;
+        assert_eq!(
+            engine, ours,
+            "{name}: merged, in engine, by its own template"
+        );
     }
     Ok(())
 }
@@ -152,11 +155,11 @@ fn one_seed_gives_the_same_adapter_bytes() -> Result<()> {
 }
 
 /// Up to 64 greedy tokens of our own forward and of unmodified mistral.rs; the mini-Llama
-/// ends its sentences long before, the tiny ones (`bake_and_merge/stock.rs`) do not.
+/// ends its sentences long before, the tiny ones (`bake_and_merge/engine.rs`) do not.
 #[test]
 fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     let session = session()?;
-    let stock = Engine::load(&session.directory, None)?;
+    let engine = Engine::load(&session.directory, None)?;
     for ids in prompts(&session)? {
         let how = reptune_recipes::generate::Generation {
             max_new_tokens: 64,
@@ -171,7 +174,7 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
         )?;
         // mistral.rs takes the space off the front of what it says.
         let ours = session.chat.decode(&ours[0])?;
-        assert_eq!(ours.trim_start(), stock.generate(&ids, 64)?);
+        assert_eq!(ours.trim_start(), engine.generate(&ids, 64)?);
     }
     Ok(())
 }

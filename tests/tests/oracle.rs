@@ -21,7 +21,7 @@ const MODELS: [&str; 2] = ["llama2", "llama32"];
 fn residuals_and_logits_are_those_of_transformers() -> Result<()> {
     for name in MODELS {
         let oracle = Oracle::read(&format!("oracle-{name}.safetensors"))?;
-        let host = llama(&format!("tiny-{name}"))?;
+        let model = llama(&format!("tiny-{name}"))?;
         let prompts = oracle.prompts()?;
         for (how, batches) in [
             ("alone", (0..3).map(|i| vec![i]).collect::<Vec<_>>()),
@@ -30,9 +30,9 @@ fn residuals_and_logits_are_those_of_transformers() -> Result<()> {
             let mut walk = Walk::default();
             for batch in batches {
                 let chosen: Vec<_> = batch.iter().map(|&i| &prompts[i]).collect();
-                let (forest, rows) = PrefixTree::pack(&chosen);
-                let pass = whole(&host, &forest, ForwardOptions::default())?;
-                for layer in 0..host.spec().layers {
+                let (tree, rows) = PrefixTree::pack(&chosen);
+                let pass = whole(&model, &tree, ForwardOptions::default())?;
+                for layer in 0..model.spec().layers {
                     for (&i, rows) in batch.iter().zip(&rows) {
                         let place = format!("prompt.{i}.layer.{layer}");
                         let ours = pick(&pass.residuals[&layer], rows)?;
@@ -63,22 +63,22 @@ fn residuals_and_logits_are_those_of_transformers() -> Result<()> {
 fn greedy_tokens_are_those_of_generate() -> Result<()> {
     for name in MODELS {
         let oracle = Oracle::read(&format!("oracle-{name}.safetensors"))?;
-        let host = llama(&format!("tiny-{name}"))?;
+        let model = llama(&format!("tiny-{name}"))?;
         for (i, prompt) in oracle.prompts()?.iter().enumerate() {
             let expected = oracle.tokens(&format!("prompt.{i}.greedy"))?;
-            let (mut forest, rows) = PrefixTree::pack(&[prompt]);
+            let (mut tree, rows) = PrefixTree::pack(&[prompt]);
             let mut last = *rows[0].last().expect("a prompt has tokens");
-            let mut cache = KeyValueCache::keeping(host.spec().layers, 16);
+            let mut cache = KeyValueCache::keeping(model.spec().layers, 16);
             let mut new = Vec::new();
             while new.len() < expected.len() {
                 let request = ForwardOptions {
                     logits: &[last],
                     ..ForwardOptions::default()
                 };
-                let pass = host.forward(&forest, &mut cache, &request)?;
+                let pass = model.forward(&tree, &mut cache, &request)?;
                 let token = logits(&pass).argmax(1)?.to_vec1::<u32>()?[0];
                 new.push(token);
-                last = forest.insert(Some(last), &[token], |_| 0)[0];
+                last = tree.insert(Some(last), &[token], |_| 0)[0];
             }
             assert_eq!(new, expected, "{name}: greedy tokens of prompt {i}");
         }
@@ -89,7 +89,7 @@ fn greedy_tokens_are_those_of_generate() -> Result<()> {
 #[test]
 fn steered_logits_are_those_of_hooks() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let set = oracle.directions()?;
     let add = |layers: &[usize]| Intervention::new(&set, layers, Dose::Total(3.), Operator::Add);
     let cases = [
@@ -108,12 +108,12 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
         let interventions = [intervention];
         let expected = oracle.get(&format!("steered.{name}.logits"))?;
         for (how, prompts) in [("alone", &prompts[2..]), ("packed", &prompts[..])] {
-            let (forest, rows) = marked(prompts, &interventions);
+            let (tree, rows) = marked(prompts, &interventions);
             let request = ForwardOptions {
                 interventions: &interventions,
                 ..ForwardOptions::default()
             };
-            let pass = whole(&host, &forest, request)?;
+            let pass = whole(&model, &tree, request)?;
             let ours = pick(logits(&pass), rows.last().expect("prompt 2 is the last"))?;
             walk.check(&format!("steered.{name}, {how}"), &ours, expected);
         }
@@ -123,23 +123,23 @@ fn steered_logits_are_those_of_hooks() -> Result<()> {
 }
 
 /// PEFT's own adapter, as `peft::load` reads it.
-fn adapter(host: &dyn HookedModel) -> Result<Adapter> {
-    Ok(peft::load(&fixture("peft-adapter"), host.spec())?)
+fn adapter(model: &dyn HookedModel) -> Result<Adapter> {
+    Ok(peft::load(&fixture("peft-adapter"), model.spec())?)
 }
 
 #[test]
 fn tuned_residuals_and_logits_are_those_of_peft() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let host = llama("tiny-llama2")?;
-    let update = adapter(&host)?;
-    let (forest, rows) = PrefixTree::pack(&oracle.prompts()?);
+    let model = llama("tiny-llama2")?;
+    let update = adapter(&model)?;
+    let (tree, rows) = PrefixTree::pack(&oracle.prompts()?);
     let request = ForwardOptions {
         adapter: Some(&update),
         ..ForwardOptions::default()
     };
-    let pass = whole(&host, &forest, request)?;
+    let pass = whole(&model, &tree, request)?;
     let mut walk = Walk::default();
-    for layer in 0..host.spec().layers {
+    for layer in 0..model.spec().layers {
         for (i, rows) in rows.iter().enumerate() {
             let place = format!("tuned.{i}.layer.{layer}");
             walk.check(
@@ -160,15 +160,15 @@ fn tuned_residuals_and_logits_are_those_of_peft() -> Result<()> {
 #[test]
 fn each_loss_is_that_of_torch() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let host = llama("tiny-llama2")?;
-    let update = adapter(&host)?;
+    let model = llama("tiny-llama2")?;
+    let update = adapter(&model)?;
     let directions = oracle.directions()?;
     let objective = Objective {
         mode: Mode::Truth,
         directions: &directions,
         interventions: &[],
     };
-    let measured = objective.measure(&host, &oracle.prompts()?, Some(&update))?;
+    let measured = objective.measure(&model, &oracle.prompts()?, Some(&update))?;
     let mut walk = Walk::default();
     // cos = 1 - 2 * the loss of tuning in
     let mut columns = Vec::new();
@@ -216,11 +216,11 @@ fn each_loss_is_that_of_torch() -> Result<()> {
 #[test]
 fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
-    let mut update = adapter(&host)?;
-    update.trainable(host.device())?;
+    let mut update = adapter(&model)?;
+    update.trainable(model.device())?;
     assert_eq!(update.modules.len(), 4);
     let mut walk = Walk::default();
     for mode in Mode::ALL {
@@ -229,7 +229,7 @@ fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> 
             directions: &directions,
             interventions: &[],
         };
-        let loss = objective.loss(&host, &prompts, &labels, Some(&update))?;
+        let loss = objective.loss(&model, &prompts, &labels, Some(&update))?;
         let place = format!("mode.{mode}.loss");
         walk.check(&place, &loss, oracle.get(&place)?);
         let gradients = loss.backward()?;
@@ -251,11 +251,11 @@ fn the_loss_and_every_gradient_of_every_mode_are_those_of_torch() -> Result<()> 
 #[test]
 fn five_steps_of_adamw_are_those_of_torch() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
-    let mut update = adapter(&host)?;
-    let vars = update.trainable(host.device())?;
+    let mut update = adapter(&model)?;
+    let vars = update.trainable(model.device())?;
     let parameters = ParamsAdamW {
         lr: 1e-2,
         beta1: 0.9,
@@ -271,7 +271,7 @@ fn five_steps_of_adamw_are_those_of_torch() -> Result<()> {
     };
     let mut walk = Walk::default();
     for step in 0..5 {
-        let loss = objective.loss(&host, &prompts, &labels, Some(&update))?;
+        let loss = objective.loss(&model, &prompts, &labels, Some(&update))?;
         let place = format!("adamw.{step}.loss");
         walk.check(&place, &loss, oracle.get(&place)?);
         optimizer.backward_step(&loss)?;

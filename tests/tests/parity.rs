@@ -269,7 +269,7 @@ fn logits_of_a_steered_forward_are_those_of_a_hook() -> Result<()> {
     )?;
     let mut walk = Walk::default();
     for (name, interventions) in [("base", vec![]), ("steered", vec![steer])] {
-        let (forest, rows) = marked(&prompts(&session)?[..STEERED], &interventions);
+        let (tree, rows) = marked(&prompts(&session)?[..STEERED], &interventions);
         let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
         let request = ForwardOptions {
             interventions: &interventions,
@@ -278,7 +278,7 @@ fn logits_of_a_steered_forward_are_those_of_a_hook() -> Result<()> {
         };
         let pass = session
             .llama
-            .forward(&forest, &mut KeyValueCache::none(), &request)?;
+            .forward(&tree, &mut KeyValueCache::none(), &request)?;
         walk.check(
             name,
             logits(&pass),

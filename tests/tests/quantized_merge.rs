@@ -53,21 +53,21 @@ fn write(
 }
 
 fn ours(path: &Path, adapter: Option<&Adapter>) -> Result<Vec<Tensor>> {
-    let host = Llama::load(path, LoadOptions::default())?;
+    let llama = Llama::load(path, LoadOptions::default())?;
     let one = |prompt: &Vec<u32>| {
-        let (forest, rows) = PrefixTree::pack(std::slice::from_ref(prompt));
+        let (tree, rows) = PrefixTree::pack(std::slice::from_ref(prompt));
         let request = ForwardOptions {
             adapter,
             ..ForwardOptions::default()
         };
-        pick(logits(&whole(&host, &forest, request)?), &rows[0])
+        pick(logits(&whole(&llama, &tree, request)?), &rows[0])
     };
     prompts().iter().map(one).collect()
 }
 
-fn stock(path: &Path) -> Result<Vec<Tensor>> {
-    let stock = Engine::load(path, None)?;
-    prompts().iter().map(|p| Ok(stock.logits(p)?)).collect()
+fn engine(path: &Path) -> Result<Vec<Tensor>> {
+    let engine = Engine::load(path, None)?;
+    prompts().iter().map(|p| Ok(engine.logits(p)?)).collect()
 }
 
 /// Root of the mean square of the difference.
@@ -113,16 +113,16 @@ fn an_unquantized_merge_is_the_update_and_every_type_is_what_stock_computes() ->
             (WeightTypes::all(Some(wanted)), ErrorCompensation::None),
             &out,
         )?;
-        let (merged, served) = (ours(&out, None)?, stock(&out)?);
+        let (merged, served) = (ours(&out, None)?, engine(&out)?);
         let (error, between) = (off(&merged, &tuned), off(&merged, &served));
         let cosine = report.modules.values().map(|s| s.cosine).fold(1., f64::min);
         println!(
-            "{name:5} {:5.2} bits, {} bytes, error {error:.4} of {effect:.4}, ours to stock {between:.1e}, least cosine {cosine:.3}",
+            "{name:5} {:5.2} bits, {} bytes, error {error:.4} of {effect:.4}, ours to engine {between:.1e}, least cosine {cosine:.3}",
             report.bits, report.bytes
         );
         assert!(
             between < between_runtimes(wanted.fitted((128, 128)), effect),
-            "{name}: stock computes the same: {between}"
+            "{name}: engine computes the same: {between}"
         );
         assert_eq!(report.modules.len(), 6);
         if name == "f32" {
@@ -155,9 +155,9 @@ fn each_way_of_rounding_loses_less_than_the_one_before() -> Result<()> {
             errors.push(off(&ours(&out, None)?, &tuned));
             let noise = |s: &RoundedModule| s.noise.unwrap_or(f64::NAN);
             noises.push(report.modules.values().map(noise).sum::<f64>() / 6.);
-            let between = off(&ours(&out, None)?, &stock(&out)?);
+            let between = off(&ours(&out, None)?, &engine(&out)?);
             let allowed = between_runtimes(type_, errors[0]);
-            assert!(between < allowed, "stock adds the same biases: {between}");
+            assert!(between < allowed, "engine adds the same biases: {between}");
         }
         println!("{name}: errors {errors:.4?}, noise {noises:.4?}");
         assert!(
@@ -203,7 +203,7 @@ fn onto_a_quantized_model_only_what_changes_is_written_anew() -> Result<()> {
     let (merged, wanted) = (ours(&out, None)?, ours(&base, Some(&update))?);
     let effect = off(&wanted, &ours(&base, None)?);
     assert!(off(&merged, &wanted) < 0.1 * effect);
-    assert!(off(&merged, &stock(&out)?) < 0.1 * effect);
+    assert!(off(&merged, &engine(&out)?) < 0.1 * effect);
     Ok(())
 }
 
@@ -302,8 +302,8 @@ fn the_smallest_file_that_keeps_the_behaviour_is_taken_and_none_if_none_does() -
             .iter()
             .all(|c| c.wanted == last || c.effect_retained < 0.95)
     );
-    let host = Llama::load(&room.path().join("taken"), LoadOptions::default())?;
-    let again = check.scores(&ModelVariant::base(&host), None)?;
+    let llama = Llama::load(&room.path().join("taken"), LoadOptions::default())?;
+    let again = check.scores(&ModelVariant::base(&llama), None)?;
     assert_eq!(
         again.behaviour, taken.scores.behaviour,
         "the file is the one that was measured"

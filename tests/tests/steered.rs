@@ -28,7 +28,7 @@ const COEFF: f64 = 3.;
 
 struct Room {
     room: TempDir,
-    host: Llama,
+    llama: Llama,
     prompts: Vec<Vec<u32>>,
     runtime: tokio::runtime::Runtime,
 }
@@ -43,22 +43,22 @@ impl Room {
 
     /// With the mini-Llama, whose rows are long enough to be quantized.
     fn mini() -> Result<Self> {
-        let host = Llama::load(&mini(), LoadOptions::default())?;
-        let hidden = host.spec().hidden;
+        let llama = Llama::load(&mini(), LoadOptions::default())?;
+        let hidden = llama.spec().hidden;
         let wave = |l: usize| {
             let v: Vec<f64> = (0..hidden).map(|i| ((i * (7 + l)) as f64).sin()).collect();
             Ok((l, Direction::new(&v)?))
         };
         let set = DirectionSet {
-            layers: (0..host.spec().layers).map(wave).collect::<Result<_>>()?,
+            layers: (0..llama.spec().layers).map(wave).collect::<Result<_>>()?,
             provenance: Provenance::default(),
         };
-        Self::of(host, set, vec![vec![0, 5, 9, 100, 200], vec![0, 700, 3]])
+        Self::of(llama, set, vec![vec![0, 5, 9, 100, 200], vec![0, 700, 3]])
     }
 
-    fn of(host: Llama, mut set: DirectionSet, prompts: Vec<Vec<u32>>) -> Result<Self> {
+    fn of(llama: Llama, mut set: DirectionSet, prompts: Vec<Vec<u32>>) -> Result<Self> {
         let room = tempfile::tempdir()?;
-        let spec = host.spec();
+        let spec = llama.spec();
         set.provenance = Provenance {
             model: spec.name.clone(),
             model_fingerprint: spec.fingerprint.clone(),
@@ -73,7 +73,7 @@ impl Room {
         Ok(Self {
             prompts,
             room,
-            host,
+            llama,
             runtime,
         })
     }
@@ -106,13 +106,13 @@ impl Room {
         interventions: &[Intervention],
         adapter: Option<&Adapter>,
     ) -> Result<Vec<Tensor>> {
-        let (forest, rows) = marked(&self.prompts, interventions);
+        let (tree, rows) = marked(&self.prompts, interventions);
         let request = ForwardOptions {
             interventions,
             adapter,
             ..ForwardOptions::default()
         };
-        let pass = whole(&self.host, &forest, request)?;
+        let pass = whole(&self.llama, &tree, request)?;
         rows.iter().map(|r| pick(logits(&pass), r)).collect()
     }
 
@@ -163,14 +163,14 @@ impl Room {
         let out = tempfile::tempdir_in(self.room.path())?;
         let interventions = self.interventions(coeff)?;
         bake(
-            Path::new(&self.host.spec().name),
+            Path::new(&self.llama.spec().name),
             &interventions,
             stored,
             &out.path().join("b"),
             &mut |_, _| {},
         )?;
-        let stock = Engine::load(&out.path().join("b"), None)?;
-        self.prompts.iter().map(|p| Ok(stock.logits(p)?)).collect()
+        let loaded = Engine::load(&out.path().join("b"), None)?;
+        self.prompts.iter().map(|p| Ok(loaded.logits(p)?)).collect()
     }
 }
 
@@ -239,7 +239,7 @@ fn a_steered_builder_computes_what_our_own_forward_does() -> Result<()> {
         .coeff(-1.5)
         .at(HookPoint::ResidPre);
     let both = room.built(tiny_f32().steered(one.clone()).steered(other.clone()))?;
-    let interventions = one.and(other).interventions(room.host.spec())?;
+    let interventions = one.and(other).interventions(room.llama.spec())?;
     same("two files", &both, &room.ours(&interventions, None)?);
     Ok(())
 }
@@ -293,7 +293,7 @@ fn a_tuned_builder_takes_a_local_directory_and_the_next_one_does_not_get_it() ->
     let room = Room::new()?;
     let (adapter, update) = (
         room.room.path().join("adapter"),
-        random_update(room.host.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
+        random_update(room.llama.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
     );
     peft::save(&adapter, &update, "tiny")?;
     let base = room.plain(tiny_f32())?;
@@ -313,7 +313,7 @@ fn a_tuned_builder_takes_a_local_directory_and_the_next_one_does_not_get_it() ->
         "the order of the calls does not matter"
     );
     // Of PEFT's own making.
-    let theirs = peft::load(&fixture("peft-adapter"), room.host.spec())?;
+    let theirs = peft::load(&fixture("peft-adapter"), room.llama.spec())?;
     let tuned = room.built(tiny_f32().tuned(fixture("peft-adapter")))?;
     same("tuned by PEFT", &tuned, &room.ours(&[], Some(&theirs))?);
     // A load that fails leaves nothing behind either, nor does one that quantizes. All on one thread, where the list is.

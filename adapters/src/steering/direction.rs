@@ -99,8 +99,8 @@ impl DirectionSet {
         let known = &self.provenance.residual_norms;
         if let Some(l) = layers.iter().find(|l| !known.contains_key(l)) {
             let expected = format!("a reference norm for layer {l} in the direction set");
-            let hint = "give an absolute coeff";
-            return Err(Error::value("coeff_fraction", expected, "none", hint));
+            let hint = "give the dose as a coeff";
+            return Err(Error::value("fraction", expected, "none", hint));
         }
         let sum: f64 = layers.iter().map(|l| known[l]).sum();
         Ok(fraction * sum / layers.len().max(1) as f64)
@@ -227,7 +227,7 @@ impl DirectionSet {
     /// When it was not; they name the file `path`.
     pub fn check_model(&self, path: &Path, model: &ModelSpec) -> Result<()> {
         let (p, name) = (&self.provenance, &model.name);
-        let made = format!("the directions were made for {}", p.model);
+        let made = format!("the directions were made for the model {}", p.model);
         let again = format!("{made}; extract them again for this model");
         let misfit = |place: &str, expected: String, found: String, hint: &str| {
             Err(Error::content(path, place, expected, found, hint))

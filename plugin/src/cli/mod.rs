@@ -134,12 +134,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes, without those whose text the message already holds.
+/// An error and its causes, each text once.
 fn with_causes(error: &anyhow::Error) -> String {
     let texts = error.chain().map(ToString::to_string);
-    let join = |text: String, cause: String| match text.contains(&cause) {
-        true => text,
-        false => format!("{text}: {cause}"),
+    let join = |text: String, cause: String| match () {
+        () if text.contains(&cause) => text,
+        () if cause.starts_with(&text) => cause,
+        () => format!("{text}: {cause}"),
     };
     texts.reduce(join).unwrap_or_default()
 }

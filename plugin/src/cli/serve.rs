@@ -153,7 +153,9 @@ fn named_variants(a: &ServeArgs, model: &Path) -> Result<Vec<(String, Variant)>>
     let mut names = BTreeSet::from([DEFAULT]);
     for (name, _) in &variants {
         if !names.insert(name) {
-            bail!("expected a different name for every variant, found `{name}` twice, or reserved");
+            bail!(
+                "names of models: expected a different one for every --steer and --adapter, found `{name}` twice, or reserved; name them, as in --steer NAME=FILE:.."
+            );
         }
     }
     Ok(variants)

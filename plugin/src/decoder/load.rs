@@ -130,13 +130,15 @@ impl Llama {
             let eps = config.rms_norm_eps;
             Ok(Block::new(layer, spec.head_dim, eps, norms, linears))
         };
+        // The largest first: while a tensor is loaded, its bytes lie in memory a second time.
+        let (embeddings, head) = (tensor(EMBEDDINGS)?, weight(None)?);
         Ok(Self {
             blocks: (0..spec.layers).map(block).collect::<Result<_>>()?,
             norm: tensor("model.norm.weight")?,
             norm_eps: config.rms_norm_eps,
             rotation: RotationTable::new(config)?,
-            embeddings: tensor(EMBEDDINGS)?,
-            head: weight(None)?,
+            embeddings,
+            head,
             device: device.clone(),
             spec,
         })

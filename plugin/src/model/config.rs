@@ -72,7 +72,8 @@ impl LlamaConfig {
             path: path.to_owned(),
         };
         file.check_sizes(&config)?;
-        config.json = with_defaults(json, &config);
+        let rope = file.rope()?;
+        config.json = complete(json, &config, rope);
         Ok(config)
     }
 
@@ -182,23 +183,126 @@ impl ConfigFile<'_> {
     }
 }
 
-/// What mistral.rs wants and older files leave out.
-fn with_defaults(mut json: Value, config: &LlamaConfig) -> Value {
-    let theta = json["rope_parameters"]["rope_theta"].as_f64();
+/// The configuration as every engine reads it: values that older files leave out, the rotary
+/// embedding in the spelling of transformers 4 and in that of transformers 5, and both names of
+/// the type of the weights. The weights are full, so no `quantization_config` stays.
+fn complete(mut json: Value, config: &LlamaConfig, rope: Rope) -> Value {
     let context = config.max_position_embeddings;
+    let kind = [&json["torch_dtype"], &json["dtype"]].map(Clone::clone);
+    let kind = kind.into_iter().find(|kind| !kind.is_null());
+    let kind = kind.unwrap_or_else(|| json!("float32"));
     let defaults = [
+        ("architectures", json!(["LlamaForCausalLM"])),
+        ("model_type", json!("llama")),
         ("num_key_value_heads", json!(config.num_key_value_heads)),
         ("max_position_embeddings", json!(context)),
         ("rms_norm_eps", json!(config.rms_norm_eps)),
-        ("rope_theta", json!(theta.unwrap_or(10000.))),
         ("hidden_act", json!("silu")),
+        ("torch_dtype", kind.clone()),
+        ("dtype", kind),
     ];
     for (key, value) in defaults {
         if json[key].is_null() {
             json[key] = value;
         }
     }
+    let mut parameters = rope
+        .scaling
+        .clone()
+        .unwrap_or_else(|| json!({"rope_type": "default"}));
+    parameters["rope_theta"] = json!(rope.theta);
+    json["rope_theta"] = json!(rope.theta);
+    json["rope_scaling"] = json!(rope.scaling);
+    json["rope_parameters"] = parameters;
+    if let Some(json) = json.as_object_mut() {
+        json.remove("quantization_config");
+    }
     json
+}
+
+/// The rotary embedding of a `config.json`.
+struct Rope {
+    theta: f64,
+    /// Kind and numbers of the scaling, as transformers 4 spells them; none without scaling.
+    scaling: Option<Value>,
+}
+
+impl ConfigFile<'_> {
+    /// Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+    fn rope(&self) -> Result<Rope> {
+        let json = self.json;
+        let (key, table) = match &json["rope_parameters"] {
+            Value::Null => ("rope_scaling", &json["rope_scaling"]),
+            table => ("rope_parameters", table),
+        };
+        if !table.is_null() && !table.is_object() || table["full_attention"].is_object() {
+            let hint = "different rotary embeddings by kind of layer are not supported";
+            return Err(self.error(key, "one table of numbers", table.to_string(), hint));
+        }
+        let number = |name: &str| table[name].as_f64().filter(|x| *x > 0. && x.is_finite());
+        let positive = |v: &Value| v.as_f64().filter(|x| *x > 0. && x.is_finite());
+        let outer = self.field("rope_theta", Some(10_000.), "a positive number", positive)?;
+        let theta = match (number("rope_theta"), &json["rope_theta"]) {
+            (Some(theta), Value::Null) => theta,
+            (Some(theta), _) if theta != outer => {
+                let expected = format!("{theta}, as `rope_parameters` says");
+                let hint = "the two spellings must agree; remove the wrong one";
+                return Err(self.error("rope_theta", &expected, outer.to_string(), hint));
+            }
+            _ => outer,
+        };
+        for whole in ["partial_rotary_factor"] {
+            let factor = [&table[whole], &json[whole]]
+                .into_iter()
+                .find(|f| !f.is_null());
+            if let Some(factor) = factor.filter(|f| f.as_f64() != Some(1.)) {
+                let hint = "Llamas rotate whole heads";
+                return Err(self.error(whole, "1", factor.to_string(), hint));
+            }
+        }
+        let kind = [&table["rope_type"], &table["type"]]
+            .into_iter()
+            .find(|k| !k.is_null());
+        let names: &[&str] = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            None if table["factor"].is_null() => {
+                return Ok(Rope {
+                    theta,
+                    scaling: None,
+                });
+            }
+            Some("default") => {
+                return Ok(Rope {
+                    theta,
+                    scaling: None,
+                });
+            }
+            Some("linear") => &["factor"],
+            Some("llama3") => &[
+                "factor",
+                "low_freq_factor",
+                "high_freq_factor",
+                "original_max_position_embeddings",
+            ],
+            _ => {
+                let found = kind.map_or("a factor without a type".into(), Value::to_string);
+                let hint = "mistral.rs 0.8.1 computes no other; dynamic and yarn are refused";
+                let expected = "a rope_type of default, linear or llama3";
+                return Err(self.error(key, expected, found, hint));
+            }
+        };
+        let mut scaling = json!({"rope_type": kind});
+        for name in names {
+            let Some(_) = number(name) else {
+                let (at, found) = (format!("{key}.{name}"), table[*name].to_string());
+                return Err(self.error(&at, "a positive number", found, "fetch the file again"));
+            };
+            scaling[*name] = table[*name].clone();
+        }
+        Ok(Rope {
+            theta,
+            scaling: Some(scaling),
+        })
+    }
 }
 
 /// Sizes and identity of the model in `directory`, without its weights.

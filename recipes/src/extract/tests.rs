@@ -226,23 +226,23 @@ fn captured(extraction: &str) -> CapturedPairs {
 #[test]
 fn rows_are_those_of_prompts_run_alone() {
     let recipe = recipe("pairs = 20\npositions = \"at:-4\"");
-    let (host, chat) = (tiny(), chat());
+    let (model, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
-    let found = extract(&host, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
+    let found = extract(&model, &chat, &recipe, &items.train, &mut |_, _| {}).expect("directions");
     let pairs = captured_pairs::pairs(&chat, &recipe, &items.train).expect("pairs");
     let row = |side: &captured_pairs::Side| -> Vec<f32> {
-        let (forest, rows) = PrefixTree::pack(&[&side.ids]);
+        let (tree, rows) = PrefixTree::pack(&[&side.ids]);
         let request = ForwardOptions {
             capture: &[2],
             ..ForwardOptions::default()
         };
-        let pass = host
-            .forward(&forest, &mut KeyValueCache::none(), &request)
+        let pass = model
+            .forward(&tree, &mut KeyValueCache::none(), &request)
             .expect("a pass");
         let rows_of: Vec<Vec<f32>> = pass.residuals[&2].to_vec2().expect("rows");
         rows_of[rows[0][side.end - 4] as usize].clone()
     };
-    let mut sum = vec![0f64; host.spec().hidden];
+    let mut sum = vec![0f64; model.spec().hidden];
     for pair in &pairs {
         let (p, n) = (row(&pair[0]), row(&pair[1]));
         for (s, (p, n)) in sum.iter_mut().zip(p.iter().zip(&n)) {
@@ -361,10 +361,10 @@ fn sums_give_the_directions_of_kept_pairs_in_memory_that_does_not_grow() {
             "pairs = 12\npairing = \"same-claim\"\npositions = \"window:-1..1\"\n{without}"
         ));
         let items = Items::read(&recipe).expect("items");
-        let (host, chat) = (tiny(), chat());
-        let captured = CapturedPairs::of(&host, &chat, &recipe, &items.train, &mut |_, _| {});
-        let kept = find(host.spec(), &recipe, &captured.expect("rows")).expect("directions");
-        let each = extract_each(&host, &chat, &recipe, &items.train, &mut |_, _| {});
+        let (model, chat) = (tiny(), chat());
+        let captured = CapturedPairs::of(&model, &chat, &recipe, &items.train, &mut |_, _| {});
+        let kept = find(model.spec(), &recipe, &captured.expect("rows")).expect("directions");
+        let each = extract_each(&model, &chat, &recipe, &items.train, &mut |_, _| {});
         let (each, pairs) = each.expect("directions");
         assert_eq!(pairs, [12, 12]);
         assert_eq!(each.len(), 3);

@@ -29,11 +29,11 @@ fn a_scatter_has_the_axes_of_most_variance() {
 #[test]
 fn a_map_and_a_lens_are_those_of_the_model() {
     let recipe = recipe("pairs = 8\npositions = \"last:2\"");
-    let (host, chat) = (tiny(), chat());
+    let (model, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
-    let captured = CapturedPairs::of(&host, &chat, &recipe, &items.train, &mut |_, _| {});
+    let captured = CapturedPairs::of(&model, &chat, &recipe, &items.train, &mut |_, _| {});
     let captured = captured.expect("rows");
-    let found = find(host.spec(), &recipe, &captured).expect("directions");
+    let found = find(model.spec(), &recipe, &captured).expect("directions");
     let map = cosine_map(&captured, &found).expect("a map");
     assert_eq!((map.layers.len(), map.offsets.as_slice()), (4, &[0, 1][..]));
     for (layer, row) in map.difference.iter().enumerate() {
@@ -47,14 +47,14 @@ fn a_map_and_a_lens_are_those_of_the_model() {
     }
     // The last residual row of a prompt, as a direction: the lens differs from the
     // logits by the norm's epsilon only, so the likeliest token is the same.
-    let (forest, rows) = PrefixTree::pack(&[chat.encode("a prompt").expect("ids")]);
+    let (tree, rows) = PrefixTree::pack(&[chat.encode("a prompt").expect("ids")]);
     let request = ForwardOptions {
         capture: &[3],
         logits: &rows[0][rows[0].len() - 1..],
         ..ForwardOptions::default()
     };
-    let pass = host
-        .forward(&forest, &mut KeyValueCache::none(), &request)
+    let pass = model
+        .forward(&tree, &mut KeyValueCache::none(), &request)
         .expect("a pass");
     let residual: Vec<Vec<f32>> = pass.residuals[&3].to_vec2().expect("rows");
     let last: Vec<f64> = residual[residual.len() - 1]
@@ -62,14 +62,14 @@ fn a_map_and_a_lens_are_those_of_the_model() {
         .map(|x| f64::from(*x))
         .collect();
     let direction = Direction::new(&last).expect("a direction");
-    let lens = logit_lens(&host, &chat, (3, &direction), 3).expect("a lens");
+    let lens = logit_lens(&model, &chat, (3, &direction), 3).expect("a lens");
     let logits: Vec<Vec<f32>> = pass.logits.expect("logits").to_vec2().expect("rows");
     let best = (0..logits[0].len()).max_by(|a, b| logits[0][*a].total_cmp(&logits[0][*b]));
     let best = chat.decode(&[best.expect("a token") as u32]).expect("text");
     assert_eq!(lens.top[0], best);
     assert_eq!((lens.top.len(), lens.bottom.len()), (3, 3));
     let narrow = Direction::new(&[1.]).expect("a direction");
-    let message = logit_lens(&host, &chat, (3, &narrow), 3)
+    let message = logit_lens(&model, &chat, (3, &narrow), 3)
         .expect_err("narrow")
         .to_string();
     assert!(message.contains("width 32"), "{message}");

@@ -209,6 +209,8 @@ fn misread(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         _ => None,
     };
     let (expected, found) = match message.split_once(", expected ") {
+        Some((found, "usize" | "u64" | "u32")) => ("a whole number".to_owned(), found.to_owned()),
+        Some((found, "f64" | "f32")) => ("a number".to_owned(), found.to_owned()),
         Some((found, expected)) => (expected.to_owned(), found.to_owned()),
         None => ("a valid recipe".to_owned(), message.clone()),
     };

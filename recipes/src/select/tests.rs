@@ -59,12 +59,12 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
         neutral: 3,
         ..Selection::default()
     });
-    let (host, chat) = (tiny(), chat());
+    let (llama, chat) = (tiny(), chat());
     let items = Items::read(&recipe).expect("items");
-    let capture = |claims| CapturedPairs::of(&host, &chat, &recipe, claims, &mut |_, _| {});
+    let capture = |claims| CapturedPairs::of(&llama, &chat, &recipe, claims, &mut |_, _| {});
     let captured = capture(&items.train).expect("rows");
     let held_out = capture(&items.validation).expect("rows");
-    let mut found = find(host.spec(), &recipe, &captured).expect("directions");
+    let mut found = find(llama.spec(), &recipe, &captured).expect("directions");
     // The label tokens A and B of the byte tokenizer, read off the embedding of the last block.
     let label = |text: &str| chat.encode(text).expect("ids")[1] as usize;
     let (a, b) = (label("A"), label("B"));
@@ -78,7 +78,7 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
     let folder = tempfile::tempdir().expect("a directory");
     let measure = |found: &[Extracted], steps: &mut Vec<usize>| {
         let inputs = SelectionInputs {
-            model: &host,
+            model: &llama,
             chat: &chat,
             recipe: &recipe,
             found,
@@ -119,7 +119,7 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
     }
     // A direction that is the gradient of the answer's log-odds moves them its way:
     // found here by trying every axis at layer 2.
-    let width = host.spec().hidden;
+    let width = llama.spec().hidden;
     let axis = |i: usize| -> f64 {
         let mut v = vec![0f64; width];
         v[i] = 1.;
@@ -136,7 +136,7 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
                 Intervention::new(&set, &[2], Dose::Total(coeff), Operator::Add).expect("steering");
             let variant = ModelVariant {
                 interventions: &[add],
-                ..ModelVariant::base(&host)
+                ..ModelVariant::base(&llama)
             };
             let choice = std::slice::from_ref(&choice);
             log_odds(&variant, choice, &mut |_| ()).expect("odds")[0]

@@ -1,4 +1,4 @@
-//! Gates decide alike in any forest, with and without a cache, and to the end.
+//! Gates decide alike in any tree, with and without a cache, and to the end.
 
 use super::{prompts, set};
 use crate::error::Result;
@@ -26,13 +26,13 @@ fn split(toy: &Toy) -> Result<(Gate, Vec<bool>)> {
     let unit = Tensor::new(set.layer(2)?.unit.as_slice(), toy.device())?;
     let mut projections = Vec::new();
     for prompt in prompts() {
-        let (forest, rows) = PrefixTree::pack(&[prompt]);
+        let (tree, rows) = PrefixTree::pack(&[prompt]);
         let request = ForwardOptions {
             capture: &[2],
             ..ForwardOptions::default()
         };
         let h = toy
-            .forward(&forest, &mut KeyValueCache::none(), &request)?
+            .forward(&tree, &mut KeyValueCache::none(), &request)?
             .residuals[&2]
             .clone();
         let row = h.get(rows[0][rows[0].len() - 1] as usize)?;
@@ -56,15 +56,15 @@ fn uncached(
     let open = open_gates(toy, &[prompt], interventions, None)?[0];
     let mut ids = prompt.to_vec();
     for _ in 0..steps {
-        let mut forest = PrefixTree::new();
+        let mut tree = PrefixTree::new();
         let mark = |i| token_mask_gated(interventions, open, i, prompt.len());
-        let rows = forest.insert(None, &ids, mark);
+        let rows = tree.insert(None, &ids, mark);
         let request = ForwardOptions {
             interventions,
             logits: &rows[rows.len() - 1..],
             ..ForwardOptions::default()
         };
-        let pass = toy.forward(&forest, &mut KeyValueCache::none(), &request)?;
+        let pass = toy.forward(&tree, &mut KeyValueCache::none(), &request)?;
         let best = pass.logits.expect("logits").argmax(1)?;
         ids.push(best.to_vec1::<u32>()?[0]);
     }
@@ -131,15 +131,15 @@ fn a_gate_decided_once_is_the_base_or_the_plain_intervention_to_the_end() -> Res
     let decided = open_gates(&toy, &prompts(), &gated, None)?;
     for (i, prompt) in prompts().iter().enumerate() {
         let logits = |interventions: &[Intervention]| -> Result<Vec<u32>> {
-            let mut forest = PrefixTree::new();
+            let mut tree = PrefixTree::new();
             let mark = |p| token_mask_gated(&gated, decided[i], p, prompt.len());
-            let rows = forest.insert(None, prompt, mark);
+            let rows = tree.insert(None, prompt, mark);
             let request = ForwardOptions {
                 interventions,
                 logits: &rows,
                 ..ForwardOptions::default()
             };
-            let pass = toy.forward(&forest, &mut KeyValueCache::none(), &request)?;
+            let pass = toy.forward(&tree, &mut KeyValueCache::none(), &request)?;
             let flat = pass.logits.expect("logits").flatten_all()?;
             Ok(flat.to_vec1::<f32>()?.iter().map(|x| x.to_bits()).collect())
         };

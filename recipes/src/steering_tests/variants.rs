@@ -1,4 +1,4 @@
-//! Variants that grow in one forest say what each of them says alone.
+//! Variants that grow in one tree say what each of them says alone.
 
 use super::{prompts, set};
 use crate::activation_cache::ActivationCache;

@@ -48,15 +48,15 @@ fn quantized(isq: IsqType) -> LoadOptions {
 
 /// The same, each prompt alone: quantized activations are rounded per row, so packing
 /// must not matter, but no other prompt should be able to hide that it does.
-fn alone(host: &dyn HookedModel, interventions: &[Intervention]) -> Result<Vec<Tensor>> {
+fn alone(llama: &dyn HookedModel, interventions: &[Intervention]) -> Result<Vec<Tensor>> {
     let prompts = prompts()?;
     let one = |prompt: &Vec<u32>| {
-        let (forest, rows) = marked(std::slice::from_ref(prompt), interventions);
+        let (tree, rows) = marked(std::slice::from_ref(prompt), interventions);
         let request = ForwardOptions {
             interventions,
             ..ForwardOptions::default()
         };
-        pick(logits(&whole(host, &forest, request)?), &rows[0])
+        pick(logits(&whole(llama, &tree, request)?), &rows[0])
     };
     prompts.iter().map(one).collect()
 }
@@ -97,7 +97,7 @@ fn quiet_bake(
 fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
     for model in MODELS {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
-        let host = llama(&name)?;
+        let llama = llama(&name)?;
         let out = |n: &str| room.path().join(n);
 
         let plain = in_stock(&fixture(&name), None)?;
@@ -116,13 +116,13 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         assert!(report.other.is_empty());
         let file = out("two").join(UQFF);
         assert_eq!(report.bytes[UQFF], std::fs::metadata(&file)?.len());
-        let steered = ours(&host, &steering, None)?;
+        let steered = ours(&llama, &steering, None)?;
         assert!(
             distance(&steered, &plain) > 0.1,
             "{model}: it does something"
         );
         let baked = in_stock(&out("two"), None)?;
-        same(&format!("{model}, baked, in stock"), &baked, &steered);
+        same(&format!("{model}, baked, in engine"), &baked, &steered);
         assert_eq!(
             all_bits(&in_stock(&file, None)?),
             all_bits(&baked),
@@ -140,13 +140,13 @@ fn a_bake_is_the_intervention_in_stock_and_in_our_llama() -> Result<()> {
         let input =
             Intervention::new(&set, &[2], Dose::Total(3.), Operator::Add)?.at(HookPoint::ResidPre);
         let both = [input, two_layers(-5.)?];
-        let biases = BakePlan::of(host.spec(), &both)?.biases;
+        let biases = BakePlan::of(llama.spec(), &both)?.biases;
         assert_eq!(biases.keys().copied().collect::<Vec<_>>(), outputs([1, 2]));
         quiet_bake(&name, &both, WeightType::F32, &out("both"))?;
         same(
-            &format!("{model}, several, baked, in stock"),
+            &format!("{model}, several, baked, in engine"),
             &in_stock(&out("both"), None)?,
-            &ours(&host, &both, None)?,
+            &ours(&llama, &both, None)?,
         );
 
         quiet_bake(&name, &steering, WeightType::F32, &out("again"))?;
@@ -188,10 +188,10 @@ fn a_quantized_bake_is_the_intervention_on_the_quantized_model() -> Result<()> {
             same_but_for_rounding(&format!("{model}, q8_0, {which}"), left, right, effect)
         };
         check("baked, in ours", &baked, &steered)?;
-        check("baked, in stock", &served, &steered)?;
+        check("baked, in engine", &served, &steered)?;
         quiet_bake(&name, &[], q8_0, &out("plain"))?;
         let unbiased = in_stock(&out("plain"), None)?;
-        check("without bias, in stock", &unbiased, &plain)?;
+        check("without bias, in engine", &unbiased, &plain)?;
         quiet_bake(&name, &[two_layers(0.)?], q8_0, &out("zero"))?;
         let zero = in_stock(&out("zero"), None)?;
         assert_eq!(all_bits(&zero), all_bits(&unbiased), "{model}: coeff 0");
@@ -284,7 +284,7 @@ fn every_quantization_taken_bakes_into_what_stock_serves() -> Result<()> {
         );
         same_but_for_rounding(&format!("{name}, baked, in ours"), &baked, &steered, effect)?;
         same_but_for_rounding(
-            &format!("{name}, baked, in stock"),
+            &format!("{name}, baked, in engine"),
             &served,
             &steered,
             effect,

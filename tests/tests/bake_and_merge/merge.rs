@@ -37,7 +37,7 @@ fn merged_equals_unmerged() -> Result<()> {
             _ => assert!(off < effect / 20., "{off} of {effect}"),
         }
         same(
-            &format!("{model}, merged, in stock"),
+            &format!("{model}, merged, in engine"),
             &in_stock(&out, None)?,
             &merged,
         );

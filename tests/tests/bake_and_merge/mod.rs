@@ -2,9 +2,9 @@
 //! computes with them what the hooked Llama computes.
 
 mod bake;
+mod engine;
 mod merge;
 mod places;
-mod stock;
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -26,25 +26,25 @@ fn prompts() -> Result<Vec<Vec<u32>>> {
 
 /// Logits (T, V) of every prompt in the hooked Llama.
 fn ours(
-    host: &dyn HookedModel,
+    llama: &dyn HookedModel,
     interventions: &[Intervention],
     adapter: Option<&Adapter>,
 ) -> Result<Vec<Tensor>> {
-    let (forest, rows) = marked(&prompts()?, interventions);
+    let (tree, rows) = marked(&prompts()?, interventions);
     let request = ForwardOptions {
         interventions,
         adapter,
         ..ForwardOptions::default()
     };
-    let pass = whole(host, &forest, request)?;
+    let pass = whole(llama, &tree, request)?;
     rows.iter().map(|r| pick(logits(&pass), r)).collect()
 }
 
 /// Logits (T, V) of every prompt in unmodified mistral.rs.
 fn in_stock(path: &Path, adapter: Option<&Path>) -> Result<Vec<Tensor>> {
-    let stock = Engine::load(path, adapter)?;
+    let engine = Engine::load(path, adapter)?;
     let all = prompts()?;
-    all.iter().map(|p| Ok(stock.logits(p)?)).collect()
+    all.iter().map(|p| Ok(engine.logits(p)?)).collect()
 }
 
 fn same(what: &str, left: &[Tensor], right: &[Tensor]) {
@@ -88,10 +88,10 @@ fn copy(name: &str, room: &TempDir) -> Result<std::path::PathBuf> {
 }
 
 /// The adapter of the oracle on llama2, whose scale is 2; one like it on llama32.
-fn adapter(model: &str, host: &Llama) -> Result<Adapter> {
+fn adapter(model: &str, llama: &Llama) -> Result<Adapter> {
     let update = match model {
-        "llama2" => peft::load(&fixture("peft-adapter"), host.spec())?,
-        _ => random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
+        "llama2" => peft::load(&fixture("peft-adapter"), llama.spec())?,
+        _ => random_update(llama.spec(), &[0, 3], &ModuleKind::ALL, 5)?,
     };
     assert!(update.modules.values().all(|l| l.scale == 2.));
     Ok(update)

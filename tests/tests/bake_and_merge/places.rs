@@ -63,16 +63,16 @@ fn additions_at_every_place_and_ablations_are_what_they_are_online() -> Result<(
     ];
     for model in MODELS {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
-        let host = llama(&name)?;
-        let plain = ours(&host, &[], None)?;
+        let llama = llama(&name)?;
+        let plain = ours(&llama, &[], None)?;
         for (what, interventions) in &cases {
             let out = room.path().join(what);
             let report = baked(&name, interventions, "f32", &out)?;
-            let online = ours(&host, interventions, None)?;
+            let online = ours(&llama, interventions, None)?;
             let effect = distance(&online, &plain);
             assert!(effect > 0.1, "{model}, {what}: it does something: {effect}");
             same(
-                &format!("{model}, {what}, in stock"),
+                &format!("{model}, {what}, in engine"),
                 &in_stock(&out, None)?,
                 &online,
             );
@@ -94,17 +94,17 @@ fn additions_at_every_place_and_ablations_are_what_they_are_online() -> Result<(
 
 #[test]
 fn nothing_of_an_ablated_direction_is_left_anywhere() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let set = directions()?;
     let d = &set.layer(2)?.unit;
     for (interventions, most) in [(vec![everywhere(2)?], 1e-5), (vec![], f32::MAX)] {
-        let (forest, _) = marked(&prompts()?, &interventions);
+        let (tree, _) = marked(&prompts()?, &interventions);
         let request = ForwardOptions {
             interventions: &interventions,
             capture: &[0, 1, 2, 3],
             ..ForwardOptions::default()
         };
-        let pass = whole(&host, &forest, request)?;
+        let pass = whole(&llama, &tree, request)?;
         let mut largest = 0f32;
         for h in pass.residuals.values() {
             for row in h.to_vec2::<f32>()? {
@@ -150,7 +150,7 @@ fn doses_share_what_they_have_in_common() -> Result<()> {
             assert_eq!(
                 all_bits(&in_stock(&file, None)?),
                 all_bits(&in_stock(&alone, None)?),
-                "{wanted}, {coeff}: in stock"
+                "{wanted}, {coeff}: in engine"
             );
             let [one, two] = [&file, &alone].map(|f| Llama::load(f, LoadOptions::default()));
             assert_eq!(
@@ -298,7 +298,7 @@ fn a_uqff_is_baked_into_as_it_is() -> Result<()> {
 
 #[test]
 fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let set = directions()?;
     let prompts = prompts()?;
     let named = |operator, layers: &[usize], coeff| {
@@ -307,16 +307,16 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
 
     // What is a constant is found again.
     let constant = named(Operator::Add, &[1, 2], 6.)?;
-    let near = approximate(&host, &constant, &prompts)?;
+    let near = approximate(&llama, &constant, &prompts)?;
     assert!(near.spread < 1e-3 && near.divergence < 1e-6, "{near:?}");
     same(
         "a constant",
-        &ours(&host, &near.additions, None)?,
-        &ours(&host, &[constant], None)?,
+        &ours(&llama, &near.additions, None)?,
+        &ours(&llama, &[constant], None)?,
     );
 
     let ablation = named(Operator::Ablate, &[1], 0.)?;
-    let near = approximate(&host, &ablation, &prompts)?;
+    let near = approximate(&llama, &ablation, &prompts)?;
     println!(
         "ablation: {:.3} {:.4} {:.4}",
         near.spread, near.divergence, near.effect
@@ -331,8 +331,8 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
         capture: &[1],
         ..ForwardOptions::default()
     };
-    let (forest, _) = marked(&prompts, &[]);
-    let h = whole(&host, &forest, request)?.residuals[&1].to_vec2::<f32>()?;
+    let (tree, _) = marked(&prompts, &[]);
+    let h = whole(&llama, &tree, request)?.residuals[&1].to_vec2::<f32>()?;
     let d = &set.layer(1)?.unit;
     let along = |row: &Vec<f32>| {
         row.iter()
@@ -349,7 +349,7 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
 
     // On some rows: the same dose, but everywhere.
     let last = named(Operator::Add, &[1], 6.)?.on(Positions::Last(1));
-    let near = approximate(&host, &last, &prompts)?;
+    let near = approximate(&llama, &last, &prompts)?;
     assert!(near.spread < 1e-3 && near.divergence > 1e-4, "{near:?}");
     assert!((near.additions[0].dose().amount() - 6.).abs() < 1e-3);
 
@@ -365,8 +365,8 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
     let left = left.expect("an ablation");
     println!("left in q8_0: {left:.4}");
     assert!(left > 1e-5 && left < 0.05, "{left}");
-    let online = ours(&host, &[everywhere(1)?], None)?;
-    let plain = ours(&host, &[], None)?;
+    let online = ours(&llama, &[everywhere(1)?], None)?;
+    let plain = ours(&llama, &[], None)?;
     let served = in_stock(&out, None)?;
     assert!(distance(&served, &online) < distance(&served, &plain) / 4.);
     Ok(())
@@ -376,18 +376,18 @@ fn what_is_no_constant_becomes_its_mean_with_the_error_told() -> Result<()> {
 fn the_middle_lies_between_attention_and_mlp() -> Result<()> {
     // What is added in the middle of a block is what a bias on o_proj adds: seen by the MLP.
     // Behind the block it differs from an addition at the output, unless the MLP is blind.
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let middle = add(&[1], 6., HookPoint::ResidMid)?;
     let output = add(&[1], 6., HookPoint::ResidPost)?;
     let capture = |x: &Intervention| -> Result<Vec<f32>> {
         let interventions = std::slice::from_ref(x);
-        let (forest, _) = marked(&prompts()?, interventions);
+        let (tree, _) = marked(&prompts()?, interventions);
         let request = ForwardOptions {
             interventions,
             capture: &[0, 1],
             ..ForwardOptions::default()
         };
-        let pass = whole(&host, &forest, request)?;
+        let pass = whole(&llama, &tree, request)?;
         assert!(flat(logits(&pass)).iter().all(|x| x.is_finite()));
         let difference = |l: usize| flat(&pass.residuals[&l]);
         Ok([difference(0), difference(1)].concat())

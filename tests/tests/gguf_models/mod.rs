@@ -37,13 +37,13 @@ fn honest_mini() -> PathBuf {
 }
 
 /// Bits of all logits of the oracle's prompts.
-fn said(host: &Llama) -> Result<Vec<u32>> {
+fn said(llama: &Llama) -> Result<Vec<u32>> {
     let prompts = Oracle::read("oracle-llama2.safetensors")?.prompts()?;
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let (forest, _) = PrefixTree::pack(&prompts);
+    let (tree, _) = PrefixTree::pack(&prompts);
     Ok(bits(logits(&whole(
-        host,
-        &forest,
+        llama,
+        &tree,
         ForwardOptions::default(),
     )?)))
 }
@@ -142,19 +142,19 @@ fn a_quantized_gguf_computes_what_the_same_blocks_do_here() -> Result<()> {
 fn a_gguf_is_tuned_without_a_change_of_its_weights() -> Result<()> {
     let room = tempfile::tempdir()?;
     let path = Written::of(&honest_mini())?.write(room.path(), |_| GgmlDType::Q4_0)?;
-    let host = load(&import(&path)?)?;
-    let before = said(&host)?;
-    let layers: Vec<usize> = (0..host.spec().layers).collect();
-    let mut update = random_update(host.spec(), &layers, &ModuleKind::ALL, 5)?;
-    update.trainable(host.device())?;
-    let (forest, rows) = PrefixTree::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
+    let llama = load(&import(&path)?)?;
+    let before = said(&llama)?;
+    let layers: Vec<usize> = (0..llama.spec().layers).collect();
+    let mut update = random_update(llama.spec(), &layers, &ModuleKind::ALL, 5)?;
+    update.trainable(llama.device())?;
+    let (tree, rows) = PrefixTree::pack(&[&[3u32, 70, 71][..], &[3, 72]]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let request = ForwardOptions {
         logits: &last,
         adapter: Some(&update),
         ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
+    let pass = llama.forward(&tree, &mut KeyValueCache::none(), &request)?;
     let loss = token_loss(logits(&pass), &label_rows(&[65, 66]), Label::Right)?;
     let gradients = loss.backward()?;
     for (module, l) in &update.modules {
@@ -166,7 +166,7 @@ fn a_gguf_is_tuned_without_a_change_of_its_weights() -> Result<()> {
             assert!(size > 0. && size.is_finite(), "{module}: {size}");
         }
     }
-    assert_eq!(said(&host)?, before, "frozen weights");
+    assert_eq!(said(&llama)?, before, "frozen weights");
     Ok(())
 }
 

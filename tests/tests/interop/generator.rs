@@ -10,10 +10,10 @@ use reptune_tests::{Oracle, llama};
 #[test]
 fn layers_of_the_generator_are_moved_to_where_they_were_found() -> Result<()> {
     let path = interop("llama_cpp/cvector.gguf");
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let known = Oracle::read("oracle-llama2.safetensors")?.directions()?;
     let moved = exchange::read(&path, -1, Operator::Add)?;
-    moved.set.check_model(&path, host.spec())?;
+    moved.set.check_model(&path, model.spec())?;
     let layers: Vec<usize> = moved.set.layers.keys().copied().collect();
     assert_eq!(layers, [0, 1, 2]);
     for (layer, d) in &moved.set.layers {

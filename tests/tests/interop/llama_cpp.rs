@@ -26,8 +26,8 @@ fn theirs() -> Result<HashMap<String, Tensor>> {
 }
 
 fn check(case: &str, steering: &[Intervention], tuning: Option<&Adapter>) -> Result<()> {
-    let host = llama("tiny-llama2")?;
-    let logits = ours(&host, &prompts()?[..PROMPTS], steering, tuning)?;
+    let llama = llama("tiny-llama2")?;
+    let logits = ours(&llama, &prompts()?[..PROMPTS], steering, tuning)?;
     same(case, &logits, &theirs()?)
 }
 
@@ -81,7 +81,7 @@ fn the_files_that_llama_cpp_read_are_ours() -> Result<()> {
 
 #[test]
 fn what_is_read_back_is_what_was_written() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let set = open_directions(&interop("llama_cpp/control-vector.gguf"))?;
     check(
         "control_vector",
@@ -116,7 +116,7 @@ fn what_is_read_back_is_what_was_written() -> Result<()> {
         )?],
         None,
     )?;
-    let update = lora::read(&interop("llama_cpp/lora.gguf"), host.spec())?;
+    let update = lora::read(&interop("llama_cpp/lora.gguf"), llama.spec())?;
     check("lora", &[], Some(&update))
 }
 
@@ -127,8 +127,8 @@ fn the_gguf_that_llama_cpp_ran_is_the_model_that_it_was_written_from() -> Result
     let imported = room.path().join("imported");
     let file = interop("llama_cpp/tiny-llama2.gguf");
     gguf::import(&file, &imported, &mut |_, _| {})?;
-    let host = Llama::load(&imported, LoadOptions::default())?;
-    let logits = ours(&host, &prompts()?[..PROMPTS], &[], None)?;
+    let loaded = Llama::load(&imported, LoadOptions::default())?;
+    let logits = ours(&loaded, &prompts()?[..PROMPTS], &[], None)?;
     same("base", &logits, &theirs()?)?;
     let original = ours(&llama("tiny-llama2")?, &prompts()?[..PROMPTS], &[], None)?;
     for (imported, original) in logits.iter().zip(&original) {
@@ -161,18 +161,18 @@ fn a_control_vector_of_repeng_is_our_steering() -> Result<()> {
         .map(|&(layer, norm)| add(&[layer], STRENGTH * norm))
         .collect::<Result<_>>()?;
     check("repeng", &each, None)?;
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     same(
         "repeng",
-        &ours(&host, &prompts()?[..PROMPTS], &each, None)?,
+        &ours(&llama, &prompts()?[..PROMPTS], &each, None)?,
         &tensors(&interop("llama_cpp/repeng.safetensors"))?,
     )
 }
 
 #[test]
 fn a_lora_in_llama_cpp_is_our_update() -> Result<()> {
-    let host = llama("tiny-llama2")?;
-    let mut update = peft::load(&interop("peft/plain"), host.spec())?;
+    let llama = llama("tiny-llama2")?;
+    let mut update = peft::load(&interop("peft/plain"), llama.spec())?;
     assert_eq!(update.modules.len(), 14, "all seven weights of two blocks");
     check("lora", &[], Some(&update))?;
     for adapter in update.modules.values_mut() {

@@ -12,8 +12,8 @@ use reptune_tests::{llama, random_update};
 #[cfg_attr(not(oracle), ignore = "needs REPTUNE_PYTHON, see tests/README.md")]
 fn transformers_computes_our_logits_with_a_merged_checkpoint() -> Result<()> {
     for name in ["tiny-llama2", "tiny-llama32"] {
-        let host = llama(name)?;
-        let update = random_update(host.spec(), &[1, 3], &ModuleKind::ALL, 21)?;
+        let llama = llama(name)?;
+        let update = random_update(llama.spec(), &[1, 3], &ModuleKind::ALL, 21)?;
         let room = tempfile::tempdir()?;
         let merged = room.path().join("merged");
         merge(&fixture(name), &update, &merged, &mut |_, _, _| {})?;
@@ -30,7 +30,7 @@ fn transformers_computes_our_logits_with_a_merged_checkpoint() -> Result<()> {
             // Its weights are f32, so merging rounds no more than adding does.
             same(
                 "prompt",
-                &ours(&host, &prompts()?, &[], Some(&update))?,
+                &ours(&llama, &prompts()?, &[], Some(&update))?,
                 &theirs,
             )?;
         }

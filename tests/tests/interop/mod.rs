@@ -26,18 +26,18 @@ fn prompts() -> Result<Vec<Vec<u32>>> {
 
 /// Our logits (T, V) of every prompt.
 fn ours(
-    host: &dyn HookedModel,
+    model: &dyn HookedModel,
     prompts: &[Vec<u32>],
     interventions: &[Intervention],
     adapter: Option<&Adapter>,
 ) -> Result<Vec<Tensor>> {
-    let (forest, rows) = marked(prompts, interventions);
+    let (tree, rows) = marked(prompts, interventions);
     let request = ForwardOptions {
         interventions,
         adapter,
         ..ForwardOptions::default()
     };
-    let pass = whole(host, &forest, request)?;
+    let pass = whole(model, &tree, request)?;
     rows.iter().map(|r| pick(logits(&pass), r)).collect()
 }
 

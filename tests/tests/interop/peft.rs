@@ -17,13 +17,13 @@ fn read(case: &str) -> reptune_adapters::Result<Adapter> {
 
 #[test]
 fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let theirs = tensors(&interop("peft/logits.safetensors"))?;
     for case in ["plain", "patterns", "rslora", "named", "bf16"] {
-        let update = peft::load(&interop("peft").join(case), host.spec())?;
+        let update = peft::load(&interop("peft").join(case), model.spec())?;
         same(
             case,
-            &ours(&host, &prompts()?[..PROMPTS], &[], Some(&update))?,
+            &ours(&model, &prompts()?[..PROMPTS], &[], Some(&update))?,
             &theirs,
         )?;
     }
@@ -136,13 +136,13 @@ fn a_pickle_is_refused_by_name_with_what_to_do() -> Result<()> {
 /// patterns, computes what PEFT computes.
 #[test]
 fn several_ranks_and_scales_reach_stock_mistral_rs() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let model = llama("tiny-llama2")?;
     let room = tempfile::tempdir()?;
     let theirs = tensors(&interop("peft/logits.safetensors"))?;
     for case in ["patterns", "rslora"] {
         let update = read(case)?;
         peft::save(room.path(), &update, "tiny-llama2")?;
-        let back = peft::load(room.path(), host.spec())?;
+        let back = peft::load(room.path(), model.spec())?;
         let mut walk = Walk::within(f32::EPSILON);
         for (module, l) in &back.modules {
             let largest = update.modules.values().map(|l| l.rank()).max();
@@ -163,10 +163,10 @@ fn several_ranks_and_scales_reach_stock_mistral_rs() -> Result<()> {
             );
         }
         walk.finish(&format!("{case}: scale * B"));
-        let stock = Engine::load(&fixture("tiny-llama2"), Some(room.path()))?;
+        let engine = Engine::load(&fixture("tiny-llama2"), Some(room.path()))?;
         let logits: Vec<Tensor> = prompts()?[..PROMPTS]
             .iter()
-            .map(|p| stock.logits(p))
+            .map(|p| engine.logits(p))
             .collect::<std::result::Result<_, _>>()?;
         same(case, &logits, &theirs)?;
     }

@@ -55,8 +55,8 @@ fn directions(spec: &ModelSpec) -> Result<DirectionSet> {
 
 #[test]
 fn directions_come_back_as_they_were_and_in_the_same_bytes() -> Result<()> {
-    let host = llama("tiny-llama2")?;
-    let set = directions(host.spec())?;
+    let llama = llama("tiny-llama2")?;
+    let set = directions(llama.spec())?;
     let directory = tempfile::tempdir()?;
     let paths =
         ["once", "twice", "again"].map(|n| directory.path().join(format!("{n}.safetensors")));
@@ -65,7 +65,7 @@ fn directions_come_back_as_they_were_and_in_the_same_bytes() -> Result<()> {
     let back = DirectionSet::load(&paths[0])?;
     assert_eq!(back, set);
     back.save(&paths[2])?;
-    back.check_model(&paths[0], host.spec())?;
+    back.check_model(&paths[0], llama.spec())?;
     let bytes = std::fs::read(&paths[0])?;
     for path in &paths[1..] {
         assert!(
@@ -87,10 +87,10 @@ type Metadata = HashMap<String, String>;
 
 #[test]
 fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("honesty.safetensors");
-    directions(host.spec())?.save(&path)?;
+    directions(llama.spec())?.save(&path)?;
     let good = std::fs::read(&path)?;
     let mut notes = String::new();
 
@@ -151,7 +151,7 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
     let set = DirectionSet::load(&path)?;
     let named = ModelSpec {
         name: "other-llama".into(),
-        ..host.spec().clone()
+        ..llama.spec().clone()
     };
     for (case, spec) in [
         (
@@ -189,15 +189,15 @@ fn a_damaged_or_foreign_direction_file_is_refused() -> Result<()> {
 
 #[test]
 fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
-    let host = llama("tiny-llama2")?;
-    let update = random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 2)?;
+    let llama = llama("tiny-llama2")?;
+    let update = random_update(llama.spec(), &[0, 3], &ModuleKind::ALL, 2)?;
     let directory = tempfile::tempdir()?;
     let (once, again) = (
         directory.path().join("once"),
         directory.path().join("again"),
     );
     peft::save(&once, &update, "tiny-llama2")?;
-    let back = peft::load(&once, host.spec())?;
+    let back = peft::load(&once, llama.spec())?;
     assert_eq!(
         back.modules.keys().collect::<Vec<_>>(),
         update.modules.keys().collect::<Vec<_>>()
@@ -216,9 +216,9 @@ fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
         );
     }
     // PEFT's own adapter survives the way through our writer.
-    let theirs = peft::load(&fixture("peft-adapter"), host.spec())?;
+    let theirs = peft::load(&fixture("peft-adapter"), llama.spec())?;
     peft::save(&again, &theirs, "tiny-llama2")?;
-    let back = peft::load(&again, host.spec())?;
+    let back = peft::load(&again, llama.spec())?;
     assert_eq!(back.modules.len(), 4);
     for (module, l) in &back.modules {
         assert_eq!(
@@ -233,7 +233,7 @@ fn an_adapter_comes_back_as_it_was_and_in_the_same_bytes() -> Result<()> {
 
 #[test]
 fn adapters_of_other_kinds_are_refused() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let directory = tempfile::tempdir()?;
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         std::fs::copy(
@@ -262,22 +262,22 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
         config[key] = value.clone();
         std::fs::write(&path, config.to_string())?;
         let case = format!("{key} = {value}");
-        let error = peft::load(directory.path(), host.spec()).expect_err(&case);
+        let error = peft::load(directory.path(), llama.spec()).expect_err(&case);
         note(&mut notes, directory.path(), &case, error);
     }
     std::fs::write(&path, "{\n\"r\": 4,\n}")?;
-    let error = peft::load(directory.path(), host.spec()).expect_err("not JSON");
+    let error = peft::load(directory.path(), llama.spec()).expect_err("not JSON");
     note(&mut notes, directory.path(), "not JSON", error);
     std::fs::write(&path, good.to_string())?;
 
     let weights = directory.path().join("adapter_model.safetensors");
     let bytes = std::fs::read(&weights)?;
     std::fs::write(&weights, &bytes[..bytes.len() - 4])?;
-    let error = peft::load(directory.path(), host.spec()).expect_err("truncated");
+    let error = peft::load(directory.path(), llama.spec()).expect_err("truncated");
     note(&mut notes, directory.path(), "truncated", error);
     let tensors = candle_core::safetensors::load(
         fixture("peft-adapter").join("adapter_model.safetensors"),
-        host.device(),
+        llama.device(),
     )?;
     let b = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight";
     type Edit<'a> = &'a dyn Fn(&mut HashMap<String, Tensor>);
@@ -304,13 +304,13 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
             &mut notes,
             directory.path(),
             case,
-            peft::load(directory.path(), host.spec()).expect_err(case),
+            peft::load(directory.path(), llama.spec()).expect_err(case),
         );
     }
     std::fs::write(&weights, &bytes)?;
     let shallow = ModelSpec {
         layers: 2,
-        ..host.spec().clone()
+        ..llama.spec().clone()
     };
     note(
         &mut notes,
@@ -323,7 +323,7 @@ fn adapters_of_other_kinds_are_refused() -> Result<()> {
         &mut notes,
         directory.path(),
         "no weights",
-        peft::load(directory.path(), host.spec()).expect_err("none"),
+        peft::load(directory.path(), llama.spec()).expect_err("none"),
     );
     insta::assert_snapshot!(notes);
     Ok(())

@@ -11,7 +11,7 @@ use reptune_adapters::{
 use reptune_tests::{Oracle, ROUNDING, Walk, bits, flat, llama, logits, marked, pick, whole};
 
 pub(super) struct World {
-    pub host: Llama,
+    pub llama: Llama,
     pub prompts: Vec<Vec<u32>>,
     set: DirectionSet,
 }
@@ -19,7 +19,7 @@ pub(super) struct World {
 pub(super) fn world() -> Result<World> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
     Ok(World {
-        host: llama("tiny-llama2")?,
+        llama: llama("tiny-llama2")?,
         prompts: oracle.prompts()?,
         set: oracle.directions()?,
     })
@@ -46,21 +46,21 @@ impl World {
 
     fn direction(&self, layer: usize) -> Result<Tensor> {
         let unit = self.set.layer(layer)?.unit.as_slice();
-        Ok(Tensor::new(unit, self.host.device())?)
+        Ok(Tensor::new(unit, self.llama.device())?)
     }
 
-    /// All layers and logits of `prompts` in one forest.
+    /// All layers and logits of `prompts` in one tree.
     fn run(
         &self,
         prompts: &[Vec<u32>],
         interventions: &[Intervention],
     ) -> Result<(ForwardOutput, Vec<Vec<u32>>)> {
-        let (forest, rows) = marked(prompts, interventions);
+        let (tree, rows) = marked(prompts, interventions);
         let request = ForwardOptions {
             interventions,
             ..ForwardOptions::default()
         };
-        Ok((whole(&self.host, &forest, request)?, rows))
+        Ok((whole(&self.llama, &tree, request)?, rows))
     }
 }
 
@@ -167,7 +167,7 @@ fn ablating_twice_is_ablating_once() -> Result<()> {
         let (twice, _) = w.run(&w.prompts[2..], &[ablate.clone(), ablate])?;
         // the first ablation leaves rounding noise along d, which the second removes
         let mut walk = Walk::within(ROUNDING);
-        for at in 0..w.host.spec().layers {
+        for at in 0..w.llama.spec().layers {
             let place = format!("{rule}: layer {at}");
             walk.check(&place, &twice.residuals[&at], &once.residuals[&at]);
         }
@@ -226,19 +226,19 @@ fn last_k_separates_prefixes_that_prompts_share() -> Result<()> {
     let prompts = &w.prompts[..2];
     let interventions = [w.add(&[1], 3.)?.on(Positions::Last(3))];
     let (plain, shared) = PrefixTree::pack(prompts);
-    let (forest, rows) = marked(prompts, &interventions);
+    let (tree, rows) = marked(prompts, &interventions);
     assert_eq!(shared[0][..4], shared[1][..4]);
     assert_eq!(rows[0][..2], rows[1][..2], "unmarked tokens stay shared");
     assert!(
         rows[0][2..].iter().all(|r| !rows[1].contains(r)),
         "{rows:?}"
     );
-    assert_eq!(forest.len(), plain.len() + 2);
+    assert_eq!(tree.len(), plain.len() + 2);
     let (together, rows) = w.run(prompts, &interventions)?;
     let mut walk = Walk::within(ROUNDING);
     for (i, prompt) in prompts.iter().enumerate() {
         let (alone, _) = w.run(std::slice::from_ref(prompt), &interventions)?;
-        for layer in 0..w.host.spec().layers {
+        for layer in 0..w.llama.spec().layers {
             let ours = pick(&together.residuals[&layer], &rows[i])?;
             walk.check(
                 &format!("prompt {i}: layer {layer}"),
@@ -247,7 +247,7 @@ fn last_k_separates_prefixes_that_prompts_share() -> Result<()> {
             );
         }
     }
-    walk.finish("last:3 in a forest");
+    walk.finish("last:3 in a tree");
     Ok(())
 }
 
@@ -267,14 +267,14 @@ fn a_prompt_alone_equals_the_same_prompt_in_any_forest() -> Result<()> {
         let (together, rows) = w.run(prompts, &[])?;
         for (prompt, rows) in prompts.iter().zip(&rows) {
             let (alone, _) = w.run(std::slice::from_ref(prompt), &[])?;
-            for layer in 0..w.host.spec().layers {
+            for layer in 0..w.llama.spec().layers {
                 let ours = pick(&together.residuals[&layer], rows)?;
                 walk.check(&format!("layer {layer}"), &ours, &alone.residuals[&layer]);
             }
             walk.check("logits", &pick(logits(&together), rows)?, logits(&alone));
         }
     }
-    walk.finish("in a forest");
+    walk.finish("in a tree");
     Ok(())
 }
 
@@ -286,7 +286,7 @@ fn rows_do_not_depend_on_what_other_prompts_say() -> Result<()> {
     let (a, rows) = with((0..30).collect())?;
     let (b, same_rows) = with((100..130).rev().collect())?;
     assert_eq!(rows, same_rows);
-    for layer in 0..w.host.spec().layers {
+    for layer in 0..w.llama.spec().layers {
         let row = |pass: &ForwardOutput| pick(&pass.residuals[&layer], &rows[1]);
         assert_eq!(bits(&row(&a)?), bits(&row(&b)?), "layer {layer}");
         let other = |pass: &ForwardOutput| pick(&pass.residuals[&layer], &rows[0]);
@@ -304,9 +304,9 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
     let w = world()?;
     for rule in [Positions::All, Positions::Generated, Positions::Last(2)] {
         let interventions = [w.add(&[1, 2], 2.)?.on(rule.clone()), w.ablate(&[3])?];
-        let (mut forest, rows) = marked(&w.prompts, &interventions);
+        let (mut tree, rows) = marked(&w.prompts, &interventions);
         let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
-        let mut cache = KeyValueCache::keeping(w.host.spec().layers, 8);
+        let mut cache = KeyValueCache::keeping(w.llama.spec().layers, 8);
         let mut walk = Walk::within(ROUNDING);
         for step in 0..12 {
             let request = ForwardOptions {
@@ -314,11 +314,11 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
                 logits: &last,
                 ..ForwardOptions::default()
             };
-            let kept = w.host.forward(&forest, &mut cache, &request)?;
+            let kept = w.llama.forward(&tree, &mut cache, &request)?;
             let anew = w
-                .host
-                .forward(&forest, &mut KeyValueCache::none(), &request)?;
-            assert_eq!(cache.rows(), forest.len());
+                .llama
+                .forward(&tree, &mut KeyValueCache::none(), &request)?;
+            assert_eq!(cache.rows(), tree.len());
             walk.check(
                 &format!("{rule}: step {step}"),
                 logits(&kept),
@@ -332,7 +332,7 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
                     prompt + step,
                     prompt,
                 );
-                last[i] = forest.insert(Some(last[i]), &[token], |_| mark)[0];
+                last[i] = tree.insert(Some(last[i]), &[token], |_| mark)[0];
             }
         }
         walk.finish(&format!("{rule}: with the cache"));
@@ -343,9 +343,9 @@ fn generation_with_the_cache_equals_generation_without() -> Result<()> {
 #[test]
 fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
     let w = world()?;
-    let layers: Vec<usize> = (0..w.host.spec().layers).collect();
+    let layers: Vec<usize> = (0..w.llama.spec().layers).collect();
     let update = Adapter::init(
-        w.host.spec(),
+        w.llama.spec(),
         &LoraInit {
             layers: &layers,
             kinds: &ModuleKind::ALL,
@@ -354,27 +354,27 @@ fn an_update_whose_b_is_zero_is_the_identity() -> Result<()> {
             seed: 1,
         },
     )?;
-    let (forest, _) = PrefixTree::pack(&w.prompts);
-    let base = whole(&w.host, &forest, ForwardOptions::default())?;
+    let (tree, _) = PrefixTree::pack(&w.prompts);
+    let base = whole(&w.llama, &tree, ForwardOptions::default())?;
     let request = ForwardOptions {
         adapter: Some(&update),
         ..ForwardOptions::default()
     };
-    assert_same("B = 0", &whole(&w.host, &forest, request)?, &base);
+    assert_same("B = 0", &whole(&w.llama, &tree, request)?, &base);
     Ok(())
 }
 
-/// What a host refuses before it computes anything.
+/// What a llama refuses before it computes anything.
 #[test]
 fn requests_that_do_not_fit_are_refused() -> Result<()> {
     let llama = llama("tiny-llama2")?;
-    let (forest, rows) = PrefixTree::pack(&[vec![256u32, 73, 115]]);
+    let (tree, rows) = PrefixTree::pack(&[vec![256u32, 73, 115]]);
     let mut cache = KeyValueCache::keeping(llama.spec().layers, 8);
     let captured = ForwardOptions {
         capture: &[0],
         ..ForwardOptions::default()
     };
-    llama.forward(&forest, &mut cache, &captured)?;
+    llama.forward(&tree, &mut cache, &captured)?;
     let again = ForwardOptions {
         logits: &rows[0],
         ..ForwardOptions::default()
@@ -382,13 +382,13 @@ fn requests_that_do_not_fit_are_refused() -> Result<()> {
     let message = |r: reptune_adapters::Result<reptune_adapters::ForwardOutput>| {
         r.err().map(|e| e.to_string()).unwrap_or_default()
     };
-    let cached = message(llama.forward(&forest, &mut cache, &again));
+    let cached = message(llama.forward(&tree, &mut cache, &again));
     assert!(
         cached.contains("rows of the logits") && cached.contains("not computed again"),
         "{cached}"
     );
     // a forward that only captures still fills the cache of every layer
-    let mut longer = forest.clone();
+    let mut longer = tree.clone();
     let next = longer.insert(Some(2), &[32], |_| 0);
     let last = ForwardOptions {
         logits: &next,

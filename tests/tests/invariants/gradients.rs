@@ -15,7 +15,7 @@ use reptune_tests::{
 };
 
 struct World {
-    host: Llama,
+    llama: Llama,
     prompts: Vec<Vec<u32>>,
     labels: Vec<u32>,
     set: DirectionSet,
@@ -24,7 +24,7 @@ struct World {
 fn world() -> Result<World> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
     Ok(World {
-        host: llama("tiny-llama2")?,
+        llama: llama("tiny-llama2")?,
         prompts: oracle.prompts()?,
         labels: oracle.tokens("labels")?,
         set: oracle.directions()?,
@@ -40,13 +40,13 @@ const ALLOWED: f64 = 2e-3;
 /// Checks the gradient of every factor along itself and at some of its elements;
 /// returns the largest error.
 fn check(w: &World, objective: &Objective, update: &mut Adapter) -> Result<f64> {
-    let vars = update.trainable(w.host.device())?;
+    let vars = update.trainable(w.llama.device())?;
     let places: Vec<String> = update
         .modules
         .keys()
         .flat_map(|s| [format!("{s}.lora_A"), format!("{s}.lora_B")])
         .collect();
-    let loss = || objective.loss(&w.host, &w.prompts, &w.labels, Some(update));
+    let loss = || objective.loss(&w.llama, &w.prompts, &w.labels, Some(update));
     let gradients = loss()?.backward()?;
     let value = || -> Result<f64> { Ok(f64::from(loss()?.to_scalar::<f32>()?)) };
     let rounding = value()?.abs() * f64::from(f32::EPSILON) / STEP;
@@ -102,7 +102,7 @@ fn every_projection_has_the_gradient_of_finite_differences() -> Result<()> {
     let w = world()?;
     // The dual loss reaches layers 1 and 2 strongly; the token loss alone reaches all.
     for mode in [Mode::InPlusTruth, Mode::Out, Mode::Truth, Mode::InMinus] {
-        let mut update = random_update(w.host.spec(), &[0, 2, 3], &ModuleKind::ALL, 5)?;
+        let mut update = random_update(w.llama.spec(), &[0, 2, 3], &ModuleKind::ALL, 5)?;
         let objective = Objective {
             mode,
             directions: &w.set,
@@ -140,7 +140,7 @@ fn gradients_pass_through_interventions() -> Result<()> {
     ];
     for (name, interventions) in cases {
         let mut update = random_update(
-            w.host.spec(),
+            w.llama.spec(),
             &[0, 1],
             &[ModuleKind::VProj, ModuleKind::DownProj],
             6,
@@ -156,7 +156,7 @@ fn gradients_pass_through_interventions() -> Result<()> {
     Ok(())
 }
 
-/// By module and letter: the gradients of `prompts` in one forest.
+/// By module and letter: the gradients of `prompts` in one tree.
 fn gradients(w: &World, mode: Mode, update: &Adapter, of: &[usize]) -> Result<Vec<Tensor>> {
     let objective = Objective {
         mode,
@@ -170,7 +170,7 @@ fn gradients(w: &World, mode: Mode, update: &Adapter, of: &[usize]) -> Result<Ve
         .map(|&i| 65 + (i as u32 / 3 + i as u32) % 2)
         .collect();
     let g = objective
-        .loss(&w.host, &prompts, &labels, Some(update))?
+        .loss(&w.llama, &prompts, &labels, Some(update))?
         .backward()?;
     let factors = update.modules.values().flat_map(|l| [&l.a, &l.b]);
     Ok(factors
@@ -182,12 +182,12 @@ fn gradients(w: &World, mode: Mode, update: &Adapter, of: &[usize]) -> Result<Ve
 fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
     let w = world()?;
     let mut update = random_update(
-        w.host.spec(),
+        w.llama.spec(),
         &[0, 2],
         &[ModuleKind::VProj, ModuleKind::OProj],
         7,
     )?;
-    update.trainable(w.host.device())?;
+    update.trainable(w.llama.device())?;
     for mode in Mode::ALL {
         let batch = [0, 1, 2, 3, 4, 5];
         let together = gradients(&w, mode, &update, &batch)?;
@@ -204,7 +204,7 @@ fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
                 &Tensor::stack(&each, 0)?.mean(0)?,
             );
         }
-        walk.finish(&format!("{mode}: gradients of a forest"));
+        walk.finish(&format!("{mode}: gradients of a tree"));
     }
     Ok(())
 }
@@ -212,11 +212,11 @@ fn gradients_of_a_forest_are_the_mean_of_those_of_its_prompts() -> Result<()> {
 #[test]
 fn frozen_weights_are_the_same_after_training() -> Result<()> {
     let w = world()?;
-    let (forest, _) = PrefixTree::pack(&w.prompts);
-    let base = |host: &Llama| whole(host, &forest, ForwardOptions::default());
-    let before = base(&w.host)?;
+    let (tree, _) = PrefixTree::pack(&w.prompts);
+    let base = |llama: &Llama| whole(llama, &tree, ForwardOptions::default());
+    let before = base(&w.llama)?;
     let mut update = Adapter::init(
-        w.host.spec(),
+        w.llama.spec(),
         &LoraInit {
             layers: &[1, 2],
             kinds: &ModuleKind::ALL,
@@ -227,7 +227,7 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
     )?;
     let start = update.snapshot()?;
     let mut optimizer = AdamW::new(
-        update.trainable(w.host.device())?,
+        update.trainable(w.llama.device())?,
         ParamsAdamW {
             lr: 1e-2,
             ..ParamsAdamW::default()
@@ -240,13 +240,13 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
     };
     let mut losses = Vec::new();
     for _ in 0..8 {
-        let loss = objective.loss(&w.host, &w.prompts, &w.labels, Some(&update))?;
+        let loss = objective.loss(&w.llama, &w.prompts, &w.labels, Some(&update))?;
         losses.push(loss.to_scalar::<f32>()?);
         optimizer.backward_step(&loss)?;
     }
     assert!(losses[7] < losses[0], "training does something: {losses:?}");
-    let after = base(&w.host)?;
-    for layer in 0..w.host.spec().layers {
+    let after = base(&w.llama)?;
+    for layer in 0..w.llama.spec().layers {
         assert_eq!(
             bits(&before.residuals[&layer]),
             bits(&after.residuals[&layer]),
@@ -255,7 +255,7 @@ fn frozen_weights_are_the_same_after_training() -> Result<()> {
     }
     assert_eq!(bits(logits(&before)), bits(logits(&after)));
     let kept = Adapter::init(
-        w.host.spec(),
+        w.llama.spec(),
         &LoraInit {
             layers: &[1, 2],
             kinds: &ModuleKind::ALL,

@@ -47,16 +47,13 @@ fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
     let steered = operators.map(|o| Some(Intervention::new(&set, &[1, 2], Dose::Total(3.), o)));
     for steered in steered.into_iter().chain([None]) {
         let interventions: Vec<Intervention> = steered.into_iter().collect::<Result<_, _>>()?;
-        let (forest, _) = marked(&prompts, &interventions);
+        let (tree, _) = marked(&prompts, &interventions);
         let request = ForwardOptions {
             interventions: &interventions,
             adapter: Some(&update),
             ..ForwardOptions::default()
         };
-        let (ours, expected) = (
-            whole(&half, &forest, request)?,
-            whole(&full, &forest, request)?,
-        );
+        let (ours, expected) = (whole(&half, &tree, request)?, whole(&full, &tree, request)?);
         let mut walk = Walk::within(HALF);
         for (layer, rows) in &ours.residuals {
             assert_eq!(rows.dtype(), DType::F32);
@@ -80,13 +77,13 @@ fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
     let labels = oracle.tokens("labels")?;
     let mut update = random_update(full.spec(), &[0, 2], &ModuleKind::ALL, 5)?;
     update.trainable(full.device())?;
-    let gradients = |host: &Llama, mode, update: &Adapter| -> Result<Vec<Tensor>> {
+    let gradients = |llama: &Llama, mode, update: &Adapter| -> Result<Vec<Tensor>> {
         let objective = Objective {
             mode,
             directions: &directions,
             interventions: &[],
         };
-        let store = (objective.loss(host, &prompts, &labels, Some(update))?).backward()?;
+        let store = (objective.loss(llama, &prompts, &labels, Some(update))?).backward()?;
         let factors = update.modules.values().flat_map(|l| [&l.a, &l.b]);
         let found = factors.map(|f| store.get(f).expect("a gradient").clone());
         Ok(found.collect())
@@ -110,9 +107,9 @@ fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
 #[test]
 fn a_forward_from_a_layer_or_a_cache_is_the_forward() -> Result<()> {
     let ([_, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
-    let (forest, _) = PrefixTree::pack(&oracle.prompts()?);
-    let expected = whole(&half, &forest, ForwardOptions::default())?;
-    let rows: Vec<u32> = (0..forest.len() as u32).collect();
+    let (tree, _) = PrefixTree::pack(&oracle.prompts()?);
+    let expected = whole(&half, &tree, ForwardOptions::default())?;
+    let rows: Vec<u32> = (0..tree.len() as u32).collect();
     let request = ForwardOptions {
         start: Some(Resume {
             layer: 1,
@@ -121,7 +118,7 @@ fn a_forward_from_a_layer_or_a_cache_is_the_forward() -> Result<()> {
         logits: &rows,
         ..ForwardOptions::default()
     };
-    let above = half.forward(&forest, &mut KeyValueCache::none(), &request)?;
+    let above = half.forward(&tree, &mut KeyValueCache::none(), &request)?;
     assert_eq!(flat(logits(&above)), flat(logits(&expected)));
 
     let prompt = &oracle.prompts()?[0];

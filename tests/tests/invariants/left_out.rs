@@ -17,7 +17,7 @@ use reptune_tests::{ROUNDING, bits, flat, marked, pick};
 fn rows_nobody_reads_do_not_matter() -> Result<()> {
     let w = world()?;
     let steering = [w.add(&[1, 3], 2.)?, w.ablate(&[3])?];
-    let (forest, rows) = marked(&w.prompts, &steering);
+    let (tree, rows) = marked(&w.prompts, &steering);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let some: Vec<u32> = rows.iter().flat_map(|r| [r[r.len() / 2], r[0]]).collect();
     let run = |captured: CaptureTokens| -> Result<ForwardOutput> {
@@ -28,8 +28,8 @@ fn rows_nobody_reads_do_not_matter() -> Result<()> {
             logits: &last,
             ..ForwardOptions::default()
         };
-        Ok(w.host
-            .forward(&forest, &mut KeyValueCache::none(), &request)?)
+        Ok(w.llama
+            .forward(&tree, &mut KeyValueCache::none(), &request)?)
     };
     let (all, few) = (run(CaptureTokens::All)?, run(CaptureTokens::Only(&some))?);
     for layer in [1, 3] {
@@ -45,23 +45,21 @@ fn rows_nobody_reads_do_not_matter() -> Result<()> {
 fn a_forward_may_begin_above_a_block() -> Result<()> {
     let w = world()?;
     let steering = [w.add(&[1], 2.)?];
-    let (forest, rows) = marked(&w.prompts, &steering);
+    let (tree, rows) = marked(&w.prompts, &steering);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let plain = ForwardOptions {
         capture: &[0, 1],
         logits: &last,
         ..ForwardOptions::default()
     };
-    let unsteered = w
-        .host
-        .forward(&forest, &mut KeyValueCache::none(), &plain)?;
+    let unsteered = w.llama.forward(&tree, &mut KeyValueCache::none(), &plain)?;
     let steered = ForwardOptions {
         interventions: &steering,
         ..plain
     };
     let whole = w
-        .host
-        .forward(&forest, &mut KeyValueCache::none(), &steered)?;
+        .llama
+        .forward(&tree, &mut KeyValueCache::none(), &steered)?;
     let logits = |pass: &ForwardOutput| {
         pass.logits
             .clone()
@@ -76,14 +74,12 @@ fn a_forward_may_begin_above_a_block() -> Result<()> {
             }),
             ..steered
         };
-        let begun = w
-            .host
-            .forward(&forest, &mut KeyValueCache::none(), &begun)?;
+        let begun = w.llama.forward(&tree, &mut KeyValueCache::none(), &begun)?;
         assert_near(&begun.residuals[&1], &whole.residuals[&1])?;
         assert_near(&logits(&begun)?, &logits(&whole)?)?;
     }
     let refused = |request: ForwardOptions, cache: &mut KeyValueCache| {
-        let refused = w.host.forward(&forest, cache, &request);
+        let refused = w.llama.forward(&tree, cache, &request);
         refused.err().map(|e| e.to_string()).unwrap_or_default()
     };
     let at = |layer| Resume {
@@ -121,11 +117,11 @@ fn a_forward_may_begin_above_a_block() -> Result<()> {
 #[test]
 fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
     let w = world()?;
-    let (forest, rows) = marked(&w.prompts, &[]);
+    let (tree, rows) = marked(&w.prompts, &[]);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let modules = [ModuleKind::VProj, ModuleKind::OProj];
     let mut update = Adapter::init(
-        w.host.spec(),
+        w.llama.spec(),
         &LoraInit {
             layers: &[1],
             kinds: &modules,
@@ -137,7 +133,7 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
     for adapter in update.modules.values_mut() {
         adapter.b = (adapter.b.ones_like()? * 0.1)?;
     }
-    let vars = update.trainable(w.host.device())?;
+    let vars = update.trainable(w.llama.device())?;
     let gradients = |activations| -> Result<Vec<Vec<u32>>> {
         let request = ForwardOptions {
             logits: &last,
@@ -146,8 +142,8 @@ fn recomputed_blocks_give_the_same_gradients() -> Result<()> {
             ..ForwardOptions::default()
         };
         let pass = w
-            .host
-            .forward(&forest, &mut KeyValueCache::none(), &request)?;
+            .llama
+            .forward(&tree, &mut KeyValueCache::none(), &request)?;
         let logits = pass.logits.ok_or_else(|| anyhow::anyhow!("no logits"))?;
         let store = logits.sqr()?.sum_all()?.backward()?;
         let of = |v: &candle_core::Var| {

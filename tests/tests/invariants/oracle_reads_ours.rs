@@ -11,8 +11,8 @@ use reptune_tests::{Oracle, Walk, fixture, llama, logits, random_update, whole};
 fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
     for name in ["llama2", "llama32"] {
         let prompts = Oracle::read(&format!("oracle-{name}.safetensors"))?.prompts()?;
-        let host = llama(&format!("tiny-{name}"))?;
-        let update = random_update(host.spec(), &[0, 3], &ModuleKind::ALL, 13)?;
+        let llama = llama(&format!("tiny-{name}"))?;
+        let update = random_update(llama.spec(), &[0, 3], &ModuleKind::ALL, 13)?;
         let directory = tempfile::tempdir()?;
         let adapter = directory.path().join("adapter");
         peft::save(&adapter, &update, name)?;
@@ -23,10 +23,10 @@ fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
         std::fs::write(&ids, serde_json::to_string(&prompts)?)?;
         let base = fixture(&format!("tiny-{name}"));
         python::run("oracle/check_adapter.py", [&base, &adapter, &ids, &out])?;
-        let theirs = candle_core::safetensors::load(&out, host.device())?;
+        let theirs = candle_core::safetensors::load(&out, llama.device())?;
         let mut walk = Walk::default();
         for (i, prompt) in prompts.iter().enumerate() {
-            let (forest, _) = PrefixTree::pack(&[prompt]);
+            let (tree, _) = PrefixTree::pack(&[prompt]);
             let request = ForwardOptions {
                 adapter: Some(&update),
                 ..ForwardOptions::default()
@@ -34,7 +34,7 @@ fn peft_computes_our_logits_with_our_adapter() -> Result<()> {
             let place = format!("prompt.{i}.logits");
             walk.check(
                 &place,
-                logits(&whole(&host, &forest, request)?),
+                logits(&whole(&llama, &tree, request)?),
                 &theirs[&place],
             );
         }

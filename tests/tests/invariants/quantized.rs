@@ -77,15 +77,15 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Gradients of a token loss, by module and letter.
-fn gradients(host: &Llama, update: &Adapter) -> Result<Vec<(String, Vec<f32>)>> {
-    let (forest, rows) = PrefixTree::pack(&PROMPTS);
+fn gradients(llama: &Llama, update: &Adapter) -> Result<Vec<(String, Vec<f32>)>> {
+    let (tree, rows) = PrefixTree::pack(&PROMPTS);
     let last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let request = ForwardOptions {
         logits: &last,
         adapter: Some(update),
         ..ForwardOptions::default()
     };
-    let pass = host.forward(&forest, &mut KeyValueCache::none(), &request)?;
+    let pass = llama.forward(&tree, &mut KeyValueCache::none(), &request)?;
     let loss = token_loss(logits(&pass), &label_rows(&[65, 66, 65]), Label::Right)?;
     let found = loss.backward()?;
     let mut all = Vec::new();
@@ -110,12 +110,12 @@ fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
     let full = Llama::load(directory.path(), LoadOptions::default())?;
     let mut update = random_update(full.spec(), &[0, 1], &ModuleKind::ALL, 9)?;
     update.trainable(full.device())?;
-    let (forest, _) = PrefixTree::pack(&PROMPTS);
-    let expected = flat(logits(&whole(&full, &forest, ForwardOptions::default())?));
+    let (tree, _) = PrefixTree::pack(&PROMPTS);
+    let expected = flat(logits(&whole(&full, &tree, ForwardOptions::default())?));
     let full_gradients = gradients(&full, &update)?;
     for (name, least, least_gradient) in [("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9)] {
         let isq = Some(parse_isq(name)?);
-        let host = Llama::load(
+        let llama = Llama::load(
             directory.path(),
             LoadOptions {
                 isq,
@@ -123,16 +123,16 @@ fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
             },
         )?;
         assert_eq!(
-            host.spec().fingerprint,
+            llama.spec().fingerprint,
             full.spec().fingerprint,
             "{name}: same model"
         );
-        let ours = flat(logits(&whole(&host, &forest, ForwardOptions::default())?));
+        let ours = flat(logits(&whole(&llama, &tree, ForwardOptions::default())?));
         let close = cosine(&ours, &expected);
         assert!(close > least, "{name}: cosine of logits {close}");
         assert_ne!(ours, expected, "{name}: not quantized at all");
         let mut closest = (1f64, String::new());
-        for ((place, g), (_, full)) in gradients(&host, &update)?.iter().zip(&full_gradients) {
+        for ((place, g), (_, full)) in gradients(&llama, &update)?.iter().zip(&full_gradients) {
             assert!(g.iter().all(|x| x.is_finite()), "{name}: {place} is finite");
             assert!(g.iter().any(|x| *x != 0.), "{name}: {place} is not zero");
             let close = cosine(g, full);

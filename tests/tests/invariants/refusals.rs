@@ -108,22 +108,22 @@ fn a_broken_model_directory_is_refused() -> Result<()> {
 
 #[test]
 fn a_request_that_does_not_fit_is_refused() -> Result<()> {
-    let host = llama("tiny-llama2")?;
+    let llama = llama("tiny-llama2")?;
     let set = Oracle::read("oracle-llama2.safetensors")?.directions()?;
     let mut notes = String::new();
-    let mut refused = |case: &str, forest: &PrefixTree, request: ForwardOptions| {
-        let Err(error) = host.forward(forest, &mut KeyValueCache::none(), &request) else {
+    let mut refused = |case: &str, tree: &PrefixTree, request: ForwardOptions| {
+        let Err(error) = llama.forward(tree, &mut KeyValueCache::none(), &request) else {
             panic!("{case}: was run")
         };
-        let message = error.to_string().replace(&host.spec().name, "[MODEL]");
+        let message = error.to_string().replace(&llama.spec().name, "[MODEL]");
         let _ = writeln!(notes, "{case}\n    {message}");
     };
-    let (forest, _) = PrefixTree::pack(&[[256u32, 65, 66]]);
+    let (tree, _) = PrefixTree::pack(&[[256u32, 65, 66]]);
     let capture = ForwardOptions {
         capture: &[1, 4],
         ..ForwardOptions::default()
     };
-    refused("captured layer out of range", &forest, capture);
+    refused("captured layer out of range", &tree, capture);
     let mut deep = set.clone();
     deep.layers.insert(7, set.layer(1)?.clone());
     let interventions = [Intervention::new(
@@ -137,7 +137,7 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
         logits: &[2],
         ..ForwardOptions::default()
     };
-    refused("steered layer out of range", &forest, steered);
+    refused("steered layer out of range", &tree, steered);
     let (long, rows) = PrefixTree::pack(&[vec![65u32; 129]]);
     let request = ForwardOptions {
         logits: &rows[0][..1],
@@ -157,7 +157,7 @@ fn a_request_that_does_not_fit_is_refused() -> Result<()> {
         logits: &rows[0][127..],
         ..ForwardOptions::default()
     };
-    let pass = host.forward(&full, &mut KeyValueCache::none(), &request)?;
+    let pass = llama.forward(&full, &mut KeyValueCache::none(), &request)?;
     let finite = |t: &Tensor| reptune_tests::flat(t).iter().all(|x| x.is_finite());
     assert!(pass.logits.is_some_and(|l| finite(&l)));
     Ok(())

@@ -51,7 +51,7 @@ fn parts_of_a_batch_sum_to_the_gradient_of_the_whole() -> Result<()> {
     let recipe = recipe("positions = \"at:-1,-3\"\nrank = 4\ntoken_weight = 0.5");
     let all = |u: &Adapter| module_settings(&recipe.tuning, u);
     for mode in Mode::ALL {
-        let tuner = setting.tuner(&setting.host, &recipe, mode)?;
+        let tuner = setting.tuner(&setting.model, &recipe, mode)?;
         let (_, whole) = gradients(&tuner, &mut stirred(&tuner)?, &all, 8)?;
         for together in [1, 3, 4] {
             let (_, parts) = gradients(&tuner, &mut stirred(&tuner)?, &all, together)?;
@@ -67,7 +67,7 @@ fn parts_of_a_batch_sum_to_the_gradient_of_the_whole() -> Result<()> {
 fn one_backward_a_loss_gives_the_gradient_of_their_sum() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("rank = 4\ntoken_weight = 0.5");
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::InMinusLie)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::InMinusLie)?;
     let alike = |u: &Adapter| module_settings(&recipe.tuning, u);
     let (_, together) = gradients(&tuner, &mut stirred(&tuner)?, &alike, 8)?;
     // Another weight at the last variable alone makes it one backward a loss.
@@ -88,7 +88,7 @@ fn one_backward_a_loss_gives_the_gradient_of_their_sum() -> Result<()> {
 fn check_differences(tuning: &str, mode: Mode) -> Result<()> {
     let setting = setting()?;
     let recipe = recipe(tuning);
-    let tuner = setting.tuner(&setting.host, &recipe, mode)?;
+    let tuner = setting.tuner(&setting.model, &recipe, mode)?;
     let mut update = stirred(&tuner)?;
     let all = |u: &Adapter| module_settings(&recipe.tuning, u);
     let (vars, found) = gradients(&tuner, &mut update, &all, 8)?;
@@ -150,7 +150,7 @@ fn the_loss_is_the_mean_over_layers_and_offsets() -> Result<()> {
     let setting = setting()?;
     let representation = |tuning: &str| -> Result<f64> {
         let recipe = recipe(tuning);
-        let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlus)?;
+        let tuner = setting.tuner(&setting.model, &recipe, Mode::InPlus)?;
         let update = tuner.fresh()?;
         let losses = tuner.losses(&tuner.train.iter().collect::<Vec<_>>(), &update)?;
         Ok(losses.numbers()?[0])
@@ -174,7 +174,7 @@ fn the_loss_is_the_mean_over_layers_and_offsets() -> Result<()> {
 fn clipping_keeps_the_direction_and_bounds_the_norm() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("rank = 4");
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::InPlusTruth)?;
     let mut update = stirred(&tuner)?;
     let vars = update.trainable(tuner.model.device())?;
     let losses = tuner.losses(&tuner.train.iter().collect::<Vec<_>>(), &update)?;

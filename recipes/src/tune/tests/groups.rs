@@ -6,7 +6,7 @@ fn tuned(setting: &Setting, tuning: &str, mode: Mode) -> Result<Adapter> {
     let recipe = recipe(&format!(
         "batch = 3\nepochs = 2\nwarmup = 2\nrank = 4\n{tuning}"
     ));
-    let tuner = setting.tuner(&setting.host, &recipe, mode)?;
+    let tuner = setting.tuner(&setting.model, &recipe, mode)?;
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     tuner.tune(tuner.fresh()?, &metrics, &mut |_| {})
@@ -30,7 +30,7 @@ fn sites_without_a_loss_stay_as_they_are() -> Result<()> {
     let group = "[[tuning.groups]]\nlayers = [2]\ntoken_weight = 0.0\nrepresentation_weight = 0.0";
     let tuned = bits(&tuned(&setting, group, Mode::InPlusTruth)?)?;
     let recipe = recipe("rank = 4");
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::InPlusTruth)?;
     for ((name, after), (_, before)) in tuned.iter().zip(bits(&tuner.fresh()?)?) {
         assert_eq!(*after == before, name.contains("layers.2"), "{name}");
     }
@@ -49,7 +49,7 @@ fn whole_weights_with_a_loss_each_learn_and_are_merged_as_they_act() -> Result<(
          [[tuning.groups]]\ntarget_modules = [\"q_proj\", \"k_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]\n\
          representation_weight = 0.0\nlearning_rate = 1e-3",
     );
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::InPlusTruth)?;
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     let before = tuner.validate(&tuner.fresh()?)?;

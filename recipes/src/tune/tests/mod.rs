@@ -19,7 +19,7 @@ use std::path::Path;
 /// The toy, its chat with a template that puts the letter right after the prompt
 /// (its tokens are bytes), directions, and a dozen claims.
 struct Setting {
-    host: Toy,
+    model: Toy,
     chat: Chat,
     directions: DirectionSet,
     train: Vec<Claim>,
@@ -50,7 +50,7 @@ fn setting() -> Result<Setting> {
         group: i.to_string(),
     };
     Ok(Setting {
-        host: tiny(),
+        model: tiny(),
         chat: Chat::load(room.path())?,
         directions: DirectionSet {
             layers: directions.collect::<Result<BTreeMap<_, _>>>()?,
@@ -93,12 +93,12 @@ fn text(tuning: &str) -> String {
 impl Setting {
     fn tuner<'a>(
         &'a self,
-        host: &'a dyn HookedModel,
+        model: &'a dyn HookedModel,
         recipe: &'a Recipe,
         mode: Mode,
     ) -> Result<Tuner<'a>> {
         Tuner::new(
-            host,
+            model,
             &self.chat,
             recipe,
             mode,

@@ -19,14 +19,14 @@ fn losses(
     update: &Adapter,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let ids: Vec<&[u32]> = some.iter().map(|p| p.ids.as_slice()).collect();
-    let (forest, rows) = PrefixTree::pack(&ids);
+    let (tree, rows) = PrefixTree::pack(&ids);
     let mut last: Vec<u32> = rows.iter().map(|r| r[r.len() - 1]).collect();
     let ends = last.clone();
     last.sort_unstable();
     last.dedup();
     let kind = tuner.mode.losses().0;
     let (layer, cache) = tuner.cached(update)?.expect("a cache");
-    let known = cache.rows(layer, &forest, &ids, &rows)?;
+    let known = cache.rows(layer, &tree, &ids, &rows)?;
     let request = ForwardOptions {
         start: Some(Resume {
             layer,
@@ -39,7 +39,7 @@ fn losses(
     };
     let pass = tuner
         .model
-        .forward(&forest, &mut KeyValueCache::none(), &request)?;
+        .forward(&tree, &mut KeyValueCache::none(), &request)?;
     let label = |(p, end): (&&TuningPrompt, &u32)| LabelRow {
         row: last.iter().position(|r| r == end).expect("a row") as u32,
         right: p.right,
@@ -132,7 +132,7 @@ fn plain_settings_give_what_a_plain_loop_gives_bit_for_bit() -> Result<()> {
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     for mode in Mode::ALL {
-        let tuner = setting.tuner(&setting.host, &recipe, mode)?;
+        let tuner = setting.tuner(&setting.model, &recipe, mode)?;
         let mut heard = Vec::new();
         let tuned = tuner.tune(tuner.fresh()?, &metrics, &mut |m| heard.push(m.clone()))?;
         let (expected, lines) = plain(&tuner)?;
@@ -160,7 +160,7 @@ fn early_stop_returns_what_did_best_in_validation() -> Result<()> {
     );
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::Out)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::Out)?;
     let mut lines = Vec::new();
     let tuned = tuner.tune(tuner.fresh()?, &metrics, &mut |m| lines.push(m.clone()))?;
     assert!(

@@ -23,11 +23,11 @@ impl HookedModel for Breaking<'_> {
 
     fn forward(
         &self,
-        forest: &PrefixTree,
+        tree: &PrefixTree,
         cache: &mut KeyValueCache,
         request: &ForwardOptions,
     ) -> reptune_adapters::Result<ForwardOutput> {
-        let mut pass = self.toy.forward(forest, cache, request)?;
+        let mut pass = self.toy.forward(tree, cache, request)?;
         if request.logits.is_empty() {
             return Ok(pass); // the activation cache
         }
@@ -44,7 +44,7 @@ fn a_loss_or_gradient_that_is_not_finite_names_step_and_claims() -> Result<()> {
     let setting = setting()?;
     let recipe =
         recipe("batch = 2\nepochs = 2\nrank = 2\ncheckpoint_every = 2\nvalidate_every = 3");
-    let plain = setting.tuner(&setting.host, &recipe, Mode::InPlusTruth)?;
+    let plain = setting.tuner(&setting.model, &recipe, Mode::InPlusTruth)?;
     // Forwards: steps 1 to 3, a validation, steps 4 to 6.
     let cases = [
         (
@@ -72,12 +72,12 @@ fn a_loss_or_gradient_that_is_not_finite_names_step_and_claims() -> Result<()> {
     for (left, by, place, expected, kept) in cases {
         let room = tempfile::tempdir().expect("room");
         let metrics = room.path().join("metrics.jsonl");
-        let host = Breaking {
-            toy: &setting.host,
+        let model = Breaking {
+            toy: &setting.model,
             left: Cell::new(left),
             by,
         };
-        let tuner = setting.tuner(&host, &recipe, Mode::InPlusTruth)?;
+        let tuner = setting.tuner(&model, &recipe, Mode::InPlusTruth)?;
         let error = tuner.tune(tuner.fresh()?, &metrics, &mut |_| {});
         let message = error.expect_err("not finite").to_string();
         for part in ["metrics.jsonl", place, expected, "lower the learning rate"] {
@@ -103,7 +103,7 @@ fn a_loss_or_gradient_that_is_not_finite_names_step_and_claims() -> Result<()> {
 fn a_gradient_that_is_not_finite_is_refused_though_the_loss_is() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe("batch = 2\nrank = 2");
-    let tuner = setting.tuner(&setting.host, &recipe, Mode::Truth)?;
+    let tuner = setting.tuner(&setting.model, &recipe, Mode::Truth)?;
     let mut update = tuner.fresh()?;
     // B is zero, so that the outputs are those of the base; the gradient of B is not.
     for adapter in update.modules.values_mut() {

@@ -25,7 +25,7 @@ impl HookedModel for Failing<'_> {
 
     fn forward(
         &self,
-        forest: &PrefixTree,
+        tree: &PrefixTree,
         cache: &mut KeyValueCache,
         request: &ForwardOptions,
     ) -> reptune_adapters::Result<ForwardOutput> {
@@ -34,7 +34,7 @@ impl HookedModel for Failing<'_> {
             return Err(reptune_adapters::Error::read("toy", off));
         };
         self.left.set(left);
-        self.toy.forward(forest, cache, request)
+        self.toy.forward(tree, cache, request)
     }
 }
 
@@ -54,10 +54,10 @@ fn files(room: &Path, update: &Adapter, spec: &ModelSpec) -> Result<[Vec<u8>; 2]
 fn resumed_equals_uninterrupted_byte_for_byte() -> Result<()> {
     let setting = setting()?;
     let recipe = recipe(TUNING);
-    let spec = setting.host.spec();
+    let spec = setting.model.spec();
     for mode in [Mode::InPlusTruth, Mode::Out, Mode::Lie] {
         let room = tempfile::tempdir().expect("room");
-        let tuner = setting.tuner(&setting.host, &recipe, mode)?;
+        let tuner = setting.tuner(&setting.model, &recipe, mode)?;
         let metrics = room.path().join("metrics.jsonl");
         let whole = tuner.tune(tuner.fresh()?, &metrics, &mut |_| {})?;
         let whole = files(room.path(), &whole, spec)?;
@@ -69,7 +69,7 @@ fn resumed_equals_uninterrupted_byte_for_byte() -> Result<()> {
             let room = tempfile::tempdir().expect("room");
             let metrics = room.path().join("metrics.jsonl");
             let failing = Failing {
-                toy: &setting.host,
+                toy: &setting.model,
                 left: Cell::new(forwards),
             };
             let cut = setting.tuner(&failing, &recipe, mode)?;
@@ -108,20 +108,20 @@ fn a_checkpoint_of_another_run_or_with_other_metrics_is_refused() -> Result<()> 
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     let failing = Failing {
-        toy: &setting.host,
+        toy: &setting.model,
         left: Cell::new(12),
     };
     let cut = setting.tuner(&failing, &mine, Mode::Out)?;
     cut.tune(cut.fresh()?, &metrics, &mut |_| {})
         .expect_err("cut off");
-    let tuner = setting.tuner(&setting.host, &mine, Mode::Out)?;
+    let tuner = setting.tuner(&setting.model, &mine, Mode::Out)?;
     let refused = |tuner: &Tuner| {
         tuner
             .resume(&metrics, &mut |_| {})
             .expect_err("no")
             .to_string()
     };
-    let other = setting.tuner(&setting.host, &mine, Mode::InPlus)?;
+    let other = setting.tuner(&setting.model, &mine, Mode::InPlus)?;
     assert!(!other.can_resume(&metrics));
     assert!(
         refused(&other).contains("tune from the start"),
@@ -129,7 +129,7 @@ fn a_checkpoint_of_another_run_or_with_other_metrics_is_refused() -> Result<()> 
         refused(&other)
     );
     let longer = recipe(&TUNING.replace("epochs = 4", "epochs = 5"));
-    let other = setting.tuner(&setting.host, &longer, Mode::Out)?;
+    let other = setting.tuner(&setting.model, &longer, Mode::Out)?;
     assert!(refused(&other).contains("recipe, data, directions or model are others"));
     let lines = files::read(&metrics)?;
     std::fs::write(&metrics, [b"{}\n", lines.as_slice()].concat()).expect("write");

@@ -14,7 +14,7 @@ fn a_search_over_tunings_leaves_out_what_breaks_and_finds_what_learns() -> Resul
     let room = tempfile::tempdir().expect("room");
     let metrics = room.path().join("metrics.jsonl");
     let mut trial = |recipe: &Recipe, _: &_| {
-        let tuner = setting.tuner(&setting.host, recipe, Mode::InPlusTruth)?;
+        let tuner = setting.tuner(&setting.model, recipe, Mode::InPlusTruth)?;
         let tuned = tuner.tune(tuner.fresh()?, &metrics, &mut |_| {})?;
         tuner.score(&tuned)
     };
@@ -27,7 +27,7 @@ fn a_search_over_tunings_leaves_out_what_breaks_and_finds_what_learns() -> Resul
         5,
         "the broken one does not go on\n{found}"
     );
-    let tuner = setting.tuner(&setting.host, &found.recipe, Mode::InPlusTruth)?;
+    let tuner = setting.tuner(&setting.model, &found.recipe, Mode::InPlusTruth)?;
     let base = tuner.score(&tuner.fresh()?)?;
     let best = found.best.score.expect("a score");
     assert!(best < base, "{best} {base}");

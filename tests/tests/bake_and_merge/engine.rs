@@ -14,17 +14,21 @@ use reptune_tests::{Oracle, fixture, llama};
 fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
     for model in MODELS {
         let (room, name) = (tempfile::tempdir()?, format!("tiny-{model}"));
-        let host = llama(&name)?;
-        let update = adapter(model, &host)?;
+        let llama = llama(&name)?;
+        let update = adapter(model, &llama)?;
         let plain = in_stock(&fixture(&name), None)?;
-        same(&format!("{model}, stock"), &plain, &ours(&host, &[], None)?);
+        same(
+            &format!("{model}, engine"),
+            &plain,
+            &ours(&llama, &[], None)?,
+        );
 
         peft::save(room.path(), &update, "base")?;
         let tuned = in_stock(&fixture(&name), Some(room.path()))?;
         same(
-            &format!("{model}, stock with the adapter"),
+            &format!("{model}, engine with the adapter"),
             &tuned,
-            &ours(&host, &[], Some(&update))?,
+            &ours(&llama, &[], Some(&update))?,
         );
         assert!(distance(&tuned, &plain) > 0.1, "the adapter does something");
 
@@ -50,20 +54,20 @@ fn stock_computes_what_we_compute_with_and_without_an_adapter() -> Result<()> {
 fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
     for model in MODELS {
         let directory = fixture(&format!("tiny-{model}"));
-        let (host, chat) = (llama(&format!("tiny-{model}"))?, Chat::load(&directory)?);
-        let stock = Engine::load(&directory, None)?;
+        let (llama, chat) = (llama(&format!("tiny-{model}"))?, Chat::load(&directory)?);
+        let engine = Engine::load(&directory, None)?;
         let how = Generation {
             max_new_tokens: 64,
             stop: &chat.stop,
             ..Generation::default()
         };
         let prompts = prompts()?;
-        let ours = generate(&host, &prompts, &how, &mut |_| {})?;
+        let ours = generate(&llama, &prompts, &how, &mut |_| {})?;
         let whole = ours.iter().filter(|tokens| tokens.len() == 64).count();
         assert!(whole > 0, "{model}: some prompt goes on for 64 tokens");
         for (prompt, tokens) in prompts.iter().zip(&ours) {
             let text = chat.decode(tokens)?;
-            assert_eq!(text.trim_start(), stock.generate(prompt, 64)?.trim_start());
+            assert_eq!(text.trim_start(), engine.generate(prompt, 64)?.trim_start());
         }
     }
     Ok(())
@@ -72,7 +76,7 @@ fn sixty_four_greedy_tokens_are_those_of_stock() -> Result<()> {
 #[test]
 fn stock_talks() -> Result<()> {
     let oracle = Oracle::read("oracle-llama2.safetensors")?;
-    let stock = Engine::load(&fixture("tiny-llama2"), None)?;
+    let engine = Engine::load(&fixture("tiny-llama2"), None)?;
     let prompt = &oracle.prompts()?[0];
     let expected = oracle.tokens("prompt.0.greedy")?;
     let path = fixture("tiny-llama2").join("tokenizer.json");
@@ -80,18 +84,18 @@ fn stock_talks() -> Result<()> {
     let text = tokenizer
         .decode(&expected, true)
         .map_err(anyhow::Error::msg)?;
-    assert_eq!(stock.generate(prompt, expected.len())?, text);
+    assert_eq!(engine.generate(prompt, expected.len())?, text);
 
     let interview = Interview::default().system("Be brief.");
     let interview = interview.user("Is ice cold?").max_tokens(12);
-    let said = stock.interview(&interview)?;
+    let said = engine.interview(&interview)?;
     let templated = "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs ice cold? [/INST]";
     for (special, read) in [(true, true), (false, false)] {
         // Both the template and the tokenizer write <s>, and mistral.rs reads both.
         let ids = tokenizer
             .encode(templated, special)
             .map_err(anyhow::Error::msg)?;
-        let text = stock.generate(ids.get_ids(), 12)?;
+        let text = engine.generate(ids.get_ids(), 12)?;
         let same = said == interview.transcript(&[text]);
         assert_eq!(same, read, "special tokens: {special}");
     }
