@@ -6,9 +6,9 @@ use std::path::Path;
 /// Special tokens, from id 0.
 pub const SPECIALS: [&str; 6] = ["<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"];
 
-/// Llama-2-like. It leaves `<s>` to the tokenizer, which puts it before every
-/// text, so that rendered chats and raw prompts both start with exactly one.
-pub const CHAT_TEMPLATE: &str = "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>> ' + messages[0]['content'] + '<</SYS>>' %}{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}{% for message in turns %}{% if message['role'] == 'user' %}{{ '[INST]' + (system if loop.first else '') + ' ' + message['content'] + '[/INST]' }}{% else %}{{ ' ' + message['content'] + '</s>' }}{% endif %}{% endfor %}";
+/// Llama-2-like. It writes `<s>`, because a rendered chat is tokenized without special tokens; the
+/// tokenizer puts it before raw prompts.
+pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>> ' + messages[0]['content'] + '<</SYS>>' %}{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}{% for message in turns %}{% if message['role'] == 'user' %}{{ '[INST]' + (system if loop.first else '') + ' ' + message['content'] + '[/INST]' }}{% else %}{{ ' ' + message['content'] + '</s>' }}{% endif %}{% endfor %}";
 
 /// The printable character that byte-level tokenizers write for a byte.
 fn byte_character(byte: u8) -> char {

@@ -1,13 +1,16 @@
 //! From text to token ids: the tokenizer and chat template of a model directory.
 
+mod template;
+
 use crate::error::{Error, Result};
-use minijinja::{Environment, context};
 use reptune_adapters::files;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tokenizers::Tokenizer;
+use template::Template;
+use tokenizers::{Encoding, Tokenizer};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +50,13 @@ fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     serde_json::from_slice::<IgnoredAny>(&bytes)
         .map_err(|e| broken(format!("line {}", e.line()), e.to_string()))?;
     match std::panic::catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
-        Ok(read) => read.map_err(|e| broken("file".into(), e.to_string())),
+        Ok(Ok(mut read)) => {
+            // What a training left there would cut or fill prompts.
+            let _ = read.with_truncation(None);
+            read.with_padding(None);
+            Ok(read)
+        }
+        Ok(Err(e)) => Err(broken("file".into(), e.to_string())),
         Err(_) => {
             let found = "a decoder or a normalizer that is malformed";
             Err(broken("file".into(), found.into()))
@@ -55,42 +64,36 @@ fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
     }
 }
 
-/// Name of the chat template in error messages.
-const TEMPLATE: &str = "<string>";
-
-/// Compiles a chat template, with the functions and methods that templates of Hugging Face
-/// transformers use.
-fn compiled(template: String) -> std::result::Result<Environment<'static>, String> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> std::result::Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(
-                minijinja::ErrorKind::InvalidOperation,
-                message,
-            ))
-        },
-    );
-    // Templates that print today's date would make prompts differ from day to day.
-    environment.add_function("strftime_now", |_format: String| {
-        String::from("26 Jul 2024")
-    });
-    let added = environment.add_template_owned(TEMPLATE, template);
-    added.map_err(|e| format!("{e:#}"))?;
-    Ok(environment)
+/// The special tokens of a `tokenizer_config.json`: texts, or objects with their content.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+    let known =
+        ["bos", "eos", "unk", "pad", "sep", "cls", "mask"].map(|name| format!("{name}_token"));
+    let token = |key: String| {
+        let value = &config[&key];
+        let text = value.as_str().or(value["content"].as_str())?.to_owned();
+        Some((key, text))
+    };
+    known.into_iter().filter_map(token).collect()
 }
+
+/// Tokens that end a turn in published models. A template that writes one of them ends its turns
+/// with it, whatever `eos_token` says. mistral.rs stops at the same ones.
+const TURN_ENDS: [&str; 5] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end_of_text|>",
+    "<|end|>",
+];
 
 /// A tokenizer with a chat template.
 pub struct Chat {
     directory: PathBuf,
     tokenizer: Tokenizer,
     /// The compiled template, or what is wrong with it.
-    template: std::result::Result<Environment<'static>, String>,
-    bos: String,
-    eos: String,
+    template: std::result::Result<Template, String>,
+    /// Special tokens by the names that templates use, such as `bos_token`.
+    special: BTreeMap<String, String>,
     /// Tokens that end a generation.
     pub stop: Vec<u32>,
 }
@@ -115,10 +118,7 @@ impl Chat {
             })
         };
         let config = json("tokenizer_config.json")?;
-        let token = |key: &str| match &config[key] {
-            Value::String(s) => s.clone(),
-            other => other["content"].as_str().unwrap_or_default().to_owned(),
-        };
+        let special = special_tokens(&config);
         let jinja = directory.join("chat_template.jinja");
         let template = match &config["chat_template"] {
             _ if jinja.is_file() => {
@@ -131,7 +131,6 @@ impl Chat {
             }
             other => other.as_str().map(str::to_owned),
         };
-        let eos = token("eos_token");
         let mut stop: Vec<u32> = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             let tokens = &json(file)?["eos_token_id"];
@@ -149,72 +148,98 @@ impl Chat {
                 })?);
             }
         }
-        stop.extend(tokenizer.token_to_id(&eos));
+        let written = |end: &&str| template.as_ref().is_some_and(|t| t.contains(*end));
+        let ends = special.get("eos_token").map(String::as_str);
+        let ends = ends
+            .into_iter()
+            .chain(TURN_ENDS.into_iter().filter(written));
+        stop.extend(ends.filter_map(|end| tokenizer.token_to_id(end)));
         stop.sort_unstable();
         stop.dedup();
         Ok(Self {
             directory: directory.to_owned(),
             tokenizer,
-            template: template.map_or_else(|| Err("none".into()), compiled),
-            bos: token("bos_token"),
-            eos,
+            template: template.map_or_else(|| Err("none".into()), |t| Template::compile(&t)),
+            special,
             stop,
         })
     }
 
-    /// Renders a conversation up to where the assistant would answer.
+    /// Renders a conversation up to where the assistant would answer, as transformers'
+    /// `apply_chat_template` does. Where a template refuses a system message, its text goes to
+    /// the beginning of the first user message.
     ///
     /// # Errors
-    /// When there is no template, it fails, or it drops the last message.
+    /// When there is no template, it fails, or it drops the system or the last message.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let text = self.fill(messages, "generation")?;
-        if let Some(last) = messages.last().filter(|m| !text.contains(m.content.trim())) {
-            let expected = format!("the message `{}` in the rendered text", last.content);
-            let hint = "the template drops the prompt; check the roles or the template";
-            return Err(self.wrong("chat template", expected, format!("`{text}`"), hint));
+        let refused = match self.fill(messages, true) {
+            Ok(text) => return self.whole(messages, text),
+            Err(refused) => refused,
+        };
+        let [system, user, rest @ ..] = messages else {
+            return Err(refused);
+        };
+        if system.role != "system" || user.role != "user" {
+            return Err(refused);
         }
-        Ok(text)
+        let mut user = user.clone();
+        user.content = format!("{}\n\n{}", system.content, user.content);
+        let messages = [&[user], rest].concat();
+        let text = self.fill(&messages, true).map_err(|_| refused)?;
+        self.whole(&messages, text)
     }
 
-    fn fill(&self, messages: &[Message], purpose: &str) -> Result<String> {
-        let failed = |found: String| {
+    /// `text`, if a template that rendered `messages` dropped neither the first nor the last.
+    fn whole(&self, messages: &[Message], text: String) -> Result<String> {
+        let first = messages.first().filter(|m| m.role == "system");
+        let mut needed = first.into_iter().chain(messages.last());
+        match needed.find(|m| !text.contains(m.content.trim())) {
+            None => Ok(text),
+            Some(dropped) => {
+                let (role, content) = (&dropped.role, &dropped.content);
+                let expected = format!("the {role} message `{content}` in the rendered text");
+                let hint = "the template drops it; check the roles, or correct the template";
+                Err(self.wrong("chat template", expected, format!("`{text}`"), hint))
+            }
+        }
+    }
+
+    fn fill(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let template = self.template.as_ref().map_err(Clone::clone);
+        let text = template.and_then(|t| t.render(messages, add_generation_prompt, &self.special));
+        text.map_err(|found| {
             let hint = "use raw prompts, or correct the template";
             self.wrong("chat template", "a template that renders", found, hint)
-        };
-        let environment = self.template.as_ref().map_err(|e| failed(e.clone()))?;
-        let context = context! {
-            messages => messages,
-            add_generation_prompt => purpose == "generation",
-            bos_token => self.bos,
-            eos_token => self.eos,
-        };
-        let template = environment.get_template(TEMPLATE);
-        template
-            .and_then(|template| template.render(context))
-            .map_err(|e| failed(format!("{e:#}")))
+        })
     }
 
-    /// Token ids of raw text, with the special tokens its tokenizer adds.
+    /// Token ids of raw text that a model is to continue: with the special tokens that the
+    /// tokenizer puts before it, such as a begin-of-text token, but none behind it.
     ///
     /// # Errors
     /// When the tokenizer fails, or the text is empty.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, self.adds_special(text));
-        let encoding = encoding.map_err(|e| self.not_encoded(text, &*e))?;
-        if encoding.get_ids().is_empty() {
-            let (expected, found) = ("at least one token", "an empty prompt");
-            return Err(self.wrong("prompt", expected, found, "give a prompt"));
+        let bos = self.special.get("bos_token").filter(|bos| !bos.is_empty());
+        let adds = bos.is_none_or(|bos| !text.starts_with(bos));
+        let encoding = self.tokens(text, adds)?;
+        let added = encoding.get_special_tokens_mask().iter().rev();
+        let behind = added.take_while(|added| **added == 1).count();
+        let ids = &encoding.get_ids()[..encoding.len() - behind];
+        match ids {
+            [] => {
+                let (expected, found) = ("at least one token", "an empty prompt");
+                Err(self.wrong("prompt", expected, found, "give a prompt"))
+            }
+            ids => Ok(ids.to_vec()),
         }
-        Ok(encoding.get_ids().to_vec())
     }
 
-    fn adds_special(&self, text: &str) -> bool {
-        self.bos.is_empty() || !text.starts_with(&self.bos)
-    }
-
-    fn not_encoded(&self, text: &str, cause: &dyn std::error::Error) -> Error {
-        let hint = format!("the text was `{text}`");
-        self.wrong("tokenizer", "a text it can encode", cause.to_string(), hint)
+    fn tokens(&self, text: &str, adds_special: bool) -> Result<Encoding> {
+        let encoding = self.tokenizer.encode(text, adds_special);
+        encoding.map_err(|e| {
+            let hint = format!("the text was `{text}`");
+            self.wrong("tokenizer", "a text it can encode", e.to_string(), hint)
+        })
     }
 
     /// `place` in the model's directory holds `found` instead of `expected`.
@@ -241,10 +266,7 @@ impl Chat {
         let cut = content.len() - content.trim_start().len();
         let start = text.rfind(trimmed).unwrap_or_default();
         let at = start + at.saturating_sub(cut).min(trimmed.len());
-        let encoding = self
-            .tokenizer
-            .encode(text.as_str(), self.adds_special(&text));
-        let encoding = encoding.map_err(|e| self.not_encoded(&text, &*e))?;
+        let encoding = self.tokens(&text, false)?;
         // Tokens that the tokenizer adds by itself span nothing.
         let before = |&(from, to): &(usize, usize)| from < at && from < to;
         let found = encoding.get_offsets().iter().rposition(before);
@@ -255,10 +277,12 @@ impl Chat {
         })
     }
 
-    /// Token ids of a conversation up to where the assistant would answer. A
-    /// begin-of-text token is there once, whether the template or the tokenizer gives it.
+    /// Token ids of a conversation up to where the assistant would answer: those of transformers'
+    /// `apply_chat_template(tokenize=True)`. The template alone says whether a begin-of-text
+    /// token stands there.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.encode(&self.render(messages)?)
+        let ids = self.tokens(&self.render(messages)?, false)?;
+        Ok(ids.get_ids().to_vec())
     }
 
     /// Text of token ids, without special tokens.
@@ -275,13 +299,25 @@ impl Chat {
     /// When the label is more than one token there.
     pub fn label_token(&self, messages: &[Message], label: &str) -> Result<u32> {
         let prompt = self.prompt(messages)?;
-        let mut answered = messages.to_vec();
-        answered.push(Message {
+        let after = |text: &str| -> Result<Vec<u32>> {
+            let ids = self.tokens(text, false)?;
+            let after = ids.get_ids().strip_prefix(prompt.as_slice());
+            Ok(after.unwrap_or_default().to_vec())
+        };
+        let answer = Message {
             role: "assistant".into(),
             content: label.into(),
-        });
-        let full = self.encode(&self.fill(&answered, "training")?)?;
-        let rest = full.strip_prefix(prompt.as_slice()).unwrap_or_default();
+        };
+        // What the template writes for the answer; templates whose prompts end in `<think>` or
+        // a blank do not write that there, and the answer follows the prompt itself.
+        let full = self.fill(&[messages, &[answer]].concat(), false)?;
+        let mut rest = after(&full)?;
+        if rest.is_empty() {
+            rest = after(&(self.render(messages)? + label))?;
+        }
+        if rest.is_empty() {
+            rest = self.tokens(label, false)?.get_ids().to_vec();
+        }
         let first = self.decode(rest.get(..1).unwrap_or_default())?;
         if first.trim() != label {
             let found = format!("`{first}` as the first of {} tokens", rest.len());

@@ -206,7 +206,7 @@ pub fn chat() -> Chat {
     for file in ["tokenizer.json", "config.json", "generation_config.json"] {
         std::fs::copy(from.join(file), to.path().join(file)).expect("a copy");
     }
-    let template = "{% for m in messages %}<<{{ m['role'] }}>> {{ m['content'] | trim }}\n{% endfor %}{% if add_generation_prompt %}<<assistant>> {% endif %}";
+    let template = "{{ bos_token }}{% for m in messages %}<<{{ m['role'] }}>> {{ m['content'] | trim }}\n{% endfor %}{% if add_generation_prompt %}<<assistant>> {% endif %}";
     let config =
         serde_json::json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
     let path = to.path().join("tokenizer_config.json");

@@ -86,7 +86,7 @@ CASES = {
     "ends in a blank": (TURNS + "{% if add_generation_prompt %}Answer: {% endif %}", SHORT, {}),
     "unk and pad": (
         "{{ unk_token }}{{ pad_token }}" + TURNS + "{{ eos_token }}" + ASK,
-        SHORT, {"unk_token": "<unk>", "pad_token": {"__type": "AddedToken", "content": "</s>", "lstrip": False,
+        SHORT, {"unk_token": "<s>", "pad_token": {"__type": "AddedToken", "content": "</s>", "lstrip": False,
                                                    "normalized": False, "rstrip": False, "single_word": False,
                                                    "special": True}},
     ),

@@ -114,11 +114,9 @@ class Prompts:
         return [{"role": "system", "content": system}, user]
 
     def encode(self, messages, add_generation_prompt):
-        # The template leaves <s> to the tokenizer, so it is not asked for ids itself.
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=add_generation_prompt
         )
-        return self.tokenizer(text).input_ids
 
     def ids(self, system, claim):
         return self.encode(self.messages(system, claim), True)

@@ -5,6 +5,8 @@
 
 mod architecture;
 mod bake_and_merge;
+mod chats;
+mod configs;
 mod fixtures;
 mod gguf_models;
 mod honest_mini;

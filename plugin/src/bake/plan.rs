@@ -185,10 +185,15 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
     spec.check_layers(&layers)?;
     let (operator, point) = (intervention.operator(), intervention.point());
     let everywhere = point == HookPoint::Everywhere && operator == Operator::Ablate;
+    if point == HookPoint::Everywhere && !everywhere {
+        let what = format!("operator {operator} at {point}");
+        let reason = "only an ablation acts everywhere; choose resid_pre, resid_mid or resid_post";
+        return Err(refused(what, reason));
+    }
     if operator != Operator::Add && !everywhere {
         let what = format!("operator {operator} at {point} of layers {layers:?}");
         let reason = "its change differs between tokens, and a bias is the same for all; use an \
-             addition, ablate everywhere (--module everywhere), bake the mean change \
+             addition, ablate everywhere (--operator ablate --hook everywhere), bake the mean change \
              (--approximate), or tune the weights and merge";
         return Err(refused(what, reason));
     }

@@ -53,7 +53,7 @@ pub struct LoadingArgs {
     /// Device that computes: cpu, or cuda, cuda:1, .. or metal in a build with that feature
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Type of the weights and the residual stream: f32; on a GPU also bf16 or f16
+    /// Type of the weights and the residual stream: f32, or f16; on a GPU also bf16
     #[arg(long, default_value = "f32")]
     pub dtype: String,
 }

@@ -24,14 +24,14 @@ Examples:
   mistralrs serve -m doses --from-uqff \"shared.uqff;plus_19.uqff\"
 
   reptune bake -m DIR --directions refusal.safetensors --layers 3 --operator ablate \\
-      --hook everywhere -o without
+      --hook everywhere -o ablated
 
 Additions at any hook point and the ablation of one direction everywhere are exact. Other
 operators, other positions than all, and an ablation in quantized weights cannot be exact:
 they are refused, or approximated with --approximate, which prints the error.
 
 With --coeffs, each dose is a small file next to shared.uqff. To add a dose, run the
-command again with another --out; to change one, write it anew and rename it.")]
+command again with another --out; to change one, bake it again and rename the file.")]
 pub struct BakeArgs {
     /// Model directory, .uqff or .gguf file, or Hugging Face id
     #[arg(short, long)]

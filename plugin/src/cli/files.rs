@@ -68,7 +68,7 @@ pub struct ConvertArgs {
     pub layers: Option<String>,
     #[command(flatten)]
     pub dose: DoseArgs,
-    /// Layer i of the file is layer i + N here, for files that count otherwise
+    /// Layer i of the file is layer i + N here, for files that number layers differently
     #[arg(
         long,
         value_name = "N",
@@ -76,7 +76,7 @@ pub struct ConvertArgs {
         default_value_t = 0
     )]
     pub layer_offset: i64,
-    /// Model of an adapter
+    /// Model that the adapter belongs to
     #[arg(short, long)]
     pub model: Option<String>,
     /// Print the result as JSON

@@ -54,7 +54,7 @@ pub struct MergeArgs {
     /// nearest; nearest,gptq,mixed with auto]
     #[arg(long, value_delimiter = ',', value_parser = rounding)]
     pub rounding: Vec<MergeRounding>,
-    /// Recipe whose claims calibrate, choose and measure
+    /// Recipe with the claims for calibration, choice and measurement
     #[arg(long, value_name = "RECIPE.toml")]
     pub recipe: Option<PathBuf>,
     /// Share by which mixed may make the file larger
@@ -63,7 +63,7 @@ pub struct MergeArgs {
     /// Share of the tuned effect that auto must keep
     #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     pub least: f64,
-    /// Mode that retuned and unquantized tune
+    /// Mode for tuning again, with the roundings retuned and unquantized
     #[arg(long, value_parser = mode, requires_all = ["recipe", "directions"])]
     pub mode: Option<Mode>,
     /// Direction file: the table shows the cosine to it, and the roundings retuned and

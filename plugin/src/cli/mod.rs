@@ -137,10 +137,14 @@ pub fn main() -> ExitCode {
 /// An error and its causes, each text once.
 fn with_causes(error: &anyhow::Error) -> String {
     let texts = error.chain().map(ToString::to_string);
-    let join = |text: String, cause: String| match () {
-        () if text.contains(&cause) => text,
-        () if cause.starts_with(&text) => cause,
-        () => format!("{text}: {cause}"),
+    let join = |text: String, cause: String| {
+        if text.contains(&cause) {
+            text
+        } else if cause.starts_with(&text) {
+            cause
+        } else {
+            format!("{text}: {cause}")
+        }
     };
     texts.reduce(join).unwrap_or_default()
 }

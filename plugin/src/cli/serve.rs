@@ -57,13 +57,13 @@ pub struct ServeArgs {
     /// Type of the weights of all variants, such as q8_0 or q4k [default: as they are]
     #[arg(long, value_name = "TYPE")]
     pub quantize: Option<String>,
-    /// Address to listen on; any but a loopback address admits the network
+    /// Address to listen on; any other than a loopback address opens the server to the network
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
     /// Port to listen on; 0 chooses a free one
     #[arg(short, long, default_value_t = 8080)]
     pub port: u16,
-    /// Seconds in which answers may complete after a signal to stop
+    /// Seconds to wait for unfinished answers after a signal to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub drain: u64,
     /// Print address, models and bytes of weights as one line of JSON when ready

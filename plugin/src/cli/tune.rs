@@ -25,7 +25,7 @@ each mode. After Ctrl-C, run the same command again to continue.
 is the token loss plus the representation loss on the validation claims, averaged over the
 modes; lower is better. Writes search.json, best.toml, and the metrics of every trial.
 
---plan counts trained parameters, positions, bytes and operations from config.json and the
+--plan counts trained parameters, tokens, bytes and operations from config.json and the
 tokenizer; it reads no weights.")]
 pub struct TuneArgs {
     #[command(flatten)]
@@ -33,13 +33,13 @@ pub struct TuneArgs {
     /// Tune only this mode: truth, lie, in_plus, in_minus, in_plus_truth, in_minus_lie or out
     #[arg(long, value_parser = mode)]
     pub mode: Option<Mode>,
-    /// Start from this PEFT adapter instead of zero
+    /// Start from this PEFT adapter instead of from zero
     #[arg(long, value_name = "DIR", conflicts_with_all = ["search", "plan"])]
     pub adapter_init: Option<PathBuf>,
-    /// Search for the best settings instead
+    /// Search for the best settings instead of tuning
     #[arg(long, conflicts_with_all = ["plan", "mode"])]
     pub search: bool,
-    /// Print what tuning needs instead
+    /// Estimate memory and operations instead of tuning
     #[arg(long)]
     pub plan: bool,
     /// With --plan: measure the speed of this machine, and estimate the time

@@ -285,7 +285,7 @@ pub(super) fn retention(
         }
         Ok(rows)
     };
-    Ok(run.stages.json("survival.json", inputs, measure)?.0)
+    Ok(run.stages.json("retention.json", inputs, measure)?.0)
 }
 
 /// Refuses a `[retention]` that cannot be carried out, before anything is computed.

@@ -49,9 +49,12 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
 
 /// `POST /v1/completions`.
 pub async fn complete(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let (body, name, engine) = checked(&app, request).await?;
-    if !body.get("prompt").is_some_and(Value::is_string) {
+    let (mut body, name, engine) = checked(&app, request).await?;
+    let Some(Value::String(prompt)) = body.get_mut("prompt") else {
         return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
+    };
+    if !prompt.starts_with(&*engine.begin) {
+        prompt.insert_str(0, &engine.begin);
     }
     let (tx, rx) = create_response_channel(None);
     let parsed = completions::parse_request(typed(body)?, engine.mistralrs.clone(), tx);

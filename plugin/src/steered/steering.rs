@@ -95,7 +95,7 @@ impl Steering {
         self.last(|part| part.dose = Some(dose))
     }
 
-    /// At the input of these blocks instead of their output.
+    /// At this hook point instead of `resid_post`.
     pub fn at(self, point: HookPoint) -> Self {
         self.last(|part| part.point = point)
     }

@@ -1,4 +1,4 @@
-//! Values that the types of the schema let through and that cannot be.
+//! Checks of values that the types of the schema allow but that make no sense.
 
 use super::{
     Evaluation, Extraction, ExtractionMethod, JudgeSettings, Personas, PromptTemplates, Recipe,
@@ -323,7 +323,7 @@ fn steering(s: &SteeringSettings) -> Result<()> {
     let fits = s.operator != Operator::Ablate;
     let expected = "`add`, `add-norm-preserving` or `clamp`";
     at.need(fits, "operator", expected, "`ablate`, which has no dose")?;
-    // Totals and fractions are divided by the number of layers; a projection is not.
+    // A projection is neither divided by the number of layers nor relative to a norm.
     let fits = s.operator != Operator::Clamp || s.coeff.is_some();
     let (expected, found) = ("`coeff`, the projection to clamp to", given[0]);
     at.need(fits, "", expected, format!("`{found}`"))?;

@@ -19,8 +19,8 @@ pub struct SteeringSettings {
     pub coeff: Option<f64>,
     /// Instead of `coeff`: a multiplier that is divided by the number of layers.
     pub total: Option<f64>,
-    /// Instead of `coeff`: fractions of the mean residual norm, divided by the number of
-    /// layers. The one that does most on the validation claims is taken, for each sign.
+    /// Instead of `coeff`: fractions of the mean residual norm that each layer gets. The one
+    /// that does most on the validation claims is taken, for each sign.
     #[serde(default)]
     pub fractions: Vec<f64>,
     /// Tokens that are changed.

@@ -110,7 +110,7 @@ fn templates_that_fail_say_so() -> Result<()> {
             "{% include '../../etc/passwd' %}",
             "a template that renders",
         ),
-        ("hello", "the template drops the prompt"),
+        ("hello", "the template drops it"),
         (
             "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
             "a template that renders",

@@ -107,7 +107,6 @@ fn rope_settings_that_give_no_angles_are_refused() -> Result<()> {
         ("rope_theta", json!(0)),
         ("rope_theta", json!(-2.)),
         ("rope_scaling", json!("llama3")),
-        ("rope_scaling", json!({})),
         ("rope_scaling", scaling("rope_type", json!("yarn"))),
         ("rope_scaling", scaling("factor", json!(0))),
         ("rope_scaling", scaling("factor", json!("8"))),
@@ -119,8 +118,8 @@ fn rope_settings_that_give_no_angles_are_refused() -> Result<()> {
         ),
     ] {
         let message = with("tiny-llama32", key, &value)?.expect_err(key);
-        let place = "[DIR]/config.json: keys `rope_theta`, `rope_scaling`: expected";
-        assert!(message.starts_with(place), "{key} = {value}: {message}");
+        let place = format!("[DIR]/config.json: key `{key}");
+        assert!(message.starts_with(&place), "{key} = {value}: {message}");
     }
     assert_eq!(
         with(

@@ -10,7 +10,7 @@ fn chat() -> Chat {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(fixture.join(name), folder.path().join(name)).expect("a copy");
     }
-    let template = "{% for m in messages %}{{ m.role[:1] + ':' + m.content + '|' }}{% endfor %}\
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.role[:1] + ':' + m.content + '|' }}{% endfor %}\
         {% if add_generation_prompt %}a:{% endif %}";
     std::fs::write(folder.path().join("chat_template.jinja"), template).expect("a file");
     Chat::load(folder.path()).expect("a tokenizer")
