@@ -29,7 +29,7 @@ pub fn attention(
     let ((m, width), (_, kv_width)) = (q.dims2()?, k.dims2()?);
     let op = Attention::of((width, kv_width), ancestors, head_dim);
     let lists = ancestors.len();
-    if lists != m || width % head_dim != 0 || op.heads % op.kv_heads.max(1) != 0 {
+    if lists != m || width % head_dim != 0 || !op.heads.is_multiple_of(op.kv_heads.max(1)) {
         bail!(
             "attention: {m} queries of width {width} with {lists} ancestor lists, head_dim {head_dim}, kv width {kv_width}"
         )

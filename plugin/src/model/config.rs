@@ -251,14 +251,13 @@ impl ConfigFile<'_> {
             }
             _ => outer,
         };
-        for whole in ["partial_rotary_factor"] {
-            let factor = [&table[whole], &json[whole]]
-                .into_iter()
-                .find(|f| !f.is_null());
-            if let Some(factor) = factor.filter(|f| f.as_f64() != Some(1.)) {
-                let hint = "Llamas rotate whole heads";
-                return Err(self.error(whole, "1", factor.to_string(), hint));
-            }
+        let part = "partial_rotary_factor";
+        let factor = [&table[part], &json[part]]
+            .into_iter()
+            .find(|f| !f.is_null());
+        if let Some(factor) = factor.filter(|f| f.as_f64() != Some(1.)) {
+            let hint = "Llamas rotate whole heads";
+            return Err(self.error(part, "1", factor.to_string(), hint));
         }
         let kind = [&table["rope_type"], &table["type"]]
             .into_iter()

@@ -18,8 +18,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// What mistral.rs and its clients call the model that answers where none is named.
 pub(crate) const DEFAULT: &str = "default";
 
+/// A dose of one kind.
+type DoseKind = fn(f64) -> Dose;
+
 /// The kinds of a dose, as in `--steer` and `/v1/steering`.
-pub(crate) const DOSES: [(&str, fn(f64) -> Dose); 4] = [
+pub(crate) const DOSES: [(&str, DoseKind); 4] = [
     ("coeff", Dose::Coeff),
     ("total", Dose::Total),
     ("fraction", Dose::Fraction),
