@@ -50,7 +50,13 @@ pub(crate) fn ids(prompts: &[PromptLine], chat: &Chat) -> Result<Vec<Vec<u32>>> 
 pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
     let bytes = files::read(path)?;
     let wrong = |place: String, expected, found: String| {
-        Error::input(path, place, expected, found, "write one JSON object a line")
+        Error::input(
+            path,
+            place,
+            expected,
+            found,
+            "write one JSON object per line",
+        )
     };
     let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().enumerate();

@@ -77,7 +77,7 @@ pub struct Generation<'a> {
 
 /// Generates a continuation of every prompt. `progress` is called after each group of
 /// prompts with the number done. Gates that decide once per prompt are read first, see
-/// [`open_gates`](crate::open_gates::open_gates).
+/// [`open_gates`].
 ///
 /// # Errors
 /// When a prompt is empty or does not fit the context, or the cache is of other weights.

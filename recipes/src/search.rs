@@ -196,7 +196,7 @@ fn drawn(recipe: &Recipe, settings: &Search) -> Result<Vec<SearchCandidate>> {
         })
     };
     let Some(n) = (1..=grid.len()).rev().find(|&n| needed(n).0 <= runs) else {
-        let expected = format!("{} or more, one a rung", settings.rungs.len());
+        let expected = format!("{} or more, one per rung", settings.rungs.len());
         let (name, found) = (&recipe.name, runs.to_string());
         let hint = "give more runs or fewer rungs";
         return Err(Error::input(name, "search.runs", expected, found, hint));

@@ -99,7 +99,7 @@ impl TensorFile {
         // the header may claim more bytes than can be counted
         let (data, claimed) = (length - 8 - size, header.data_len() as u64);
         if data != claimed {
-            let found = format!("{data} bytes of data, but {claimed} in the header");
+            let found = format!("{data} bytes of data where the header says {claimed}");
             return Err(broken(found));
         }
         Ok(Self {

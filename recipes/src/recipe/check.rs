@@ -283,7 +283,7 @@ fn search(s: &Search, t: &Tuning) -> Result<()> {
     for positions in &s.positions {
         at.positions(positions, PositionsUse::Tuning)?;
         let fits = positions.each().len() <= 1;
-        let expected = "one position a value, such as `last:1` or `at:-8`";
+        let expected = "one position per value, such as `last:1` or `at:-8`";
         at.need(fits, "positions", expected, format!("`{positions}`"))?;
     }
     let rising = !s.rungs.is_empty() && s.rungs.windows(2).all(|w| w[0] < w[1]);

@@ -208,7 +208,7 @@ fn searches_that_cannot_be_name_the_key() {
         ),
         (
             "[search]\npositions = [\"last:2\"]",
-            "key `search.positions`: expected one position a value",
+            "key `search.positions`: expected one position per value",
         ),
     ];
     for (text, expected) in cases {

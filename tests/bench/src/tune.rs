@@ -146,7 +146,7 @@ pub fn run(a: &TuneArgs) -> Result<Value> {
     }))
 }
 
-/// Floating-point operations of a step, as `reptune plan` counts them.
+/// Floating-point operations of a step, as `reptune tune --plan` counts them.
 fn flop_per_step(spec: &ModelSpec, work: &TuneWork) -> f64 {
     let train: Vec<TuningPrompt> = work.items.iter().map(WorkItem::prompt).collect();
     let plan = TuningPlan::of(&TuningSize {

@@ -85,9 +85,14 @@ fn byte_level_bpe_is_read_off_the_metadata() -> Result<()> {
     let llama_3 = cut(&[
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]);
-    for (pre, pre_tokenizer, ignore_merges) in
-        [("gpt-2", words(true), false), ("llama-bpe", llama_3, true)]
-    {
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let smollm = json!({"type": "Sequence", "pretokenizers": [digits, words(true)]});
+    for (pre, pre_tokenizer, ignore_merges) in [
+        ("gpt-2", words(true), false),
+        ("llama-bpe", llama_3.clone(), true),
+        ("smaug-bpe", llama_3, false),
+        ("smollm", smollm, false),
+    ] {
         let room = tempfile::tempdir()?;
         for file in std::fs::read_dir(fixture("tiny-llama2"))? {
             let file = file?.path();

@@ -153,11 +153,18 @@ impl GgufLlama {
         };
         let pre_tokenizer = match pre {
             _ if llama_3 => cut(&[LLAMA_3]),
+            "smaug-bpe" | "dbrx" => cut(&[LLAMA_3]),
             "default" => cut(&DEFAULT),
-            "gpt-2" => words(true),
+            "gpt-2" | "mpt" | "olmo" | "jais" => words(true),
+            // Every digit alone, then words as in GPT-2.
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone"
+            | "minerva-7b" => json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Digits", "individual_digits": true}, words(true)
+            ]}),
             other => {
-                let known =
-                    "llama-bpe, gpt-2 or default; else put the model's tokenizer.json next to it";
+                let known = "llama-bpe, smaug-bpe, dbrx, smollm, starcoder, refact, command-r, \
+                     codeshell, exaone, minerva-7b, gpt-2, mpt, olmo, jais or default; else put \
+                     the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.pre", known, format!("`{other}`")));
             }
         };
