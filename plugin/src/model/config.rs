@@ -239,8 +239,8 @@ impl ConfigFile<'_> {
             let hint = "different rotary embeddings by kind of layer are not supported";
             return Err(self.error(key, "one table of numbers", table.to_string(), hint));
         }
-        let number = |name: &str| table[name].as_f64().filter(|x| *x > 0. && x.is_finite());
         let positive = |v: &Value| v.as_f64().filter(|x| *x > 0. && x.is_finite());
+        let number = |name: &str| positive(&table[name]);
         let outer = self.field("rope_theta", Some(10_000.), "a positive number", positive)?;
         let theta = match (number("rope_theta"), &json["rope_theta"]) {
             (Some(theta), Value::Null) => theta,
@@ -259,22 +259,13 @@ impl ConfigFile<'_> {
             let hint = "Llamas rotate whole heads";
             return Err(self.error(part, "1", factor.to_string(), hint));
         }
-        let kind = [&table["rope_type"], &table["type"]]
-            .into_iter()
-            .find(|k| !k.is_null());
+        let scaling = None;
+        let mut rope = Rope { theta, scaling };
+        let kinds = [&table["rope_type"], &table["type"]];
+        let kind = kinds.into_iter().find(|k| !k.is_null());
         let names: &[&str] = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
-            None if table["factor"].is_null() => {
-                return Ok(Rope {
-                    theta,
-                    scaling: None,
-                });
-            }
-            Some("default") => {
-                return Ok(Rope {
-                    theta,
-                    scaling: None,
-                });
-            }
+            None if table["factor"].is_null() => return Ok(rope),
+            Some("default") => return Ok(rope),
             Some("linear") => &["factor"],
             Some("llama3") => &[
                 "factor",
@@ -297,10 +288,8 @@ impl ConfigFile<'_> {
             };
             scaling[*name] = table[*name].clone();
         }
-        Ok(Rope {
-            theta,
-            scaling: Some(scaling),
-        })
+        rope.scaling = Some(scaling);
+        Ok(rope)
     }
 }
 
