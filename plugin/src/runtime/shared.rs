@@ -1,7 +1,7 @@
 //! An engine of mistral.rs that many requests share, as the server holds it.
 
 use super::load::{self, failed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{LlamaConfig, ModelDir};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
 use reptune_adapters::{Error as Fault, files};
@@ -95,7 +95,11 @@ fn without_special_tokens(model: &ModelDir) -> Result<(TempDir, String)> {
             link(&from, &to).map_err(|e| Fault::write(to, e))?;
             continue;
         }
-        let mut tokenizer: Value = serde_json::from_slice(&files::read(&from)?).unwrap_or_default();
+        let tokenizer = serde_json::from_slice(&files::read(&from)?);
+        let mut tokenizer: Value = tokenizer.map_err(|e| {
+            let (line, found) = (format!("line {}", e.line()), e.to_string());
+            Error::model(&from, line, "JSON", found, "fetch the file again")
+        })?;
         begin = beginning(&tokenizer["post_processor"]);
         for key in ["post_processor", "truncation", "padding"] {
             tokenizer[key] = Value::Null;

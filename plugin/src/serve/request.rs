@@ -101,9 +101,9 @@ impl IntoResponse for Refusal {
 /// The JSON object that `request` holds; 415 for another type, 413 when it is too large, 408
 /// when it does not come, 400 when it is no JSON object.
 ///
-/// Its type must be said to be JSON. That is also what keeps web pages out: a browser
-/// sends such a request from a page of another origin only after asking, and nobody
-/// answers.
+/// The request must declare its type as JSON. That also protects against web pages of other
+/// origins: a browser asks for permission before it sends such a request from them, and this
+/// server never gives it.
 pub async fn object(request: Request, limits: &Limits) -> Result<Map<String, Value>, Refusal> {
     let headers = request.headers();
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());

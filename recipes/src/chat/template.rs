@@ -2,7 +2,7 @@
 //!
 //! transformers uses Jinja2 in Python. Where minijinja differs, this module follows Python:
 //! `{% generation %}` marks are left out, JSON has Python's spaces, and `none`, `true` and lists
-//! print as in Python. `tools` and `documents` are none, as they are when nobody gives any.
+//! print as in Python. `tools` and `documents` are none, which is also their default there.
 
 use chrono::format::{Item, StrftimeItems};
 use chrono::{NaiveDate, NaiveDateTime};
