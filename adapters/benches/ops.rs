@@ -168,6 +168,7 @@ fn ops(c: &mut Criterion) {
         norm: norm.clone(),
         eps: 1e-5,
         head_dim: HEAD_DIM,
+        head_norms: None,
         q: matrix(HIDDEN, HIDDEN),
         k: matrix(HIDDEN, HIDDEN),
         v: matrix(HIDDEN, HIDDEN),

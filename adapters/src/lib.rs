@@ -26,8 +26,8 @@ pub use error::{Error, Result};
 pub use hooked::{CaptureTokens, ForwardOptions, ForwardOutput, HookedModel, Resume};
 pub use lora::{Adapter, LoraInit, WeightDelta};
 pub use model::{
-    GradientCheckpointing, KeyValueCache, ModelSpec, ModuleKind, PrefixTree, TargetModule,
-    TokenMask,
+    Architecture, GradientCheckpointing, KeyValueCache, ModelSpec, ModuleKind, PrefixTree,
+    TargetModule, TokenMask,
 };
 pub use steering::{
     Decide, Direction, DirectionSet, Dose, Gate, HookPoint, Intervention, Operator, Positions,

@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reptune::Llama;
-use reptune::model::LlamaConfig;
+use reptune::model::ModelConfig;
 use reptune_adapters::ops::{rms_norm, target_loss};
 use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache};
 use serde_json::json;
@@ -95,7 +95,7 @@ fn config(vocab: usize) -> serde_json::Value {
 }
 
 /// Normally distributed weights; what writes into the residual stream starts smaller.
-fn initial_weights(c: &LlamaConfig, seed: u64) -> Result<BTreeMap<String, Var>> {
+fn initial_weights(c: &ModelConfig, seed: u64) -> Result<BTreeMap<String, Var>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = |std: f64| {
         let (u, v): (f64, f64) = (rng.random_range(1e-12..1.0), rng.random());
@@ -104,7 +104,7 @@ fn initial_weights(c: &LlamaConfig, seed: u64) -> Result<BTreeMap<String, Var>> 
     let (h, i, kv) = (
         c.hidden_size,
         c.intermediate_size,
-        c.num_key_value_heads * c.head_dim(),
+        c.num_key_value_heads * c.head_dim,
     );
     let mut shapes = vec![
         ("model.embed_tokens".to_owned(), vec![c.vocab_size, h], 0.02),
@@ -193,7 +193,7 @@ fn main() -> Result<()> {
     let tokenizer =
         Tokenizer::from_file(arguments.out.join("tokenizer.json")).map_err(|e| anyhow!(e))?;
     let config_json = config(tokenizer.get_vocab_size(true));
-    let config = LlamaConfig::parse(Path::new("config.json"), config_json.clone())?;
+    let config = ModelConfig::parse(Path::new("config.json"), config_json.clone())?;
 
     let mut weights = initial_weights(&config, arguments.seed)?;
     let parameters: usize = weights.values().map(|v| v.elem_count()).sum();

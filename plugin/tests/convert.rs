@@ -20,7 +20,7 @@ fn theirs(name: &str) -> String {
 }
 
 fn spec() -> reptune_adapters::ModelSpec {
-    let config = reptune::model::LlamaConfig::read(&model()).expect("a Llama");
+    let config = reptune::model::ModelConfig::read(&model()).expect("a Llama");
     reptune::model::model_spec(&config, &model()).expect("a tokenizer")
 }
 

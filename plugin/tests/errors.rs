@@ -89,7 +89,7 @@ fn directions(path: &Path, width: usize, model_fingerprint: String) {
 /// `d.safetensors`, made for the model of the workplace.
 pub fn directions_of_the_model(directory: &Path) {
     let model = directory.join("model");
-    let config = reptune::model::LlamaConfig::read(&model).expect("a Llama");
+    let config = reptune::model::ModelConfig::read(&model).expect("a Llama");
     let spec = reptune::model::model_spec(&config, &model).expect("a tokenizer");
     let file = directory.join("d.safetensors");
     directions(&file, spec.hidden, spec.fingerprint);

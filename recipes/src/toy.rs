@@ -6,8 +6,8 @@ use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{Rotation, attention, rms_norm, rotary, swiglu};
 use reptune_adapters::steering::intervention::apply_all;
 use reptune_adapters::{
-    CaptureTokens, ForwardOptions, ForwardOutput, HookPoint, HookedModel, KeyValueCache, ModelSpec,
-    PrefixTree, Result, TargetModule, files,
+    Architecture, CaptureTokens, ForwardOptions, ForwardOutput, HookPoint, HookedModel,
+    KeyValueCache, ModelSpec, PrefixTree, Result, TargetModule, files,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ impl Toy {
         let spec = ModelSpec {
             name: "toy".into(),
             fingerprint: files::sha256([read("tokenizer.json").as_slice()]),
+            architecture: Architecture::Llama,
             layers: n("num_hidden_layers"),
             hidden: n("hidden_size"),
             intermediate: n("intermediate_size"),

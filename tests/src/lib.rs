@@ -39,11 +39,64 @@ pub fn device() -> Result<Device> {
 
 /// A model of `tests/fixtures`, on the device that tests are run on.
 pub fn llama(name: &str) -> Result<Llama> {
-    let options = LoadOptions {
-        device: device()?,
-        ..LoadOptions::default()
-    };
-    Ok(Llama::load(&fixture(name), options)?)
+    ModelFixture::of(name.trim_start_matches("tiny-"))?.load()
+}
+
+/// Models of `tests/fixtures` of other architectures than a plain Llama, and a variant whose
+/// sliding window is in some blocks only.
+pub const OTHERS: [&str; 5] = ["mistral", "qwen2", "qwen3", "llama-bias", "qwen2-window"];
+
+/// The directory of a model of `tests/fixtures`, `tiny-{name}`; for a variant of
+/// `tests/fixtures/variants.json` a copy with its configuration.
+pub struct ModelFixture {
+    /// The directory.
+    pub path: PathBuf,
+    _copy: Option<tempfile::TempDir>,
+}
+
+impl ModelFixture {
+    /// Finds or makes it.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn of(name: &str) -> Result<Self> {
+        let variants: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(fixture("variants.json"))?)?;
+        let Some(model) = variants[name]["model"].as_str() else {
+            return Ok(Self {
+                path: fixture(&format!("tiny-{name}")),
+                _copy: None,
+            });
+        };
+        let copy = tempfile::tempdir()?;
+        for entry in std::fs::read_dir(fixture(model))? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+        }
+        let path = copy.path().join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let changes = variants[name]["config"].as_object();
+        for (key, value) in changes.into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        std::fs::write(&path, config.to_string())?;
+        Ok(Self {
+            path: copy.path().to_owned(),
+            _copy: Some(copy),
+        })
+    }
+
+    /// Loads it on the device that tests are run on.
+    ///
+    /// # Errors
+    /// When it does not load.
+    pub fn load(&self) -> Result<Llama> {
+        let options = LoadOptions {
+            device: device()?,
+            ..LoadOptions::default()
+        };
+        Ok(Llama::load(&self.path, options)?)
+    }
 }
 
 /// What torch says: the tensors of `tests/oracle/make_fixtures.py`.

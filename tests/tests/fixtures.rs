@@ -7,8 +7,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// Takes transformers 5.24.0, and says so.
+const ARCHITECTURES: &str = "tests/oracle/make_architectures.py";
+
 /// Every fixture that says what it was made from, and how it is made anew.
-const FIXTURES: [(&str, &str); 5] = [
+const FIXTURES: [(&str, &str); 10] = [
     (
         "tests/fixtures/oracle-llama2.safetensors",
         "tests/oracle/make_fixtures.py",
@@ -17,6 +20,14 @@ const FIXTURES: [(&str, &str); 5] = [
         "tests/fixtures/oracle-llama32.safetensors",
         "tests/oracle/make_fixtures.py",
     ),
+    ("tests/fixtures/oracle-mistral.safetensors", ARCHITECTURES),
+    ("tests/fixtures/oracle-qwen2.safetensors", ARCHITECTURES),
+    ("tests/fixtures/oracle-qwen3.safetensors", ARCHITECTURES),
+    (
+        "tests/fixtures/oracle-llama-bias.safetensors",
+        ARCHITECTURES,
+    ),
+    ("tests/fixtures/oracle-variants.safetensors", ARCHITECTURES),
     (
         "tests/interop/fixtures/peft/logits.safetensors",
         "tests/interop/peft_adapters.py",

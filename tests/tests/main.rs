@@ -4,6 +4,7 @@
 //! `cargo test -p reptune-tests hostile::` runs the tests of one module.
 
 mod architecture;
+mod architectures;
 mod bake_and_merge;
 mod chats;
 mod configs;

@@ -38,6 +38,31 @@ impl Ancestors {
         }
     }
 
+    /// The same querying tokens, each of which sees only the last `window` of its ancestors, itself
+    /// included; none where nobody sees more than that.
+    pub fn within(&self, window: usize) -> Option<Self> {
+        let width = |spans: &[Span]| -> usize {
+            let widths = spans.iter().map(|(from, to)| (to - from) as usize);
+            widths.sum()
+        };
+        if (0..self.len()).all(|i| width(self.spans(i)) <= window) {
+            return None;
+        }
+        let (mut kept, mut offsets) = (Vec::new(), vec![0]);
+        for i in 0..self.len() {
+            let mut cut = width(self.spans(i)).saturating_sub(window) as u32;
+            for &(from, to) in self.spans(i) {
+                let start = to.min(from + cut);
+                cut -= start - from;
+                if start < to {
+                    kept.push((start, to));
+                }
+            }
+            offsets.push(kept.len() as u32);
+        }
+        Some(Self::new(kept, offsets))
+    }
+
     /// Number of querying tokens.
     pub fn len(&self) -> usize {
         self.offsets.len() - 1

@@ -54,6 +54,9 @@ pub struct FrozenAttention {
     pub eps: f64,
     /// D.
     pub head_dim: usize,
+    /// Weights (D,) of the norms of every head of q and of k before they are rotated, if there
+    /// are such; their epsilon is `eps` too.
+    pub head_norms: Option<[Tensor; 2]>,
     /// (heads * D, H).
     pub q: Arc<dyn FrozenMatrix>,
     /// (kv_heads * D, H).
@@ -81,7 +84,8 @@ pub fn mlp_half(
 }
 
 /// The attention half of a block, `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with
-/// `h = norm(x)`, differentiable in `x` and in the factors.
+/// `h = norm(x)`, differentiable in `x` and in the factors. Where `weights` has norms of heads,
+/// those of q and k are normalised before they are rotated.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors` of
 /// the N tokens.
@@ -264,12 +268,21 @@ impl HalfBlock for FrozenAttention {
         (&self.norm, self.eps, first, &self.o)
     }
 
-    /// Rotated queries and keys, values, and the result of attention.
+    /// Rotated queries and keys, values, and the result of attention; then queries and keys
+    /// before their heads are normalised, if they are.
     fn kept(&self, qkv: Vec<Tensor>, (rotation, ancestors): &Self::Rows) -> Result<Vec<Tensor>> {
-        let rotated = |t: &Tensor| rotary(t, rotation);
-        let (q, k, v) = (rotated(&qkv[0])?, rotated(&qkv[1])?, qkv[2].clone());
+        let rotated = |i: usize| match &self.head_norms {
+            // the norm of a table goes through it by the width of its weight: head by head
+            Some(norms) => rotary(&rms_norm(&qkv[i], &norms[i], self.eps)?, rotation),
+            None => rotary(&qkv[i], rotation),
+        };
+        let (q, k, v) = (rotated(0)?, rotated(1)?, qkv[2].clone());
         let y = attention(&q, &k, &v, ancestors, self.head_dim)?;
-        Ok(vec![q, k, v, y])
+        let mut kept = vec![q, k, v, y];
+        if self.head_norms.is_some() {
+            kept.extend_from_slice(&qkv[..2]);
+        }
+        Ok(kept)
     }
 
     fn inner(&self, kept: &[Tensor]) -> Result<Tensor> {
@@ -288,8 +301,17 @@ impl HalfBlock for FrozenAttention {
         let [gq, gk, gv] = with_data([q, k, v, y], |[q, k, v, y]| {
             op.backward([q, k, v], y, &g, scores)
         })?;
-        let back = |g: &[f32], t: &Tensor| tensor(rotated(rotation, g, t.dims()[0], -1.), t);
-        Ok(vec![back(&gq, q)?, back(&gk, k)?, tensor(gv, v)?])
+        let back = |g: &[f32], t: &Tensor, i: usize| {
+            let g = rotated(rotation, g, t.dims()[0], -1.);
+            let Some(norms) = &self.head_norms else {
+                return tensor(g, t);
+            };
+            let g = with_data([&kept[4 + i], &norms[i]], |[x, w]| {
+                norm_backward(x, w, g, None, self.eps as f32)
+            })?;
+            tensor(g, t)
+        };
+        Ok(vec![back(&gq, q, 0)?, back(&gk, k, 1)?, tensor(gv, v)?])
     }
 }
 

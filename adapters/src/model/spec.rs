@@ -1,5 +1,6 @@
 //! Sizes and identity of a model, and the names and shapes of its weights.
 
+use super::architecture::Architecture;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -12,6 +13,8 @@ pub struct ModelSpec {
     /// Hash of configuration and tokenizer: the same for a model and for its
     /// tuned, merged and quantized descendants.
     pub fingerprint: String,
+    /// Its architecture.
+    pub architecture: Architecture,
     /// Number of blocks, L.
     pub layers: usize,
     /// Width of the residual stream, H.
@@ -46,7 +49,7 @@ impl ModelSpec {
     }
 }
 
-/// A linear layer of a Llama block.
+/// A linear layer of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]

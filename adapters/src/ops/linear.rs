@@ -2,7 +2,7 @@
 //! are made of such layers.
 
 use super::attention::attention;
-use super::row_wise::{rms_norm, rotary, swiglu};
+use super::row_wise::{head_norm, rms_norm, rotary, swiglu};
 use candle_core::{Result, Tensor};
 use reptune_kernels::{self as kernels, Ancestors, Factors, FrozenAttention, FrozenMatrix};
 use reptune_kernels::{FrozenMlp, GradientCheckpointing, Rotation, takes};
@@ -92,7 +92,8 @@ pub fn mlp_half_composed(
 }
 
 /// The attention half of a block, `y = x + o(attention(rotary(q(h)), rotary(k(h)), v(h)))` with
-/// `h = norm(x)`, differentiable in `x` and in the factors.
+/// `h = norm(x)`, differentiable in `x` and in the factors. Where `weights` has norms of heads,
+/// those of q and k are normalised before they are rotated.
 ///
 /// Shapes: `x` (N, H), result (N, H); `updates` of q, k, v and o; `rotation` and `ancestors`
 /// of the N tokens.
@@ -123,8 +124,12 @@ pub fn attention_half_composed(
     (rotation, ancestors): (&Rotation, &Arc<Ancestors>),
 ) -> Result<Tensor> {
     let h = rms_norm(x, &weights.norm, weights.eps)?;
-    let q = rotary(&linear(&h, &weights.q, q)?, rotation)?;
-    let k = rotary(&linear(&h, &weights.k, k)?, rotation)?;
+    let (mut q, mut k) = (linear(&h, &weights.q, q)?, linear(&h, &weights.k, k)?);
+    if let Some([of_q, of_k]) = &weights.head_norms {
+        q = head_norm(&q, of_q, weights.eps)?;
+        k = head_norm(&k, of_k, weights.eps)?;
+    }
+    let (q, k) = (rotary(&q, rotation)?, rotary(&k, rotation)?);
     let v = linear(&h, &weights.v, v)?;
     let y = attention(&q, &k, &v, ancestors, weights.head_dim)?;
     x + linear(&y, &weights.o, o)?

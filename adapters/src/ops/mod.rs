@@ -1,4 +1,4 @@
-//! Differentiable operations of a Llama over a table of tokens.
+//! Differentiable operations of a decoder over a table of tokens.
 //!
 //! On the CPU in f32 each is one fused operation of [`reptune_kernels`], with a hand-written
 //! backward. On other devices and in other dtypes each is composed of candle operations,
@@ -18,5 +18,6 @@ pub use linear::{attention_half, attention_half_composed, mlp_half, mlp_half_com
 pub use linear::{frozen_linear, frozen_linear_composed, lora_linear, lora_linear_composed};
 pub use reptune_kernels::{Factors, FrozenAttention, FrozenMatrix, FrozenMlp};
 pub use reptune_kernels::{Rotation, Target, in_pool};
-pub use row_wise::{rms_norm, rms_norm_composed, rotary, rotary_composed, swiglu, swiglu_composed};
+pub use row_wise::{head_norm, rms_norm, rms_norm_composed, rotary, rotary_composed};
+pub use row_wise::{swiglu, swiglu_composed};
 pub use row_wise::{target_loss, target_loss_composed};

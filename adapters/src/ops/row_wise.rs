@@ -29,9 +29,20 @@ pub fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor
         .broadcast_mul(weight)
 }
 
+/// [`rms_norm`] of every head of every row for itself.
+///
+/// Shapes: `x` (N, heads * D), `weight` (D,), result (N, heads * D).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn head_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let heads = x.reshape(((), weight.dim(0)?))?; // (N * heads, D)
+    rms_norm(&heads, weight, eps)?.reshape(x.dims())
+}
+
 /// Rotates every head of every token by the angles of its position:
 /// `y = (x1 cos - x2 sin, x2 cos + x1 sin)`. The pairs are (i, i + D / 2), as in Hugging Face's
-/// Llama.
+/// decoders.
 ///
 /// Shapes: `x` (N, heads * D), result the same.
 ///

@@ -207,6 +207,15 @@ fn of<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<Factors<'a>> {
 /// What is kept and what is computed again gives the same gradients, bit for bit.
 #[test]
 fn halves_of_a_block_have_their_gradient() -> Result<()> {
+    halves_have_their_gradient(None)
+}
+
+#[test]
+fn halves_of_a_block_with_normalised_heads_have_their_gradient() -> Result<()> {
+    halves_have_their_gradient(Some([random(37, &[8]), random(38, &[8])]))
+}
+
+fn halves_have_their_gradient(head_norms: Option<[Tensor; 2]>) -> Result<()> {
     let (tree, ancestors, rotation) = tree_of_four();
     let rows = (&rotation, &ancestors);
     let x = random(20, &[tree.len(), 12]);
@@ -221,6 +230,7 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
         norm: random(21, &[12]),
         eps: 1e-5,
         head_dim: 8,
+        head_norms,
         q: frozen(25, 32, 12),
         k: frozen(26, 16, 12),
         v: frozen(27, 16, 12),
@@ -269,6 +279,15 @@ fn halves_of_a_block_have_their_gradient() -> Result<()> {
             )
         },
         &|f| attention_half_composed(&f[0], &attention, attended(&f[1..]), rows),
+    )?;
+    let factors = [(3, 12), (32, 3), (3, 12), (16, 3)].map(|(i, j)| random(39, &[i, j]));
+    fn scored(f: &[Tensor]) -> [Option<Factors<'_>>; 4] {
+        [of(&f[0], &f[1]), of(&f[2], &f[3]), None, None]
+    }
+    check(
+        &factors,
+        &|f| attention_half(&x, &attention, scored(f), rows, GradientCheckpointing::Off),
+        &|f| attention_half_composed(&x, &attention, scored(f), rows),
     )?;
     let factors = [(3, 12), (20, 3), (3, 20), (12, 3)].map(|(i, j)| random(35, &[i, j]));
     fn gated(f: &[Tensor]) -> [Option<Factors<'_>>; 3] {

@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::{io::Write, process::ExitCode};
 
-/// Find the direction of a behaviour in a Llama model, steer with it, tune it into the
+/// Find the direction of a behaviour in a model, steer with it, tune it into the
 /// weights, and write files that mistral.rs, PEFT and llama.cpp load
 ///
 /// Layers are counted from 0: layer i is the output of decoder block i.

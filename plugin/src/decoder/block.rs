@@ -1,15 +1,15 @@
 //! One decoder block over a table of rows, and its weights: frozen in mistral.rs's storage, or
 //! tensors that are trained.
 
-use super::rows::Read;
+use super::rows::{Read, Seen};
+use crate::model::ModelConfig;
 use candle_core::{DType, Tensor};
 use mistralrs_core::layers::MatMul;
 use mistralrs_quant::QuantMethod;
-use reptune_adapters::model::Ancestors;
 use reptune_adapters::model::ModuleKind::{self, *};
 use reptune_adapters::ops::{
     Factors, FrozenAttention, FrozenMatrix, FrozenMlp, Rotation, attention, attention_half,
-    frozen_linear, lora_linear, mlp_half, rms_norm, rotary, swiglu,
+    frozen_linear, head_norm, lora_linear, mlp_half, rms_norm, rotary, swiglu,
 };
 use reptune_adapters::{Adapter, GradientCheckpointing, KeyValueCache, Result};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) type Middle<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub rotation: &'a Rotation,
-    pub ancestors: &'a Arc<Ancestors>,
+    pub seen: &'a Seen,
     pub adapter: Option<&'a Adapter>,
     pub listener: Option<Listener<'a>>,
     pub middle: Option<Middle<'a>>,
@@ -38,8 +38,12 @@ pub(super) struct Block {
     layer: usize,
     head_dim: usize,
     eps: f64,
+    /// Whether attention sees a sliding window.
+    windowed: bool,
     /// Weights of the norms before attention and before the MLP.
     norms: [Tensor; 2],
+    /// Weights of the norms of the heads of q and of k, if there are such.
+    head_norms: Option<[Tensor; 2]>,
     /// In the order of [`ModuleKind::ALL`].
     weights: [Weight; 7],
     /// The same as halves that are one op; none where a weight itself is trained.
@@ -47,19 +51,27 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(
+    /// The block `layer`, of which `tensor` gives the norms by name.
+    pub(super) fn new<E>(
+        config: &ModelConfig,
         layer: usize,
-        head_dim: usize,
-        eps: f64,
-        norms: [Tensor; 2],
         weights: [Weight; 7],
-    ) -> Self {
+        tensor: impl Fn(&str) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<Self, E> {
+        let norm = |norm: &str| tensor(&format!("model.layers.{layer}.{norm}.weight"));
+        let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
+        let head_norms = match config.architecture.normalises_heads() {
+            true => Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]),
+            false => None,
+        };
+        let (head_dim, eps) = (config.head_dim, config.rms_norm_eps);
         let halves = || {
             let [q, k, v, o, gate, up, down] = weights.each_ref().map(Weight::as_frozen);
             let attention = FrozenAttention {
                 norm: norms[0].clone(),
                 eps,
                 head_dim,
+                head_norms: head_norms.clone(),
                 q: q?.clone(),
                 k: k?.clone(),
                 v: v?.clone(),
@@ -74,14 +86,16 @@ impl Block {
             };
             Some((Arc::new(attention), Arc::new(mlp)))
         };
-        Self {
+        Ok(Self {
             halves: halves(),
             layer,
             head_dim,
             eps,
+            windowed: config.window(layer).is_some(),
             norms,
+            head_norms,
             weights,
-        }
+        })
     }
 
     /// Keys and values are computed of all rows, the rest of those that are read.
@@ -105,23 +119,38 @@ impl Block {
             && !cache.keeps()
             && let Some(updates) = self.updates(c, [QProj, KProj, VProj, OProj])
         {
-            let rows = (c.rotation, c.ancestors);
+            let rows = (c.rotation, c.seen.by(self.windowed));
             return Ok(attention_half(x, attention, updates, rows, c.activations)?);
         }
         let h = rms_norm(x, &self.norms[0], self.eps)?;
-        let k = rotary(&self.linear(KProj, &h, c)?, c.rotation)?;
+        let k = self.rotated(KProj, &h, c.rotation, c)?;
         let v = self.linear(VProj, &h, c)?;
         let (k, v) = cache.append(self.layer, k, v)?;
-        let (x, h, rotation, ancestors) = match c.read {
-            None => (x.clone(), h, c.rotation, c.ancestors),
+        let (x, h, rotation, seen) = match c.read {
+            None => (x.clone(), h, c.rotation, c.seen),
             Some(read) => {
                 let pick = |t: &Tensor| t.index_select(&read.index, 0);
-                (pick(x)?, pick(&h)?, &read.rotation, &read.ancestors)
+                (pick(x)?, pick(&h)?, &read.rotation, &read.seen)
             }
         };
-        let q = rotary(&self.linear(QProj, &h, c)?, rotation)?;
-        let y = attention(&q, &k, &v, ancestors, self.head_dim)?;
+        let q = self.rotated(QProj, &h, rotation, c)?;
+        let y = attention(&q, &k, &v, seen.by(self.windowed), self.head_dim)?;
         Ok((x + self.linear(OProj, &y, c)?)?)
+    }
+
+    /// Queries or keys: every head normalised, where there are norms of heads, then rotated.
+    fn rotated(
+        &self,
+        p: ModuleKind,
+        h: &Tensor,
+        rotation: &Rotation,
+        c: &Context,
+    ) -> Result<Tensor> {
+        let mut heads = self.linear(p, h, c)?;
+        if let Some(norms) = &self.head_norms {
+            heads = head_norm(&heads, &norms[p as usize], self.eps)?;
+        }
+        Ok(rotary(&heads, rotation)?)
     }
 
     fn mlp(&self, x: &Tensor, c: &Context) -> Result<Tensor> {
@@ -163,12 +192,12 @@ impl Block {
     }
 }
 
-/// The weight of one linear layer.
+/// The weight of one linear layer, and its bias (O,), if it has one.
 pub(super) enum Weight {
     /// Full or quantized, never changed.
     Frozen(Arc<dyn FrozenMatrix>),
     /// (O, I), takes a gradient.
-    Trained(Tensor),
+    Trained(Tensor, Option<Tensor>),
 }
 
 impl Weight {
@@ -184,19 +213,52 @@ impl Weight {
         }
     }
 
-    fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {
-        match self {
-            Self::Frozen(matrix) => Some(matrix),
-            Self::Trained(_) => None,
+    /// The same with a bias (O,), of the dtype of the stream.
+    pub(super) fn with_bias(self, bias: Option<Tensor>) -> Self {
+        match (self, bias) {
+            (Self::Frozen(matrix), Some(bias)) => {
+                Self::Frozen(Arc::new(BiasedMatrix { matrix, bias }))
+            }
+            (Self::Trained(weight, _), bias) => Self::Trained(weight, bias),
+            (weight, None) => weight,
         }
     }
 
-    /// `x W^T`. Shapes: `x` (N, I), result (N, O).
+    fn as_frozen(&self) -> Option<&Arc<dyn FrozenMatrix>> {
+        match self {
+            Self::Frozen(matrix) => Some(matrix),
+            Self::Trained(..) => None,
+        }
+    }
+
+    /// `x W^T + b`. Shapes: `x` (N, I), result (N, O).
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Frozen(matrix) => frozen_linear(x, matrix),
-            Self::Trained(weight) => x.matmul(&weight.t()?),
+            Self::Trained(weight, None) => x.matmul(&weight.t()?),
+            Self::Trained(weight, Some(bias)) => x.matmul(&weight.t()?)?.broadcast_add(bias),
         }
+    }
+}
+
+/// A weight with the bias of a model that has such; what the backward needs of it is that of the
+/// weight alone.
+struct BiasedMatrix {
+    matrix: Arc<dyn FrozenMatrix>,
+    bias: Tensor,
+}
+
+impl FrozenMatrix for BiasedMatrix {
+    fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.matrix.product(x)?.broadcast_add(&self.bias)
+    }
+
+    fn weight(&self) -> candle_core::Result<Tensor> {
+        self.matrix.weight()
+    }
+
+    fn is_full(&self) -> bool {
+        self.matrix.is_full()
     }
 }
 

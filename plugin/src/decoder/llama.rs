@@ -1,8 +1,8 @@
-//! The hooked Llama and its forward: which residual rows are computed, changed and returned.
+//! The hooked model and its forward: which residual rows are computed, changed and returned.
 
 use super::block::{Block, Context, Weight};
 use super::rotation::RotationTable;
-use super::rows::Rows;
+use super::rows::{Rows, Seen};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::ops::{in_pool, rms_norm};
@@ -11,9 +11,9 @@ use reptune_adapters::{
     ModelSpec, PrefixTree, Result, Resume,
 };
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-/// A Llama whose residual stream can be read, changed and differentiated.
+/// A Llama, or a model of another [`Architecture`](reptune_adapters::Architecture), whose
+/// residual stream can be read, changed and differentiated.
 pub struct Llama {
     pub(super) spec: ModelSpec,
     pub(super) device: Device,
@@ -25,6 +25,8 @@ pub struct Llama {
     pub(super) norm_eps: f64,
     pub(super) head: Weight,
     pub(super) rotation: RotationTable,
+    /// Tokens that blocks with a sliding window see; none where no block has one.
+    pub(super) window: Option<usize>,
 }
 
 impl Llama {
@@ -131,7 +133,7 @@ impl Llama {
         let rotation = self.rotation.rows(&batch.positions()[new.clone()])?;
         let context = Context {
             rotation: &rotation,
-            ancestors: &Arc::new(batch.ancestors(new.clone())),
+            seen: &Seen::new(batch.ancestors(new.clone()), self.window),
             adapter: options.adapter,
             listener: None,
             middle: None,
@@ -173,7 +175,7 @@ impl Llama {
                 .then(|| read_last(options, layer))
                 .flatten()
                 .filter(|read| read.len() < new.len())
-                .map(|read| rows.only(batch, &read, &rotation, &self.device))
+                .map(|read| rows.only(batch, &read, (&rotation, self.window), &self.device))
                 .transpose()?;
             let after = read.as_ref().map_or(&rows, |(after, _)| after);
             let middle =

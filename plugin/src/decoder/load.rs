@@ -6,7 +6,7 @@ use super::llama::Llama;
 use super::rotation::RotationTable;
 use crate::error::{Error, Result};
 use crate::model::uqff::Entry;
-use crate::model::{EMBEDDINGS, LlamaConfig, Source};
+use crate::model::{EMBEDDINGS, ModelConfig, Source};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
 use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
@@ -75,14 +75,16 @@ impl Llama {
                 return linear(&entry, module.map(|m| m.kind), *dtype, device);
             }
             let full = tensor(&source.config.weight_name(module))?;
+            let bias = module.and_then(|m| source.config.bias_name(m));
+            let bias = bias.map(|name| tensor(&name)).transpose()?;
             if isq.is_none() {
-                return Ok(Weight::Frozen(Arc::new(full)));
+                return Ok(Weight::Frozen(Arc::new(full)).with_bias(bias));
             }
             let full = QuantMethodConfig::Unquantized(Linear::new(full, None));
             let (done, guard) = (AtomicUsize::new(0), QuantizeOntoGuard::new());
             let full = Arc::new(UnquantLinear::new(full)?);
             let quantized = full.apply_isq(*isq, device.clone(), &done, None, guard)?;
-            Ok(Weight::frozen(quantized, false, *dtype))
+            Ok(Weight::frozen(quantized, false, *dtype).with_bias(bias))
         };
         let spec = source.spec.clone();
         Self::assemble(&source.config, spec, device, &tensor, &weight)
@@ -94,7 +96,7 @@ impl Llama {
     /// # Errors
     /// When one is missing.
     pub fn from_tensors(
-        config: &LlamaConfig,
+        config: &ModelConfig,
         name: &str,
         tensors: &HashMap<String, Tensor>,
         device: &Device,
@@ -106,7 +108,9 @@ impl Llama {
             })
         };
         let weight = |module: Option<TargetModule>| {
-            Ok(Weight::Trained(tensor(&config.weight_name(module))?))
+            let bias = module.and_then(|m| config.bias_name(m));
+            let bias = bias.map(|name| tensor(&name)).transpose()?;
+            Ok(Weight::Trained(tensor(&config.weight_name(module))?, bias))
         };
         let spec = crate::model::spec(config, name, b"");
         Self::assemble(config, spec, device, &tensor, &weight)
@@ -115,7 +119,7 @@ impl Llama {
     /// Puts a Llama together from embeddings and norms by name, and linear layers by module,
     /// of which none is the output head.
     fn assemble(
-        config: &LlamaConfig,
+        config: &ModelConfig,
         spec: ModelSpec,
         device: &Device,
         tensor: &dyn Fn(&str) -> Result<Tensor>,
@@ -125,10 +129,7 @@ impl Llama {
             let linear = |kind| weight(Some(TargetModule { layer, kind }));
             let [q, k, v, o, gate, up, down] = ModuleKind::ALL.map(linear);
             let linears = [q?, k?, v?, o?, gate?, up?, down?];
-            let norm = |norm: &str| tensor(&format!("model.layers.{layer}.{norm}.weight"));
-            let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
-            let eps = config.rms_norm_eps;
-            Ok(Block::new(layer, spec.head_dim, eps, norms, linears))
+            Block::new(config, layer, linears, tensor)
         };
         // The largest first: while a tensor is loaded, its bytes lie in memory a second time.
         let (embeddings, head) = (tensor(EMBEDDINGS)?, weight(None)?);
@@ -137,6 +138,7 @@ impl Llama {
             norm: tensor("model.norm.weight")?,
             norm_eps: config.rms_norm_eps,
             rotation: RotationTable::new(config)?,
+            window: config.sliding_window.as_ref().map(|w| w.tokens),
             embeddings,
             head,
             device: device.clone(),

@@ -1,6 +1,6 @@
 //! Rotary angles of rows at any positions, taken from mistral.rs's own embedding.
 
-use crate::model::LlamaConfig;
+use crate::model::ModelConfig;
 use candle_core::{DType, Device, Result, Tensor};
 use mistralrs_core::layers::Llama3RotaryEmbedding;
 use reptune_adapters::ops::Rotation;
@@ -20,21 +20,23 @@ pub(super) struct RotationTable {
 }
 
 impl RotationTable {
-    pub(super) fn new(config: &LlamaConfig) -> crate::Result<Self> {
+    pub(super) fn new(config: &ModelConfig) -> crate::Result<Self> {
         let wrong = |found: String| {
             let (place, hint) = ("keys `rope_theta`, `rope_scaling`", "fetch the file again");
-            let expected = "rope settings of a Llama that mistral.rs 0.8.1 takes";
+            let expected = "rope settings that mistral.rs 0.8.1 takes";
             crate::Error::model(&config.path, place, expected, found, hint)
         };
-        // models::llama::Config is private by name; inference names it.
-        let settings =
-            serde_json::from_value(config.json.clone()).map_err(|e| wrong(e.to_string()))?;
+        // models::llama::Config is private by name; inference names it. It knows heads only as
+        // shares of the width.
+        let mut settings = config.json.clone();
+        settings["hidden_size"] = (config.num_attention_heads * config.head_dim).into();
+        let settings = serde_json::from_value(settings).map_err(|e| wrong(e.to_string()))?;
         let (dtype, cpu) = (DType::F32, &Device::Cpu);
         let embedding = Llama3RotaryEmbedding::new_llama3(dtype, &settings, cpu, true)
             .map_err(|e| wrong(e.to_string()))?;
         let table = Self {
             embedding,
-            half: config.head_dim() / 2,
+            half: config.head_dim / 2,
             context: config.max_position_embeddings,
             known: Mutex::default(),
         };

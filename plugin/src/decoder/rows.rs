@@ -27,7 +27,33 @@ pub(super) struct Read {
     /// Their numbers in the table (R,).
     pub index: Tensor,
     pub rotation: Rotation,
-    pub ancestors: Arc<Ancestors>,
+    pub seen: Seen,
+}
+
+/// What the rows of a table attend to: their ancestors or, in blocks with a sliding window, the
+/// last of them.
+pub(super) struct Seen {
+    all: Arc<Ancestors>,
+    windowed: Arc<Ancestors>,
+}
+
+impl Seen {
+    /// `window` is the model's, if it has one.
+    pub(super) fn new(ancestors: Ancestors, window: Option<usize>) -> Self {
+        let all = Arc::new(ancestors);
+        let windowed = window.and_then(|window| all.within(window));
+        Self {
+            windowed: windowed.map_or_else(|| all.clone(), Arc::new),
+            all,
+        }
+    }
+
+    pub(super) fn by(&self, windowed: bool) -> &Arc<Ancestors> {
+        match windowed {
+            true => &self.windowed,
+            false => &self.all,
+        }
+    }
 }
 
 impl Rows {
@@ -44,13 +70,13 @@ impl Rows {
         }
     }
 
-    /// Of these the rows `read` (ascending), and what a block needs to compute them;
-    /// `rotation` is that of these rows.
+    /// Of these the rows `read` (ascending), and what a block of a model with this `window`
+    /// needs to compute them; `rotation` is that of these rows.
     pub(super) fn only(
         &self,
         batch: &PrefixTree,
         read: &[u32],
-        rotation: &Rotation,
+        (rotation, window): (&Rotation, Option<usize>),
         device: &Device,
     ) -> Result<(Self, Read)> {
         let index: Vec<u32> = read.iter().filter_map(|r| self.place(*r)).collect();
@@ -62,7 +88,7 @@ impl Rows {
         };
         let read = Read {
             rotation: rotation.rows(&index),
-            ancestors: Arc::new(batch.ancestors_of(read)),
+            seen: Seen::new(batch.ancestors_of(read), window),
             index: Tensor::new(index, device)?,
         };
         Ok((rows, read))

@@ -3,24 +3,24 @@
 use super::block::{Block, Context, Listener, Weight};
 use super::load::linear;
 use super::rotation::RotationTable;
+use super::rows::Seen;
 use crate::error::Result;
 use crate::model::uqff::Entry;
 use crate::model::{EMBEDDINGS, Source};
 use candle_core::{DType, Device, Tensor};
-use reptune_adapters::model::{Ancestors, ModuleKind};
+use reptune_adapters::model::ModuleKind;
 use reptune_adapters::ops::{Rotation, rms_norm};
 use reptune_adapters::rounding::LayerInputs;
 use reptune_adapters::{GradientCheckpointing, KeyValueCache, PrefixTree};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// The residual rows (N, H) of some prompts at the input of the next block.
 pub struct Stream<'a> {
     source: &'a Source,
     x: Tensor,
     rotation: Rotation,
-    ancestors: Arc<Ancestors>,
+    seen: Seen,
 }
 
 impl<'a> Stream<'a> {
@@ -32,18 +32,21 @@ impl<'a> Stream<'a> {
         Ok(Self {
             x: source.other(EMBEDDINGS)?.index_select(&ids, 0)?,
             rotation: rotation.rows(batch.positions())?,
-            ancestors: Arc::new(batch.ancestors(0..batch.len())),
+            seen: Seen::new(
+                batch.ancestors(0..batch.len()),
+                source.config.sliding_window.as_ref().map(|w| w.tokens),
+            ),
             source,
         })
     }
 
-    /// The inputs of every linear layer of the next block, `layer`, whose weights (O, I) are
-    /// `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
+    /// The inputs of every linear layer of the next block, `layer`, whose weights (O, I) and
+    /// biases (O,) are `weights` in the order of [`ModuleKind::ALL`]. Layers that read the same rows
     /// share an entry: that of q also serves k and v, that of gate also up.
     pub fn inputs(
         &self,
         layer: usize,
-        weights: impl Iterator<Item = Tensor>,
+        weights: impl Iterator<Item = (Tensor, Option<Tensor>)>,
     ) -> Result<BTreeMap<ModuleKind, LayerInputs>> {
         let inputs = RefCell::new(BTreeMap::new());
         let listen = |p: ModuleKind, x: &Tensor| {
@@ -52,7 +55,8 @@ impl<'a> Stream<'a> {
             }
             Ok(())
         };
-        self.run(layer, weights.map(Weight::Trained).collect(), Some(&listen))?;
+        let weights = weights.map(|(weight, bias)| Weight::Trained(weight, bias));
+        self.run(layer, weights.collect(), Some(&listen))?;
         Ok(inputs.into_inner())
     }
 
@@ -82,13 +86,10 @@ impl<'a> Stream<'a> {
             unreachable!("one weight for each of the seven target modules")
         };
         let source = self.source;
-        let norm = |norm: &str| source.other(&format!("model.layers.{layer}.{norm}.weight"));
-        let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
-        let (head_dim, eps) = (source.spec.head_dim, source.config.rms_norm_eps);
-        let block = Block::new(layer, head_dim, eps, norms, weights);
+        let block = Block::new(&source.config, layer, weights, |name| source.other(name))?;
         let context = Context {
             rotation: &self.rotation,
-            ancestors: &self.ancestors,
+            seen: &self.seen,
             adapter: None,
             listener,
             middle: None,

@@ -1,7 +1,7 @@
 //! The safetensors files of a model, checked before they are used: a full checkpoint, or the
 //! weights next to a UQFF.
 
-use super::config::{EMBEDDINGS, LlamaConfig};
+use super::config::{EMBEDDINGS, ModelConfig};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use reptune_adapters::ModelSpec;
@@ -28,12 +28,13 @@ impl Checkpoint {
     /// Opens the files of the full checkpoint in `directory` and checks their headers: every
     /// tensor there, of the right shape, in f32, f16 or bf16, and every file as long as its
     /// header says. The error names the first file and tensor that is wrong.
-    pub fn full(directory: &Path, config: &LlamaConfig, spec: &ModelSpec) -> Result<Self> {
+    pub fn full(directory: &Path, config: &ModelConfig, spec: &ModelSpec) -> Result<Self> {
         let linears = (0..spec.layers).flat_map(|layer| {
-            ModuleKind::ALL.map(|kind| {
+            ModuleKind::ALL.into_iter().flat_map(move |kind| {
                 let (o, i) = kind.shape(spec);
-                let module = Some(TargetModule { layer, kind });
-                (config.weight_name(module), vec![o, i])
+                let module = TargetModule { layer, kind };
+                let bias = config.bias_name(module).map(|name| (name, vec![o]));
+                std::iter::once((config.weight_name(Some(module)), vec![o, i])).chain(bias)
             })
         });
         let head = (config.weight_name(None), vec![spec.vocab, spec.hidden]);
@@ -96,14 +97,22 @@ impl Checkpoint {
 
 /// Names and shapes of the tensors that are no linear layer.
 pub fn embeddings_and_norms(spec: &ModelSpec) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let (h, v) = (spec.hidden, spec.vocab);
+    let (h, v, d) = (spec.hidden, spec.vocab, spec.head_dim);
     let ends = [
         (EMBEDDINGS.to_owned(), vec![v, h]),
         ("model.norm.weight".to_owned(), vec![h]),
     ];
+    let heads: &[(&str, usize)] = match spec.architecture.normalises_heads() {
+        true => &[("self_attn.q_norm", d), ("self_attn.k_norm", d)],
+        false => &[],
+    };
+    let of_block = [("input_layernorm", h), ("post_attention_layernorm", h)];
+    let of_block = [&of_block, heads].concat();
     let norms = (0..spec.layers).flat_map(move |layer| {
-        ["input_layernorm", "post_attention_layernorm"]
-            .map(|norm| (format!("model.layers.{layer}.{norm}.weight"), vec![h]))
+        let named = |(norm, width): &(&str, usize)| {
+            (format!("model.layers.{layer}.{norm}.weight"), vec![*width])
+        };
+        of_block.iter().map(named).collect::<Vec<_>>()
     });
     ends.into_iter().chain(norms)
 }

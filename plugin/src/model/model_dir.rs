@@ -1,6 +1,6 @@
 //! From what a user calls a model to its files: the only place where that is decided.
 
-use super::config::{LlamaConfig, model_spec};
+use super::config::{ModelConfig, model_spec};
 use super::uqff::UqffFile;
 use super::{gguf, hub};
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ impl ModelDir {
     /// The model that a user names: a path or a hub id.
     ///
     /// # Errors
-    /// When it is neither, the hub cannot deliver it, or a GGUF is not a Llama.
+    /// When it is neither, the hub cannot deliver it, or a GGUF is of another architecture.
     pub fn resolve(model: &str) -> Result<Self> {
         let path = Path::new(model);
         match path.exists() {
@@ -42,7 +42,7 @@ impl ModelDir {
     /// The model at `path`: a directory, a `.uqff` file or a `.gguf` file.
     ///
     /// # Errors
-    /// When there is none, several UQFF models lie in the directory, or a GGUF is not a Llama.
+    /// When there is none, several UQFF models lie in the directory, or a GGUF is of another architecture.
     pub fn at(path: &Path) -> Result<Self> {
         let extension = path.extension().filter(|_| path.is_file());
         if extension.is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
@@ -94,9 +94,9 @@ impl ModelDir {
     /// Its configuration, and the sizes and identity that follow from it.
     ///
     /// # Errors
-    /// When configuration or tokenizer are missing, or it is not a Llama.
-    pub fn config(&self) -> Result<(LlamaConfig, ModelSpec)> {
-        let config = LlamaConfig::read(&self.directory)?;
+    /// When configuration or tokenizer are missing, or it is of another architecture.
+    pub fn config(&self) -> Result<(ModelConfig, ModelSpec)> {
+        let config = ModelConfig::read(&self.directory)?;
         let spec = model_spec(&config, &self.directory)?;
         Ok((config, spec))
     }

@@ -1,7 +1,7 @@
 //! The weights of a model on disk, full or quantized.
 
 use super::checkpoint::Checkpoint;
-use super::config::LlamaConfig;
+use super::config::ModelConfig;
 use super::model_dir::ModelDir;
 use super::uqff::{self, Entry, UqffFile, UqffProvenance};
 use crate::error::Result;
@@ -14,7 +14,7 @@ pub struct Source {
     /// Directory of configuration and tokenizer.
     pub directory: PathBuf,
     /// Its configuration.
-    pub config: LlamaConfig,
+    pub config: ModelConfig,
     /// Sizes and identity.
     pub spec: ModelSpec,
     weights: Checkpoint,

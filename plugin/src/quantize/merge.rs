@@ -155,7 +155,7 @@ impl QuantizedMerge<'_> {
         let modules = ModuleKind::ALL.into_iter().map(module);
         let modules: Vec<Unrounded> = modules.collect::<Result<_>>()?;
         let inputs = match &stream {
-            Some(stream) => stream.inputs(layer, modules.iter().map(|m| m.sum.clone()))?,
+            Some(stream) => stream.inputs(layer, modules.iter().map(|m| (m.sum.clone(), None)))?,
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();

@@ -46,7 +46,7 @@ impl Engine {
             let hint = format!("merge {} into the full model first", adapter.display());
             return Err(failed(place, format!("{reason}; {hint}")));
         }
-        let builder = load::builder(&source)
+        let builder = load::builder(&source)?
             .with_force_cpu()
             .with_prefix_cache_n(None);
         let loaded = load::pipeline(runtime.handle(), &place, builder, adapter)?;

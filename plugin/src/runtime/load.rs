@@ -7,6 +7,7 @@
 //!   quantized weights run under any type.
 //! - Messages have no backtrace.
 
+use super::differs::check;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
 use candle_core::{DType, Device};
@@ -31,8 +32,9 @@ pub type Loaded = (
     AddModelConfig,
 );
 
-/// A builder for the files of `model`, in f32.
-pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
+/// A builder for the files of `model`, in f32; none for one that mistral.rs would compute wrongly.
+pub(crate) fn builder(model: &ModelDir) -> Result<TextModelBuilder> {
+    check(model)?;
     let builder = match model.is_quantized() {
         false => TextModelBuilder::new(model.path().display()),
         true => {
@@ -41,7 +43,7 @@ pub(crate) fn builder(model: &ModelDir) -> TextModelBuilder {
             UqffTextModelBuilder::new(model.directory.display(), names).into_inner()
         }
     };
-    builder.with_dtype(ModelDType::F32)
+    Ok(builder.with_dtype(ModelDType::F32))
 }
 
 /// Loads what `builder` describes, on this thread. mistral.rs merges the PEFT directory

@@ -1,10 +1,12 @@
-//! mistral.rs itself: `load` loads a model, with the traps of loading, and `engine` asks it. The
-//! hooked decoder does not come through here.
+//! mistral.rs itself: `load` loads a model, with the traps of loading, `differs` refuses what it
+//! would compute wrongly, and `engine` asks it. The hooked decoder does not come through here.
 
+mod differs;
 mod engine;
 mod load;
 mod shared;
 
+pub(crate) use differs::check;
 pub use engine::Engine;
 pub(crate) use engine::{chat, complete};
 pub use load::Loaded;

@@ -1,8 +1,9 @@
 //! An engine of mistral.rs that many requests share, as the server holds it.
 
+use super::differs::check;
 use super::load::{self, failed};
 use crate::error::{Error, Result};
-use crate::model::{LlamaConfig, ModelDir};
+use crate::model::{ModelConfig, ModelDir};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
 use reptune_adapters::{Error as Fault, files};
 use serde_json::Value;
@@ -36,12 +37,13 @@ impl SharedEngine {
         let runtime = tokio::runtime::Handle::try_current();
         let runtime = runtime.map_err(|e| failed(&place, e))?;
         let model = ModelDir::at(path)?;
+        check(&model)?;
         let (view, begin) = without_special_tokens(&model)?;
         let path = match model.is_quantized() && path.is_file() {
             true => view.path().join(path.file_name().unwrap_or_default()),
             false => view.path().to_owned(),
         };
-        let builder = load::builder(&ModelDir::at(&path)?);
+        let builder = load::builder(&ModelDir::at(&path)?)?;
         let (pipeline, scheduler, config) = load::pipeline(&runtime, &place, builder, None)?;
         let engine = config.engine_config;
         let starting =
@@ -74,7 +76,7 @@ impl SharedEngine {
         }
         // full weights are converted to f32
         let half =
-            !model.is_quantized() && LlamaConfig::read(&model.directory).is_ok_and(|c| c.is_half());
+            !model.is_quantized() && ModelConfig::read(&model.directory).is_ok_and(|c| c.is_half());
         Ok(if half { 2 * bytes } else { bytes })
     }
 }

@@ -5,7 +5,7 @@ use crate::bake::BakePlan;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
 use crate::model::uqff::{self, UQFF, WeightType};
-use crate::runtime::{Loaded, on_own_thread, pipeline, start};
+use crate::runtime::{Loaded, check, on_own_thread, pipeline, start};
 use crate::store::{Store, StoreKey};
 use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected};
@@ -105,6 +105,7 @@ impl Steered {
             let hint = "merge or bake into it with the command line, and serve what comes out";
             return Err(Error::model(model.path(), "model", expected, found, hint));
         }
+        check(&model)?;
         let (_, spec) = model.config()?;
         let adapter = self.adapter.as_ref().map(|a| rewritten(a, &spec));
         let adapter = adapter.transpose()?;

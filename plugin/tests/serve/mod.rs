@@ -6,7 +6,7 @@ mod command;
 mod hostile;
 
 use client::Running;
-use reptune::model::{LlamaConfig, model_spec};
+use reptune::model::{ModelConfig, model_spec};
 use reptune::serve::{Limits, Models, Server};
 use reptune::steered::Variant;
 use reptune::store::Store;
@@ -30,7 +30,7 @@ fn mini() -> PathBuf {
 
 /// A direction file for the mini-Llama: any direction changes what it says.
 fn directions(room: &Path) -> PathBuf {
-    let spec = model_spec(&LlamaConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
+    let spec = model_spec(&ModelConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
     let wave = |l: usize| -> Vec<f64> {
         let at = |i: usize| ((i * (7 + l)) as f64 * 0.37).sin();
         (0..spec.hidden).map(at).collect()
@@ -52,7 +52,7 @@ fn directions(room: &Path) -> PathBuf {
 
 /// An adapter that changes what the mini-Llama says.
 fn adapter(room: &Path) -> PathBuf {
-    let spec = model_spec(&LlamaConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
+    let spec = model_spec(&ModelConfig::read(&mini()).expect("a Llama"), &mini()).expect("a spec");
     let mut update = Adapter::init(
         &spec,
         &LoraInit {

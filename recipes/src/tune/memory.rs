@@ -189,15 +189,24 @@ impl TuningSize<'_> {
         let s = self.spec;
         let (h, i) = (s.hidden as u64, s.intermediate as u64);
         let [q, kv] = [s.heads, s.kv_heads].map(|heads| (heads * s.head_dim) as u64);
+        // queries and keys as they are before their heads are normalised
+        let normed = match s.architecture.normalises_heads() {
+            true => q + kv,
+            false => 0,
+        };
         let last = s.layers - 1;
         let first = cache_layer.map_or(0, |l| l + 1);
         let halves = match keep {
-            GradientCheckpointing::Off => 2 * (q + kv + i),
+            GradientCheckpointing::Off => 2 * (q + kv + i) + normed,
             GradientCheckpointing::On => 0,
         };
         let numbers = |layer: usize| match layer == last {
             // keys and values of all rows, the rest of those that are read
-            true => counts.rows * (h + 2 * kv) + counts.read * (2 * h + 3 * q + 4 * i),
+            true => {
+                counts.rows * (h + 2 * kv)
+                    + counts.read * (2 * h + 3 * q + 4 * i)
+                    + counts.rows * normed
+            }
             // outputs of both halves, and what each keeps
             false => counts.rows * (2 * h + halves),
         };

@@ -5,7 +5,7 @@ use super::{config, copy, reads};
 use anyhow::Result;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use reptune::model::{LlamaConfig, model_spec};
+use reptune::model::{ModelConfig, model_spec};
 use reptune_adapters::{Adapter, ModelSpec, lora::peft};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 fn spec() -> Result<ModelSpec> {
     let model = fixture("tiny-llama2");
-    Ok(model_spec(&LlamaConfig::read(&model)?, &model)?)
+    Ok(model_spec(&ModelConfig::read(&model)?, &model)?)
 }
 
 fn bytes(update: &Adapter) -> Vec<(String, Vec<u32>, u64)> {

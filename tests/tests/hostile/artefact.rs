@@ -6,7 +6,7 @@ use anyhow::Result;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reptune::inspect::inspect;
-use reptune::model::{LlamaConfig, model_spec};
+use reptune::model::{ModelConfig, model_spec};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::{
@@ -17,7 +17,7 @@ use std::path::Path;
 
 fn spec() -> Result<ModelSpec> {
     let model = fixture("tiny-llama2");
-    Ok(model_spec(&LlamaConfig::read(&model)?, &model)?)
+    Ok(model_spec(&ModelConfig::read(&model)?, &model)?)
 }
 
 fn directions() -> Result<DirectionSet> {

@@ -6,7 +6,7 @@ use super::{config, reads};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use reptune::model::{LlamaConfig, model_spec};
+use reptune::model::{ModelConfig, model_spec};
 use reptune_adapters::lora::gguf as lora;
 use reptune_adapters::steering::direction::{Direction, Provenance};
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 fn spec() -> ModelSpec {
     let model = fixture("tiny-llama2");
-    let config = LlamaConfig::read(&model).expect("a config");
+    let config = ModelConfig::read(&model).expect("a config");
     model_spec(&config, &model).expect("a model")
 }
 

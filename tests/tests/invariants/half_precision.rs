@@ -12,7 +12,8 @@ use reptune_adapters::{
 };
 use reptune_recipes::recipe::Mode;
 use reptune_tests::{
-    Objective, Oracle, Walk, device, fixture, flat, logits, marked, random_update, whole,
+    ModelFixture, OTHERS, Objective, Oracle, Walk, device, flat, logits, marked, random_update,
+    whole,
 };
 
 /// Largest difference, as a share of the largest value: f16 has 11 bits, a block some ten
@@ -21,21 +22,29 @@ const HALF: f32 = 1e-2;
 /// Least cosine of a gradient to that of f32.
 const GRADIENT: f64 = 0.999;
 
-fn pair() -> Result<[Llama; 2]> {
+fn pair(name: &str) -> Result<[Llama; 2]> {
+    let model = ModelFixture::of(name)?;
     let load = |dtype| -> Result<Llama> {
         let options = LoadOptions {
             device: device()?,
             dtype,
             isq: None,
         };
-        Ok(Llama::load(&fixture("tiny-llama2"), options)?)
+        Ok(Llama::load(&model.path, options)?)
     };
     Ok([load(DType::F32)?, load(DType::F16)?])
 }
 
 #[test]
 fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
-    let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    for name in ["llama2"].into_iter().chain(OTHERS) {
+        stay_close(name)?;
+    }
+    Ok(())
+}
+
+fn stay_close(name: &str) -> Result<()> {
+    let ([full, half], oracle) = (pair(name)?, Oracle::read("oracle-llama2.safetensors")?);
     let (set, prompts) = (oracle.directions()?, oracle.prompts()?);
     let update = random_update(full.spec(), &[0, 2], &ModuleKind::ALL, 3)?;
     let operators = [
@@ -57,10 +66,11 @@ fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
         let mut walk = Walk::within(HALF);
         for (layer, rows) in &ours.residuals {
             assert_eq!(rows.dtype(), DType::F32);
-            walk.check(&format!("layer {layer}"), rows, &expected.residuals[layer]);
+            let place = format!("{name}: layer {layer}");
+            walk.check(&place, rows, &expected.residuals[layer]);
         }
         assert_eq!(logits(&ours).dtype(), DType::F32);
-        walk.check("logits", logits(&ours), logits(&expected));
+        walk.check(&format!("{name}: logits"), logits(&ours), logits(&expected));
         assert_ne!(
             flat(logits(&ours)),
             flat(logits(&expected)),
@@ -72,7 +82,7 @@ fn residuals_and_logits_stay_close_and_are_handed_out_in_f32() -> Result<()> {
 
 #[test]
 fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
-    let ([full, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    let ([full, half], oracle) = (pair("llama2")?, Oracle::read("oracle-llama2.safetensors")?);
     let (directions, prompts) = (oracle.directions()?, oracle.prompts()?);
     let labels = oracle.tokens("labels")?;
     let mut update = random_update(full.spec(), &[0, 2], &ModuleKind::ALL, 5)?;
@@ -106,7 +116,7 @@ fn every_gradient_points_where_that_of_f32_does() -> Result<()> {
 /// Rows are handed out and taken back in f32 without loss, and a cache holds what is needed.
 #[test]
 fn a_forward_from_a_layer_or_a_cache_is_the_forward() -> Result<()> {
-    let ([_, half], oracle) = (pair()?, Oracle::read("oracle-llama2.safetensors")?);
+    let ([_, half], oracle) = (pair("llama2")?, Oracle::read("oracle-llama2.safetensors")?);
     let (tree, _) = PrefixTree::pack(&oracle.prompts()?);
     let expected = whole(&half, &tree, ForwardOptions::default())?;
     let rows: Vec<u32> = (0..tree.len() as u32).collect();

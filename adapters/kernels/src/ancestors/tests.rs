@@ -82,3 +82,28 @@ fn few_tokens_are_computed_one_by_one() {
     // two tokens more than a group holds
     assert_eq!(alone(&line(57)), [false, true]);
 }
+
+#[test]
+fn within_a_window_each_token_sees_the_last_of_its_ancestors() {
+    // a prompt of 9 tokens, another that leaves it after 4 and goes on for 8
+    let mut parents = line(9);
+    parents.push(Some(3));
+    parents.extend((9..16).map(Some));
+    let all = ancestors(&parents);
+    let seen = |of: &Ancestors, i: usize| -> Vec<u32> {
+        let spans = of.spans(i).iter();
+        spans.flat_map(|&(from, to)| from..to).collect()
+    };
+    for window in 1..14 {
+        let Some(some) = all.within(window) else {
+            assert!(window >= 12, "{window} is less than the longest path");
+            continue;
+        };
+        assert_eq!(some.len(), all.len());
+        for i in 0..all.len() {
+            let expected = seen(&all, i);
+            let from = expected.len().saturating_sub(window);
+            assert_eq!(seen(&some, i), expected[from..], "window {window}: {i}");
+        }
+    }
+}

@@ -1,12 +1,13 @@
 use super::*;
 use crate::lora::LoraInit;
 use crate::lora::peft;
-use crate::model::ModuleKind;
+use crate::model::{Architecture, ModuleKind};
 
 fn spec() -> ModelSpec {
     ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
+        architecture: Architecture::Llama,
         layers: 2,
         hidden: 4,
         intermediate: 6,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::lora::LoraInit;
-use crate::model::{ModuleKind, TargetModule};
+use crate::model::{Architecture, ModuleKind, TargetModule};
 use std::path::PathBuf;
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -13,6 +13,7 @@ fn spec() -> ModelSpec {
     ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
+        architecture: Architecture::Llama,
         layers: 4,
         hidden: 8,
         intermediate: 12,

@@ -1,7 +1,7 @@
 use super::control_vector::Length;
 use super::*;
 use crate::formats::gguf::{GgufWriter, Value};
-use crate::model::ModelSpec;
+use crate::model::{Architecture, ModelSpec};
 use crate::steering::direction::{Direction, Provenance};
 use crate::steering::operator::Operator;
 use crate::{Dose, Intervention, files};
@@ -17,6 +17,7 @@ fn spec() -> ModelSpec {
     ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
+        architecture: Architecture::Llama,
         layers: 4,
         hidden: 8,
         intermediate: 12,

@@ -14,7 +14,7 @@ mod config;
 mod file;
 mod tokenizer;
 
-use super::config::{EMBEDDINGS, LlamaConfig, model_spec};
+use super::config::{EMBEDDINGS, ModelConfig, model_spec};
 use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
 use crate::error::Result;
 use crate::store::{Store, StoreKey};
@@ -69,7 +69,7 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     let temporary = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
     let companions = temporary.path();
     write_companions(&model, companions)?;
-    let spec = model_spec(&LlamaConfig::read(companions)?, companions)?;
+    let spec = model_spec(&ModelConfig::read(companions)?, companions)?;
     model.check_complete(&spec)?;
     // now, not when the first prompt comes
     Chat::load(companions)
