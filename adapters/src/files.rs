@@ -144,7 +144,15 @@ impl Staging {
     /// # Errors
     /// When `file` cannot be read, or the disk is full.
     pub fn copy(&self, file: &Path) -> Result<PathBuf> {
-        let copy = self.path().join(file.file_name().unwrap_or_default());
+        self.copy_as(file, file.file_name().unwrap_or_default())
+    }
+
+    /// The same under another name.
+    ///
+    /// # Errors
+    /// Those of [`Staging::copy`].
+    pub fn copy_as(&self, file: &Path, name: impl AsRef<Path>) -> Result<PathBuf> {
+        let copy = self.path().join(name);
         let mut from = File::open(file).map_err(|e| Error::read(file, e))?;
         let mut attempt = || std::io::copy(&mut from, &mut File::create(&copy)?);
         attempt().map_err(|e| Error::write(self.shown(&copy), e))?;

@@ -2,6 +2,7 @@
 
 mod commands;
 mod convert;
+mod directories;
 mod errors;
 mod help;
 mod output;

@@ -28,6 +28,8 @@ pub fn command(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reptune"));
     command
         .current_dir(directory)
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE")
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", cache.join(".hub"))
         .env("REPTUNE_CACHE", cache.join(".cache"));

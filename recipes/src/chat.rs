@@ -1,10 +1,12 @@
 //! From text to token ids: the tokenizer and chat template of a model directory.
 
 mod template;
+mod tokenizer;
+
+pub use tokenizer::TokenizerFile;
 
 use crate::error::{Error, Result};
 use reptune_adapters::files;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -34,33 +36,6 @@ impl Message {
         }
         messages.push(message("user", user));
         messages
-    }
-}
-
-/// Reads a `tokenizer.json`.
-///
-/// tokenizers 0.21 panics where a decoder or a normalizer is malformed. Text that is not JSON is
-/// reported before, with its line; the rest is caught.
-fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
-    let broken = |place: String, found: String| {
-        let expected = "a tokenizer of Hugging Face tokenizers";
-        Error::input(path, place, expected, found, "download it again")
-    };
-    let bytes = files::read(path)?;
-    serde_json::from_slice::<IgnoredAny>(&bytes)
-        .map_err(|e| broken(format!("line {}", e.line()), e.to_string()))?;
-    match std::panic::catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
-        Ok(Ok(mut read)) => {
-            // What a training left there would cut or fill prompts.
-            let _ = read.with_truncation(None);
-            read.with_padding(None);
-            Ok(read)
-        }
-        Ok(Err(e)) => Err(broken("file".into(), e.to_string())),
-        Err(_) => {
-            let found = "a decoder or a normalizer that is malformed";
-            Err(broken("file".into(), found.into()))
-        }
     }
 }
 
@@ -106,7 +81,7 @@ impl Chat {
             Some(parent) if directory.is_file() => parent,
             _ => directory,
         };
-        let tokenizer = read_tokenizer(&directory.join("tokenizer.json"))?;
+        let tokenizer = TokenizerFile::read(directory)?.tokenizer()?;
         let json = |name: &str| -> Result<Value> {
             let path = directory.join(name);
             if !path.is_file() {
@@ -163,6 +138,11 @@ impl Chat {
             special,
             stop,
         })
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// Renders a conversation up to where the assistant would answer, as transformers'

@@ -7,9 +7,10 @@
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::files::{self, Staging};
-use reptune_adapters::formats::safetensors::{TensorFile, shards};
+use reptune_adapters::formats::safetensors::{INDEX, TensorFile, shard_names, shards};
 use reptune_adapters::{Adapter, Error as Refused, TargetModule, WeightDelta};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
@@ -50,7 +51,8 @@ impl MergeReport {
 /// `W + scale * B A`, added in f32 and rounded once to the dtype of W.
 ///
 /// Everything else is copied byte for byte, and [`FILE`] names the update;
-/// subdirectories and weights in other formats are left out. `progress` is called with the
+/// subdirectories and weights in other formats are left out. Shards without an index get one, and
+/// names under which every engine finds them. `progress` is called with the
 /// path of every finished shard, how many are done, and of how many.
 ///
 /// Shapes: A (R, I), B (O, R), W (O, I).
@@ -65,14 +67,42 @@ pub fn merge(
     out: &Path,
     progress: &mut dyn FnMut(&Path, usize, usize),
 ) -> Result<MergeReport> {
-    let staging = Staging::new(out)?;
+    merge_checked(model, update, out, progress, |_| Ok(()))
+}
+
+/// The same, with `complete`, which is given the directory before it gets its name: it may
+/// replace files there, and what it refuses is not written.
+///
+/// # Errors
+/// Those of [`merge`] and of `complete`.
+pub fn merge_checked<E: From<Error>>(
+    model: &Path,
+    update: &Adapter,
+    out: &Path,
+    progress: &mut dyn FnMut(&Path, usize, usize),
+    complete: impl FnOnce(&Staging) -> std::result::Result<(), E>,
+) -> std::result::Result<MergeReport, E> {
+    let staging = Staging::new(out).map_err(Error::from)?;
+    let report = write(model, update, &staging, progress)?;
+    complete(&staging)?;
+    staging.commit().map_err(Error::from)?;
+    Ok(report)
+}
+
+fn write(
+    model: &Path,
+    update: &Adapter,
+    staging: &Staging,
+    progress: &mut dyn FnMut(&Path, usize, usize),
+) -> Result<MergeReport> {
     let shards = shards(model)?;
     check(model, &shards, update)?;
     let mut modules = BTreeMap::new();
     let mut merged = Merged::read(model)?.unwrap_or_else(Merged::nothing);
     merged.updates.push(update.content_hash()?);
-    for (done, shard) in shards.iter().enumerate() {
-        let copy = staging.copy(shard)?;
+    let names = shard_names(&shards);
+    for (done, (shard, name)) in shards.iter().zip(&names).enumerate() {
+        let copy = staging.copy_as(shard, name)?;
         let paths = (shard.as_path(), copy.as_path(), staging.shown(&copy));
         modules.extend(merge_shard(&paths, update, &mut merged)?);
         progress(shard, done + 1, shards.len());
@@ -81,13 +111,36 @@ pub fn merge(
     for file in &others {
         staging.copy(file)?;
     }
-    let text = staging.path().join(FILE);
-    std::fs::write(&text, merged.text()).map_err(|e| Refused::write(staging.shown(&text), e))?;
-    staging.commit()?;
+    let mut texts = vec![(FILE, merged.text())];
+    if names.len() > 1 {
+        texts.push((INDEX, index(model, &shards, &names)?));
+    }
+    for (name, text) in &texts {
+        let path = staging.path().join(name);
+        std::fs::write(&path, text).map_err(|e| Refused::write(staging.shown(&path), e))?;
+    }
     Ok(MergeReport {
         modules,
-        files: shards.len() + others.len() + 1,
+        files: shards.len() + others.len() + texts.len(),
     })
+}
+
+/// The text of the index of `shards`, which are called `names` now.
+fn index(model: &Path, shards: &[PathBuf], names: &[String]) -> Result<String> {
+    let earlier = model.join(INDEX);
+    let kept = shards.iter().zip(names).all(|(s, name)| s.ends_with(name));
+    if kept && earlier.is_file() {
+        return Ok(String::from_utf8_lossy(&files::read(&earlier)?).into_owned());
+    }
+    let (mut bytes, mut map) = (0, BTreeMap::new());
+    for (file, name) in opened(shards)?.iter().zip(names) {
+        for tensor in file.names() {
+            bytes += file.place(&tensor).map_or(0, |(_, length)| length);
+            map.insert(tensor, name);
+        }
+    }
+    let json = json!({"metadata": {"total_size": bytes}, "weight_map": map});
+    Ok(serde_json::to_string_pretty(&json).unwrap_or_default() + "\n")
 }
 
 /// Checks before anything is copied that every module has its weight.
@@ -177,7 +230,7 @@ fn finite(t: &Tensor) -> Result<bool> {
     Ok(values.into_iter().all(f32::is_finite))
 }
 
-/// Files of a checkpoint that hold no weights: configuration, tokenizer, licence, the index.
+/// Files of a checkpoint that hold no weights: configuration, tokenizer, licence.
 fn other_files(model: &Path) -> Result<Vec<PathBuf>> {
     let weights = "safetensors bin pth pt gguf uqff h5 msgpack onnx";
     let io = |e| Refused::read(model, e);
@@ -188,7 +241,7 @@ fn other_files(model: &Path) -> Result<Vec<PathBuf>> {
         let extension = path.extension().unwrap_or_default();
         let of_weights = weights.split(' ').any(|weights| extension == weights);
         let of_weights = of_weights || name.ends_with(".bin.index.json");
-        if path.is_file() && !of_weights && name != FILE {
+        if path.is_file() && !of_weights && ![FILE, INDEX].contains(&&*name) {
             files.push(path);
         }
     }

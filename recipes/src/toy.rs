@@ -47,6 +47,7 @@ impl Toy {
             name: "toy".into(),
             fingerprint: files::sha256([read("tokenizer.json").as_slice()]),
             architecture: Architecture::Llama,
+            former_fingerprint: String::new(),
             layers: n("num_hidden_layers"),
             hidden: n("hidden_size"),
             intermediate: n("intermediate_size"),

@@ -8,6 +8,7 @@ mod architectures;
 mod bake_and_merge;
 mod chats;
 mod configs;
+mod directories;
 mod fixtures;
 mod gguf_models;
 mod honest_mini;

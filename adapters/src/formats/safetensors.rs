@@ -12,29 +12,88 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-const INDEX: &str = "model.safetensors.index.json";
+/// The one file of a checkpoint that is not split.
+const SINGLE: &str = "model.safetensors";
+/// The file that says which shard holds which tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
 
-/// The safetensors files of a checkpoint: those of its index, or `model.safetensors`.
+/// The safetensors files of a checkpoint. As in transformers, `model.safetensors` counts more
+/// than an index next to it; where there is neither, those named
+/// `model-00001-of-00003.safetensors` and so on.
 ///
 /// # Errors
-/// When there are none, or the index names one that is not there.
+/// When there are none, or one is missing.
 pub fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
-    let index = directory.join(INDEX);
-    if !index.is_file() {
-        let file = directory.join("model.safetensors");
-        if file.is_file() {
-            return Ok(vec![file]);
-        }
-        let expected = format!("model.safetensors or {INDEX}");
-        let hint = "give a full checkpoint in Hugging Face layout, not a quantized file";
-        let found = "neither";
-        return Err(Error::content(directory, "weights", expected, found, hint));
+    let file = directory.join(SINGLE);
+    match directory.join(INDEX) {
+        _ if file.is_file() => Ok(vec![file]),
+        index if index.is_file() => indexed(directory, &index),
+        _ => numbered(directory),
     }
+}
+
+/// The shards of a directory without an index.
+fn numbered(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listing = std::fs::read_dir(directory).map_err(|e| Error::read(directory, e))?;
+    let names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let found: BTreeMap<(usize, usize), String> = names
+        .filter_map(|name| Some((shard_number(&name)?, name)))
+        .collect();
+    let wrong = |expected: String, found: &str, hint| {
+        Err(Error::content(directory, "weights", expected, found, hint))
+    };
+    let Some((_, of)) = found.keys().next().copied() else {
+        let hint = "give a full checkpoint in Hugging Face layout, not a quantized file";
+        return wrong(format!("{SINGLE} or {INDEX}"), "neither", hint);
+    };
+    let hint = "fetch the checkpoint again, or remove the files of another one";
+    let all = (1..=of).map(|number| (number, of));
+    if let Some((number, _)) = all.clone().find(|shard| !found.contains_key(shard)) {
+        return wrong(format!("shard {number} of {of}"), "no such file", hint);
+    }
+    match found.len() == of {
+        true => Ok(found
+            .into_values()
+            .map(|name| directory.join(name))
+            .collect()),
+        false => wrong(
+            format!("the {of} shards of one checkpoint"),
+            "others too",
+            hint,
+        ),
+    }
+}
+
+/// The names under which every engine finds the files of a checkpoint: those that they have, if
+/// they are the usual ones.
+pub fn shard_names(shards: &[PathBuf]) -> Vec<String> {
+    let given = shards.iter().map(|shard| shard.file_name()?.to_str());
+    let given: Option<Vec<&str>> = given.collect();
+    let usual = |names: &Vec<&str>| names.iter().all(|name| shard_number(name).is_some());
+    let of = shards.len();
+    match given.filter(usual) {
+        _ if of == 1 => vec![SINGLE.into()],
+        Some(names) => names.into_iter().map(str::to_owned).collect(),
+        None => (1..=of)
+            .map(|n| format!("model-{n:05}-of-{of:05}.safetensors"))
+            .collect(),
+    }
+}
+
+/// Number and count of a shard, from its name.
+fn shard_number(name: &str) -> Option<(usize, usize)> {
+    let name = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+    let (number, of) = name.split_once("-of-")?;
+    Some((number.parse().ok()?, of.parse().ok()?))
+}
+
+/// The shards that an index names.
+fn indexed(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let wrong = |expected: &str, found: String| {
         let hint = "fetch the checkpoint again";
-        Error::content(&index, "key `weight_map`", expected, found, hint)
+        Error::content(index, "key `weight_map`", expected, found, hint)
     };
-    let json: Value = serde_json::from_slice(&files::read(&index)?).unwrap_or_default();
+    let json: Value = serde_json::from_slice(&files::read(index)?).unwrap_or_default();
     let map = &json["weight_map"];
     let entries = map.as_object();
     let entries = entries.ok_or_else(|| wrong("tensor names and files", map.to_string()))?;

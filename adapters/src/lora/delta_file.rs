@@ -63,8 +63,10 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
     let path = directory.join(FILE);
     let (adapter, metadata) = whole(&path)?;
     let hint = "the adapter belongs to another model";
-    let (key, expected) = ("model_fingerprint", &model.fingerprint);
-    tables::expect((&path, &metadata), key, expected, hint)?;
+    let key = "model_fingerprint";
+    if !metadata.get(key).is_some_and(|found| model.is(found)) {
+        tables::expect((&path, &metadata), key, &model.fingerprint, hint)?;
+    }
     adapter.check_model(&path, model)?;
     Ok(adapter)
 }

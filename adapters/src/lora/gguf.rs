@@ -127,14 +127,14 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     Ok(Adapter { modules })
 }
 
-/// A factor in f32; llama.cpp's converter writes it in 16 bits too.
+/// A factor in f32; llama.cpp's converter writes 16 bits too, and quantizes to q8_0.
 fn numbers(file: &Gguf, name: &str) -> Result<Vec<f32>> {
     let data = match file.tensor(name).map(|t| t.dtype) {
-        Some(GgmlDType::F16 | GgmlDType::BF16) => {
+        Some(GgmlDType::F32) => file.floats(name)?,
+        _ => {
             let tensor = file.quantized(name, &Device::Cpu)?;
             Table::of(&tensor.dequantize(&Device::Cpu)?)?.data
         }
-        _ => file.floats(name)?,
     };
     match data.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(file.wrong(format!("tensor `{name}`"), "finite numbers", x.to_string())),

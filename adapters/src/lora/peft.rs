@@ -108,7 +108,9 @@ pub fn save(directory: &Path, adapter: &Adapter, base_model: &str) -> Result<()>
     let metadata = Metadata::from([("format".to_owned(), "pt".to_owned())]);
     tables::write_tables(&directory.join(WEIGHTS), &tables, metadata)?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-    files::write_atomically(&directory.join(CONFIG), |w| writeln!(w, "{text}"))
+    files::write_atomically(&directory.join(CONFIG), |w| writeln!(w, "{text}"))?;
+    // as its readers will, before anything says that it is done
+    read_in(directory).map(|_| ())
 }
 
 /// `factor` in f32, with zeros up to `rank` in `dim`.

@@ -15,6 +15,9 @@ pub struct ModelSpec {
     pub fingerprint: String,
     /// Its architecture.
     pub architecture: Architecture,
+    /// The same as earlier versions computed it, from the bytes of tokenizer.json: files that
+    /// they wrote are still taken.
+    pub former_fingerprint: String,
     /// Number of blocks, L.
     pub layers: usize,
     /// Width of the residual stream, H.
@@ -34,6 +37,12 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Whether `fingerprint` is that of this model.
+    pub fn is(&self, fingerprint: &str) -> bool {
+        let known = [&*self.fingerprint, &*self.former_fingerprint];
+        !fingerprint.is_empty() && known.contains(&fingerprint)
+    }
+
     /// Checks that every layer exists.
     ///
     /// # Errors

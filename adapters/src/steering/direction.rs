@@ -259,7 +259,7 @@ impl DirectionSet {
             let found = p.model_layers.to_string();
             return misfit("metadata `model_layers`", expected, found, &again);
         }
-        if p.model_fingerprint != model.fingerprint {
+        if !model.is(&p.model_fingerprint) {
             let expected = format!("{} of {name}", short(&model.fingerprint));
             let found = short(&p.model_fingerprint).to_owned();
             return misfit("metadata `model_fingerprint`", expected, found, &again);

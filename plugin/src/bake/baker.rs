@@ -155,7 +155,7 @@ impl Baker<'_> {
         }
         let provenance = UqffProvenance::read(&path, &shared.metadata())?;
         let found = provenance.map_or("no provenance".to_owned(), |p| p.model_fingerprint);
-        if found != spec.fingerprint {
+        if !spec.is(&found) {
             let hint = "name the model that the directory was baked from";
             let place = "model fingerprint";
             return Err(Error::model(path, place, &spec.fingerprint, found, hint));

@@ -5,7 +5,7 @@ use super::output::{print, print_json};
 use crate::bake::{self, Approximation, BakePlan, BakeReport, Baker, DoseFile, Exactness, SHARED};
 use crate::decoder::{Llama, LoadOptions};
 use crate::model::uqff::{UQFF, WeightType};
-use crate::model::{ModelDir, Source};
+use crate::model::{ModelDir, open_checked};
 use crate::{progress, prompts};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -70,8 +70,8 @@ pub struct BakeArgs {
 }
 
 pub fn bake(a: &BakeArgs) -> Result<()> {
-    let model = ModelDir::resolve(&a.model)?.path().to_owned();
-    let source = Source::open(&model)?;
+    let found = ModelDir::resolve(&a.model)?;
+    let (model, source) = (found.path(), open_checked(&found)?);
     let quantize = a.quantize.as_deref().map(WeightType::parse).transpose()?;
     let mut files = doses(a, &source.spec)?;
     let mut approximations = BTreeMap::new();
@@ -82,8 +82,8 @@ pub fn bake(a: &BakeArgs) -> Result<()> {
                 "--approximate requires --prompts FILE.jsonl: the mean change is measured on prompts like those that will be steered"
             ),
             (Err(_), Some(prompts)) => {
-                let llama = Llama::load(&model, LoadOptions::default())?;
-                let ids = prompts::ids(&prompts::read(prompts)?, &Chat::load(&model)?)?;
+                let llama = Llama::load(model, LoadOptions::default())?;
+                let ids = prompts::ids(&prompts::read(prompts)?, &Chat::load(model)?)?;
                 let near = bake::approximate(&llama, &file.interventions[0], &ids)?;
                 file.interventions = near.additions.clone();
                 approximations.insert(file.name.clone(), near);

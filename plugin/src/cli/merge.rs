@@ -2,13 +2,13 @@
 
 use super::args::{mode, number};
 use super::output::{print, print_json, table};
+use crate::model::{ModelDir, open_checked, uqff::WeightType};
 use crate::pipeline::{MergeOutcome, MergeSettings, QuantizedMerging};
+use crate::progress;
 use crate::quantize::{QuantizedReport, TriedMerge};
-use crate::{model::ModelDir, model::uqff::WeightType, progress};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reptune_adapters::lora::peft;
-use reptune_recipes::merge as fold;
 use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::quantized_table;
 use serde_json::{Value, json};
@@ -177,11 +177,12 @@ fn into_full(a: &MergeArgs, model: &ModelDir) -> Result<()> {
     if let Some(flag) = flag {
         bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
     }
-    let update = peft::load(&a.adapter, &model.config()?.1)?;
+    let source = open_checked(model)?;
+    let update = peft::load(&a.adapter, &source.spec)?;
     let report = {
         let mut shown = progress::of("merge");
         let mut progress = |_: &Path, done, total| shown(done, total);
-        fold::merge(model.path(), &update, &a.out, &mut progress)?
+        source.merge(&update, &a.out, &mut progress)?
     };
     if a.json {
         let modules = report.modules.iter().map(|(module, m)| {

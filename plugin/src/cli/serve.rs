@@ -2,7 +2,7 @@
 
 use super::args::layers;
 use super::output::{bytes, print, print_json};
-use crate::model::{ModelDir, Source, uqff::WeightType};
+use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
 use crate::serve::{DEFAULT, DOSES, Limits, Models, Server};
 use crate::steered::{Steering, Variant};
 use crate::{progress, store::Store};
@@ -72,7 +72,9 @@ pub struct ServeArgs {
 }
 
 pub fn serve(a: &ServeArgs) -> Result<()> {
-    let model = ModelDir::resolve(&a.model)?.path().to_owned();
+    let found = ModelDir::resolve(&a.model)?;
+    open_checked(&found)?;
+    let model = found.path().to_owned();
     let variants = named_variants(a, &model)?;
     let limits = Limits {
         drain: Duration::from_secs(a.drain),

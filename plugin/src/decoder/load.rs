@@ -112,7 +112,7 @@ impl Llama {
             let bias = bias.map(|name| tensor(&name)).transpose()?;
             Ok(Weight::Trained(tensor(&config.weight_name(module))?, bias))
         };
-        let spec = crate::model::spec(config, name, b"");
+        let spec = crate::model::spec(config, name, None);
         Self::assemble(config, spec, device, &tensor, &weight)
     }
 

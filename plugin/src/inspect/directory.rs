@@ -3,10 +3,10 @@
 use super::file;
 use super::inspection::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
-use crate::model::ModelDir;
+use crate::model::{ModelDir, check};
 use crate::stages;
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
-use reptune_adapters::{WeightDelta, files, lora::delta_file, lora::peft};
+use reptune_adapters::{ModelSpec, WeightDelta, files, lora::delta_file, lora::peft};
 use reptune_recipes::merge::Merged;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,13 +46,21 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
         .table(["module", "rank", "scale", "delta norm"], rows))
 }
 
-/// A model with full weights, or a UQFF.
+/// A model with full weights, or a UQFF, with what the check of its directory found.
 pub(super) fn model(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection> {
     let model = ModelDir::at(path)?;
-    if model.is_quantized() {
-        return file::uqff(path, progress);
+    let check = check(&model)?;
+    let mut report = match model.is_quantized() {
+        true => file::uqff(path, progress)?,
+        false => full(path, &check.source.spec)?,
+    };
+    for (name, found) in check.facts {
+        report = report.fact(name, found);
     }
-    let (_, spec) = model.config()?;
+    Ok(report.fact("corrected", check.corrected.join("; ")))
+}
+
+fn full(path: &Path, spec: &ModelSpec) -> Result<Inspection> {
     let mut dtypes = Vec::new();
     let mut elements = 0usize;
     for shard in shards(path)? {

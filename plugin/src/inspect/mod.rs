@@ -26,7 +26,7 @@ const KINDS: [Kind; 10] = [
     (|p| p.join("config.json").is_file(), directory::model),
     (file::is_directions, |path, _| file::directions(path)),
     (file::is_adapter, |path, _| {
-        directory::adapter(path.parent().unwrap_or(path))
+        directory::adapter(&path.with_file_name("."))
     }),
     (|p| file::ends(p, "safetensors"), |p, _| file::tensors(p)),
     (|path| file::ends(path, "uqff"), file::uqff),

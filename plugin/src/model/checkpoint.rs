@@ -64,6 +64,12 @@ impl Checkpoint {
             places.extend(file.names().into_iter().map(|name| (name, files.len())));
             files.push(file);
         }
+        if let Some((path, name, method)) = packed(paths, &files) {
+            let (place, expected) = (format!("tensor `{name}`"), "full weights");
+            let found = format!("weights quantized by {method}");
+            let hint = "give the full checkpoint";
+            return Err(Error::model(path, place, expected, found, hint));
+        }
         for (name, shape) in expected {
             let wrong = |path: &Path, expected: &str, found: &str, hint| {
                 let place = format!("tensor `{name}`");
@@ -82,7 +88,7 @@ impl Checkpoint {
                 return wrong(&paths[at], &wanted, &format!("{:?}", info.shape), hint);
             }
             if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                let (found, hint) = (format!("{:?}", info.dtype), "convert the checkpoint first");
+                let (found, hint) = (format!("{:?}", info.dtype), "give the full checkpoint");
                 return wrong(&paths[at], "dtype F32, F16 or BF16", &found, hint);
             }
         }
@@ -93,6 +99,36 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> reptune_adapters::Result<Tensor> {
         self.files[self.places.get(name).copied().unwrap_or(0)].tensor(name)
     }
+}
+
+/// Endings of the tensors that packed weights consist of, and what writes them.
+const PACKED: [(&str, &str); 10] = [
+    (".qweight", "gptq or awq"),
+    (".absmax", "bitsandbytes"),
+    (".quant_map", "bitsandbytes"),
+    (".SCB", "bitsandbytes"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_scale", "fp8"),
+    (".weight_scale_inv", "fp8"),
+    (".scales", "mlx"),
+    ("_blocks", "mxfp4"),
+    (".oscale", "quanto"),
+];
+
+/// The first tensor of packed weights, its file, and the method that packed them: the one that
+/// config.json names, if it does.
+fn packed(paths: &[PathBuf], files: &[TensorFile]) -> Option<(PathBuf, String, String)> {
+    let all = paths.iter().zip(files);
+    let mut names = all.flat_map(|(path, file)| file.names().into_iter().map(move |n| (path, n)));
+    let method = |name: &str| PACKED.iter().find(|(end, _)| name.ends_with(end));
+    let (path, name) = names.find(|(_, name)| method(name).is_some())?;
+    let config = std::fs::read(path.with_file_name("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    let said = config["quantization_config"]["quant_method"].as_str();
+    let method = said
+        .or(method(&name).map(|(_, method)| *method))?
+        .to_owned();
+    Some((path.clone(), name, method))
 }
 
 /// Names and shapes of the tensors that are no linear layer.

@@ -6,6 +6,7 @@ use super::rope::Rope;
 use crate::error::{Error, Result};
 use reptune_adapters::model::{Architecture, ModuleKind};
 use reptune_adapters::{ModelSpec, TargetModule, files};
+use reptune_recipes::TokenizerFile;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -381,14 +382,16 @@ fn complete(mut json: Value, config: &ModelConfig, rope: Rope) -> Value {
 /// # Errors
 /// When the tokenizer is missing.
 pub fn model_spec(config: &ModelConfig, directory: &Path) -> Result<ModelSpec> {
-    let tokenizer = files::read(&directory.join("tokenizer.json"))?;
-    Ok(spec(config, &directory.display().to_string(), &tokenizer))
+    let tokenizer = TokenizerFile::read(directory)?;
+    let name = directory.display().to_string();
+    Ok(spec(config, &name, Some(&tokenizer)))
 }
 
-pub(crate) fn spec(c: &ModelConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
+pub(crate) fn spec(c: &ModelConfig, name: &str, tokenizer: Option<&TokenizerFile>) -> ModelSpec {
     let mut spec = ModelSpec {
         name: name.to_owned(),
         fingerprint: String::new(),
+        former_fingerprint: String::new(),
         architecture: c.architecture,
         layers: c.num_hidden_layers,
         hidden: c.hidden_size,
@@ -413,6 +416,9 @@ pub(crate) fn spec(c: &ModelConfig, name: &str, tokenizer: &[u8]) -> ModelSpec {
     if s.heads * s.head_dim != s.hidden {
         sizes += &format!(" {}", s.head_dim);
     }
-    spec.fingerprint = files::sha256([sizes.as_bytes(), tokenizer]);
+    let content = tokenizer.map_or(String::new(), TokenizerFile::content_hash);
+    let bytes = tokenizer.map_or(&[][..], |file| &file.bytes);
+    spec.fingerprint = files::sha256([sizes.as_bytes(), content.as_bytes()]);
+    spec.former_fingerprint = files::sha256([sizes.as_bytes(), bytes]);
     spec
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo};
+use reptune_adapters::formats::safetensors::INDEX;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,39 @@ const FILES: [(&str, bool); 5] = [
     ("chat_template.jinja", false),
 ];
 
-/// The directory of the hub repository `model` in the cache of `HF_HOME`. What is missing
-/// there is downloaded, unless `HF_HUB_OFFLINE` is set.
+/// A variable of the environment; none if it is not set, or empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The hub's cache, where huggingface_hub has it: `HF_HUB_CACHE` (once
+/// `HUGGINGFACE_HUB_CACHE`), else `hub` in `HF_HOME`, else in `huggingface` of the user's cache.
+fn cache() -> Cache {
+    let given = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].into_iter();
+    let home = || variable("HF_HOME").map(|home| home + "/hub");
+    let user = || Some(variable("XDG_CACHE_HOME")? + "/huggingface/hub");
+    let directory = given
+        .filter_map(variable)
+        .next()
+        .or_else(home)
+        .or_else(user);
+    match (directory, variable("HOME")) {
+        (Some(directory), Some(user)) if directory.starts_with("~/") => {
+            Cache::new(directory.replacen('~', &user, 1).into())
+        }
+        (Some(directory), _) => Cache::new(directory.into()),
+        (None, _) => Cache::default(),
+    }
+}
+
+/// Whether a variable that is on or off is on, as huggingface_hub reads it.
+fn is_on(name: &str) -> bool {
+    let on = |value: String| matches!(&*value.to_uppercase(), "1" | "ON" | "YES" | "TRUE");
+    variable(name).is_some_and(on)
+}
+
+/// The directory of the hub repository `model` in the [`cache`]. What is missing there is
+/// downloaded, unless `HF_HUB_OFFLINE` is set.
 pub(super) fn download(model: &str) -> Result<PathBuf> {
     let failed = |reason: String| Error::Hub {
         model: model.to_owned(),
@@ -28,11 +60,13 @@ pub(super) fn download(model: &str) -> Result<PathBuf> {
         let reason = "no such directory, and not a hub id of the form owner/name; check the path";
         return Err(failed(reason.into()));
     }
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
-    let cached = Cache::from_env().repo(Repo::model(model.to_owned()));
+    let offline = is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE");
+    let cached = cache().repo(Repo::model(model.to_owned()));
     let mut api = None;
     if !offline {
-        let built = ApiBuilder::from_env().build();
+        // The token and the endpoint of `HF_HOME` and `HF_ENDPOINT`.
+        let built = ApiBuilder::from_env().with_cache_dir(cache().path().clone());
+        let built = built.build();
         api = Some(
             built
                 .map_err(|e| failed(e.to_string()))?
@@ -58,8 +92,10 @@ pub(super) fn download(model: &str) -> Result<PathBuf> {
             Err(_) => {}
         }
     }
-    let Ok(index) = get("model.safetensors.index.json") else {
-        get("model.safetensors").map_err(hint)?;
+    // As transformers chooses: a single file counts more than an index.
+    let single = get("model.safetensors");
+    let Some(index) = single.is_err().then(|| get(INDEX).ok()).flatten() else {
+        single.map_err(hint)?;
         return Ok(directory);
     };
     let json = serde_json::from_slice(&reptune_adapters::files::read(&index)?);

@@ -1,10 +1,12 @@
 //! From what a user calls a model to its files: the only place where that is decided.
 
+use super::checkpoint::RESIDUAL;
 use super::config::{ModelConfig, model_spec};
 use super::uqff::UqffFile;
 use super::{gguf, hub};
 use crate::error::{Error, Result};
 use crate::store::{LIST, Store};
+use reptune_adapters::formats::safetensors::shards;
 use reptune_adapters::{ModelSpec, files};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +83,19 @@ impl ModelDir {
     /// Whether the weights are quantized.
     pub fn is_quantized(&self) -> bool {
         !self.uqff.is_empty()
+    }
+
+    /// The files of its weights.
+    ///
+    /// # Errors
+    /// When they are not complete.
+    pub fn weights(&self) -> Result<Vec<PathBuf>> {
+        if !self.is_quantized() {
+            return Ok(shards(&self.directory)?);
+        }
+        let mut files = self.uqff.clone();
+        files.push(self.directory.join(RESIDUAL));
+        Ok(files)
     }
 
     /// The open `.uqff` files; none of a model with full weights.

@@ -5,7 +5,7 @@ use super::evaluator::MergeEvaluator;
 use super::run::{Run, Tuned, direction_set};
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::{Error, Result};
-use crate::model::{ModelDir, Source, uqff::WeightType};
+use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
 use crate::progress::{self, Progress};
 use crate::quantize::{
     Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge, candidates,
@@ -59,7 +59,7 @@ struct Measuring {
 impl<'a> QuantizedMerging<'a> {
     /// Reads the model and the adapter, and loads the recipe's model.
     pub fn open(settings: MergeSettings<'a>) -> Result<Self> {
-        let source = Source::open(settings.model)?;
+        let source = open_checked(&ModelDir::at(settings.model)?)?;
         let update = peft::load(settings.adapter, &source.spec)?;
         let measured = settings.recipe;
         let measured = measured.map(|recipe| Measuring::open(&settings, recipe, &source));

@@ -5,9 +5,8 @@ use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
 use crate::bake;
 use crate::error::{Error, Result};
-use crate::model::uqff::WeightType;
+use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
 use crate::session::{Coeffs, Session, StageInput};
-use reptune_adapters::formats::safetensors::shards;
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
@@ -16,18 +15,20 @@ use std::path::{Path, PathBuf};
 /// Does everything that the recipe of `run` says; returns the answers of every model, the
 /// quantized merges, and the page of the report.
 pub fn run(run: &mut Run) -> Result<(ResultTable, Vec<QuantizedRow>, PathBuf)> {
-    shards(&run.session.directory).map_err(|e| {
-        let (expected, found) = ("full weights, which a run merges and bakes", e.to_string());
+    let model = ModelDir::at(&run.session.directory)?;
+    if model.is_quantized() {
+        let (expected, found) = ("full weights, which a run merges and bakes", "a UQFF");
         let hint = "name a Hugging Face checkpoint with --model";
-        Error::model(&run.session.directory, "model", expected, found, hint)
-    })?;
+        return Err(Error::model(model.path(), "model", expected, found, hint));
+    }
+    let base = open_checked(&model)?;
     merge::check_retention(run)?;
     let (directions, key) = run.directions()?;
     let (settings, spec) = (&run.session.recipe.steering, run.session.llama.spec());
     let steering = settings.directions(&directions, spec)?;
     let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
     let mut keys = vec![steering_key.clone()];
-    let tuned = tune_and_merge(run, &directions, &key, &mut keys)?;
+    let tuned = tune_and_merge(run, &base, &directions, &key, &mut keys)?;
     let quantized = merge::retention(run, &directions, &tuned, &keys)?;
     let repeats = repeats(run, &directions, &key)?;
     let baked = bake_doses(run, &steering, &coeffs, &steering_key)?;
@@ -93,6 +94,7 @@ pub fn run(run: &mut Run) -> Result<(ResultTable, Vec<QuantizedRow>, PathBuf)> {
 /// Tunes and merges every mode; adds the keys of the adapters to `keys`.
 fn tune_and_merge(
     run: &mut Run,
+    base: &Source,
     directions: &DirectionSet,
     key: &str,
     keys: &mut Vec<String>,
@@ -103,8 +105,7 @@ fn tune_and_merge(
         let update = peft::load(&adapter, run.session.llama.spec())?;
         let merged = format!("merged/{}", mode.file_name());
         run.stages.run(&merged, &[&key], |path| {
-            let model = &run.session.directory;
-            reptune_recipes::merge::merge(model, &update, path, &mut |_, _, _| {})?;
+            base.merge(&update, path, &mut |_, _, _| {})?;
             Ok(())
         })?;
         keys.push(key);

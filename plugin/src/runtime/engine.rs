@@ -1,7 +1,9 @@
 //! A model in mistral.rs itself, for one caller: the reference of parity tests, and the source of
 //! answers that a table attributes to mistral.rs. And how a running model is asked.
 
+use super::differs::check;
 use super::load::{self, failed};
+use super::view::{EngineView, SpecialTokens};
 use crate::error::Result;
 use crate::model::ModelDir;
 use candle_core::{DType, Tensor};
@@ -46,7 +48,9 @@ impl Engine {
             let hint = format!("merge {} into the full model first", adapter.display());
             return Err(failed(place, format!("{reason}; {hint}")));
         }
-        let builder = load::builder(&source)?
+        check(&source)?;
+        let view = EngineView::of(&source, SpecialTokens::Added)?;
+        let builder = load::builder(&view.model)?
             .with_force_cpu()
             .with_prefix_cache_n(None);
         let loaded = load::pipeline(runtime.handle(), &place, builder, adapter)?;

@@ -5,6 +5,7 @@ mod differs;
 mod engine;
 mod load;
 mod shared;
+mod view;
 
 pub(crate) use differs::check;
 pub use engine::Engine;

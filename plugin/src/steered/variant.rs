@@ -7,7 +7,6 @@ use crate::model::uqff::WeightType;
 use crate::model::{ModelDir, Source};
 use crate::store::{Store, StoreKey};
 use reptune_adapters::{Dose, Intervention, lora::peft};
-use reptune_recipes::merge::merge;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +99,7 @@ impl Variant {
         let parts = ["merged".to_owned(), key, hash];
         let made_from = format!("{}, merged with {}", model.display(), adapter.display());
         cache.entry(&StoreKey::new(made_from, parts), |out| {
-            merge(model, &update, out, &mut |_, _, _| {})?;
+            source.merge(&update, out, &mut |_, _, _| {})?;
             Ok(())
         })
     }

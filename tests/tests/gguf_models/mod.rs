@@ -6,6 +6,7 @@ mod written;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use reptune::decoder::parse_isq;
 use reptune::model::gguf;
@@ -81,6 +82,114 @@ fn what_lies_beside_the_file_counts_more_than_its_metadata() -> Result<()> {
     let fingerprint = |path: &Path| Ok::<_, anyhow::Error>(load(path)?.spec().fingerprint.clone());
     let (theirs, ours) = (fingerprint(&honest_mini())?, fingerprint(&imported)?);
     assert_eq!(ours, theirs, "a direction of the directory fits the GGUF");
+    Ok(())
+}
+
+/// A template other than the one in the directory, to be seen in the prompt.
+const OWN: &str = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}[/INST]";
+
+#[test]
+fn a_tokenizer_beside_the_file_does_not_replace_its_template_and_tokens() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let mut written = Written::of(&honest_mini())?;
+    let template = Value::String(OWN.into());
+    written
+        .fields
+        .insert("tokenizer.chat_template".into(), template);
+    // of a kind that only a tokenizer.json can say
+    let unknown = Value::String("tekken".into());
+    written.fields.insert("tokenizer.ggml.pre".into(), unknown);
+    let path = written.write(room.path(), |_| GgmlDType::F32)?;
+    std::fs::copy(
+        honest_mini().join("tokenizer.json"),
+        room.path().join("tokenizer.json"),
+    )?;
+    let chat = Chat::load(&import(&path)?)?;
+    let messages = Message::conversation("", "Is it true?");
+    assert_eq!(chat.render(&messages)?, "<Is it true?>[/INST]");
+    assert_eq!(chat.stop, [1]);
+    // a configuration next to it that has no template leaves that of the file in force
+    std::fs::remove_dir_all(room.path().join("model.imported"))?;
+    let config = room.path().join("tokenizer_config.json");
+    std::fs::write(&config, r#"{"chat_template": null, "bos_token": "<s>"}"#)?;
+    let chat = Chat::load(&import(&path)?)?;
+    assert_eq!(chat.render(&messages)?, "<Is it true?>[/INST]");
+    // and one that has a template counts more
+    std::fs::remove_dir_all(room.path().join("model.imported"))?;
+    std::fs::copy(honest_mini().join("tokenizer_config.json"), &config)?;
+    let chat = Chat::load(&import(&path)?)?;
+    assert_eq!(
+        chat.render(&messages)?,
+        Chat::load(&honest_mini())?.render(&messages)?
+    );
+    Ok(())
+}
+
+#[test]
+fn tokens_that_end_a_turn_end_a_generation() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let mut written = Written::of(&honest_mini())?;
+    for (which, id) in [("eot", 3), ("eom", 4)] {
+        let key = format!("tokenizer.ggml.{which}_token_id");
+        written.fields.insert(key, Value::U32(id));
+    }
+    let path = written.write(room.path(), |_| GgmlDType::F32)?;
+    let imported = import(&path)?;
+    assert_eq!(Chat::load(&imported)?.stop, [1, 3, 4]);
+    let config = std::fs::read(imported.join("generation_config.json"))?;
+    let config: serde_json::Value = serde_json::from_slice(&config)?;
+    let ids = serde_json::json!([1, 3, 4]);
+    assert_eq!(config["eos_token_id"], ids, "for the engine");
+    Ok(())
+}
+
+/// llama.cpp scales linearly where a file has a factor without a type.
+#[test]
+fn a_linear_scaling_is_never_left_out() -> Result<()> {
+    let room = tempfile::tempdir()?;
+    let computed = |fields: &[(&str, Value)]| -> Result<Vec<u32>> {
+        let mut written = Written::of(&fixture("tiny-llama2"))?;
+        let fields = fields.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
+        written.fields.extend(fields);
+        let imported = import(&written.write(room.path(), |_| GgmlDType::F32)?)?;
+        let bits = said(&load(&imported)?)?;
+        std::fs::remove_dir_all(imported)?;
+        Ok(bits)
+    };
+    let (kind, factor) = ("llama.rope.scaling.type", "llama.rope.scaling.factor");
+    let old = "llama.rope.scale_linear";
+    let text = |t: &str| Value::String(t.into());
+    let twin = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(fixture("tiny-llama2"))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), twin.path().join(entry.file_name()))?;
+    }
+    let config = twin.path().join("config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config)?)?;
+    json["rope_scaling"] = serde_json::json!({"rope_type": "linear", "factor": 4.0});
+    std::fs::write(&config, json.to_string())?;
+    let (plain, scaled) = (computed(&[])?, said(&load(twin.path())?)?);
+    assert!(plain != scaled);
+    for fields in [
+        vec![(kind, text("linear")), (factor, Value::F32(4.))],
+        vec![(factor, Value::F32(4.))],
+        vec![(old, Value::F32(4.))],
+        vec![(kind, text("linear")), (old, Value::F32(4.))],
+    ] {
+        assert!(computed(&fields)? == scaled, "{fields:?}");
+    }
+    for fields in [
+        vec![(kind, text("none")), (factor, Value::F32(4.))],
+        vec![(kind, text("linear"))],
+        vec![(kind, text("linear")), (factor, Value::F32(1.))],
+    ] {
+        assert!(computed(&fields)? == plain, "{fields:?}");
+    }
+    let mut both = Written::of(&fixture("tiny-llama32"))?;
+    both.fields.insert(factor.into(), Value::F32(4.));
+    let both = import(&both.write(room.path(), |_| GgmlDType::F32)?);
+    let message = both.expect_err("two scalings").to_string();
+    assert!(message.contains("rope_freqs.weight"), "{message}");
     Ok(())
 }
 

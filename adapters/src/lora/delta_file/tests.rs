@@ -8,6 +8,7 @@ fn spec() -> ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
         architecture: Architecture::Llama,
+        former_fingerprint: String::new(),
         layers: 2,
         hidden: 4,
         intermediate: 6,

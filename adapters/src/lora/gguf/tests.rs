@@ -1,6 +1,7 @@
 use super::*;
 use crate::lora::LoraInit;
 use crate::model::{Architecture, ModuleKind, TargetModule};
+use candle_core::quantized::QTensor;
 use std::path::PathBuf;
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -14,6 +15,7 @@ fn spec() -> ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
         architecture: Architecture::Llama,
+        former_fingerprint: String::new(),
         layers: 4,
         hidden: 8,
         intermediate: 12,
@@ -116,5 +118,52 @@ fn factors_in_16_bits_are_taken_and_others_refused() -> Result<()> {
     adapter(GgmlDType::F32, f32::NAN.to_le_bytes().repeat(8))?;
     let message = read(&path, &spec()).expect_err("NaN").to_string();
     assert!(message.contains("lora_a`: expected finite"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn quantized_factors_are_read_as_what_they_stand_for() -> Result<()> {
+    let (_directory, path) = directory();
+    let (rank, hidden) = (32, 64);
+    let spec = ModelSpec {
+        hidden,
+        heads: 4,
+        head_dim: 16,
+        ..spec()
+    };
+    let table = |rows: usize, columns: usize| {
+        let x: Vec<f32> = (0..rows * columns)
+            .map(|i| (i as f32 * 0.7).sin())
+            .collect();
+        Tensor::from_vec(x, (rows, columns), &Device::Cpu)
+    };
+    let (a, b) = (table(rank, hidden)?, table(hidden, rank)?);
+    for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q5_1] {
+        let mut file = GgufWriter::new("llama");
+        file.text("general.type", "adapter");
+        file.text("adapter.type", "lora");
+        file.set("adapter.lora.alpha", Value::F32(rank as f32));
+        let mut expected = Vec::new();
+        for (name, factor) in [("lora_a", &a), ("lora_b", &b)] {
+            let quantized = QTensor::quantize(factor, dtype)?;
+            expected.push(quantized.dequantize(&Device::Cpu)?);
+            let name = format!("blk.0.attn_output.weight.{name}");
+            file.tensor(&name, dtype, factor.dims(), quantized.data()?.to_vec())?;
+        }
+        file.write(&path)?;
+        let update = read(&path, &spec)?;
+        let module = TargetModule::parse("model.layers.0.self_attn.o_proj").expect("a module");
+        let read = &update.modules[&module];
+        assert_eq!(
+            read.a.to_vec2::<f32>()?,
+            expected[0].to_vec2::<f32>()?,
+            "{dtype:?}"
+        );
+        assert_eq!(
+            read.b.to_vec2::<f32>()?,
+            expected[1].to_vec2::<f32>()?,
+            "{dtype:?}"
+        );
+    }
     Ok(())
 }

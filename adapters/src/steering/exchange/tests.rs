@@ -18,6 +18,7 @@ fn spec() -> ModelSpec {
         name: "small".into(),
         fingerprint: "f".into(),
         architecture: Architecture::Llama,
+        former_fingerprint: String::new(),
         layers: 4,
         hidden: 8,
         intermediate: 12,

@@ -51,9 +51,27 @@ impl GgufLlama {
             "mlp_bias": false,
             "tie_word_embeddings": self.0.tensor("output.weight").is_none(),
             "bos_token_id": self.token_id("bos"),
-            "eos_token_id": self.token_id("eos"),
+            "eos_token_id": self.ends(),
             "torch_dtype": "float32",
         }))
+    }
+
+    /// The tokens that end a text or a turn.
+    fn ends(&self) -> Value {
+        let mut ids: Vec<u32> = Vec::new();
+        for id in ["eos", "eot", "eom"]
+            .into_iter()
+            .filter_map(|which| self.token_id(which))
+        {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        match ids.as_slice() {
+            [] => Value::Null,
+            [one] => json!(one),
+            all => json!(all),
+        }
     }
 
     /// Llama 3.1 stretches slow rotations; GGUF holds the factor of every frequency, and
@@ -62,14 +80,21 @@ impl GgufLlama {
         const FACTORS: &str = "rope_freqs.weight";
         let key = "llama.rope.scaling.type";
         let kind = self.value(key);
-        let kind = kind.map_or("none", |v| v.to_string().map_or("", String::as_str));
-        match kind {
-            "linear" => {
-                let factor = self.number("llama.rope.scaling.factor")?;
+        // As in llama.cpp: a factor without a type scales linearly, and the second key is what
+        // its converter wrote in 2023.
+        let kind = kind.map_or("linear", |v| v.to_string().map_or("", String::as_str));
+        let factor = self.optional("llama.rope.scaling.factor", Self::number)?;
+        let former = self.optional("llama.rope.scale_linear", Self::number)?;
+        match (kind, factor.or(former).filter(|factor| *factor != 1.)) {
+            ("none", _) | ("linear", None) => {}
+            ("linear", Some(_)) if self.0.tensor(FACTORS).is_some() => {
+                let expected = format!("no linear scaling next to `{FACTORS}`");
+                return Err(self.wrong(key, &expected, "both".into()));
+            }
+            ("linear", Some(factor)) => {
                 return Ok(json!({"rope_type": "linear", "factor": factor}));
             }
-            "none" => {}
-            other => return Err(self.wrong(key, "none or linear", format!("`{other}`"))),
+            (other, _) => return Err(self.wrong(key, "none or linear", format!("`{other}`"))),
         }
         if self.0.tensor(FACTORS).is_none() {
             return Ok(Value::Null);

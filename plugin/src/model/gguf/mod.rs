@@ -16,7 +16,7 @@ mod tokenizer;
 
 use super::config::{EMBEDDINGS, ModelConfig, model_spec};
 use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Store, StoreKey};
 use file::GgufLlama;
 use reptune_adapters::TargetModule;
@@ -24,7 +24,7 @@ use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
 use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
-/// Files next to a GGUF that replace its metadata, if the first of them is there.
+/// Files next to a GGUF that count more than its metadata, if the first of them is there.
 const COMPANIONS: [&str; 4] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,7 +45,7 @@ pub fn imported(
 ) -> Result<PathBuf> {
     let path = gguf.canonicalize();
     let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
-    let mut parts = vec![format!("{path:?}")];
+    let mut parts = vec![format!("{path:?}"), "companions 2".to_owned()];
     let companions = COMPANIONS.map(|name| path.with_file_name(name));
     for file in [path.clone()].iter().chain(&companions) {
         let found = std::fs::metadata(file).and_then(|m| Ok((m.len(), m.modified()?)));
@@ -111,18 +111,18 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
 
 /// Writes configuration and tokenizer to the directory `out`.
 fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
-    let write = |name: &str, json: &serde_json::Value| {
+    let write = |name: &str, json: &serde_json::Value| -> Result<()> {
         let text = serde_json::to_vec_pretty(json).unwrap_or_default();
         let path = out.join(name);
-        std::fs::write(&path, text).map_err(|e| reptune_adapters::Error::write(path, e))
+        let written = std::fs::write(&path, text);
+        Ok(written.map_err(|e| reptune_adapters::Error::write(path, e))?)
     };
     write("config.json", &model.config()?)?;
     let given = model.0.path().parent().unwrap_or(Path::new(""));
+    let mut config = model.tokenizer_config()?;
     if !given.join(COMPANIONS[0]).is_file() {
-        let (tokenizer, config) = model.tokenizer()?;
-        write("tokenizer.json", &tokenizer)?;
-        write("tokenizer_config.json", &config)?;
-        return Ok(());
+        write("tokenizer.json", &model.tokenizer()?)?;
+        return write("tokenizer_config.json", &config);
     }
     for name in COMPANIONS {
         let from = given.join(name);
@@ -131,5 +131,18 @@ fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
             copied.map_err(|e| reptune_adapters::Error::read(from, e))?;
         }
     }
-    Ok(())
+    // What they do not say, above all the chat template, is that of the GGUF.
+    let path = given.join("tokenizer_config.json");
+    if path.is_file() {
+        let text = reptune_adapters::files::read(&path)?;
+        let said: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
+            .map_err(|e| {
+                let (line, found) = (format!("line {}", e.line()), e.to_string());
+                Error::model(&path, line, "a JSON object", found, "fetch the file again")
+            })?;
+        for (key, value) in said.into_iter().filter(|(_, value)| !value.is_null()) {
+            config[key] = value;
+        }
+    }
+    write("tokenizer_config.json", &config)
 }

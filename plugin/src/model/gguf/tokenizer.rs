@@ -26,8 +26,21 @@ const CONTROL: i64 = 3;
 const DEFINED: i64 = 4;
 
 impl GgufLlama {
-    /// Both files, ready to be written.
-    pub(super) fn tokenizer(&self) -> Result<(Value, Value)> {
+    /// `tokenizer_config.json`, ready to be written.
+    pub(super) fn tokenizer_config(&self) -> Result<Value> {
+        let tokens = self.texts("tokenizer.ggml.tokens")?;
+        let special = |which: &str| tokens.get(self.token_id(which)? as usize);
+        let template = self.value("tokenizer.chat_template");
+        Ok(json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": special("bos"),
+            "eos_token": special("eos"),
+            "chat_template": template.and_then(|t| t.to_string().ok()),
+        }))
+    }
+
+    /// `tokenizer.json`, ready to be written.
+    pub(super) fn tokenizer(&self) -> Result<Value> {
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let kind = self.text("tokenizer.ggml.model")?;
         let mut vocab = Map::new();
@@ -64,11 +77,8 @@ impl GgufLlama {
                 return Err(self.wrong("tokenizer.ggml.model", known, found));
             }
         };
-        let special = |which: &str| {
-            let id = self.token_id(which)? as usize;
-            Some((id, *tokens.get(id)?))
-        };
-        let bos = special("bos");
+        let bos = self.token_id("bos").map(|id| id as usize);
+        let bos = bos.and_then(|id| Some((id, *tokens.get(id)?)));
         let key = "tokenizer.ggml.add_bos_token";
         let wrong = |_| self.wrong(key, "true or false", "another value".into());
         let adds = self.value(key).map(|v| v.to_bool().map_err(wrong));
@@ -81,19 +91,11 @@ impl GgufLlama {
                 "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
             })
         });
-        let tokenizer = json!({
+        Ok(json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
             "normalizer": parts.normalizer, "pre_tokenizer": parts.pre_tokenizer,
             "post_processor": start, "decoder": parts.decoder, "model": parts.model,
-        });
-        let template = self.value("tokenizer.chat_template");
-        let config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": bos.map(|(_, t)| t),
-            "eos_token": special("eos").map(|(_, t)| t),
-            "chat_template": template.and_then(|t| t.to_string().ok()),
-        });
-        Ok((tokenizer, config))
+        }))
     }
 
     fn types(&self, count: usize) -> Result<Vec<i64>> {

@@ -2,16 +2,19 @@
 //! configuration and the tokenizer; whole or not at all.
 
 use super::entry::Entry;
+use super::file::UqffFile;
 use super::provenance::{Digests, UqffProvenance};
 use crate::error::{Error, Result};
-use crate::model::checkpoint::{RESIDUAL, embeddings_and_norms};
+use crate::model::checkpoint::{Checkpoint, RESIDUAL, embeddings_and_norms};
+use crate::model::companions::{Companions, engine_reads};
+use crate::model::config::ModelConfig;
 use candle_core::Tensor;
 use reptune_adapters::files::Staging;
 use reptune_adapters::formats::safetensors::TensorFileWriter;
 use reptune_adapters::{Error as Fault, ModelSpec};
 use safetensors::Dtype;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// A UQFF directory that is being written.
 pub struct UqffDirectory(Staging);
@@ -53,10 +56,43 @@ impl UqffDirectory {
             file.push(name, Dtype::F32, tensor.dims(), &bytes)?;
         }
         file.finish(BTreeMap::new())?;
-        for file in companions(model)? {
-            self.0.copy(&file)?;
-        }
+        Companions::of(model, &ModelConfig::read(model)?)?.write(&self.0)?;
+        self.check(spec)?;
         Ok(self.0.commit()?)
+    }
+
+    /// Opens what was written as its readers will.
+    fn check(&self, spec: &ModelSpec) -> Result<()> {
+        let directory = self.0.path();
+        let config = ModelConfig::read(directory)?;
+        engine_reads(&config)?;
+        Companions::of(directory, &config)?;
+        Checkpoint::next_to_uqff(directory, spec)?;
+        let mut indices = BTreeSet::new();
+        let io = |e| Fault::read(directory, e);
+        for entry in std::fs::read_dir(directory).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|e| e == "uqff")
+                && let Some(file) = UqffFile::find(&path)?
+            {
+                indices.extend(file.indices());
+            }
+        }
+        let (expected, found) = (1 + 7 * spec.layers, indices.len());
+        match expected == found {
+            true => Ok(()),
+            false => {
+                let expected = format!("{expected} entries");
+                let hint = "this is a fault of the program; report it";
+                Err(Error::model(
+                    directory,
+                    "*.uqff",
+                    expected,
+                    found.to_string(),
+                    hint,
+                ))
+            }
+        }
     }
 }
 
@@ -106,28 +142,4 @@ impl UqffWriter {
         let metadata = self.digests.metadata(self.provenance.text());
         Ok(self.file.finish(metadata)?)
     }
-}
-
-/// The files next to the weights that mistral.rs reads, and the licence.
-fn companions(model: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Fault::read(model, e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(model).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let starts = ["tokenizer", "chat_template", "LICENSE", "NOTICE"];
-        let is_named = matches!(
-            &*name,
-            "config.json" | "generation_config.json" | "special_tokens_map.json"
-        );
-        if path.is_file() && (is_named || starts.iter().any(|start| name.starts_with(start))) {
-            files.push(path);
-        }
-    }
-    if !files.iter().any(|f| f.ends_with("tokenizer.json")) {
-        let hint = "fetch it: mistral.rs needs it next to the weights";
-        let (place, expected) = ("tokenizer.json", "a file");
-        return Err(Error::model(model, place, expected, "nothing", hint));
-    }
-    Ok(files)
 }
