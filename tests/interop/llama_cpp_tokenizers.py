@@ -13,9 +13,6 @@ import re
 import tempfile
 from pathlib import Path
 
-import gguf
-import llama_cpp
-
 OUT = Path(__file__).resolve().parent / "fixtures" / "llama_cpp" / "tokenizers.json"
 TEXTS = [
     "Is it true that the year's number is 1234567? It's $5+$6=~11|12 <^>.",
@@ -82,6 +79,8 @@ def pieces():
 
 
 def write(path, fields):
+    import gguf
+
     writer = gguf.GGUFWriter(path, "llama")
     for add, number in [
         (writer.add_block_count, 1), (writer.add_context_length, 64), (writer.add_embedding_length, 32),
@@ -100,6 +99,8 @@ def write(path, fields):
 
 
 def main():
+    import llama_cpp
+
     kinds = {"pieces": pieces()} | {pre: byte_level(pre) for pre in ["gpt-2", "llama-bpe", "default"]}
     for name, fields in kinds.items():
         with tempfile.TemporaryDirectory() as room:

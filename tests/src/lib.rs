@@ -46,6 +46,10 @@ pub fn llama(name: &str) -> Result<Llama> {
 /// sliding window is in some blocks only.
 pub const OTHERS: [&str; 5] = ["mistral", "qwen2", "qwen3", "llama-bias", "qwen2-window"];
 
+/// One model of each, without a sliding window: mistral.rs 0.8.1 lets a token of a prompt see one
+/// more, and a GGUF of llama.cpp holds none.
+pub const DECODERS: [&str; 4] = ["mistral-no-window", "qwen2", "qwen3", "llama-bias"];
+
 /// The directory of a model of `tests/fixtures`, `tiny-{name}`; for a variant of
 /// `tests/fixtures/variants.json` a copy with its configuration.
 pub struct ModelFixture {

@@ -11,7 +11,7 @@ use std::path::Path;
 const ARCHITECTURES: &str = "tests/oracle/make_architectures.py";
 
 /// Every fixture that says what it was made from, and how it is made anew.
-const FIXTURES: [(&str, &str); 10] = [
+const FIXTURES: [(&str, &str); 11] = [
     (
         "tests/fixtures/oracle-llama2.safetensors",
         "tests/oracle/make_fixtures.py",
@@ -31,6 +31,10 @@ const FIXTURES: [(&str, &str); 10] = [
     (
         "tests/interop/fixtures/peft/logits.safetensors",
         "tests/interop/peft_adapters.py",
+    ),
+    (
+        "tests/interop/fixtures/peft_architectures/logits.safetensors",
+        "tests/interop/peft_architectures.py",
     ),
     (
         "tests/interop/fixtures/llama_cpp/repeng.safetensors",

@@ -2,7 +2,8 @@
 //! weight.
 //!
 //! llama.cpp applies `alpha / rank * B A`, with one alpha for the file and the rank of each
-//! B. Where scales differ, B is scaled. Rows of B of q and k are in llama.cpp's order.
+//! B. Where scales differ, B is scaled. Rows of B of q and k are in llama.cpp's order, which is
+//! another one for Llama and Mistral.
 
 use crate::error::{Error, Result};
 use crate::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
@@ -32,7 +33,7 @@ pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
     let deltas = adapter.modules.values();
     let mut alphas = deltas.map(|delta| (delta.scale * delta.rank() as f64) as f32);
     let alpha = alphas.find(|a| *a != 0.).unwrap_or(1.);
-    let mut file = GgufWriter::new("llama");
+    let mut file = GgufWriter::new(llama::architecture(model.architecture));
     file.text("general.type", "adapter");
     file.text("adapter.type", "lora");
     file.set(ALPHA, Value::F32(alpha));
@@ -61,13 +62,17 @@ pub fn write(path: &Path, adapter: &Adapter, model: &ModelSpec) -> Result<()> {
 /// When it is not a plain LoRA adapter (errors say what it is), or does not fit the model.
 pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
     let file = Gguf::open(path)?;
-    let hint = "only plain LoRA on q, k, v, o, gate, up and down of a Llama is supported";
+    let hint = "only plain LoRA on q, k, v, o, gate, up and down of the model's own architecture \
+         is supported";
     let wrong = |place: String, expected: String, found: String| {
         Error::content(path, place, expected, found, hint)
     };
     for (key, expected) in [
         ("general.type", "adapter"),
-        ("general.architecture", "llama"),
+        (
+            "general.architecture",
+            llama::architecture(model.architecture),
+        ),
         ("adapter.type", "lora"),
     ] {
         file.expect_text(key, expected, hint)?;

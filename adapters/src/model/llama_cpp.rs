@@ -1,15 +1,31 @@
-//! How llama.cpp names and orders the weights of a Llama.
+//! How llama.cpp names and orders the weights of a model.
 //!
-//! Its rotary embedding pairs neighbouring columns of a head where Hugging Face pairs column
-//! i with i + half, so its converter reorders the rows of q and k: row (h, k, j) of Hugging
-//! Face (head, half, place in the half) is row (h, j, k) there. Only whole rows move, so
-//! quantized weights are not rounded either.
+//! In a Llama and a Mistral, which it calls a llama too, its rotary embedding pairs neighbouring
+//! columns of a head where Hugging Face pairs column i with i + half. So its converter reorders
+//! the rows of q and k and of their biases: row (h, k, j) of Hugging Face (head, half, place in
+//! the half) is row (h, j, k) there. Only whole rows move, so quantized weights are not rounded
+//! either. In a Qwen it pairs as Hugging Face does, and nothing moves.
 
+use super::architecture::Architecture;
 use super::spec::{ModelSpec, ModuleKind, TargetModule};
+
+/// The name of an architecture.
+pub fn architecture(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Llama | Architecture::Mistral => "llama",
+        Architecture::Qwen2 => "qwen2",
+        Architecture::Qwen3 => "qwen3",
+    }
+}
 
 /// Name of the weight of a module, `blk.3.attn_q.weight`.
 pub fn name(module: TargetModule) -> String {
     format!("blk.{}.{}.weight", module.layer, short(module.kind))
+}
+
+/// Name of the bias of a module, `blk.3.attn_q.bias`.
+pub fn bias_name(module: TargetModule) -> String {
+    format!("blk.{}.{}.bias", module.layer, short(module.kind))
 }
 
 /// The module of the weight called `name`.
@@ -36,6 +52,7 @@ fn short(p: ModuleKind) -> &'static str {
 /// Heads of a kind whose rows are reordered.
 pub fn heads(p: ModuleKind, model: &ModelSpec) -> Option<usize> {
     match p {
+        _ if architecture(model.architecture) != "llama" => None,
         ModuleKind::QProj => Some(model.heads),
         ModuleKind::KProj => Some(model.kv_heads),
         _ => None,

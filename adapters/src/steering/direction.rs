@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::formats::tables::{self, CONTENT_HASH, Metadata, Table, Tables};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, llama_cpp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,6 +50,10 @@ pub struct Provenance {
     pub model_fingerprint: String,
     /// Number of blocks of the model.
     pub model_layers: usize,
+    /// [`Architecture::model_type`](crate::model::Architecture::model_type) of the model; empty of
+    /// a Llama.
+    #[serde(default)]
+    pub architecture: String,
     /// SHA-256 of the recipe.
     pub recipe: String,
     /// How the directions were computed.
@@ -128,7 +132,11 @@ impl DirectionSet {
             serde_json::to_string(&text).unwrap_or_default()
         };
         let p = &self.provenance;
-        let origin = Some(("origin", p.origin.clone())).filter(|_| !p.origin.is_empty());
+        let optional = [
+            ("model_architecture", p.architecture.clone()),
+            ("origin", p.origin.clone()),
+        ];
+        let optional = optional.into_iter().filter(|(_, text)| !text.is_empty());
         let fields = [
             ("format", FORMAT.into()),
             ("layer_convention", LAYER_CONVENTION.into()),
@@ -146,7 +154,7 @@ impl DirectionSet {
                 json(&mut self.layers.iter().map(|(l, d)| (l, &d.norm))),
             ),
         ];
-        let fields = fields.into_iter().chain(origin).chain(more);
+        let fields = fields.into_iter().chain(optional).chain(more);
         let mut metadata: Metadata = fields.map(|(k, v)| (k.to_owned(), v)).collect();
         let hash = tables::content_hash_of_vectors(&tables, &metadata);
         metadata.insert(CONTENT_HASH.to_owned(), hash);
@@ -210,6 +218,7 @@ impl DirectionSet {
                 model: get("model"),
                 model_fingerprint: get("model_fingerprint"),
                 model_layers: number("model_layers"),
+                architecture: get("model_architecture"),
                 recipe: get("recipe"),
                 method: get("method"),
                 rows: get("rows"),
@@ -248,11 +257,14 @@ impl DirectionSet {
             }
             let plain = p.model.chars().filter(char::is_ascii_alphanumeric);
             let plain: String = plain.map(|c| c.to_ascii_lowercase()).collect();
-            if ["", "llama", "llamaforcausallm"].contains(&&*plain) {
+            let known = model.architecture;
+            let names = [known.model_type(), llama_cpp::architecture(known)];
+            let class = known.class().to_ascii_lowercase();
+            if plain.is_empty() || names.contains(&&*plain) || plain == class {
                 return Ok(());
             }
-            let found = format!("`{}`", p.model);
-            return misfit("kind of model", "`llama`".into(), found, hint);
+            let (expected, found) = (format!("`{known}`"), format!("`{}`", p.model));
+            return misfit("kind of model", expected, found, hint);
         }
         if p.model_layers != model.layers {
             let expected = format!("{} layers of {name}", model.layers);

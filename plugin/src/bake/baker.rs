@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::model::uqff::{
     self, BakedSteering, Entry, UQFF, UqffDirectory, UqffProvenance, UqffWriter, WeightType,
 };
-use crate::model::{EMBEDDINGS, Source};
+use crate::model::{EMBEDDINGS, Source, StoredLinear};
+use crate::runtime::check_uqff;
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::formats::safetensors::TensorFile;
 use reptune_adapters::model::ModuleKind;
@@ -164,8 +165,7 @@ impl Baker<'_> {
             let indices = own.iter().map(|m| uqff::index(m.layer, m.kind));
             let mut file = UqffWriter::create(temporary, indices, self.dose_provenance(dose)?)?;
             for module in &own {
-                let (weight, earlier) = source.weight(Some(*module))?;
-                let entry = self.entry(weight, earlier)?;
+                let entry = self.entry(source.linear(Some(*module))?)?;
                 let index = uqff::index(module.layer, module.kind);
                 file.push(index, &with_bias(&entry, plan.biases.get(module))?)?;
             }
@@ -197,13 +197,13 @@ impl Baker<'_> {
         for layer in 0..spec.layers {
             for kind in ModuleKind::ALL {
                 let module = TargetModule { layer, kind };
-                let (weight, earlier) = source.weight(Some(module))?;
+                let linear = source.linear(Some(module))?;
                 let entry = match writes_to_stream(kind) && ablates {
-                    false => self.entry(weight, earlier)?,
+                    false => self.entry(linear)?,
                     true => {
-                        let entry = self.quantized(&plan.erase_from(&weight)?, earlier.as_ref())?;
-                        before += plan.written(&weight)?;
-                        after += plan.written(&entry.weight()?)?;
+                        before += plan.written(&linear.weight, linear.bias.as_ref())?;
+                        let entry = self.quantized(&plan.erase_from_linear(linear)?)?;
+                        after += plan.written(&entry.weight()?, entry.bias()?.as_ref())?;
                         entry
                     }
                 };
@@ -212,15 +212,14 @@ impl Baker<'_> {
             }
             progress(layer + 1, spec.layers);
         }
-        let (weight, earlier) = source.weight(None)?;
-        let head = self.entry(weight, earlier)?;
+        let head = self.entry(source.linear(None)?)?;
         stored_as(source.config.weight_name(None), &head);
         files.common().push(uqff::HEAD, &head)?;
         let mut left = None;
         if ablates {
             let table = source.other(EMBEDDINGS)?;
-            before += plan.written(&table.t()?.contiguous()?)?;
-            after += plan.written(&plan.embed(&table)?.t()?.contiguous()?)?;
+            before += plan.written(&table.t()?.contiguous()?, None)?;
+            after += plan.written(&plan.embed(&table)?.t()?.contiguous()?, None)?;
             let share = (after / f64::max(before, f64::MIN_POSITIVE)).sqrt();
             if self.exactness == Exactness::Exact && share > EXACT {
                 return Err(refused(
@@ -243,7 +242,7 @@ impl Baker<'_> {
             bytes.insert(file_name(&name), file.finish()?);
             biases.insert(name, norms);
         }
-        directory.commit(spec, &source.directory, |name| {
+        directory.commit(spec, &source.directory, |name, _| {
             let tensor = source.other(name)?;
             match name == EMBEDDINGS {
                 true => plan.embed(&tensor),
@@ -258,27 +257,29 @@ impl Baker<'_> {
         })
     }
 
-    /// `weight` as it is stored. The entry that it comes from is copied where its type is the
+    /// `linear` as it is stored. The entry that it comes from is copied where its type is the
     /// one that is wanted.
-    fn entry(&self, weight: Tensor, earlier: Option<Entry>) -> Result<Entry> {
+    fn entry(&self, linear: StoredLinear) -> Result<Entry> {
         let is = |q: WeightType, e: &Entry| q.fitted(e.layout().shape) == e.layout().stored;
-        match earlier {
+        match linear.entry {
             Some(entry) if self.quantize.is_none_or(|q| is(q, &entry)) => Ok(entry),
-            earlier => self.quantized(&weight, earlier.as_ref()),
+            _ => self.quantized(&linear),
         }
     }
 
-    /// `weight`, quantized, with the bias of `earlier`.
-    fn quantized(&self, weight: &Tensor, earlier: Option<&Entry>) -> Result<Entry> {
-        let stored = earlier.map_or(WeightType::F32, |e| e.layout().stored);
-        let bias = earlier.map(Entry::bias).transpose()?.flatten();
-        Entry::quantize(weight, bias.as_ref(), self.quantize.unwrap_or(stored))
+    /// `linear`, quantized, with its bias.
+    fn quantized(&self, linear: &StoredLinear) -> Result<Entry> {
+        let stored = linear.entry.as_ref();
+        let stored = stored.map_or(WeightType::F32, |e| e.layout().stored);
+        let wanted = self.quantize.unwrap_or(stored);
+        Entry::quantize(&linear.weight, linear.bias.as_ref(), wanted)
     }
 
     fn plan(&self, interventions: &[Intervention]) -> Result<BakePlan> {
+        check_uqff(&self.source.config)?;
         let plan = BakePlan::of(&self.source.spec, interventions)?;
         match self.quantize.filter(|q| !q.takes_bias()) {
-            Some(q) if !plan.biases.is_empty() => {
+            Some(q) if !plan.biases.is_empty() || self.source.config.is_biased() => {
                 let reason = "mistral.rs 0.8.1 adds a bias twice there; use another type";
                 Err(refused(format!("into {q}"), reason))
             }
@@ -359,11 +360,12 @@ fn file_name(dose: &str) -> String {
 
 /// `entry` with `bias` added to the one that it has; a bias of zeros if neither is there.
 fn with_bias(entry: &Entry, bias: Option<&Tensor>) -> Result<Entry> {
-    let bias = match (entry.bias()?, bias) {
-        (Some(earlier), Some(bias)) => (earlier + bias)?,
-        (Some(earlier), None) => earlier,
-        (None, Some(bias)) => bias.clone(),
-        (None, None) => Tensor::zeros(entry.layout().shape.0, DType::F32, &Device::Cpu)?,
-    };
-    entry.with_bias(Some(&bias))
+    match bias {
+        Some(bias) => entry.plus_bias(bias),
+        None => entry.plus_bias(&Tensor::zeros(
+            entry.layout().shape.0,
+            DType::F32,
+            &Device::Cpu,
+        )?),
+    }
 }

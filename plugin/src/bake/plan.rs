@@ -3,11 +3,13 @@
 //!
 //! `h_0 = E[token] + s`, and block l adds `o_proj(..) + b_l^o` and `down_proj(..) + b_l^d`.
 //! Additions at one place add up: `b = sum_i coeff_i d_i`. The ablation of d everywhere is
-//! `W <- W - d (d^T W)` for every W that writes to the stream, and the same for the rows of E;
+//! `W <- W - d (d^T W)` for every W that writes to the stream, and the same for its bias, if the
+//! model has one, and for the rows of E;
 //! what is added before the ablation at the same place loses its part along d:
 //! `b <- b - d (d . b)`.
 
 use crate::error::{Error, Result};
+use crate::model::StoredLinear;
 use candle_core::{DType, Device, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::{HookPoint, Intervention, ModelSpec, Operator, Positions, TargetModule};
@@ -112,6 +114,21 @@ impl BakePlan {
         Ok(weight)
     }
 
+    /// The same for a linear layer: what its bias writes along an ablated direction goes too.
+    ///
+    /// # Errors
+    /// When its shape is another.
+    pub(super) fn erase_from_linear(&self, linear: StoredLinear) -> Result<StoredLinear> {
+        let erase = |bias: Tensor| -> Result<Tensor> {
+            Ok(self.erase_from(&bias.unsqueeze(1)?)?.squeeze(1)?)
+        };
+        Ok(StoredLinear {
+            weight: self.erase_from(&linear.weight)?,
+            bias: linear.bias.map(erase).transpose()?,
+            entry: linear.entry,
+        })
+    }
+
     /// The embedding table (V, H) under this plan.
     ///
     /// # Errors
@@ -130,15 +147,18 @@ impl BakePlan {
         }
     }
 
-    /// `sum_d |d^T W|^2` over the ablated directions, for a weight (H, I).
+    /// `sum_d |d^T W|^2 + (d . b)^2` over the ablated directions, for a weight (H, I) and the
+    /// bias next to it.
     ///
     /// # Errors
     /// When its shape is another.
-    pub(super) fn written(&self, weight: &Tensor) -> Result<f64> {
+    pub(super) fn written(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<f64> {
         let mut sum = 0.;
         for d in &self.erased {
             let along = d.unsqueeze(0)?.matmul(weight)?.to_dtype(DType::F64)?;
             sum += along.sqr()?.sum_all()?.to_scalar::<f64>()?;
+            let along = bias.map_or(Ok(0.), |bias| dot(d, bias))?;
+            sum += f64::from(along).powi(2);
         }
         Ok(sum)
     }

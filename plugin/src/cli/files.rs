@@ -53,7 +53,7 @@ Examples:
   reptune convert llama.gguf -o model
 
 Converts directions between .safetensors, .gguf (control vectors of llama.cpp) and .svec;
-adapters between PEFT directories and .gguf; a Llama in GGUF to a UQFF directory.
+adapters between PEFT directories and .gguf; a model in GGUF to a UQFF directory.
 
 Without a dose, the vectors of a .gguf are unit vectors, or keep the norm that another
 program gave them. With a dose, strength 1 in llama.cpp applies that dose.")]

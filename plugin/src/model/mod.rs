@@ -20,4 +20,4 @@ pub use config::{ModelConfig, SlidingWindow, model_spec};
 pub(crate) use model_check::open_checked;
 pub use model_check::{ModelCheck, check};
 pub use model_dir::ModelDir;
-pub use source::Source;
+pub use source::{Source, StoredLinear};

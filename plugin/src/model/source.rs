@@ -9,6 +9,16 @@ use candle_core::{DType, Tensor};
 use reptune_adapters::{ModelSpec, TargetModule};
 use std::path::{Path, PathBuf};
 
+/// A linear layer as it is on disk.
+pub struct StoredLinear {
+    /// (O, I), f32.
+    pub weight: Tensor,
+    /// (O,), f32.
+    pub bias: Option<Tensor>,
+    /// Where both come from, if the weight is quantized.
+    pub entry: Option<Entry>,
+}
+
 /// A full checkpoint, or a UQFF with the weights next to it.
 pub struct Source {
     /// Directory of configuration and tokenizer.
@@ -60,18 +70,24 @@ impl Source {
         Ok(provenance)
     }
 
-    /// The weight (O, I) of a module, or the output head (V, H) if there is none, in f32, with
-    /// the entry that it comes from if it is quantized.
+    /// A module, or the output head (V, H) if there is none.
     ///
     /// # Errors
     /// When it is missing or has another shape than config.json says.
-    pub fn weight(&self, module: Option<TargetModule>) -> Result<(Tensor, Option<Entry>)> {
-        let entry = self.entry(module)?;
-        let weight = match &entry {
-            Some(entry) => entry.weight()?,
-            None => self.other(&self.config.weight_name(module))?,
-        };
-        Ok((weight, entry))
+    pub fn linear(&self, module: Option<TargetModule>) -> Result<StoredLinear> {
+        if let Some(entry) = self.entry(module)? {
+            return Ok(StoredLinear {
+                weight: entry.weight()?,
+                bias: entry.bias()?,
+                entry: Some(entry),
+            });
+        }
+        let bias = module.and_then(|m| self.config.bias_name(m));
+        Ok(StoredLinear {
+            weight: self.other(&self.config.weight_name(module))?,
+            bias: bias.map(|name| self.other(&name)).transpose()?,
+            entry: None,
+        })
     }
 
     /// The entry of a module, or of the output head if there is none, if it is quantized.

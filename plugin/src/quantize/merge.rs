@@ -4,8 +4,9 @@ use super::delta::{QuantizedReport, RoundedModule};
 use super::types::WeightTypes;
 use crate::decoder::{Stream, shared_input};
 use crate::error::{Error, Result};
-use crate::model::Source;
 use crate::model::uqff::{self, Blocks, Entry, UqffDirectory, UqffWriter, WeightType};
+use crate::model::{Source, StoredLinear};
+use crate::runtime::check_uqff;
 use candle_core::{DType, Tensor};
 use reptune_adapters::model::ModuleKind;
 use reptune_adapters::rounding::{LayerInputs, gptq};
@@ -61,11 +62,9 @@ impl Written {
 /// A module before it is rounded.
 struct Unrounded {
     module: TargetModule,
-    weight: Tensor,
-    /// The entry that the weight comes from, if it was quantized.
-    entry: Option<Entry>,
+    stored: StoredLinear,
     delta: Option<Tensor>,
-    /// `weight + delta`
+    /// Weight and delta together.
     sum: Tensor,
 }
 
@@ -109,7 +108,7 @@ impl QuantizedMerge<'_> {
         }
         written.push(uqff::HEAD, &self.head(stream.as_ref())?)?;
         let bytes = written.file.finish()?;
-        directory.commit(spec, &source.directory, |name| source.other(name))?;
+        directory.commit(spec, &source.directory, |name, _| source.other(name))?;
         Ok(QuantizedReport {
             bits: 8. * written.bytes as f64 / written.weights.max(1) as f64,
             bytes,
@@ -119,6 +118,15 @@ impl QuantizedMerge<'_> {
 
     fn check(&self) -> Result<()> {
         let spec = &self.source.spec;
+        check_uqff(&self.source.config)?;
+        if let Some(named) = self.types.all.filter(|named| !named.takes_bias())
+            && self.source.config.is_biased()
+        {
+            let (what, expected) = ("quantization", "a type that takes a bias, such as q4_0");
+            let hint = "this model has biases, and mistral.rs 0.8.1 adds them twice there";
+            let found = named.to_string();
+            return Err(reptune_adapters::Error::value(what, expected, found, hint).into());
+        }
         if self.compensation != ErrorCompensation::None && self.calibration.is_empty() {
             let (what, expected) = ("calibration prompts", "at least one for this rounding");
             let hint = "name the recipe with --recipe: its training claims are the prompts";
@@ -155,7 +163,10 @@ impl QuantizedMerge<'_> {
         let modules = ModuleKind::ALL.into_iter().map(module);
         let modules: Vec<Unrounded> = modules.collect::<Result<_>>()?;
         let inputs = match &stream {
-            Some(stream) => stream.inputs(layer, modules.iter().map(|m| (m.sum.clone(), None)))?,
+            Some(stream) => {
+                let sums = modules.iter();
+                stream.inputs(layer, sums.map(|m| (m.sum.clone(), m.stored.bias.clone())))?
+            }
             None => BTreeMap::new(),
         };
         let mut entries = Vec::new();
@@ -175,11 +186,11 @@ impl QuantizedMerge<'_> {
     }
 
     fn unrounded(&self, module: TargetModule) -> Result<Unrounded> {
-        let (weight, entry) = self.source.weight(Some(module))?;
-        let (mut delta, mut sum) = (None, weight.clone());
+        let stored = self.source.linear(Some(module))?;
+        let (mut delta, mut sum) = (None, stored.weight.clone());
         if let Some(update) = self.update.modules.get(&module) {
             let added = update.delta()?.to_dtype(DType::F32)?;
-            sum = (&weight + &added)?;
+            sum = (&stored.weight + &added)?;
             delta = Some(added);
         }
         let total: f32 = sum.abs()?.sum_all()?.to_scalar()?;
@@ -190,8 +201,7 @@ impl QuantizedMerge<'_> {
         }
         Ok(Unrounded {
             module,
-            weight,
-            entry,
+            stored,
             delta,
             sum,
         })
@@ -203,8 +213,8 @@ impl QuantizedMerge<'_> {
         unrounded: &Unrounded,
         inputs: Option<&LayerInputs>,
     ) -> Result<(Entry, Option<RoundedModule>)> {
-        let (weight, sum) = (&unrounded.weight, &unrounded.sum);
-        let earlier = unrounded.entry.as_ref();
+        let (stored, sum) = (&unrounded.stored, &unrounded.sum);
+        let (weight, earlier) = (&stored.weight, stored.entry.as_ref());
         let current = earlier.map(|e| e.layout().stored);
         let wanted = self.types.of(Some(unrounded.module), current);
         let wanted = wanted.fitted(sum.dims2()?);
@@ -213,7 +223,7 @@ impl QuantizedMerge<'_> {
         {
             return Ok((entry.clone(), None));
         }
-        let entry = self.quantize(sum, inputs, wanted)?;
+        let mut entry = self.quantize(sum, inputs, wanted)?;
         let correction = match (self.compensation, inputs) {
             (ErrorCompensation::Bias | ErrorCompensation::Feedback, Some(inputs))
                 if wanted.takes_bias() && wanted != WeightType::F32 =>
@@ -223,11 +233,9 @@ impl QuantizedMerge<'_> {
             }
             _ => None,
         };
-        let bias = match (earlier.map(Entry::bias).transpose()?.flatten(), &correction) {
-            (Some(bias), Some(correction)) => Some((bias + correction)?),
-            (bias, correction) => bias.or(correction.clone()),
-        };
-        let entry = entry.with_bias(bias.as_ref())?;
+        for bias in [&stored.bias, &correction].into_iter().flatten() {
+            entry = entry.plus_bias(bias)?;
+        }
         let Some(delta) = &unrounded.delta else {
             return Ok((entry, None));
         };
@@ -242,7 +250,7 @@ impl QuantizedMerge<'_> {
 
     /// The output head. mistral.rs adds no bias to it, so its mean error is not corrected.
     fn head(&self, stream: Option<&Stream>) -> Result<Entry> {
-        let (weight, entry) = self.source.weight(None)?;
+        let StoredLinear { weight, entry, .. } = self.source.linear(None)?;
         let current = entry.as_ref().map(|e| e.layout().stored);
         let wanted = self.types.of(None, current).fitted(weight.dims2()?);
         if let Some(entry) = entry.filter(|_| current == Some(wanted)) {

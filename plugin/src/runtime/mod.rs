@@ -7,7 +7,7 @@ mod load;
 mod shared;
 mod view;
 
-pub(crate) use differs::check;
+pub(crate) use differs::{check, check_uqff};
 pub use engine::Engine;
 pub(crate) use engine::{chat, complete};
 pub use load::Loaded;

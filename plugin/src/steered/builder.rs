@@ -193,7 +193,7 @@ fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<TargetModule
 }
 
 /// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
-/// `biases`, each (H,), at their modules. The weights are copied as they are, one at a time.
+/// `biases`, each (H,), added at their modules. The weights are copied as they are, one at a time.
 ///
 /// # Errors
 /// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
@@ -221,10 +221,10 @@ fn write_biases(
             if shape != expected {
                 let place = format!("tensor `{index}`");
                 let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));
-                let hint = "its linear layers are not those of a Llama";
+                let hint = "its linear layers are not those of its config.json";
                 return Err(Error::model(from, place, expected, found, hint));
             }
-            entry = entry.with_bias(Some(bias))?;
+            entry = entry.plus_bias(bias)?;
         }
         let bytes = entry.bytes();
         writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{Pairing, Recipe, Without};
 use captured_pairs::run_pairs;
 use contrast::PairSums;
+use reptune_adapters::model::Architecture;
 use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, ModelSpec, files};
 use std::collections::BTreeMap;
@@ -184,10 +185,12 @@ fn provenance(spec: &ModelSpec, recipe: &Recipe, pairs: &CountedPairs) -> Result
             format!(", without the directions of sha256 {hash}")
         }
     };
+    let architecture = Some(spec.architecture).filter(|a| *a != Architecture::Llama);
     Ok(Provenance {
         model: spec.name.clone(),
         model_fingerprint: spec.fingerprint.clone(),
         model_layers: spec.layers,
+        architecture: architecture.map_or(String::new(), |a| a.to_string()),
         recipe: recipe.hash(),
         method: format!("{}, {pairing} pairs{without}", e.method.words()),
         pairs: pairs.answers.len(),

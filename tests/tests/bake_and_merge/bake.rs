@@ -65,7 +65,12 @@ fn alone(llama: &dyn HookedModel, interventions: &[Intervention]) -> Result<Vec<
 /// between two ways to the same sum (1e-7), unless a value falls on the other side of a
 /// rounding step: from that row on logits move by up to 1e-1, as they do when anything
 /// else is nudged by 1e-6. A wrong bias would move every row, by as much as it does.
-fn same_but_for_rounding(what: &str, left: &[Tensor], right: &[Tensor], effect: f32) -> Result<()> {
+pub(super) fn same_but_for_rounding(
+    what: &str,
+    left: &[Tensor],
+    right: &[Tensor],
+    effect: f32,
+) -> Result<()> {
     let mut rows = Vec::new();
     for (l, r) in left.iter().zip(right) {
         rows.extend((l - r)?.abs()?.max(1)?.to_vec1::<f32>()?);

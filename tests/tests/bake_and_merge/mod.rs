@@ -1,6 +1,7 @@
 //! Merged and baked directories: what is in them, and that unmodified mistral.rs 0.8.1
 //! computes with them what the hooked Llama computes.
 
+mod architectures;
 mod bake;
 mod engine;
 mod merge;

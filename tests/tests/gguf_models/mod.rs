@@ -1,5 +1,6 @@
 //! Llamas in GGUF: the same model as in Hugging Face layout, bit for bit.
 
+mod architectures;
 mod refused;
 mod tokenizers;
 mod written;

@@ -34,7 +34,7 @@ fn another_model_than_a_plain_llama_is_refused_by_name() -> Result<()> {
     let edits: [(&str, Edit); 21] = [
         (
             "another architecture",
-            &set("general.architecture", text("qwen2")),
+            &set("general.architecture", text("gemma2")),
         ),
         ("one of several files", &set("split.count", Value::U16(3))),
         ("experts", &set("llama.expert_count", Value::U32(8))),

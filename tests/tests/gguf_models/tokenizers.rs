@@ -150,35 +150,67 @@ fn field(key: &str, json: &Json) -> Value {
     }
 }
 
+/// The chat of a GGUF with these fields of `tokenizer.ggml`, and with a chat template.
+fn chat_of(fields: &Json, template: Option<&str>) -> Result<Chat> {
+    let mut written = Written::of(&fixture("tiny-llama2"))?;
+    let own = |key: &String| !key.starts_with("tokenizer.ggml.");
+    written.fields.retain(|key, _| own(key));
+    for (key, value) in fields.as_object().context("fields")? {
+        let field = field(key, value);
+        written
+            .fields
+            .insert(format!("tokenizer.ggml.{key}"), field);
+    }
+    if let Some(template) = template {
+        let template = Value::String(template.to_owned());
+        let key = "tokenizer.chat_template".to_owned();
+        written.fields.insert(key, template);
+    }
+    let count = fields["tokens"].as_array().context("tokens")?.len();
+    let rows = Tensor::ones((count, 32), DType::F32, &Device::Cpu)?;
+    for name in ["token_embd.weight", "output.weight"] {
+        written.tensors.insert(name.into(), rows.clone());
+    }
+    let room = tempfile::tempdir()?;
+    Ok(Chat::load(&import(
+        &written.write(room.path(), |_| GgmlDType::F32)?,
+    )?)?)
+}
+
+/// What a script of `tests/interop` wrote.
+fn said(file: &str) -> Result<Json> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/fixtures");
+    Ok(serde_json::from_slice(&std::fs::read(path.join(file))?)?)
+}
+
+fn check_texts(kind: &str, chat: &Chat, texts: &Json) -> Result<()> {
+    for said in texts.as_array().context("texts")? {
+        let text = said["text"].as_str().context("text")?;
+        let ids: Vec<u32> = serde_json::from_value(said["ids"].clone())?;
+        assert_eq!(chat.encode(text)?, ids, "{kind}: {text:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn llama_cpp_cuts_texts_as_we_do() -> Result<()> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/fixtures/llama_cpp/tokenizers.json");
-    let kinds: Json = serde_json::from_slice(&std::fs::read(path)?)?;
+    let kinds = said("llama_cpp/tokenizers.json")?;
     let kinds = kinds.as_object().context("kinds")?;
     assert_eq!(kinds.len(), 4);
     for (kind, case) in kinds {
-        let mut written = Written::of(&fixture("tiny-llama2"))?;
-        let own = |key: &String| !key.starts_with("tokenizer.ggml.");
-        written.fields.retain(|key, _| own(key));
-        for (key, value) in case["fields"].as_object().context("fields")? {
-            let field = field(key, value);
-            written
-                .fields
-                .insert(format!("tokenizer.ggml.{key}"), field);
-        }
-        let count = case["fields"]["tokens"].as_array().context("tokens")?.len();
-        let rows = Tensor::ones((count, 32), DType::F32, &Device::Cpu)?;
-        for name in ["token_embd.weight", "output.weight"] {
-            written.tensors.insert(name.into(), rows.clone());
-        }
-        let room = tempfile::tempdir()?;
-        let chat = Chat::load(&import(&written.write(room.path(), |_| GgmlDType::F32)?)?)?;
-        for said in case["texts"].as_array().context("texts")? {
-            let text = said["text"].as_str().context("text")?;
-            let ids: Vec<u32> = serde_json::from_value(said["ids"].clone())?;
-            assert_eq!(chat.encode(text)?, ids, "{kind}: {text:?}");
-        }
+        check_texts(kind, &chat_of(&case["fields"], None)?, &case["texts"])?;
     }
+    Ok(())
+}
+
+/// Unlike llama.cpp, which does not compose characters (`tests/interop/qwen_tokenizer.py`).
+#[test]
+fn transformers_cuts_texts_as_we_do_with_the_vocabulary_of_a_qwen() -> Result<()> {
+    let said = said("qwen_tokenizer.json")?;
+    let chat = chat_of(&said["fields"], said["template"].as_str())?;
+    check_texts("qwen2", &chat, &said["texts"])?;
+    let ids: Vec<u32> = serde_json::from_value(said["chat"].clone())?;
+    let messages = Message::conversation("Be honest.", "Is it 12?");
+    assert_eq!(chat.prompt(&messages)?, ids);
     Ok(())
 }

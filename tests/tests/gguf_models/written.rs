@@ -25,10 +25,15 @@ impl Written {
         };
         let config = read("config.json")?;
         let number = |key: &str| config[key].as_u64().context(key.to_owned());
+        // llama.cpp calls a Mistral a llama
+        let architecture = match config["model_type"].as_str().context("model_type")? {
+            "mistral" => "llama",
+            other => other,
+        };
         let mut fields = BTreeMap::new();
         let mut set = |key: &str, value: Value| fields.insert(key.to_owned(), value);
         let heads = number("num_attention_heads")?;
-        set("general.architecture", Value::String("llama".into()));
+        set("general.architecture", Value::String(architecture.into()));
         for (theirs, ours) in [
             ("block_count", "num_hidden_layers"),
             ("context_length", "max_position_embeddings"),
@@ -38,17 +43,31 @@ impl Written {
             ("attention.head_count_kv", "num_key_value_heads"),
             ("vocab_size", "vocab_size"),
         ] {
-            set(&format!("llama.{theirs}"), Value::U32(number(ours)? as u32));
+            set(
+                &format!("{architecture}.{theirs}"),
+                Value::U32(number(ours)? as u32),
+            );
         }
         let float =
             |key: &str| Ok::<_, anyhow::Error>(config[key].as_f64().context("float")? as f32);
         set(
-            "llama.attention.layer_norm_rms_epsilon",
+            &format!("{architecture}.attention.layer_norm_rms_epsilon"),
             Value::F32(float("rms_norm_eps")?),
         );
-        set("llama.rope.freq_base", Value::F32(float("rope_theta")?));
-        let width = (number("hidden_size")? / heads) as u32;
-        set("llama.rope.dimension_count", Value::U32(width));
+        let theta = Value::F32(float("rope_theta")?);
+        set(&format!("{architecture}.rope.freq_base"), theta);
+        let width = match config["head_dim"].as_u64() {
+            Some(width) => width as u32,
+            None => (number("hidden_size")? / heads) as u32,
+        };
+        let keys: &[&str] = match (architecture, config["head_dim"].is_null()) {
+            ("llama", true) => &["rope.dimension_count"],
+            ("llama", false) => &["rope.dimension_count", "attention.key_length"],
+            _ => &["attention.key_length", "attention.value_length"],
+        };
+        for key in keys {
+            set(&format!("{architecture}.{key}"), Value::U32(width));
+        }
 
         let tokenizer = read("tokenizer.json")?;
         let vocab = tokenizer["model"]["vocab"].as_object().context("vocab")?;
@@ -99,8 +118,13 @@ impl Written {
         let mut tensors = BTreeMap::new();
         for file in reptune_adapters::formats::safetensors::shards(directory)? {
             for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu)? {
+                // the fixture has them for a variant, and its configuration says that they are not used
+                if architecture == "qwen3" && name.ends_with(".bias") {
+                    continue;
+                }
                 let tensor = tensor.to_dtype(DType::F32)?;
                 let tensor = match name.as_str() {
+                    _ if architecture != "llama" => tensor,
                     n if n.contains("q_proj") => pairs(&tensor, heads as usize)?,
                     n if n.contains("k_proj") => {
                         pairs(&tensor, number("num_key_value_heads")? as usize)?
@@ -158,11 +182,15 @@ impl Written {
     }
 }
 
-/// Rows of every head, (2, half) to (half, 2): what one rotation turns stands side by side.
+/// Rows of every head of a weight or a bias, (2, half) to (half, 2): what one rotation turns
+/// stands side by side.
 pub fn pairs(weight: &Tensor, heads: usize) -> Result<Tensor> {
-    let (o, i) = weight.dims2()?;
-    let halves = weight.reshape((heads, 2, o / heads / 2, i))?;
-    Ok(halves.transpose(1, 2)?.contiguous()?.reshape((o, i))?)
+    let o = weight.dim(0)?;
+    let halves = weight.reshape((heads, 2, o / heads / 2, weight.elem_count() / o))?;
+    Ok(halves
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape(weight.dims())?)
 }
 
 fn theirs(name: &str) -> String {
@@ -173,6 +201,8 @@ fn theirs(name: &str) -> String {
         ("model.layers", "blk"),
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
         ("self_attn.o_proj", "attn_output"),
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use reptune::runtime::Engine;
 use reptune_adapters::{Adapter, HookedModel, TargetModule, lora::peft};
-use reptune_tests::{Walk, bits, llama};
+use reptune_tests::{Oracle, Walk, bits, llama};
 use std::collections::BTreeSet;
 
 /// The prompts whose logits PEFT wrote.
@@ -26,6 +26,22 @@ fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<
             &ours(&model, &prompts()?[..PROMPTS], &[], Some(&update))?,
             &theirs,
         )?;
+    }
+    Ok(())
+}
+
+/// `tests/interop/peft_architectures.py`: PEFT merges, transformers computes.
+#[test]
+fn what_peft_merges_is_our_update_in_every_architecture() -> Result<()> {
+    let theirs = tensors(&interop("peft_architectures/logits.safetensors"))?;
+    for name in ["mistral", "qwen2", "qwen3", "llama-bias"] {
+        let model = llama(name)?;
+        let prompts = Oracle::read(&format!("oracle-{name}.safetensors"))?.prompts()?;
+        let directory = interop("peft_architectures").join(name);
+        let update = peft::load(&directory, model.spec())?;
+        assert_eq!(update.modules.len(), 7 * model.spec().layers, "{name}");
+        let tuned = ours(&model, &prompts[..PROMPTS], &[], Some(&update))?;
+        same(name, &tuned, &theirs)?;
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ fn directions(spec: &ModelSpec) -> Result<DirectionSet> {
             pairs: 512,
             pairs_captured: 600,
             residual_norms: (0..spec.layers).map(|l| (l, 1.5 + l as f64 / 3.)).collect(),
-            origin: String::new(),
+            ..Provenance::default()
         },
     })
 }

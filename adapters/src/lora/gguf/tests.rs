@@ -167,3 +167,57 @@ fn quantized_factors_are_read_as_what_they_stand_for() -> Result<()> {
     }
     Ok(())
 }
+
+/// llama.cpp pairs neighbouring columns in a llama, which a Mistral is to it, and in no Qwen.
+#[test]
+fn rows_move_in_the_architectures_in_which_llama_cpp_moves_them() -> Result<()> {
+    let (_directory, path) = directory();
+    let kinds = [ModuleKind::QProj, ModuleKind::KProj, ModuleKind::VProj];
+    let shown: Vec<f32> = (0..16).map(|x| x as f32).collect();
+    for (architecture, name, moves) in [
+        (Architecture::Llama, "llama", true),
+        (Architecture::Mistral, "llama", true),
+        (Architecture::Qwen2, "qwen2", false),
+        (Architecture::Qwen3, "qwen3", false),
+    ] {
+        let spec = ModelSpec {
+            architecture,
+            ..spec()
+        };
+        let init = LoraInit {
+            layers: &[1],
+            kinds: &kinds,
+            rank: 2,
+            alpha: 4.,
+            seed: 5,
+        };
+        let mut update = Adapter::init(&spec, &init)?;
+        for l in update.modules.values_mut() {
+            let (o, r) = l.b.dims2()?;
+            l.b = Tensor::from_slice(&shown[..o * r], (o, r), &Device::Cpu)?;
+        }
+        write(&path, &update, &spec)?;
+        let file = Gguf::open(&path)?;
+        assert_eq!(file.text("general.architecture")?, Some(name));
+        for (weight, values, moved) in [
+            ("attn_q", 16, moves),
+            ("attn_k", 8, moves),
+            ("attn_v", 8, false),
+        ] {
+            let b = file.floats(&format!("blk.1.{weight}.weight.lora_b"))?;
+            assert_eq!(b != shown[..values], moved, "{architecture}, {weight}");
+        }
+        assert_eq!(read(&path, &spec)?.content_hash()?, update.content_hash()?);
+        let other = match name {
+            "llama" => Architecture::Qwen2,
+            _ => Architecture::Llama,
+        };
+        let other = ModelSpec {
+            architecture: other,
+            ..spec.clone()
+        };
+        let message = read(&path, &other).expect_err("another").to_string();
+        assert!(message.contains(&format!("found `{name}`")), "{message}");
+    }
+    Ok(())
+}

@@ -47,7 +47,7 @@ fn set() -> Result<DirectionSet> {
             pairs: 3,
             pairs_captured: 5,
             residual_norms: [(1, 0.1), (2, 1. / 3.)].into(),
-            origin: String::new(),
+            ..Provenance::default()
         },
     })
 }
@@ -336,6 +336,45 @@ fn svec_goes_both_ways() -> Result<()> {
             message.contains(said) && message.contains("x.svec"),
             "{said}: {message}"
         );
+    }
+    Ok(())
+}
+
+/// Both kinds of file name the kind of model, in llama.cpp's words.
+#[test]
+fn files_name_the_architecture_and_are_refused_for_another() -> Result<()> {
+    let (_directory, path) = directory();
+    for (architecture, hint) in [
+        (Architecture::Llama, "llama"),
+        (Architecture::Mistral, "llama"),
+        (Architecture::Qwen2, "qwen2"),
+        (Architecture::Qwen3, "qwen3"),
+    ] {
+        let mut ours = set()?;
+        if architecture != Architecture::Llama {
+            ours.provenance.architecture = architecture.to_string();
+        }
+        control_vector::write(&path, &ours, &[1, 2], Length::Unit)?;
+        let file = crate::formats::gguf::Gguf::open(&path)?;
+        assert_eq!(file.text("controlvector.model_hint")?, Some(hint));
+        let back = open_directions(&path)?;
+        assert_eq!(back.provenance, ours.provenance);
+
+        let row = [1f32, 0., 0., 0., 0., 0., 0., 0.];
+        theirs(&path, |file| {
+            file.text("controlvector.model_hint", hint);
+            file.floats("direction.3", &[8], &row).expect("fits");
+        })?;
+        let foreign = super::read(&path, 0, Operator::Add)?.set;
+        for model in Architecture::ALL {
+            let model = ModelSpec {
+                architecture: model,
+                ..spec()
+            };
+            let fits = crate::model::llama_cpp::architecture(model.architecture) == hint;
+            let checked = foreign.check_model(&path, &model);
+            assert_eq!(checked.is_ok(), fits, "{hint} for {}", model.architecture);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Vectors as other programs store them, converted to directions.
 
 use crate::error::{Error, Result};
+use crate::model::{Architecture, llama_cpp};
 use crate::steering::direction::{Direction, DirectionSet, Provenance};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,12 +32,13 @@ pub(super) fn layer(text: &str) -> Option<u32> {
     (layer.to_string() == text).then_some(layer)
 }
 
-/// The kind of model that other programs read: reptune extracts from Llamas only; a set that
-/// was imported keeps what its file said.
+/// The kind of model that other programs read, as llama.cpp calls it; a set that was imported
+/// keeps what its file said.
 pub(super) fn kind_of_model(set: &DirectionSet) -> &str {
+    let named = Architecture::named(&set.provenance.architecture);
     match set.is_foreign() {
         true => &set.provenance.model,
-        false => "llama",
+        false => llama_cpp::architecture(named.unwrap_or(Architecture::Llama)),
     }
 }
 

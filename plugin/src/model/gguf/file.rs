@@ -1,7 +1,10 @@
-//! An open GGUF of a Llama: its metadata and its tensors, with errors that name the file and the
+//! An open GGUF of a model: its metadata and its tensors, with errors that name the file and the
 //! key; rows of q and k in the order of Hugging Face.
 
 use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use crate::model::checkpoint::embeddings_and_norms;
+use crate::model::config::EMBEDDINGS;
 use crate::model::uqff::{Entry, WeightType};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
@@ -12,29 +15,39 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// An open GGUF of a Llama.
-pub(super) struct GgufLlama(pub(super) Gguf);
+/// An open GGUF of a model.
+pub(super) struct GgufModel {
+    pub(super) file: Gguf,
+    /// As llama.cpp calls it, which begins the model's keys.
+    pub(super) architecture: String,
+}
 
-impl GgufLlama {
+impl GgufModel {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let model = Self(Gguf::open(path)?);
+        let (file, architecture) = (Gguf::open(path)?, String::new());
+        let mut model = Self { file, architecture };
         let parts = model.value("split.count").and_then(whole);
         if let Some(parts) = parts.filter(|n| *n > 1) {
             let one = "1: join the parts with `llama-gguf-split --merge`";
             return Err(model.wrong("split.count", one, parts.to_string()));
         }
         let key = "general.architecture";
-        match model.text(key)? {
-            "llama" => Ok(model),
-            other => {
-                let expected = "`llama`: other architectures are not taken";
-                Err(model.wrong(key, expected, format!("`{other}`")))
-            }
+        let found = model.text(key)?.to_owned();
+        if !["llama", "qwen2", "qwen3"].contains(&&*found) {
+            let expected = "`llama` (also a Mistral), `qwen2` or `qwen3`; others are not supported";
+            return Err(model.wrong(key, expected, format!("`{found}`")));
         }
+        model.architecture = found;
+        Ok(model)
+    }
+
+    /// A key of the model's own architecture.
+    pub(super) fn own(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&Field> {
-        self.0.value(key)
+        self.file.value(key)
     }
 
     /// What `read` makes of a field; none where the file does not have it.
@@ -99,27 +112,28 @@ impl GgufLlama {
     }
 
     pub(super) fn wrong(&self, place: &str, expected: &str, found: String) -> Error {
-        let (path, place) = (self.0.path(), format!("`{place}`"));
+        let (path, place) = (self.file.path(), format!("`{place}`"));
         let hint = "fetch the file again, or convert the model anew";
         Error::model(path, place, expected, found, hint)
     }
 
-    /// Refuses a tensor that an ordinary Llama does not have, such as a bias: without it, it
-    /// would be another model.
-    pub(super) fn check_complete(&self, spec: &ModelSpec) -> Result<()> {
-        let mut known: BTreeSet<String> = ["token_embd", "output_norm", "output", "rope_freqs"]
-            .map(|t| format!("{t}.weight"))
+    /// Refuses a tensor that a model of this configuration does not have: without it, it would
+    /// be another model.
+    pub(super) fn check_complete(&self, config: &ModelConfig, spec: &ModelSpec) -> Result<()> {
+        let mut known: BTreeSet<String> = ["output.weight", "rope_freqs.weight"]
+            .map(str::to_owned)
             .into();
+        known.extend(embeddings_and_norms(spec).map(|(name, _)| llama_cpp_name(&name)));
         for layer in 0..spec.layers {
-            for norm in ["attn_norm", "ffn_norm"] {
-                known.insert(format!("blk.{layer}.{norm}.weight"));
-            }
             for kind in ModuleKind::ALL {
-                known.insert(llama::name(TargetModule { layer, kind }));
+                let module = TargetModule { layer, kind };
+                known.insert(llama::name(module));
+                known.extend(config.bias_name(module).map(|_| llama::bias_name(module)));
             }
         }
-        if let Some(other) = self.0.tensors().keys().find(|t| !known.contains(*t)) {
-            let expected = format!("only the weights of a Llama of {} blocks", spec.layers);
+        if let Some(other) = self.file.tensors().keys().find(|t| !known.contains(*t)) {
+            let (blocks, class) = (spec.layers, spec.architecture.class());
+            let expected = format!("only the weights of a {class} of {blocks} blocks");
             return Err(self.wrong(other, &expected, "a tensor".into()));
         }
         Ok(())
@@ -140,7 +154,7 @@ impl GgufLlama {
     ) -> Result<Entry> {
         let dims = [shape.0, shape.1];
         let dtype = self.expected(tensor, &dims)?.dtype;
-        let mut bytes = self.0.bytes(tensor)?;
+        let mut bytes = self.file.bytes(tensor)?;
         if let Some(heads) = heads {
             bytes = llama::from_llama_cpp(&bytes, shape.0, heads);
         }
@@ -157,15 +171,25 @@ impl GgufLlama {
         }
     }
 
+    /// The bias (O,) of a linear layer, f32; `heads` as in [`GgufModel::entry`].
+    pub(super) fn bias(&self, tensor: &str, rows: usize, heads: Option<usize>) -> Result<Tensor> {
+        let bias = self.tensor(tensor, &[rows])?;
+        let Some(heads) = heads else {
+            return Ok(bias);
+        };
+        let values = llama::from_llama_cpp(&bias.to_vec1::<f32>()?, rows, heads);
+        Ok(Tensor::from_vec(values, rows, &Device::Cpu)?)
+    }
+
     /// A tensor in f32, of `shape` if that is not empty.
     pub(super) fn tensor(&self, tensor: &str, shape: &[usize]) -> Result<Tensor> {
         let info = self.expected(tensor, shape)?;
-        floats(&self.0.bytes(tensor)?, info.dtype, &info.shape)
+        floats(&self.file.bytes(tensor)?, info.dtype, &info.shape)
     }
 
     /// The tensor's type and shape, which must be `shape` if that is not empty.
     fn expected(&self, tensor: &str, shape: &[usize]) -> Result<&TensorInfo> {
-        match self.0.tensor(tensor) {
+        match self.file.tensor(tensor) {
             Some(info) if shape.is_empty() || info.shape == shape => Ok(info),
             Some(info) => {
                 let found = format!("{:?}", info.shape);
@@ -174,6 +198,25 @@ impl GgufLlama {
             None => Err(self.wrong(tensor, "a tensor", "nothing".into())),
         }
     }
+}
+
+/// How llama.cpp calls the embeddings or a norm that Hugging Face calls `name`.
+pub(super) fn llama_cpp_name(name: &str) -> String {
+    let Some(block) = name.strip_prefix("model.layers.") else {
+        return match name {
+            EMBEDDINGS => "token_embd.weight".to_owned(),
+            _ => "output_norm.weight".to_owned(),
+        };
+    };
+    let names = [
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+    ];
+    let renamed = names.iter();
+    let renamed = renamed.fold(block.to_owned(), |name, (from, to)| name.replace(from, to));
+    format!("blk.{renamed}")
 }
 
 /// A positive whole number, of whatever type.

@@ -1,12 +1,12 @@
-//! Llama models in GGUF, as input.
+//! Models in GGUF, as input.
 //!
 //! A UQFF holds the same blocks of ggml that a GGUF holds, so [`import`] rewrites a GGUF model
 //! as a UQFF directory, which everything else takes like any other. Nothing is rounded: blocks
 //! are copied, and floats of 16 bits widened.
 //!
-//! llama.cpp rotates neighbouring columns of a head, Hugging Face column i with i + half, so
-//! converters reorder the rows of q and k. The import restores their order, which is exact for
-//! quantized weights too, because their blocks run along a row.
+//! llama.cpp rotates neighbouring columns of a head of a Llama or Mistral, Hugging Face column i
+//! with i + half, so converters reorder the rows of q and k. The import restores their order,
+//! which is exact for quantized weights too, because their blocks run along a row.
 //!
 //! A file that is given as a model is imported into the user's [`Store`], once.
 
@@ -14,11 +14,11 @@ mod config;
 mod file;
 mod tokenizer;
 
-use super::config::{EMBEDDINGS, ModelConfig, model_spec};
+use super::config::{ModelConfig, model_spec};
 use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreKey};
-use file::GgufLlama;
+use file::{GgufModel, llama_cpp_name};
 use reptune_adapters::TargetModule;
 use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
 use reptune_recipes::Chat;
@@ -32,7 +32,7 @@ const COMPANIONS: [&str; 4] = [
     "chat_template.jinja",
 ];
 
-/// The Llama in the file `gguf` as a UQFF directory of `cache`, imported if it is not there. The
+/// The model in the file `gguf` as a UQFF directory of `cache`, imported if it is not there. The
 /// key contains the length and the time of change of the GGUF and of its companions, because to
 /// read their contents may take a minute.
 ///
@@ -56,21 +56,22 @@ pub fn imported(
     cache.entry(&key, |out| import(gguf, out, progress))
 }
 
-/// Writes the Llama in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
+/// Writes the model in the file `gguf` as the UQFF directory `out`. A `tokenizer.json`
 /// next to it is taken as it is, with `tokenizer_config.json` and `generation_config.json` if
 /// they are there; else the tokenizer is made from the metadata. `progress` is called with the
 /// number of blocks that are done, and of all.
 ///
 /// # Errors
-/// When it is no Llama, lacks a tensor, or holds one of another shape or of a type that
+/// When it is of another architecture, lacks a tensor, or holds one of another shape or of a type that
 /// mistral.rs does not compute with on a CPU. Nothing is left at `out` then.
 pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-    let model = GgufLlama::open(gguf)?;
+    let model = GgufModel::open(gguf)?;
     let temporary = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
     let companions = temporary.path();
     write_companions(&model, companions)?;
-    let spec = model_spec(&ModelConfig::read(companions)?, companions)?;
-    model.check_complete(&spec)?;
+    let config = ModelConfig::read(companions)?;
+    let spec = model_spec(&config, companions)?;
+    model.check_complete(&config, &spec)?;
     // now, not when the first prompt comes
     Chat::load(companions)
         .map_err(|e| model.wrong("tokenizer", "one that can be read", e.to_string()))?;
@@ -82,35 +83,30 @@ pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -
     for layer in 0..spec.layers {
         for kind in ModuleKind::ALL {
             let module = TargetModule { layer, kind };
-            let heads = llama::heads(kind, &spec);
-            let entry = model.entry(&llama::name(module), kind.shape(&spec), heads)?;
+            let (shape, heads) = (kind.shape(&spec), llama::heads(kind, &spec));
+            let mut entry = model.entry(&llama::name(module), shape, heads)?;
+            if config.bias_name(module).is_some() {
+                let bias = model.bias(&llama::bias_name(module), shape.0, heads)?;
+                entry = entry.with_bias(Some(&bias))?;
+            }
             file.push(uqff::index(layer, kind), &entry)?;
         }
         progress(layer + 1, spec.layers);
     }
-    let head = match model.0.tensor("output.weight") {
+    let head = match model.file.tensor("output.weight") {
         Some(_) => "output.weight",
         None => "token_embd.weight",
     };
     let head = model.entry(head, (spec.vocab, spec.hidden), None)?;
     file.push(uqff::HEAD, &head)?;
     file.finish()?;
-    directory.commit(&spec, companions, |tensor| {
-        let theirs = match tensor.strip_prefix("model.layers.") {
-            Some(rest) => rest.replace("input_layernorm", "attn_norm"),
-            None => tensor.to_owned(),
-        };
-        let theirs = theirs.replace("post_attention_layernorm", "ffn_norm");
-        match theirs.as_str() {
-            EMBEDDINGS => model.tensor("token_embd.weight", &[spec.vocab, spec.hidden]),
-            "model.norm.weight" => model.tensor("output_norm.weight", &[spec.hidden]),
-            block => model.tensor(&format!("blk.{block}"), &[spec.hidden]),
-        }
+    directory.commit(&spec, companions, |name, shape| {
+        model.tensor(&llama_cpp_name(name), shape)
     })
 }
 
 /// Writes configuration and tokenizer to the directory `out`.
-fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
+fn write_companions(model: &GgufModel, out: &Path) -> Result<()> {
     let write = |name: &str, json: &serde_json::Value| -> Result<()> {
         let text = serde_json::to_vec_pretty(json).unwrap_or_default();
         let path = out.join(name);
@@ -118,7 +114,7 @@ fn write_companions(model: &GgufLlama, out: &Path) -> Result<()> {
         Ok(written.map_err(|e| reptune_adapters::Error::write(path, e))?)
     };
     write("config.json", &model.config()?)?;
-    let given = model.0.path().parent().unwrap_or(Path::new(""));
+    let given = model.file.path().parent().unwrap_or(Path::new(""));
     let mut config = model.tokenizer_config()?;
     if !given.join(COMPANIONS[0]).is_file() {
         write("tokenizer.json", &model.tokenizer()?)?;

@@ -3,7 +3,7 @@
 //! Two kinds of tokenizer are known: byte-level BPE with its merges (`gpt2`), and the
 //! pieces of SentencePiece (`llama`), whose merges follow from their scores.
 
-use super::file::GgufLlama;
+use super::file::GgufModel;
 use crate::error::Result;
 use reptune_adapters::formats::gguf::Value as Field;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const DEFINED: i64 = 4;
 
-impl GgufLlama {
+impl GgufModel {
     /// `tokenizer_config.json`, ready to be written.
     pub(super) fn tokenizer_config(&self) -> Result<Value> {
         let tokens = self.texts("tokenizer.ggml.tokens")?;
@@ -142,6 +142,7 @@ impl GgufLlama {
         let pre = self.optional("tokenizer.ggml.pre", Self::text)?;
         let pre = pre.unwrap_or("default");
         let llama_3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+        let qwen = matches!(pre, "qwen2" | "deepseek-r1-qwen");
         let words = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
         let cut = |patterns: &[&str]| {
             let mut all: Vec<Value> = patterns
@@ -156,6 +157,8 @@ impl GgufLlama {
         let pre_tokenizer = match pre {
             _ if llama_3 => cut(&[LLAMA_3]),
             "smaug-bpe" | "dbrx" => cut(&[LLAMA_3]),
+            // As Llama 3, but every digit alone.
+            _ if qwen => cut(&[&LLAMA_3.replace("{1,3}", "")]),
             "default" => cut(&DEFAULT),
             "gpt-2" | "mpt" | "olmo" | "jais" => words(true),
             // Every digit alone, then words as in GPT-2.
@@ -164,7 +167,7 @@ impl GgufLlama {
                 {"type": "Digits", "individual_digits": true}, words(true)
             ]}),
             other => {
-                let known = "llama-bpe, smaug-bpe, dbrx, smollm, starcoder, refact, command-r, \
+                let known = "llama-bpe, qwen2, deepseek-r1-qwen, smaug-bpe, dbrx, smollm, starcoder, refact, command-r, \
                      codeshell, exaone, minerva-7b, gpt-2, mpt, olmo, jais or default; else put \
                      the model's tokenizer.json next to it";
                 return Err(self.wrong("tokenizer.ggml.pre", known, format!("`{other}`")));
@@ -172,7 +175,13 @@ impl GgufLlama {
         };
         Ok(Parts {
             starts: llama_3,
-            normalizer: Value::Null,
+            // A GGUF does not say so, and llama.cpp leaves it out, but transformers composes
+            // characters first.
+            normalizer: if qwen {
+                json!({"type": "NFC"})
+            } else {
+                Value::Null
+            },
             pre_tokenizer,
             decoder: words(true),
             model: json!({

@@ -36,22 +36,22 @@ impl UqffDirectory {
         UqffWriter::new((&path, &self.0.shown(&path)), indices, provenance)
     }
 
-    /// Writes the other weights with `tensor`, which gives them by name, copies the
+    /// Writes the other weights with `tensor`, which gives them by name and shape, copies the
     /// configuration and tokenizer of `model`, and puts all in place. After an error nothing is
     /// left.
     pub fn commit(
         self,
         spec: &ModelSpec,
         model: &Path,
-        tensor: impl Fn(&str) -> Result<Tensor>,
+        tensor: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<()> {
-        let names: Vec<String> = embeddings_and_norms(spec).map(|(name, _)| name).collect();
-        let shown = names.iter().map(String::as_str);
+        let others: Vec<(String, Vec<usize>)> = embeddings_and_norms(spec).collect();
+        let shown = others.iter().map(|(name, _)| name.as_str());
         let path = self.0.path().join(RESIDUAL);
         let paths = (&*path, &*self.0.shown(&path));
         let mut file = TensorFileWriter::create(paths, shown, 0)?;
-        for name in &names {
-            let (tensor, mut bytes) = (tensor(name)?, Vec::new());
+        for (name, shape) in &others {
+            let (tensor, mut bytes) = (tensor(name, shape)?, Vec::new());
             tensor.write_bytes(&mut bytes)?;
             file.push(name, Dtype::F32, tensor.dims(), &bytes)?;
         }

@@ -118,6 +118,17 @@ impl Entry {
         Self::read(bytes).map_err(broken)
     }
 
+    /// The same weight with `bias` (O,) added to the bias that it has.
+    ///
+    /// # Errors
+    /// Those of [`Entry::with_bias`].
+    pub fn plus_bias(&self, bias: &Tensor) -> Result<Self> {
+        match self.bias()? {
+            Some(earlier) => self.with_bias(Some(&(earlier + bias)?)),
+            None => self.with_bias(Some(bias)),
+        }
+    }
+
     /// The linear layer `kind`, or the output head if there is none, on `device`, with its bias
     /// and as mistral.rs itself runs it.
     ///
