@@ -1,7 +1,11 @@
 //! Files and directories, written whole or not at all, and hashes: the only place that
 //! renames and syncs.
+//!
+//! What is being written has a name with the process that writes it. Whoever writes next in the
+//! same directory removes what ended processes left there.
 
 use crate::error::{Error, Result};
+use crate::process::ProcessId;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Write;
@@ -42,20 +46,59 @@ pub fn replace<T, E: From<Error>>(
     };
     let create = || {
         std::fs::create_dir_all(directory)?;
+        remove_abandoned(directory);
         tempfile::Builder::new()
-            .prefix(".reptune-")
+            .prefix(&prefix())
             .suffix(".tmp")
             .tempfile_in(directory)
     };
     let temporary = create().map_err(|e| Error::write(path, e))?;
     let written = write(temporary.path())?;
     let rename = || {
+        readable_by_all(temporary.path(), 0o644)?;
         temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|e| e.error)?;
-        readable_by_all(path, 0o644)
+        temporary.persist(path).map_err(|e| e.error)
     };
     rename().map_err(|e| Error::write(path, e))?;
     Ok(written)
+}
+
+/// How the names of temporary files and directories begin.
+pub const TEMPORARY: &str = ".reptune-";
+
+fn prefix() -> String {
+    format!("{TEMPORARY}{}-", ProcessId::current().tag())
+}
+
+/// A directory in `parent` that is removed when the returned value is dropped, or, if this
+/// process is killed, by the next one that writes there.
+///
+/// # Errors
+/// When `parent` cannot be written to.
+pub fn temporary_directory(parent: &Path) -> Result<tempfile::TempDir> {
+    remove_abandoned(parent);
+    let made = tempfile::Builder::new()
+        .prefix(&prefix())
+        .tempdir_in(parent);
+    made.map_err(|e| Error::write(parent, e))
+}
+
+/// Removes the temporary files and directories in `directory` whose process has ended.
+pub fn remove_abandoned(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let tag = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY));
+        if tag
+            .and_then(ProcessId::of_tag)
+            .is_some_and(|p| p.has_ended())
+        {
+            // one that somebody else removes, or that may not be removed, is no failure
+            let _ = match entry.file_type().is_ok_and(|t| t.is_dir()) {
+                true => std::fs::remove_dir_all(entry.path()),
+                false => std::fs::remove_file(entry.path()),
+            };
+        }
+    }
 }
 
 /// Temporary files and directories are private to their owner; final ones are ordinary.
@@ -94,6 +137,8 @@ pub struct Staging {
     /// As the user gave it.
     given: PathBuf,
     out: PathBuf,
+    /// Whether a directory with files is to make room.
+    replaces: bool,
     directory: tempfile::TempDir,
 }
 
@@ -103,10 +148,24 @@ impl Staging {
     /// # Errors
     /// When `out` is a file or holds anything, or its parent cannot be written to.
     pub fn new(out: &Path) -> Result<Self> {
+        Self::replacing(out, |_| false)
+    }
+
+    /// Starts a directory that is to become `out`, in place of one that stands there and is
+    /// `replaceable`.
+    ///
+    /// # Errors
+    /// When `out` is a file or a directory that holds anything else, or its parent cannot be
+    /// written to.
+    pub fn replacing(out: &Path, replaceable: impl FnOnce(&Path) -> bool) -> Result<Self> {
         let io = |e| Error::write(out, e);
         let full = std::path::absolute(out).map_err(io)?;
-        let taken = match std::fs::read_dir(&full) {
-            Ok(mut entries) => entries.next().map(|_| "a directory with files in it"),
+        let parent = full.parent().unwrap_or(Path::new("/"));
+        remove_abandoned(parent);
+        let entries = std::fs::read_dir(&full).map(|mut entries| entries.next().is_some());
+        let replaces = entries.as_ref().is_ok_and(|any| *any) && replaceable(&full);
+        let taken = match entries {
+            Ok(any) => (any && !replaces).then_some("a directory with files in it"),
             Err(_) => full.exists().then_some("a file"),
         };
         if let Some(found) = taken {
@@ -114,16 +173,15 @@ impl Staging {
             let hint = "choose another name, or remove this one first";
             return Err(Error::content(out, place, expected, found, hint));
         }
-        let parent = full.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(io)?;
-        let directory = tempfile::Builder::new()
-            .prefix(".reptune-")
-            .tempdir_in(parent)
-            .map_err(io)?;
         Ok(Self {
             given: out.to_owned(),
+            replaces,
+            directory: temporary_directory(parent).map_err(|e| match e {
+                Error::Write { reason, .. } => io(reason),
+                other => other,
+            })?,
             out: full,
-            directory,
         })
     }
 
@@ -159,12 +217,30 @@ impl Staging {
         Ok(copy)
     }
 
+    /// `error` with the name that its file will have.
+    pub fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Write { path, reason } if path.starts_with(self.path()) => {
+                Error::write(self.shown(&path), reason)
+            }
+            other => other,
+        }
+    }
+
     /// Syncs what was written and gives the directory its name.
     ///
     /// # Errors
-    /// When `out` holds files by now, or the disk fails; nothing is left behind.
+    /// When `out` was to be new and holds files by now, or the disk fails; `out` is then as it
+    /// was, and nothing else is left behind.
     pub fn commit(self) -> Result<()> {
         let (out, directory) = (&self.out, self.directory.path());
+        let mut earlier = None;
+        if self.replaces {
+            let parent = out.parent().unwrap_or(Path::new("/"));
+            let aside = temporary_directory(parent)?;
+            std::fs::rename(out, aside.path().join("earlier")).map_err(|e| Error::write(out, e))?;
+            earlier = Some(aside);
+        }
         let attempt = || -> std::io::Result<()> {
             for entry in std::fs::read_dir(directory)? {
                 File::open(entry?.path())?.sync_all()?;
@@ -179,7 +255,12 @@ impl Staging {
                 _ => Ok(()),
             }
         };
-        attempt().map_err(|e| Error::write(out, e))?;
+        if let Err(e) = attempt() {
+            if let Some(earlier) = earlier {
+                let _ = std::fs::rename(earlier.path().join("earlier"), out);
+            }
+            return Err(Error::write(out, e));
+        }
         let _ = self.directory.keep(); // it has moved: nothing to remove
         Ok(())
     }

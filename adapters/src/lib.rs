@@ -1,6 +1,6 @@
 //! What acts on a model: its residual stream and its weights, without any runtime.
 //!
-//! Layers, lowest first: [`files`] and [`formats`] read and write; [`model`] holds sizes, the
+//! Layers, lowest first: [`process`] names who writes; [`files`] and [`formats`] read and write; [`model`] holds sizes, the
 //! [`PrefixTree`] that packs prompts into one table of tokens, and the key/value cache;
 //! [`ops`] are differentiable operations over that table; [`steering`] has [`DirectionSet`]s
 //! and [`Intervention`]s; [`lora`] has [`Adapter`]s and the losses that tune them;
@@ -19,6 +19,7 @@ pub mod hooked;
 pub mod lora;
 pub mod model;
 pub mod ops;
+pub mod process;
 pub mod rounding;
 pub mod steering;
 

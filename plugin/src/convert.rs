@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::model::{ModelDir, gguf};
+use reptune_adapters::files::Staging;
 use reptune_adapters::formats::gguf::Gguf;
-use reptune_adapters::lora::gguf as lora;
+use reptune_adapters::lora::{delta_file, gguf as lora};
 use reptune_adapters::steering::exchange::control_vector::{self, Length};
 use reptune_adapters::steering::exchange::{self, svec};
 use reptune_adapters::{Dose, Error as Fault, ModelSpec, Operator, lora::peft};
@@ -149,7 +150,11 @@ impl Conversion<'_> {
         self.no_directions()?;
         let spec = self.spec()?;
         let update = lora::read(self.from, &spec)?;
-        peft::save(self.out, &update, &spec.name)?;
+        // an earlier adapter, and nothing else, makes room
+        let staging = Staging::replacing(self.out, is_adapter)?;
+        let saved = peft::save(staging.path(), &update, &spec.name);
+        saved.map_err(|e| staging.named(e))?;
+        staging.commit()?;
         let n = update.modules.len();
         let note = "rows of B of q_proj and k_proj are in Hugging Face's order";
         converted(&format!("a PEFT adapter of {n} weights"), &[note])
@@ -176,6 +181,16 @@ impl Conversion<'_> {
             .config()?
             .1)
     }
+}
+
+/// Whether a directory holds the files of an adapter and no others.
+fn is_adapter(directory: &Path) -> bool {
+    let ours = |name: &str| {
+        let starts = ["adapter_config.json", "adapter_model.", delta_file::FILE];
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    let mut entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.all(|e| e.is_ok_and(|e| e.file_name().to_str().is_some_and(ours)))
 }
 
 fn converted(what: &str, notes: &[&str]) -> Result<Converted> {

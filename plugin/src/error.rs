@@ -1,5 +1,7 @@
 //! The one error type of this crate.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 /// What can go wrong between a model on disk and its output.
@@ -31,6 +33,14 @@ pub enum Error {
         /// What happened, and what to try.
         reason: String,
     },
+    /// A part of this program or of a library panicked.
+    #[error("{place} panicked: {reason}; this is an error of the program")]
+    Panic {
+        /// What was being done.
+        place: String,
+        /// The message.
+        reason: String,
+    },
     /// mistral.rs refused a model or a request.
     #[error("mistral.rs: {place}: {reason}")]
     Runtime {
@@ -43,6 +53,23 @@ pub enum Error {
 
 /// Results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Does `work`; a panic in it becomes an error about `place`.
+pub(crate) fn caught<T>(place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::Panic {
+            place: place.to_owned(),
+            reason: panic_text(&*panic),
+        })
+    })
+}
+
+/// The message of a panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("without a message").to_owned()
+}
 
 impl Error {
     /// A model on disk is wrong: `place` in `path` held `found` instead of `expected`.

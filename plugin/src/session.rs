@@ -1,7 +1,7 @@
 //! A recipe with its model loaded and its items read: what every stage starts from.
 
 use crate::decoder::{Llama, LoadOptions};
-use crate::{error::Result, model::ModelDir, progress, runtime::Engine};
+use crate::{error::Result, model::ModelDir, progress, runtime::Engine, store::Store};
 use reptune_adapters::{Adapter, Decide, DirectionSet, Dose, HookedModel, Intervention, files};
 use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Claim, Items, Question, claim_question, sequences, texts as texts_of};
@@ -10,7 +10,7 @@ use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, perplexity, ve
 use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Session {
         let (isq, device) = (options.isq, options.device.location());
         let loaded = format!("{isq:?} {device:?} {:?}", options.dtype);
         Ok(Self {
-            weights: format!("{} {loaded}", found.key()?),
+            weights: format!("{} {loaded}", found.key(Store::open().ok().as_ref())?),
             file: path.to_owned(),
             llama: Llama::load(&directory, options)?,
             chat: Chat::load(&directory)?,
@@ -65,13 +65,44 @@ impl Session {
         })
     }
 
-    /// What a stage depends on: the weights, `parts` of the recipe, and the user's files that
-    /// it names.
+    /// What a stage depends on: the weights, `parts` of the recipe, and the content of the
+    /// files that these parts name, wherever they lie.
     pub(crate) fn inputs(&self, parts: &[&dyn StageInput]) -> String {
         let parts: Vec<String> = parts.iter().map(|part| part.json()).collect();
-        let hash = |file: &PathBuf| Some(files::sha256([files::read(file).ok()?.as_slice()]));
-        let files: Vec<String> = self.recipe.files().iter().filter_map(hash).collect();
-        format!("{} {} {files:?}", self.weights, parts.join(" "))
+        let mut parts = parts.join(" ");
+        for file in self.recipe.files() {
+            let name = file.json();
+            // one that is missing is an error of the stage that reads it
+            if let (true, Ok(bytes)) = (parts.contains(&name), files::read(&file))
+                && !name.is_empty()
+            {
+                let content = files::sha256([bytes.as_slice()]);
+                parts = parts.replace(&name, &content.json());
+            }
+        }
+        format!("{} {parts}", self.weights)
+    }
+
+    /// What an extraction depends on.
+    pub(crate) fn extraction_inputs(&self) -> String {
+        let r = &self.recipe;
+        let (claims, split) = (&r.data.claims, &r.data.split);
+        self.inputs(&[
+            &r.seed,
+            &r.behaviour,
+            &r.prompt,
+            claims,
+            split,
+            &r.extraction,
+        ])
+    }
+
+    /// What the answers of a model depend on, apart from the model.
+    pub(crate) fn evaluation_inputs(&self) -> String {
+        let r = &self.recipe;
+        let mut evaluation = r.evaluation.clone();
+        evaluation.judge = None; // who reads them later
+        self.inputs(&[&r.seed, &r.prompt, &r.data, &evaluation])
     }
 
     /// `claims` as questions.
@@ -351,9 +382,16 @@ pub struct Measured {
     /// Its row of the report.
     pub row: ModelRow,
     /// Log-odds of the true answer to the test claims; none where logits cannot be read.
+    #[serde(deserialize_with = "numbers")]
     pub odds: Vec<f64>,
     /// Its answers to the open questions.
     pub open: Vec<String>,
+}
+
+/// Numbers of which JSON writes those that are not finite as null.
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {
+    let read: Vec<Option<f64>> = Vec::deserialize(from)?;
+    Ok(read.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect())
 }
 
 /// A coeff that was tried on the validation claims.

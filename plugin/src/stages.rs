@@ -1,6 +1,10 @@
 //! Stages of a run that are skipped while their inputs are the same.
 
-use crate::error::{Error, Result};
+mod lock;
+
+pub use lock::RunLock;
+
+use crate::error::{Error, Result, caught};
 use reptune_adapters::files;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -9,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// The directory of a run, with the input hash of every finished stage in
 /// `stages.json`. Cut off at any point, the next run does what is not finished.
 pub(crate) struct Stages {
-    out: PathBuf,
+    lock: RunLock,
     done: BTreeMap<String, String>,
 }
 
@@ -17,36 +21,20 @@ pub(crate) struct Stages {
 pub(crate) const FILE: &str = "stages.json";
 
 impl Stages {
-    /// Opens the run in `out`, or starts one there.
-    pub fn open(out: &Path) -> Result<Self> {
-        let io = |e| reptune_adapters::Error::write(out, e);
-        let file = out.join(FILE);
-        if !file.is_file() && out.exists() && std::fs::read_dir(out).map_err(io)?.next().is_some() {
-            let (place, found) = ("output directory", "other files");
-            let expected = "an empty directory, or that of an earlier run";
-            let hint = "name another with --out";
-            return Err(Error::model(out, place, expected, found, hint));
-        }
-        std::fs::create_dir_all(out).map_err(io)?;
+    /// Opens the run in the directory that is locked, or starts one there.
+    pub fn open(lock: RunLock) -> Result<Self> {
+        let file = lock.directory().join(FILE);
         let done = match file.is_file() {
             true => serde_json::from_slice(&files::read(&file)?).unwrap_or_default(),
             false => BTreeMap::new(),
         };
-        // What an interrupted run was writing.
-        for entry in std::fs::read_dir(out).map_err(io)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".reptune-") {
-                remove(&entry.path())?;
-            }
-        }
-        let out = out.to_owned();
-        let stages = Self { out, done };
-        stages.save()?;
-        Ok(stages)
+        remove_abandoned(lock.directory(), DEPTH);
+        Ok(Self { lock, done })
     }
 
     /// A path in the run's directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.out.join(name)
+        self.lock.directory().join(name)
     }
 
     /// Runs `work` for the artefact `name` unless it is there and was made from the
@@ -110,16 +98,28 @@ impl Stages {
         if !same {
             remove(&path)?;
         }
-        work(&path)?;
+        caught(name, || work(&path))?;
         self.done.remove(&begun);
         self.done.insert(name.to_owned(), key.clone());
         self.save()?;
         Ok(key)
     }
 
-    fn save(&self) -> Result<()> {
+    /// Marks the directory as that of a run, before anything else is written there.
+    pub fn save(&self) -> Result<()> {
         write_json(&self.path(FILE), &self.done)
     }
+}
+
+/// How deep the artefacts of a run lie: `seeds/1/truth/..`.
+const DEPTH: usize = 3;
+
+/// Removes what ended processes were writing in `directory` and below.
+fn remove_abandoned(directory: &Path, depth: usize) {
+    files::remove_abandoned(directory);
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let below = entries.filter(|e| depth > 0 && e.file_type().is_ok_and(|t| t.is_dir()));
+    below.for_each(|e| remove_abandoned(&e.path(), depth - 1));
 }
 
 /// Writes `value` to `path`, whole or not at all.

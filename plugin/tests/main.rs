@@ -5,6 +5,8 @@ mod convert;
 mod directories;
 mod errors;
 mod help;
+mod kept;
+mod killed;
 mod output;
 mod program;
 mod run;

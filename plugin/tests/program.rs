@@ -56,7 +56,14 @@ pub fn json(directory: &Path, arguments: &[&str]) -> Value {
 /// The message of a command that must fail: exit code 1, and nothing on stdout.
 pub fn refusal(directory: &Path, arguments: &[&str]) -> String {
     let output = reptune(directory, arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr);
+    // without progress, which depends on the time
+    let is_progress =
+        |line: &&str| line.trim_end().ends_with(" elapsed") || line.contains(" elapsed, ");
+    let lines = message
+        .split_inclusive('\n')
+        .filter(|line| !is_progress(line));
+    let message: String = lines.collect();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
     assert_eq!(output.stdout, b"", "{arguments:?}");
     message.replace(&model(), "[model]")

@@ -38,8 +38,9 @@ impl RecipeArgs {
         Session::open(&self.recipe, self.model.as_deref(), self.loading.options()?)
     }
 
-    pub fn run(&self, session: Session) -> crate::Result<Run> {
-        Run::open(session, self.out.as_deref())
+    pub fn run(&self) -> crate::Result<Run> {
+        let (model, options) = (self.model.as_deref(), self.loading.options()?);
+        Run::open(&self.recipe, model, options, self.out.as_deref())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::args::{self, DoseArgs};
 use super::output::{bytes, facts, print, print_json, table};
-use crate::store::Store;
+use crate::store::{Store, StoreEntry};
 use crate::{convert::Conversion, inspect, progress};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use reptune_adapters::steering::direction::LAYER_CONVENTION;
 use reptune_report::aligned;
@@ -111,12 +111,14 @@ pub fn convert(a: &ConvertArgs) -> Result<()> {
 Examples:
   reptune cache ls
   reptune cache gc --unused 30
-  reptune cache gc --unused 0
+  reptune cache gc --cache-limit 5GB
+  reptune cache verify
 
 The cache holds files that reptune can make again: merged and baked variants that `serve`
 and the mistral.rs builder load, and imported GGUF models. It is the directory
 REPTUNE_CACHE, else $XDG_CACHE_HOME/reptune, else ~/.cache/reptune, and may be removed at
-any time.")]
+any time. A new entry that exceeds --cache-limit (or REPTUNE_CACHE_LIMIT) removes the
+entries that were used longest ago, but none that a process uses.")]
 pub struct CacheArgs {
     #[command(subcommand)]
     pub command: CacheCommand,
@@ -130,7 +132,8 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Remove entries that have not been used for some days
+    /// Remove entries that have not been used for some days, and those used longest ago where
+    /// the rest exceeds the limit
     Gc {
         /// Days without use after which an entry is removed; 0 removes all
         #[arg(long, value_name = "DAYS", default_value_t = 30)]
@@ -139,36 +142,80 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Hash every file, and remove the entries that are not as they were written
+    Verify {
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn cache(a: &CacheArgs) -> Result<()> {
     let store = Store::open()?;
+    let mut damaged = Vec::new();
     let (json, entries, what, key) = match a.command {
         CacheCommand::Ls { json } => (json, store.entries()?, "", "entries"),
         CacheCommand::Gc { unused, json } => {
             let removed = store.gc(Duration::from_secs(unused * 86_400))?;
             (json, removed, "removed ", "removed")
         }
+        CacheCommand::Verify { json } => {
+            let checked = store.verify(&mut progress::of("verify"))?;
+            let (intact, other): (Vec<_>, Vec<_>) = checked.into_iter().partition(|c| c.1);
+            damaged.extend(other.into_iter().map(|(entry, _)| entry));
+            let intact = intact.into_iter().map(|(entry, _)| entry);
+            (json, intact.collect(), "intact: ", "entries")
+        }
     };
     let total: u64 = entries.iter().map(|e| e.bytes).sum();
-    if json {
-        let entries = entries.iter().map(|e| {
-            let seconds = e.age().as_secs();
-            json!({"directory": e.directory, "made_from": e.made_from, "bytes": e.bytes, "unused_seconds": seconds})
-        });
-        let entries: Vec<Value> = entries.collect();
-        return print_json(&json!({"cache": store.root(), "bytes": total, key: entries}));
-    }
     let (root, n) = (store.root().display(), entries.len());
-    print(format_args!("{root}: {what}{n} entries, {}", bytes(total)))?;
-    if entries.is_empty() {
-        return Ok(());
+    if json {
+        let [listed, removed] = [&entries, &damaged].map(|e| as_json(e));
+        let mut said =
+            json!({"cache": store.root(), "bytes": total, "limit": store.limit(), key: listed});
+        if matches!(a.command, CacheCommand::Verify { .. }) {
+            said["damaged"] = removed;
+        }
+        print_json(&said)?;
+    } else {
+        let limit = bytes(store.limit());
+        print(format_args!(
+            "{root}: {what}{n} entries, {} of {limit}",
+            bytes(total)
+        ))?;
+        if !entries.is_empty() {
+            print(format_args!("\n{}", listed(&entries)))?;
+        }
     }
-    let table = table("size, last used, made from", entries, |e| {
-        let ago = format!("{} ago", age(e.age().as_secs()));
-        vec![bytes(e.bytes), ago, e.made_from]
+    if !damaged.is_empty() {
+        let n = damaged.len();
+        bail!(
+            "{root}: {n} entries were not as they were written and are removed; they are made \
+             again when they are needed\n\n{}",
+            listed(&damaged)
+        );
+    }
+    Ok(())
+}
+
+fn as_json(entries: &[StoreEntry]) -> Value {
+    let entries = entries.iter().map(|e| {
+        json!({
+            "directory": e.directory, "made_from": e.made_from, "bytes": e.bytes,
+            "unused_seconds": e.age().as_secs(), "in_use": e.is_in_use(),
+        })
     });
-    print(format_args!("\n{table}"))
+    entries.collect()
+}
+
+fn listed(entries: &[StoreEntry]) -> String {
+    table("size, last used, made from", entries, |e| {
+        let used = match e.is_in_use() {
+            true => "now".to_owned(),
+            false => format!("{} ago", age(e.age().as_secs())),
+        };
+        vec![bytes(e.bytes), used, e.made_from.clone()]
+    })
 }
 
 /// `3 min`.

@@ -13,10 +13,12 @@ mod serve;
 mod sweep;
 mod tune;
 
-use crate::progress::{self, Shown};
+use crate::progress::{self, Progress, Shown};
+use crate::store;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use reptune_adapters::files::remove_abandoned;
 use std::{io::Write, process::ExitCode};
 
 /// Find the direction of a behaviour in a model, steer with it, tune it into the
@@ -40,6 +42,10 @@ struct Arguments {
     /// Also show which stages run and which are up to date
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Most that the cache of derived files may hold: a size, or a number of GB; see `reptune
+    /// cache --help` [default: REPTUNE_CACHE_LIMIT, or 20GB]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    cache_limit: Option<u64>,
     /// Print a completion script for this shell, and exit
     #[arg(long, value_name = "SHELL")]
     completions: Option<Shell>,
@@ -81,6 +87,9 @@ enum Command {
 
 impl Command {
     fn run(&self) -> anyhow::Result<()> {
+        // a server is not work that ends; it shows what it loads
+        let serves = matches!(self, Self::Serve(_));
+        let _shown = (!serves).then(|| Progress::new("working", 0));
         match self {
             Self::Run(a) => recipe::run(a),
             Self::Extract(a) => recipe::extract(a),
@@ -114,13 +123,20 @@ pub fn main() -> ExitCode {
         (false, false) => Shown::Progress,
         (false, true) => Shown::Notes,
     });
+    if let Some(bytes) = arguments.cache_limit {
+        store::set_limit(bytes);
+    }
     let result = match (&arguments.completions, &arguments.command) {
         (Some(shell), _) => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "reptune", &mut script);
             output::print(String::from_utf8_lossy(&script).trim_end())
         }
-        (None, Some(command)) => command.run(),
+        (None, Some(command)) => {
+            // what processes left there that were killed
+            remove_abandoned(&std::env::temp_dir());
+            command.run()
+        }
         (None, None) => {
             let message = "a command is required; see `reptune --help`";
             Arguments::command()
@@ -132,6 +148,10 @@ pub fn main() -> ExitCode {
         Err(error) if !error.is::<output::ClosedPipe>() => fail(with_causes(&error), 1),
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    store::parse_size(text).ok_or_else(|| "expected a size such as 20GB or 500MB".to_owned())
 }
 
 /// An error and its causes, each text once.

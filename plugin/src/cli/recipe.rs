@@ -2,9 +2,9 @@
 
 use super::args::{RecipeArgs, SteeringArgs};
 use super::output::{print, print_json, table};
-use crate::pipeline::{self, DIRECTIONS, ORDERED};
+use crate::pipeline::{self, DIRECTIONS, ORDERED, RunOutcome};
 use crate::progress;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use reptune_report::quantized_table;
 use serde_json::json;
@@ -17,20 +17,38 @@ Examples:
 
 Prints a table of all models: base, prompted, steered, tuned, merged and baked. The
 directory of the run also gets a report with figures. A stage whose inputs have not
-changed is skipped: after Ctrl-C, run the same command again.";
+changed is skipped: after Ctrl-C, run the same command again. A stage that fails costs only
+what depends on it: the report names the failure, the exit code is 1, and the same command
+tries only what failed again.";
 
 pub fn run(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run(a.session()?)?;
-    let (results, quantized, page) = pipeline::run(&mut run)?;
+    let mut run = a.run()?;
+    let RunOutcome {
+        results,
+        quantized,
+        page,
+    } = pipeline::run(&mut run)?;
     if a.json {
-        return print_json(&results);
+        print_json(&results)?;
+    } else {
+        print(&results)?;
+        if !quantized.is_empty() {
+            let table = quantized_table(&quantized, &results.poles);
+            print(format_args!("\n{table}"))?;
+        }
+        print(format_args!("\nreport: {}", page.display()))?;
     }
-    print(&results)?;
-    if !quantized.is_empty() {
-        let table = quantized_table(&quantized, &results.poles);
-        print(format_args!("\n{table}"))?;
+    let failed: Vec<&str> = results.failures.iter().map(|f| f.stage.as_str()).collect();
+    if !failed.is_empty() {
+        bail!(
+            "{}: failed: {}; {} has all that succeeded and every error; \
+             the same command tries only what failed again",
+            a.recipe.display(),
+            failed.join(", "),
+            page.display()
+        );
     }
-    print(format_args!("\nreport: {}", page.display()))
+    Ok(())
 }
 
 pub const EXTRACT: &str = "\
@@ -43,7 +61,7 @@ direction for each layer. Prints for each layer the norm of the direction, the m
 of the residual stream, and the share of training pairs that the direction orders correctly.";
 
 pub fn extract(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run(a.session()?)?;
+    let mut run = a.run()?;
     let (set, _) = run.directions()?;
     let (p, file) = (&set.provenance, run.stages.path(DIRECTIONS));
     if a.json {

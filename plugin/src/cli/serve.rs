@@ -3,9 +3,10 @@
 use super::args::layers;
 use super::output::{bytes, print, print_json};
 use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
+use crate::progress::{self, Progress};
 use crate::serve::{DEFAULT, DOSES, Limits, Models, Server};
 use crate::steered::{Steering, Variant};
-use crate::{progress, store::Store};
+use crate::store::Store;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reptune_adapters::{Dose, HookPoint};
@@ -95,12 +96,14 @@ pub fn serve(a: &ServeArgs) -> Result<()> {
                 "warning: {address} can be reached from other machines; everyone who reaches it can send requests and change doses"
             ));
         }
-        let mut total = 0;
+        let (mut total, shown) = (0, Progress::new("load", variants.len()));
         let models = Models::load(model, variants, Store::open()?, |name, size| {
             total += size;
+            shown.step();
             progress::line(format_args!("loaded {name}: about {} of weights", bytes(size)));
         })
         .await?;
+        drop(shown);
         progress::line(format_args!("weights in memory: about {}", bytes(total)));
         let (names, url) = (models.names(), format!("http://{address}/v1"));
         match a.json {

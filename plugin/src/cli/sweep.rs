@@ -71,8 +71,8 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
         let hint = "choose one with `reptune sweep --select`, and give its selection.safetensors as --directions";
         pipeline::one_place(file, &Recipe::read(file)?, hint)?;
     }
-    let session = a.recipe.session()?;
-    let spec = session.llama.spec();
+    let mut run = a.recipe.run()?;
+    let spec = run.session.llama.spec();
     let sets = layers
         .split(';')
         .map(|set| args::layers(set.trim(), spec.layers));
@@ -82,7 +82,6 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
         crate::Result::Ok((set, file.clone()))
     });
     let loaded = loaded.transpose()?;
-    let mut run = a.recipe.run(session)?;
     let (directions, source) = match loaded {
         Some(loaded) => loaded,
         None => run.sweep_directions().with_context(place)?,
@@ -203,7 +202,7 @@ fn sentence(cells: &[Cell], kind: SteeringKind) -> String {
 
 /// `--select`: what was measured, and what was chosen.
 fn select(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run(a.session()?)?;
+    let mut run = a.run()?;
     let places = run.session.recipe.extraction.positions.each();
     let selected = run.select(&mut |measured| {
         progress::line(format_args!("{}\n", candidates(measured, &places, None)));

@@ -54,7 +54,7 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
     if a.search {
         return search(&a.recipe);
     }
-    let mut run = a.recipe.run(a.recipe.session()?)?;
+    let mut run = a.recipe.run()?;
     let (directions, key) = run.directions()?;
     let modes = match a.mode {
         Some(mode) => vec![mode],
@@ -74,7 +74,7 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
 /// The trials, and the best settings.
 fn search(a: &RecipeArgs) -> Result<()> {
     pipeline::check_search(&a.recipe)?;
-    let mut run = a.run(a.session()?)?;
+    let mut run = a.run()?;
     let place = || a.recipe.display().to_string();
     let result = pipeline::search(&mut run, a.model.as_deref()).with_context(place)?;
     if a.json {

@@ -7,6 +7,7 @@ use super::rotation::RotationTable;
 use crate::error::{Error, Result};
 use crate::model::uqff::Entry;
 use crate::model::{EMBEDDINGS, ModelConfig, Source};
+use crate::progress::Progress;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
 use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
@@ -60,6 +61,7 @@ impl Llama {
             let hint = "leave it at f32, in which the CPU computes";
             return Err(Fault::value("dtype", "f32 on the CPU", "bf16", hint).into());
         }
+        let _shown = Progress::new(format!("load {}", path.display()), 0);
         let source = Source::open(path)?;
         let LoadOptions { isq, device, dtype } = &options;
         let read = |name: &str| -> Result<Tensor> {

@@ -5,6 +5,7 @@ use super::config::{ModelConfig, model_spec};
 use super::uqff::UqffFile;
 use super::{gguf, hub};
 use crate::error::{Error, Result};
+use crate::progress;
 use crate::store::{LIST, Store};
 use reptune_adapters::formats::safetensors::shards;
 use reptune_adapters::{ModelSpec, files};
@@ -48,7 +49,8 @@ impl ModelDir {
     pub fn at(path: &Path) -> Result<Self> {
         let extension = path.extension().filter(|_| path.is_file());
         if extension.is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-            return Self::at(&gguf::imported(path, &Store::open()?, &mut |_, _| {})?);
+            let mut shown = progress::of(format!("import {}", path.display()));
+            return Self::at(&gguf::imported(path, &Store::open()?, &mut shown)?);
         }
         let is_uqff = extension.is_some_and(|e| e == "uqff");
         let bare = is_uqff && path.parent().is_some_and(|p| p.as_os_str().is_empty());
@@ -116,32 +118,48 @@ impl ModelDir {
         Ok((config, spec))
     }
 
-    /// Identifies the model and its content without reading its weights: a hash of its path
-    /// and of the name, length and time of change of every file.
+    /// Identifies the content of the model, wherever it lies: a hash of the names and the
+    /// contents of its weights, of its configuration and tokenizer, and of the other files that
+    /// go with them. `memory` knows hashes from earlier, if there is one.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn key(&self) -> Result<String> {
-        let real = self.path.canonicalize();
+    pub fn key(&self, memory: Option<&Store>) -> Result<String> {
         let io = |e| reptune_adapters::Error::read(&self.directory, e);
-        let mut parts = vec![format!("{:?}", real.map_err(io)?)];
+        let mut files: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(&self.directory).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            // changes when the store hands out the directory
-            if entry.file_name() != LIST {
-                parts.push(stamp(&entry.path()).map_err(io)?);
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let extension = path.extension().unwrap_or_default().to_string_lossy();
+            let read = match &*extension {
+                "uqff" => self
+                    .uqff
+                    .iter()
+                    .any(|file| file.file_name() == path.file_name()),
+                // weights that nothing here reads
+                "bin" | "pth" | "pt" | "gguf" | "h5" | "msgpack" | "onnx" => false,
+                // the list changes when the store hands out the directory
+                _ => name != LIST && !name.starts_with('.'),
+            };
+            if read && path.is_file() {
+                files.push(path);
             }
         }
-        parts[1..].sort();
+        files.sort();
+        let place = format!("hash {}", self.directory.display());
+        let (mut shown, all) = (progress::of(place), files.len());
+        let mut parts = Vec::new();
+        for (done, path) in files.iter().enumerate() {
+            shown(done, all);
+            let hash = match memory {
+                Some(memory) => memory.content_hash(path)?,
+                None => Store::hash(path)?,
+            };
+            let name = path.file_name();
+            parts.push(format!("{name:?} {hash} "));
+        }
         Ok(files::sha256(parts.iter().map(String::as_bytes)))
     }
-}
-
-/// Name, length and time of change of a file, which represent its content.
-fn stamp(path: &Path) -> std::io::Result<String> {
-    let (name, metadata) = (path.file_name(), std::fs::metadata(path)?);
-    let (length, changed) = (metadata.len(), metadata.modified().ok());
-    Ok(format!("{name:?} {length} {changed:?}"))
 }
 
 #[cfg(test)]

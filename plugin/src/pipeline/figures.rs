@@ -21,35 +21,52 @@ const MAPPED: usize = 8;
 /// Most pairs of a figure.
 const PAIRS: usize = 100;
 
-/// The report; the pairs of its figures are made of validation claims, which the
-/// directions have not seen. `tuned` are directories with losses.
-pub fn report(
-    session: &Session,
-    directions: &DirectionSet,
-    coeffs: &Coeffs,
-    results: &ResultTable,
-    tuned: &[(Mode, PathBuf)],
-) -> Result<Report> {
-    let mut shown = progress::of("figures");
-    let (model, chat) = (&session.llama, &session.chat);
-    let claims = &session.items.validation;
-    let held = CapturedPairs::of(model, chat, &pictured(session), claims, &mut shown)?;
+/// The report without figures.
+pub fn report(session: &Session, results: &ResultTable) -> Result<Report> {
     let recipe = files::read(&session.file)?;
     let answers = results.rows.iter().map(|row| SampleAnswer {
         model: row.model.clone(),
         text: row.sample.clone(),
     });
-    let mut report = Report {
+    Ok(Report {
         header: header(session, &recipe)?,
         results: results.clone(),
-        losses: tuned.iter().map(losses).collect::<Result<_>>()?,
         samples: vec![Sample {
             prompt: results.sample_question.clone(),
             answers: answers.collect(),
         }],
         recipe: String::from_utf8_lossy(&recipe).into_owned(),
         ..Report::default()
-    };
+    })
+}
+
+/// Draws the figures of `report`. Their pairs are made of validation claims, which the
+/// directions have not seen; `tuned` are directories with losses. What was drawn before an
+/// error stays.
+pub fn draw(
+    session: &Session,
+    directions: &DirectionSet,
+    coeffs: Option<&Coeffs>,
+    tuned: &[(Mode, PathBuf)],
+    report: &mut Report,
+) -> Result<()> {
+    let mut shown = progress::of("figures");
+    report.losses = tuned.iter().map(losses).collect::<Result<_>>()?;
+    let tried = coeffs.iter().flat_map(|c| &c.tried);
+    let doses = tried.map(|tried| DosePoint {
+        coeff: tried.coeff,
+        fraction: Some(tried.fraction),
+        claims: tried.outcomes,
+        ..DosePoint::default()
+    });
+    let doses: Vec<DosePoint> = doses.collect();
+    if !doses.is_empty() {
+        let layers = session.recipe.steering.layers.clone();
+        report.doses.push(DoseCurve { layers, doses });
+    }
+    let (model, chat) = (&session.llama, &session.chat);
+    let claims = &session.items.validation;
+    let held = CapturedPairs::of(model, chat, &pictured(session), claims, &mut shown)?;
     let place = place_of(&held, directions);
     for (&layer, direction) in &directions.layers {
         let contrast = held.contrast(place, layer)?;
@@ -72,19 +89,7 @@ pub fn report(
     }
     // A figure that cannot be drawn (prompts are too short) costs no run.
     report.cosine_map = map(session, &mut shown).unwrap_or_default();
-    if !coeffs.tried.is_empty() {
-        let doses = coeffs.tried.iter().map(|tried| DosePoint {
-            coeff: tried.coeff,
-            fraction: Some(tried.fraction),
-            claims: tried.outcomes,
-            ..DosePoint::default()
-        });
-        report.doses.push(DoseCurve {
-            layers: session.recipe.steering.layers.clone(),
-            doses: doses.collect(),
-        });
-    }
-    Ok(report)
+    Ok(())
 }
 
 fn header(session: &Session, recipe: &[u8]) -> Result<RunHeader> {

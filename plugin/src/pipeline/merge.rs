@@ -11,9 +11,10 @@ use crate::quantize::{
     Merger, QuantizedReport, RetentionCheck, Retuner, SmallestMerge, TriedMerge, candidates,
 };
 use crate::session::Session;
-use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, lora::peft};
+use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, files, lora::peft};
 use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
+use std::cell::OnceCell;
 use std::path::Path;
 
 /// A merge into quantized weights.
@@ -185,7 +186,8 @@ impl<'a> QuantizedMerging<'a> {
             let none = Adapter::default();
             merger.update = &none;
             let target = (MergeRounding::Nearest, wanted);
-            rows.push(merged_row(&evaluator, &merger, "base", target)?);
+            let mut none = |_, _| {};
+            rows.push(merged_row(&evaluator, &merger, "base", target, &mut none)?);
             shown.step();
             let (target, written) = ((rounding, wanted), (self.settings.out, &report));
             rows.push(row(&evaluator, "tuned", tuned, target, written)?);
@@ -230,62 +232,117 @@ impl Measuring {
     }
 }
 
-/// Makes and measures the merges that the recipe's `[retention]` names; `tuned` are the
-/// updates of the run, with the hashes of their inputs.
+/// Makes and measures the merges of `tuned` that the recipe's `[retention]` names. Each is a
+/// stage, so that one that fails costs no other.
 pub(super) fn retention(
     run: &mut Run,
-    directions: &DirectionSet,
+    (directions, key): (&DirectionSet, &str),
     tuned: &[Tuned],
-    keys: &[String],
-) -> Result<Vec<QuantizedRow>> {
-    let (session, r) = (&run.session, &run.session.recipe);
-    let Some(wanted) = &r.retention else {
-        return Ok(Vec::new());
+) -> Vec<QuantizedRow> {
+    let Run {
+        session,
+        stages,
+        failures,
+    } = run;
+    let session = &*session;
+    let Some(wanted) = &session.recipe.retention else {
+        return Vec::new();
     };
-    let inputs = session.inputs(&[&r.retention, &r.prompt, &r.data, &r.evaluation, &r.tuning]);
-    let inputs = [&inputs].into_iter().chain(keys);
-    let measure = || {
-        let source = Source::open(&session.directory)?;
-        let calibration = session.calibration()?;
-        let evaluator = MergeEvaluator::new(session, Some(directions))?;
-        let modes = &wanted.modes;
-        let tuned = tuned.iter().filter(|(mode, ..)| modes.contains(mode));
-        let tuned: Vec<&Tuned> = tuned.collect();
-        let merges = wanted.types.len() * (1 + wanted.rounding.len() * modes.len());
-        let shown = Progress::new("quantized merges", merges);
-        let mut rows = vec![evaluator.unquantized("base", None)?];
-        for (mode, update, _) in &tuned {
-            rows.push(evaluator.unquantized(mode.name(), Some(update))?);
-        }
-        let mut merge = |update: &Adapter, mode: Mode, name: &str, rounding, stored| {
-            let retune =
-                |model: &dyn HookedModel| retuned(session, model, mode, directions, &mut |_, _| {});
-            let merger = Merger {
-                source: &source,
-                update,
-                calibration: &calibration,
-                growth: wanted.growth,
-                retuner: Some(&retune),
-            };
-            let target = (rounding, Some(stored));
-            rows.push(merged_row(&evaluator, &merger, name, target)?);
-            shown.step();
-            Result::Ok(())
+    let tuned = tuned.iter().filter(|t| wanted.modes.contains(&t.mode));
+    let models: Vec<Option<&Tuned>> = std::iter::once(None).chain(tuned.map(Some)).collect();
+    let mut targets = vec![None];
+    for name in &wanted.types {
+        targets.extend(WeightType::parse(name).ok().map(Some)); // which was checked
+    }
+    let mut tuning = session.recipe.tuning.clone();
+    tuning.modes.clear(); // each has rows of its own
+    let own = session.inputs(&[&wanted.growth, &tuning]);
+    let inputs = [key.to_owned(), own, session.evaluation_inputs()];
+    let (measuring, mut rows) = (OnceCell::new(), Vec::new());
+    let merges = targets
+        .iter()
+        .flat_map(|target| models.iter().map(move |m| (target, m)));
+    for (target, model) in merges {
+        let name = model.map_or("base", |t| t.mode.name());
+        let file = model.map_or_else(|| "base".to_owned(), |t| t.mode.file_name());
+        let roundings: &[MergeRounding] = match (target, model) {
+            (Some(_), Some(_)) => &wanted.rounding,
+            _ => &[MergeRounding::Nearest],
         };
-        for stored in &wanted.types {
-            let stored = WeightType::parse(stored)?;
-            let (none, nearest) = (Adapter::default(), MergeRounding::Nearest);
-            merge(&none, Mode::Truth, "base", nearest, stored)?;
-            for (mode, update, _) in &tuned {
-                for rounding in &wanted.rounding {
-                    shown.message(format!("{mode}, {stored}, {rounding}"));
-                    merge(update, *mode, mode.name(), *rounding, stored)?;
-                }
-            }
+        for rounding in roundings {
+            let (kind, shown) = match target {
+                None => ("unquantized".to_owned(), format!("{name}, unquantized")),
+                Some(t) => (
+                    format!("{t}-{rounding}"),
+                    format!("{name}, {t}, {rounding}"),
+                ),
+            };
+            let key = model.map_or("", |t| &t.key);
+            let inputs = inputs.iter().map(String::as_str).chain([key]);
+            let made = stages.json(&format!("retention/{file}-{kind}.json"), inputs, || {
+                let measuring = match measuring.get() {
+                    Some(made) => made,
+                    None => {
+                        let made = RetentionRun::new(session, directions)?;
+                        measuring.get_or_init(|| made)
+                    }
+                };
+                measuring.row(name, *model, target.map(|t| (*rounding, Some(t))))
+            });
+            let stage = format!("quantized merge {shown}");
+            let skipped = [format!("the row `{shown}` of the quantized models")];
+            rows.extend(failures.keep(&stage, skipped, made).map(|(row, _)| row));
         }
-        Ok(rows)
-    };
-    Ok(run.stages.json("retention.json", inputs, measure)?.0)
+    }
+    rows
+}
+
+/// What the merges of a run are made and measured with.
+struct RetentionRun<'a> {
+    session: &'a Session,
+    directions: &'a DirectionSet,
+    source: Source,
+    calibration: Vec<Vec<u32>>,
+    evaluator: MergeEvaluator<'a>,
+}
+
+impl<'a> RetentionRun<'a> {
+    fn new(session: &'a Session, directions: &'a DirectionSet) -> Result<Self> {
+        Ok(Self {
+            session,
+            directions,
+            source: Source::open(&session.directory)?,
+            calibration: session.calibration()?,
+            evaluator: MergeEvaluator::new(session, Some(directions))?,
+        })
+    }
+
+    /// The row of a tuned model, or of the base: merged as `target` says, or as it is.
+    fn row(
+        &self,
+        name: &str,
+        model: Option<&Tuned>,
+        target: Option<Target>,
+    ) -> Result<QuantizedRow> {
+        let update = model.map(|t| &t.update);
+        let Some(target) = target else {
+            return self.evaluator.unquantized(name, update);
+        };
+        let mut shown = progress::of(format!("quantized merge {name}"));
+        let mode = model.map_or(Mode::Truth, |t| t.mode);
+        let (session, directions) = (self.session, self.directions);
+        let retune =
+            |model: &dyn HookedModel| retuned(session, model, mode, directions, &mut |_, _| {});
+        let none = Adapter::default();
+        let merger = Merger {
+            source: &self.source,
+            update: update.unwrap_or(&none),
+            calibration: &self.calibration,
+            growth: session.recipe.retention.as_ref().map_or(0., |r| r.growth),
+            retuner: Some(&retune),
+        };
+        merged_row(&self.evaluator, &merger, name, target, &mut shown)
+    }
 }
 
 /// Refuses a `[retention]` that cannot be carried out, before anything is computed.
@@ -319,10 +376,11 @@ fn merged_row(
     merger: &Merger,
     name: &str,
     target: Target,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<QuantizedRow> {
     let directory = temporary()?;
     let out = directory.path().join("merged");
-    let report = merger.write(target.0, target.1, &out, &mut |_, _| {})?;
+    let report = merger.write(target.0, target.1, &out, progress)?;
     let tuned = (!merger.update.modules.is_empty()).then_some(merger.update);
     row(evaluator, name, tuned, target, (&out, &report))
 }
@@ -359,5 +417,5 @@ fn retuned(
 
 /// A directory that is removed when it is dropped.
 fn temporary() -> Result<tempfile::TempDir> {
-    Ok(tempfile::tempdir().map_err(|e| Fault::write(std::env::temp_dir(), e))?)
+    Ok(files::temporary_directory(&std::env::temp_dir())?)
 }

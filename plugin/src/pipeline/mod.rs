@@ -3,6 +3,7 @@
 //! Every stage is skipped while its inputs are the same.
 
 mod evaluator;
+mod failures;
 mod figures;
 mod merge;
 mod results;
@@ -19,4 +20,4 @@ pub use search::{check_search, search};
 pub use selection::SelectionOutcome;
 pub use sweep::{CHOICE_FILE, SELECTION, SWEEP_CELLS, SweepCell};
 pub use tuning_plan::{ModePlan, Planned, plan};
-pub use whole::{run, table};
+pub use whole::{RunOutcome, run, table};

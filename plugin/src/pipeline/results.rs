@@ -1,127 +1,233 @@
 //! The models that a run compares, and what they answer.
 
 use super::run::{Run, Tuned};
-use crate::progress::{self, Progress};
-use crate::session::{Coeffs, Measured, Session};
+use crate::progress;
+use crate::session::{Coeffs, Measured, Session, StageInput};
 use crate::{error::Result, runtime::Engine};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reptune_adapters::{Direction, DirectionSet, HookedModel, lora::peft};
 use reptune_recipes::evaluate::{Answerer, Judge};
 use reptune_recipes::extract::CapturedPairs;
+use reptune_recipes::recipe::Mode;
 use reptune_report::{Comparison, ModelRow, SeedRepeats, Verdict};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// What the stages of a run made; baked models stand after their coeffs.
-pub struct RunModels<'a> {
-    pub session: &'a Session,
-    pub steering: &'a DirectionSet,
-    pub coeffs: &'a Coeffs,
-    pub tuned: &'a [Tuned],
-    pub baked: &'a [(f64, PathBuf)],
+/// What the stages of a run made; what could not be made is not measured.
+#[derive(Default)]
+pub(super) struct RunModels {
+    /// The directions that steer, their coeffs, and the hash of their inputs.
+    pub steering: Option<(DirectionSet, Coeffs, String)>,
+    pub tuned: Vec<Tuned>,
+    /// Baked models with the signs and the coeffs of their doses.
+    pub baked: Vec<(&'static str, f64, PathBuf)>,
 }
 
-impl RunModels<'_> {
+/// A row of the result table, and where its answers are kept.
+struct Row {
+    name: String,
+    file: String,
+    /// Hash of what its model was made from.
+    key: String,
+}
+
+impl RunModels {
     /// Measures every model, and in a study the controls, and compares each with the base,
-    /// which comes first; the judge's replies are kept in the file `judge`.
-    pub fn rows(&self, judge: &Path) -> Result<Vec<ModelRow>> {
-        let mut measured = self.measure()?;
-        self.judge(&mut measured, judge)?;
-        if self.session.recipe.study.is_some() {
-            measured.extend(self.controls()?);
+    /// which comes first. The answers of a model are a stage: only those of a new model are
+    /// measured.
+    pub fn rows(&self, run: &mut Run) -> Vec<ModelRow> {
+        let mut measured = self.measure(run);
+        judge(run, &mut measured);
+        if let (Some(_), Some((set, coeffs, key))) = (&run.session.recipe.study, &self.steering) {
+            let Run {
+                session, stages, ..
+            } = run;
+            let inputs = [key, &session.evaluation_inputs()];
+            let made = stages.json("answers/controls.json", inputs, || {
+                controls(session, set, coeffs)
+            });
+            let skipped = ["rows of random and shuffled directions"];
+            let made = run.failures.keep("controls", skipped, made);
+            measured.extend(made.into_iter().flat_map(|(rows, _)| rows));
         }
-        let base = measured[0].clone();
-        let before = &base.row.claim_verdicts;
-        for m in &mut measured[1..] {
+        let base = measured.iter().find(|m| m.row.model == BASE).cloned();
+        let others = measured.iter_mut().filter(|m| m.row.model != BASE);
+        for (m, base) in others.zip(std::iter::repeat(base).flatten()) {
+            let before = &base.row.claim_verdicts;
             let versus = Comparison::of(before, &m.row.claim_verdicts, Verdict::Positive);
             let versus = versus.and_then(|versus| match m.odds.len() == base.odds.len() {
                 true => versus.with_log_odds(&base.odds, &m.odds),
                 false => Ok(versus),
             });
-            m.row.versus_base = Some(versus.map_err(reptune_recipes::Error::from)?);
+            let versus = versus.map_err(|e| reptune_recipes::Error::from(e).into());
+            let stage = format!("compare {} with the base", m.row.model);
+            let skipped = ["the column `p vs base` of its row"];
+            m.row.versus_base = run.failures.keep(&stage, skipped, versus);
         }
-        Ok(measured.into_iter().map(|m| m.row).collect())
+        measured.into_iter().map(|m| m.row).collect()
     }
 
-    fn measure(&self) -> Result<Vec<Measured>> {
-        let (session, set) = (self.session, self.steering);
-        let (behaviour, questions) = (&session.recipe.behaviour, session.test_questions());
-        let models = 5 + 2 * self.tuned.len() + self.baked.len();
-        let shown = Progress::new("evaluate", questions * models);
-        let mut all: Vec<Measured> = Vec::new();
-        let mut ask = |name: &str, answerer: &dyn Answerer, systems: &[String]| {
-            let from = all.len() * questions;
-            shown.message(format!("evaluate {name}"));
-            let mut progress = |done| shown.set(from + done);
-            let mut measured = session.measure(name, answerer, systems, &mut progress)?;
-            measured.open = session.open_answers(answerer, systems)?;
-            all.push(measured);
-            Result::Ok(())
+    fn measure(&self, run: &mut Run) -> Vec<Measured> {
+        let row = |name: &str, file: &str, key: &str| Row {
+            name: name.to_owned(),
+            file: format!("answers/{file}.json"),
+            key: key.to_owned(),
         };
-        let plain = session.plain();
-        let own = session.own(&[], None);
-        ask("base", &own, &plain)?;
-        ask("prompted, positive", &own, &behaviour.positive)?;
-        ask("prompted, negative", &own, &behaviour.negative)?;
-        for coeff in [self.coeffs.positive, self.coeffs.negative] {
-            let steering = [session.steering(set, coeff)?];
-            let name = format!("steered {}", session.dose(set, coeff));
-            ask(&name, &session.own(&steering, None), &plain)?;
+        let behaviour = run.session.recipe.behaviour.clone();
+        let plain = run.session.plain();
+        let mut all = Vec::new();
+        let personas = [
+            (BASE, "base", &plain),
+            (
+                "prompted, positive",
+                "prompted_positive",
+                &behaviour.positive,
+            ),
+            (
+                "prompted, negative",
+                "prompted_negative",
+                &behaviour.negative,
+            ),
+        ];
+        for (name, file, systems) in personas {
+            let key = systems.json();
+            all.extend(ask(run, row(name, file, &key), systems, &|s, ask| {
+                ask(&s.own(&[], None))
+            }));
         }
-        for (mode, update, merged) in self.tuned {
-            let own = session.own(&[], Some(update));
-            ask(&format!("tuned {mode}"), &own, &plain)?;
-            let engine = Engine::load(merged, None)?;
-            ask(&format!("merged {mode}, mistral.rs"), &engine, &plain)?;
-        }
-        for (coeff, directory) in self.baked {
-            let name = format!("baked {}, mistral.rs", session.dose(set, *coeff));
-            ask(&name, &Engine::load(directory, None)?, &plain)?;
-        }
-        Ok(all)
-    }
-
-    /// Has the open answers of every model compared with those of the base.
-    fn judge(&self, all: &mut [Measured], cache: &Path) -> Result<()> {
-        let evaluation = &self.session.recipe.evaluation;
-        let (Some(open), Some(settings)) = (&evaluation.open_ended, &evaluation.judge) else {
-            return Ok(());
-        };
-        let questions = self.session.open_questions()?;
-        let mut judge = Judge::new(settings, &open.criterion, cache)?;
-        let (base, others) = all.split_at_mut(1);
-        let mut shown = progress::steps("judge", questions.len() * others.len());
-        for (i, other) in others.iter_mut().enumerate() {
-            let mut progress = |done| shown(i * questions.len() + done);
-            let said = judge.compare_all(&questions, &base[0].open, &other.open, &mut progress)?;
-            other.row.judged = Some(said);
-        }
-        Ok(())
-    }
-
-    /// Steers with directions that should do nothing, at the coeffs of the run: random ones,
-    /// and those of the same pairs with positive and negative exchanged in half of them.
-    fn controls(&self) -> Result<Vec<Measured>> {
-        let session = self.session;
-        let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
-        let mut sets = vec![("random", random(self.steering, &mut rng)?)];
-        if let Some(set) = shuffled(session, self.steering, &mut rng)? {
-            sets.push(("shuffled", set));
-        }
-        let questions = session.test_questions();
-        let mut shown = progress::steps("controls", questions * 2 * sets.len());
-        let mut rows = Vec::new();
-        for (name, set) in &sets {
-            for coeff in [self.coeffs.positive, self.coeffs.negative] {
-                let steering = [session.steering(set, coeff)?];
-                let model = format!("{name} direction {}", session.dose(set, coeff));
-                let (from, own) = (rows.len() * questions, session.own(&steering, None));
-                let mut progress = |done| shown(from + done);
-                rows.push(session.measure(&model, &own, &session.plain(), &mut progress)?);
+        let dose = |run: &Run, set, coeff| run.session.dose(set, coeff);
+        if let Some((set, coeffs, key)) = &self.steering {
+            for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
+                let name = format!("steered {}", dose(run, set, coeff));
+                let row = row(&name, &format!("steered_{sign}"), key);
+                all.extend(ask(run, row, &plain, &|s, ask| {
+                    ask(&s.own(&[s.steering(set, coeff)?], None))
+                }));
             }
         }
-        Ok(rows)
+        for Tuned {
+            mode,
+            update,
+            key,
+            merged,
+        } in &self.tuned
+        {
+            let file = mode.file_name();
+            let tuned = row(&format!("tuned {mode}"), &format!("tuned_{file}"), key);
+            all.extend(ask(run, tuned, &plain, &|s, ask| {
+                ask(&s.own(&[], Some(update)))
+            }));
+            let Some(merged) = merged else { continue };
+            let name = format!("merged {mode}, mistral.rs");
+            let row = row(&name, &format!("merged_{file}"), key);
+            all.extend(ask(run, row, &plain, &|_, ask| {
+                ask(&Engine::load(merged, None)?)
+            }));
+        }
+        let baked = self
+            .steering
+            .iter()
+            .flat_map(|s| self.baked.iter().map(move |b| (s, b)));
+        for ((set, _, key), (sign, coeff, directory)) in baked {
+            let name = format!("baked {}, mistral.rs", dose(run, set, *coeff));
+            let row = row(&name, &format!("baked_{sign}"), key);
+            all.extend(ask(run, row, &plain, &|_, ask| {
+                ask(&Engine::load(directory, None)?)
+            }));
+        }
+        all
     }
+}
+
+/// The row of the model as it is.
+const BASE: &str = "base";
+
+/// Asks a model.
+type Ask<'a> = &'a mut dyn FnMut(&dyn Answerer) -> Result<Measured>;
+
+/// What the model of `row` answers under `systems`; `load` makes it. None if that fails.
+fn ask(
+    run: &mut Run,
+    row: Row,
+    systems: &[String],
+    load: &dyn Fn(&Session, Ask) -> Result<Measured>,
+) -> Option<Measured> {
+    let Run {
+        session,
+        stages,
+        failures,
+    } = run;
+    let (name, stage) = (&row.name, format!("evaluate {}", row.name));
+    let inputs = [&session.evaluation_inputs(), &row.key, name];
+    let measured = stages.json(&row.file, inputs, || {
+        let mut shown = progress::steps(&stage, session.test_questions());
+        load(session, &mut |answerer| {
+            let mut measured = session.measure(name, answerer, systems, &mut shown)?;
+            measured.open = session.open_answers(answerer, systems)?;
+            Ok(measured)
+        })
+    });
+    let skipped = [format!("the row `{name}` of the results")];
+    Some(failures.keep(&stage, skipped, measured)?.0)
+}
+
+/// Has the open answers of every model compared with those of the base. The judge's replies
+/// are kept.
+fn judge(run: &mut Run, all: &mut [Measured]) {
+    let Run {
+        session,
+        stages,
+        failures,
+    } = run;
+    let evaluation = &session.recipe.evaluation;
+    let (Some(open), Some(settings)) = (&evaluation.open_ended, &evaluation.judge) else {
+        return;
+    };
+    let Some((base, others)) = all.split_first_mut().filter(|(b, _)| b.row.model == BASE) else {
+        return;
+    };
+    let answers: Vec<&[String]> = others.iter().map(|m| m.open.as_slice()).collect();
+    let inputs = session.inputs(&[settings, open, &base.open, &answers]);
+    let replies = stages.path("judge.jsonl");
+    let judged = stages.json("judged.json", [inputs], || {
+        let questions = session.open_questions()?;
+        let mut judge = Judge::new(settings, &open.criterion, &replies)?;
+        let mut shown = progress::steps("judge", questions.len() * others.len());
+        let mut said = Vec::new();
+        for (i, other) in others.iter().enumerate() {
+            let mut progress = |done| shown(i * questions.len() + done);
+            let (first, second) = (&base.open, &other.open);
+            said.push(judge.compare_all(&questions, first, second, &mut progress)?);
+        }
+        Ok(said)
+    });
+    let judged = failures.keep("judge", ["the column `judged`"], judged);
+    for (other, said) in others.iter_mut().zip(judged.into_iter().flat_map(|j| j.0)) {
+        other.row.judged = Some(said);
+    }
+}
+
+/// Steers with directions that should do nothing, at the coeffs of the run: random ones,
+/// and those of the same pairs with positive and negative exchanged in half of them.
+fn controls(session: &Session, steering: &DirectionSet, coeffs: &Coeffs) -> Result<Vec<Measured>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
+    let mut sets = vec![("random", random(steering, &mut rng)?)];
+    if let Some(set) = shuffled(session, steering, &mut rng)? {
+        sets.push(("shuffled", set));
+    }
+    let questions = session.test_questions();
+    let mut shown = progress::steps("controls", questions * 2 * sets.len());
+    let mut rows = Vec::new();
+    for (name, set) in &sets {
+        for coeff in [coeffs.positive, coeffs.negative] {
+            let steering = [session.steering(set, coeff)?];
+            let model = format!("{name} direction {}", session.dose(set, coeff));
+            let (from, own) = (rows.len() * questions, session.own(&steering, None));
+            let mut progress = |done| shown(from + done);
+            rows.push(session.measure(&model, &own, &session.plain(), &mut progress)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// Directions of the same layers, each with normally distributed entries.
@@ -182,32 +288,42 @@ pub fn place_of(captured: &CapturedPairs, directions: &DirectionSet) -> usize {
 
 /// Tunes and measures every mode with every seed of the study; `key` is that of the
 /// directions.
-pub fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Result<Vec<SeedRepeats>> {
+pub(super) fn repeats(run: &mut Run, directions: &DirectionSet, key: &str) -> Vec<SeedRepeats> {
     let Some(study) = run.session.recipe.study.clone() else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
-    let (session, r) = (&run.session, &run.session.recipe);
-    let inputs = session.inputs(&[&r.prompt, &r.data, &r.evaluation, &r.seed]);
     let mut all = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
         let (model, mut rows) = (format!("tuned {mode}"), Vec::new());
         for seed in &study.seeds {
-            let (adapter, key) = run.tuned(mode, Some(*seed), directions, key, None)?;
-            let session = &run.session;
-            let measure = || {
-                let update = peft::load(&adapter, session.llama.spec())?;
-                let questions = session.test_questions();
-                let shown = format!("evaluate {mode}, seed {seed}");
-                let mut shown = progress::steps(shown, questions);
-                let own = session.own(&[], Some(&update));
-                let model = format!("{model}, seed {seed}");
-                session.measure(&model, &own, &session.plain(), &mut shown)
-            };
-            let file = format!("seeds/{seed}/{}.json", mode.file_name());
-            let (measured, _) = run.stages.json(&file, &[&key, &inputs], measure)?;
-            rows.push(measured.row);
+            let skipped = [format!("seed {seed} of `{model}`")];
+            let row = repeat(run, mode, *seed, directions, key);
+            rows.extend(
+                run.failures
+                    .keep(&format!("{mode}, seed {seed}"), skipped, row),
+            );
         }
         all.push(SeedRepeats { model, rows });
     }
-    Ok(all)
+    all
+}
+
+fn repeat(
+    run: &mut Run,
+    mode: Mode,
+    seed: u64,
+    directions: &DirectionSet,
+    key: &str,
+) -> Result<ModelRow> {
+    let (adapter, key) = run.tuned(mode, Some(seed), directions, key, None)?;
+    let (session, model) = (&run.session, format!("tuned {mode}, seed {seed}"));
+    let inputs = [key, session.evaluation_inputs()];
+    let file = format!("seeds/{seed}/{}.json", mode.file_name());
+    let (measured, _) = run.stages.json(&file, inputs, || {
+        let update = peft::load(&adapter, session.llama.spec())?;
+        let mut shown = progress::steps(format!("evaluate {model}"), session.test_questions());
+        let own = session.own(&[], Some(&update));
+        session.measure(&model, &own, &session.plain(), &mut shown)
+    })?;
+    Ok(measured.row)
 }

@@ -1,10 +1,12 @@
 //! A run of a recipe in its directory: directions, doses, adapters.
 
+use super::failures::Failures;
 use super::selection;
+use crate::decoder::LoadOptions;
 use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
 use crate::session::{Coeffs, Session};
-use crate::stages::{Stages, write_json};
+use crate::stages::{RunLock, Stages, write_json};
 use reptune_adapters::lora::{delta_file, peft};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, files, open_directions};
 use reptune_recipes::extract::{Extracted, extract};
@@ -19,8 +21,15 @@ pub const ORDERED: &str = "ordered.json";
 pub const METRICS: &str = "metrics.jsonl";
 const CHOICE: &str = "select.json";
 
-/// A tuned mode: its adapter, and the directory of the merged model.
-pub(super) type Tuned = (Mode, Adapter, PathBuf);
+/// A tuned mode.
+pub(super) struct Tuned {
+    pub mode: Mode,
+    pub update: Adapter,
+    /// Hash of the inputs of its tuning.
+    pub key: String,
+    /// The directory of the merged model, if that could be written.
+    pub merged: Option<PathBuf>,
+}
 
 /// The directory of a tuned mode in a run.
 pub(super) fn tuned_name(mode: Mode) -> String {
@@ -31,31 +40,38 @@ pub(super) fn tuned_name(mode: Mode) -> String {
 pub struct Run {
     pub session: Session,
     pub(crate) stages: Stages,
+    pub(super) failures: Failures,
 }
 
 impl Run {
-    /// Opens the run in `out`, or in `runs/NAME` with the recipe's name.
-    pub fn open(session: Session, out: Option<&Path>) -> Result<Self> {
-        let own = Path::new("runs").join(&session.recipe.name);
-        let stages = Stages::open(out.unwrap_or(&own))?;
-        Ok(Self { session, stages })
+    /// Opens the run of the recipe `file` in `out`, or in `runs/NAME` with the recipe's name;
+    /// its model is `model` instead of the recipe's, if there is one.
+    pub fn open(
+        file: &Path,
+        model: Option<&str>,
+        options: LoadOptions,
+        out: Option<&Path>,
+    ) -> Result<Self> {
+        let own = Path::new("runs").join(Recipe::read(file)?.name);
+        // before the model is loaded, which may take minutes
+        let lock = RunLock::take(out.unwrap_or(&own))?;
+        let session = Session::open(file, model, options)?;
+        let stages = Stages::open(lock)?;
+        Ok(Self {
+            session,
+            stages,
+            failures: Failures::default(),
+        })
     }
 
     /// The directions of the recipe: extracted, and where there is something to choose,
     /// chosen on the validation claims. The choice then steers.
     pub fn directions(&mut self) -> Result<(DirectionSet, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
-        let inputs = session.inputs(&[
-            &r.seed,
-            &r.behaviour,
-            &r.prompt,
-            &r.data,
-            &r.extraction,
-            &r.selection,
-            &r.selection.as_ref().map(|_| &r.steering.positions),
-        ]);
+        let of_choice = r.selection.as_ref().map(|s| (s, &r.steering.positions));
+        let inputs = [session.extraction_inputs(), session.inputs(&[&of_choice])];
         let cells = self.stages.path(selection::CELLS);
-        let key = self.stages.run(DIRECTIONS, &[&inputs], |path| {
+        let key = self.stages.run(DIRECTIONS, &inputs, |path| {
             let found = match r.selection {
                 None => extracted(session, r, "extract")?,
                 Some(_) => {
@@ -90,7 +106,9 @@ impl Run {
         key: &str,
     ) -> Result<(Coeffs, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
-        let inputs = session.inputs(&[&r.steering, &r.evaluation.max_new_tokens]);
+        let (prompt, claims, split) = (&r.prompt, &r.data.claims, &r.data.split);
+        let new = &r.evaluation.max_new_tokens;
+        let inputs = session.inputs(&[&r.seed, prompt, claims, split, &r.steering, new]);
         let doses = 2 * r.steering.fractions.len();
         self.stages.json("steering.json", &[key, &inputs], || {
             session.coeffs(directions, &mut progress::steps("choose a dose", doses))
@@ -124,7 +142,8 @@ impl Run {
         let mut recipe = session.recipe.clone();
         let mut tuning = recipe.tuning.clone();
         tuning.modes.clear(); // of which this is one
-        let inputs = session.inputs(&[&recipe.prompt, &recipe.data, &tuning]);
+        let (claims, split) = (&recipe.data.claims, &recipe.data.split);
+        let inputs = session.inputs(&[&recipe.prompt, claims, split, &tuning]);
         recipe.seed = seed.unwrap_or(recipe.seed);
         let seed = recipe.seed.to_string();
         let inputs = [key, &inputs, mode.name(), &init, &seed];

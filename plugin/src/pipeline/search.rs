@@ -58,6 +58,7 @@ pub fn search(run: &mut Run, model: Option<&str>) -> Result<SearchResult> {
     let grid = SearchCandidate::grid(recipe)?;
     let spec = session.llama.spec();
     grid.iter().try_for_each(|c| spec.check_layers(&c.layers))?;
+    run.stages.save()?;
     let trials_in = run.stages.path("search");
     if trials_in.exists() {
         // Those of an earlier search would stand among the new trials.

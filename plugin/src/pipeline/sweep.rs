@@ -25,7 +25,7 @@ impl Run {
     /// The directions of the recipe, as its `[steering]` changes them, and their file.
     pub fn sweep_directions(&mut self) -> Result<(DirectionSet, PathBuf)> {
         let (session, recipe) = (&self.session, &self.session.recipe);
-        let inputs = session.inputs(&[&recipe.hash()]);
+        let inputs = session.extraction_inputs();
         self.stages.run(DIRECTIONS, &[&inputs], |path| {
             let found = extracted(session, recipe, "extract")?;
             Ok(found.directions.save(path)?)
@@ -58,6 +58,7 @@ impl Run {
         };
         let choices = selection::choices(&self.session, claims)?;
         let base = ModelVariant::base(&self.session.llama);
+        self.stages.save()?;
         let (file, mut shown) = (self.stages.path(SWEEP_CELLS), progress::of("sweep"));
         Ok(sweep(&base, &choices, &grid, &file, &mut shown)?)
     }
@@ -66,7 +67,9 @@ impl Run {
     /// the choice. `unfit` gets what was measured where no dose can be chosen.
     pub fn select(&mut self, unfit: &mut dyn FnMut(&SelectionTable)) -> Result<SelectionOutcome> {
         let session = &self.session;
-        let inputs = session.inputs(&[&session.recipe.hash()]);
+        let (of_extraction, r) = (session.extraction_inputs(), &session.recipe);
+        let of_choice =
+            session.inputs(&[&r.selection, &r.steering.positions, &r.evaluation.claims]);
         let [file, directions, cells] =
             [CHOICE_FILE, SELECTION, selection::CELLS].map(|name| self.stages.path(name));
         if !directions.exists() && file.exists() {
@@ -80,6 +83,9 @@ impl Run {
             set.save(&directions)?;
             Ok(selected)
         };
-        Ok(self.stages.json(CHOICE_FILE, &[&inputs], measure)?.0)
+        Ok(self
+            .stages
+            .json(CHOICE_FILE, &[of_extraction, of_choice], measure)?
+            .0)
     }
 }

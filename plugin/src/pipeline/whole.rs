@@ -1,20 +1,31 @@
 //! A whole recipe: directions, doses, tuned, merged and baked models, and the report on them.
 
-use super::results::{RunModels, repeats};
+use super::results::{self, RunModels};
 use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
-use crate::bake;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
 use crate::session::{Coeffs, Session, StageInput};
+use crate::stages::write_json;
+use crate::{bake, progress};
 use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
-use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable};
+use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable, StageFailure};
 use std::path::{Path, PathBuf};
 
-/// Does everything that the recipe of `run` says; returns the answers of every model, the
-/// quantized merges, and the page of the report.
-pub fn run(run: &mut Run) -> Result<(ResultTable, Vec<QuantizedRow>, PathBuf)> {
+/// What a run made.
+pub struct RunOutcome {
+    /// The answers of every model, and what failed.
+    pub results: ResultTable,
+    /// The quantized merges.
+    pub quantized: Vec<QuantizedRow>,
+    /// The page of the report.
+    pub page: PathBuf,
+}
+
+/// Does everything that the recipe of `run` says. A stage that fails costs only what depends
+/// on it; the report names both.
+pub fn run(run: &mut Run) -> Result<RunOutcome> {
     let model = ModelDir::at(&run.session.directory)?;
     if model.is_quantized() {
         let (expected, found) = ("full weights, which a run merges and bakes", "a UQFF");
@@ -23,120 +34,178 @@ pub fn run(run: &mut Run) -> Result<(ResultTable, Vec<QuantizedRow>, PathBuf)> {
     }
     let base = open_checked(&model)?;
     merge::check_retention(run)?;
-    let (directions, key) = run.directions()?;
-    let (settings, spec) = (&run.session.recipe.steering, run.session.llama.spec());
-    let steering = settings.directions(&directions, spec)?;
-    let (coeffs, steering_key) = run.coeffs(&steering, &key)?;
-    let mut keys = vec![steering_key.clone()];
-    let tuned = tune_and_merge(run, &base, &directions, &key, &mut keys)?;
-    let quantized = merge::retention(run, &directions, &tuned, &keys)?;
-    let repeats = repeats(run, &directions, &key)?;
-    let baked = bake_doses(run, &steering, &coeffs, &steering_key)?;
+    let directions = run.directions();
+    let skipped = [
+        "doses", "steering", "tuning", "merging", "baking", "figures",
+    ];
+    let directions = run.failures.keep("directions", skipped, directions);
+    let mut made = RunModels::default();
+    let (mut quantized, mut repeats) = (Vec::new(), Vec::new());
+    if let Some((directions, key)) = &directions {
+        let doses = doses(run, directions, key);
+        let skipped = ["rows of steered and baked models"];
+        made.steering = run.failures.keep("doses", skipped, doses);
+        made.tuned = tune_and_merge(run, &base, directions, key);
+        quantized = merge::retention(run, (directions, key), &made.tuned);
+        repeats = results::repeats(run, directions, key);
+        if let Some((steering, coeffs, key)) = &made.steering {
+            made.baked = bake_doses(run, steering, coeffs, key);
+        }
+    }
+    let rows = made.rows(run);
+    let mut results = table(&run.session, rows);
+    results.failures = run.failures.all().to_vec();
 
     let (session, r) = (&run.session, &run.session.recipe);
-    let inputs = session.inputs(&[
-        &r.seed,
-        &r.behaviour,
-        &r.prompt,
-        &r.data,
-        &r.evaluation,
-        &r.steering,
-        &r.study.as_ref().map(|s| &s.seeds),
-    ]);
-    let inputs = [&inputs].into_iter().chain(&keys);
-    let [judge, text] = ["judge.jsonl", "report.txt"].map(|name| run.stages.path(name));
-    let (results, key) = run.stages.json("report.json", inputs, || {
-        let models = RunModels {
-            session,
-            steering: &steering,
-            coeffs: &coeffs,
-            tuned: &tuned,
-            baked: &baked,
-        };
-        let table = table(session, models.rows(&judge)?);
-        files::write_atomically(&text, |w| writeln!(w, "{table}"))?;
-        Ok(table)
-    })?;
-
     let claims = r.study.iter().flat_map(|s| &s.claims);
-    let findings: Vec<_> = claims.map(|c| c.judge(&results, &repeats)).collect();
-    let recipe = files::sha256([files::read(&session.file)?.as_slice()]);
-    let adapter = |(mode, ..): &Tuned| (*mode, run.stages.path(&tuned_name(*mode)));
-    let adapters: Vec<(Mode, PathBuf)> = tuned.iter().map(adapter).collect();
-    let inputs = [key, recipe, (&repeats, &quantized).json()];
-    run.stages.run("report", inputs, |path| {
-        let report = Report {
-            findings: findings.clone(),
-            repeats: repeats.clone(),
-            quantized: quantized.clone(),
-            ..figures::report(session, &directions, &coeffs, &results, &adapters)?
-        };
-        Ok(write_report(&report, path)?)
-    })?;
-    if let Some(file) = r.study.as_ref().and_then(|s| s.results.as_ref()) {
+    let findings = claims.map(|c| c.judge(&results, &repeats)).collect();
+    let mut report = Report {
+        findings,
+        repeats,
+        quantized,
+        ..figures::report(session, &results)?
+    };
+    let coeffs = made.steering.as_ref().map(|(_, coeffs, _)| coeffs);
+    let directions = directions.as_ref().map(|(directions, _)| directions);
+    let adapter = |t: &Tuned| (t.mode, run.stages.path(&tuned_name(t.mode)));
+    let adapters: Vec<(Mode, PathBuf)> = made.tuned.iter().map(adapter).collect();
+    let keys = made.tuned.iter().map(|t| t.key.clone());
+    let inputs = keys.chain([session.extraction_inputs(), coeffs.json(), report.json()]);
+    let inputs: Vec<String> = inputs.collect();
+    let written = run.stages.run("report", inputs, |path| {
+        // With what can be drawn, before a failure to draw the rest is one of the run.
+        let drawn = caught("figures", || match directions {
+            None => Ok(()),
+            Some(d) => figures::draw(session, d, coeffs, &adapters, &mut report),
+        });
+        if let Err(e) = &drawn {
+            let (stage, error, skipped) = ("figures".to_owned(), e.to_string(), Vec::new());
+            report.results.failures.push(StageFailure {
+                stage,
+                error,
+                skipped,
+            });
+        }
+        write_report(&report, path)?;
+        drawn
+    });
+    run.failures.keep("figures", [""; 0], written);
+    results.failures = run.failures.all().to_vec();
+    let text = run.stages.path("report.txt");
+    files::write_atomically(&text, |w| writeln!(w, "{results}"))?;
+    write_json(&run.stages.path("report.json"), &results)?;
+    if let Some(file) = run
+        .session
+        .recipe
+        .study
+        .as_ref()
+        .and_then(|s| s.results.as_ref())
+    {
         let report = Report {
             results: ResultTable {
                 model: file_name(Path::new(&results.model)),
                 ..results.clone()
             },
-            findings,
-            repeats,
-            quantized: quantized.clone(),
+            findings: report.findings.clone(),
+            repeats: report.repeats.clone(),
+            quantized: report.quantized.clone(),
             ..Report::default()
         };
-        let (recipe, text) = (file_name(&session.file), report.markdown());
+        let (recipe, text) = (file_name(&run.session.file), report.markdown());
         let head = format!("# Results\n\nWritten by `reptune run` of `{recipe}`.\n\n");
         files::write_atomically(file, |w| write!(w, "{head}{text}"))?;
     }
-    Ok((results, quantized, run.stages.path("report/index.html")))
+    Ok(RunOutcome {
+        results,
+        quantized: report.quantized,
+        page: run.stages.path("report/index.html"),
+    })
 }
 
-/// Tunes and merges every mode; adds the keys of the adapters to `keys`.
+/// The directions that steer, with the coeffs of the run and the hash of their inputs.
+fn doses(
+    run: &mut Run,
+    directions: &DirectionSet,
+    key: &str,
+) -> Result<(DirectionSet, Coeffs, String)> {
+    let (settings, spec) = (&run.session.recipe.steering, run.session.llama.spec());
+    let steering = settings.directions(directions, spec)?;
+    let (coeffs, key) = run.coeffs(&steering, key)?;
+    Ok((steering, coeffs, key))
+}
+
+/// Tunes and merges every mode.
 fn tune_and_merge(
     run: &mut Run,
     base: &Source,
     directions: &DirectionSet,
     key: &str,
-    keys: &mut Vec<String>,
-) -> Result<Vec<Tuned>> {
+) -> Vec<Tuned> {
     let mut tuned = Vec::new();
     for mode in run.session.recipe.tuning.modes.clone() {
-        let (adapter, key) = run.tuned(mode, None, directions, key, None)?;
-        let update = peft::load(&adapter, run.session.llama.spec())?;
-        let merged = format!("merged/{}", mode.file_name());
-        run.stages.run(&merged, &[&key], |path| {
-            base.merge(&update, path, &mut |_, _, _| {})?;
+        let made = run.tuned(mode, None, directions, key, None);
+        let made = made
+            .and_then(|(adapter, key)| Ok((peft::load(&adapter, run.session.llama.spec())?, key)));
+        let skipped = [format!("everything of the model `tuned {mode}`")];
+        let made = run.failures.keep(&format!("tune {mode}"), skipped, made);
+        let Some((update, key)) = made else { continue };
+        let name = format!("merged/{}", mode.file_name());
+        let merged = run.stages.run(&name, &[&key], |path| {
+            let mut shown = progress::of(format!("merge {mode}"));
+            let mut shown = |_: &Path, done, all| shown(done, all);
+            base.merge(&update, path, &mut shown)?;
             Ok(())
-        })?;
-        keys.push(key);
-        tuned.push((mode, update, run.stages.path(&merged)));
+        });
+        let skipped = [format!("the row `merged {mode}, mistral.rs`")];
+        let merged = run.failures.keep(&format!("merge {mode}"), skipped, merged);
+        tuned.push(Tuned {
+            mode,
+            update,
+            key,
+            merged: merged.map(|_| run.stages.path(&name)),
+        });
     }
-    Ok(tuned)
+    tuned
 }
 
-/// Bakes both doses where that is exact; returns each with its directory.
+/// Bakes both doses where that is exact; returns each with its sign and its directory.
 fn bake_doses(
     run: &mut Run,
     directions: &DirectionSet,
     coeffs: &Coeffs,
     key: &str,
-) -> Result<Vec<(f64, PathBuf)>> {
+) -> Vec<(&'static str, f64, PathBuf)> {
     let mut baked = Vec::new();
     for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
-        let (session, name) = (&run.session, format!("baked/{sign}"));
-        let intervention = session.steering(directions, coeff)?;
-        let constant = intervention.operator() == Operator::Add && intervention.gate().is_none();
-        if !constant || *intervention.rows() != Positions::All {
-            continue;
-        }
-        run.stages.run(&name, &[key], |path| {
-            let (model, interventions) = (&session.directory, [intervention]);
-            bake::bake(model, &interventions, WeightType::F32, path, &mut |_, _| {})?;
-            Ok(())
-        })?;
-        baked.push((coeff, run.stages.path(&name)));
+        let name = format!("baked/{sign}");
+        let made = bake_dose(run, directions, coeff, (&name, key));
+        let skipped = [format!("the row of the model baked with {coeff:+.1}")];
+        let made = run.failures.keep(&format!("bake {sign}"), skipped, made);
+        baked.extend(made.flatten().map(|path| (sign, coeff, path)));
     }
-    Ok(baked)
+    baked
+}
+
+/// Bakes one dose; none where the weights cannot hold it exactly.
+fn bake_dose(
+    run: &mut Run,
+    directions: &DirectionSet,
+    coeff: f64,
+    (name, key): (&str, &str),
+) -> Result<Option<PathBuf>> {
+    let session = &run.session;
+    let intervention = session.steering(directions, coeff)?;
+    let constant = intervention.operator() == Operator::Add && intervention.gate().is_none();
+    if !constant || *intervention.rows() != Positions::All {
+        return Ok(None);
+    }
+    run.stages.run(name, &[key], |path| {
+        let (model, interventions) = (&session.directory, [intervention]);
+        let mut shown = progress::of(format!("bake {coeff:+.1}"));
+        bake::bake(model, &interventions, WeightType::F32, path, &mut shown)?;
+        Ok(())
+    })?;
+    Ok(Some(run.stages.path(name)))
 }
 
 /// `rows` as the table of a recipe.
@@ -149,6 +218,7 @@ pub fn table(session: &Session, rows: Vec<ModelRow>) -> ResultTable {
         poles: session.recipe.behaviour.poles.clone(),
         sample_question: first.map_or(String::new(), |q| q.text),
         rows,
+        failures: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@
 //! - Messages have no backtrace.
 
 use super::differs::check;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::model::ModelDir;
 use candle_core::{DType, Device};
 use mistralrs::core::{AddModelConfig, Pipeline, SchedulerConfig};
@@ -67,9 +67,7 @@ pub(crate) fn pipeline(
             Err(failed(place, reason))
         }
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            let text = text.unwrap_or("without a message");
+            let text = panic_text(&*panic);
             Err(failed(place, format!("it panicked while loading: {text}")))
         }
     }

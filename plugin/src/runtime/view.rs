@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{Companions, ModelConfig, ModelDir};
-use reptune_adapters::{Error as Fault, formats::safetensors::shard_names};
+use reptune_adapters::{Error as Fault, files, formats::safetensors::shard_names};
 use reptune_recipes::TokenizerFile;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -33,7 +33,7 @@ impl EngineView {
     /// # Errors
     /// When a file is missing or broken, or mistral.rs cannot read it in any spelling.
     pub(super) fn of(model: &ModelDir, special: SpecialTokens) -> Result<Self> {
-        let directory = tempfile::tempdir().map_err(|e| Fault::write(std::env::temp_dir(), e))?;
+        let directory = files::temporary_directory(&std::env::temp_dir())?;
         let at = |name: &str| directory.path().join(name);
         let weights = model.weights()?;
         let names = match model.is_quantized() {

@@ -4,9 +4,9 @@ use super::steering::Steering;
 use crate::bake::BakePlan;
 use crate::error::{Error, Result};
 use crate::model::ModelDir;
-use crate::model::uqff::{self, UQFF, WeightType};
+use crate::model::uqff::{self, UQFF, UqffFile, WeightType};
 use crate::runtime::{Loaded, check, on_own_thread, pipeline, start};
-use crate::store::{Store, StoreKey};
+use crate::store::{ADDED, Store, StoreKey};
 use candle_core::Tensor;
 use mistralrs::core::{AddModelConfig, ModelSelected};
 use mistralrs::{AnyModelBuilder, Model, ModelDType, TextModelBuilder};
@@ -118,7 +118,7 @@ impl Steered {
         let cache = self.cache.map_or_else(Store::open, Ok)?;
         let place = model.path().display();
         let hash = adapter.as_ref().map_or("", |(_, hash)| hash);
-        let weights = model.key()?;
+        let weights = model.key(Some(&cache))?;
         let parts = [weights.as_str(), hash];
         let identity = StoreKey::new(format!("{place}, steered on a builder"), parts);
         let key = |settings: &str| identity.and(settings);
@@ -127,18 +127,22 @@ impl Steered {
             written.extend(module.to_string().into_bytes());
             bias.write_bytes(&mut written)?;
         }
-        let from = |base: &Path, settings: &str| -> Result<(PathBuf, Loaded)> {
-            let write = |out: &Path| write_biases(base, &spec, &biases, out);
-            let file = cache.entry(&key(settings).and(&written), write)?.join(UQFF);
+        let dose = format!("{ADDED}{}.uqff", &files::sha256([written.as_slice()])[..16]);
+        let from = |base: &Path| -> Result<(PathBuf, Loaded)> {
+            let mut weights = base_files(base)?;
+            let write = |out: &Path| write_biases(&weights, &spec, &biases, out);
+            let file = cache.added(base, &dose, write)?;
+            // of an entry that two files have, mistral.rs takes that of the later one
+            weights.push(file.clone());
             #[allow(deprecated)] // its successor makes a builder of its own
-            let builder = self.builder.clone().from_uqff(vec![file.clone()]);
+            let builder = self.builder.clone().from_uqff(weights);
             Ok((file, pipeline(runtime, &id, builder, None)?))
         };
         // As the builder was set when it was last seen.
         if let Some(guess) = cache.note(&identity)
             && let Some(base) = cache.get(&key(&guess))
         {
-            let (file, loaded) = from(&base, &guess)?;
+            let (file, loaded) = from(&base)?;
             if settings(&loaded.2)? == guess {
                 return checked(&file, loaded);
             }
@@ -152,7 +156,7 @@ impl Steered {
         let keep = || cache.keep(&key, &made);
         let base = cache.get(&key).map_or_else(keep, Ok)?;
         cache.keep_note(&identity, &settings)?;
-        let (file, loaded) = from(&base, &settings)?;
+        let (file, loaded) = from(&base)?;
         checked(&file, loaded)
     }
 }
@@ -161,7 +165,7 @@ impl Steered {
 /// because it would misread what it does not know; and the hash of both files.
 fn rewritten(directory: &Path, spec: &ModelSpec) -> Result<(TempDir, String)> {
     let update = peft::load(directory, spec)?;
-    let written = tempfile::tempdir().map_err(|e| Fault::write("adapter", e))?;
+    let written = files::temporary_directory(&std::env::temp_dir())?;
     peft::save(written.path(), &update, &spec.name)?;
     let file = |name: &str| files::read(&written.path().join(name));
     let parts = [
@@ -192,45 +196,66 @@ fn biases(spec: &ModelSpec, steering: &Steering) -> Result<BTreeMap<TargetModule
     Ok(left)
 }
 
-/// Writes to the directory `out` a [`UQFF`] with the entries of the UQFF `from`, and with
-/// `biases`, each (H,), added at their modules. The weights are copied as they are, one at a time.
+/// The `.uqff` files that mistral.rs wrote to `directory`, without those of doses.
+fn base_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listing = std::fs::read_dir(directory).map_err(|e| Fault::read(directory, e))?;
+    let paths = listing.filter_map(|file| Some(file.ok()?.path()));
+    let is_base = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".uqff") && !name.starts_with(ADDED)
+    };
+    let mut files: Vec<PathBuf> = paths.filter(is_base).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Writes to the file `out` the entries of the UQFF files `from` that get one of `biases`, each
+/// (H,), with it. The weights are copied as they are, one at a time.
 ///
 /// # Errors
 /// When `from` is no UQFF of this Llama, a type takes no bias, or the disk is full.
 fn write_biases(
-    from: &Path,
+    from: &[PathBuf],
     spec: &ModelSpec,
     biases: &BTreeMap<TargetModule, Tensor>,
     out: &Path,
 ) -> Result<()> {
-    let Some(file) = ModelDir::at(from)?.open_uqff()? else {
-        let hint = "mistral.rs wrote none";
-        return Err(Error::model(from, "*.uqff", "a UQFF", "none", hint));
-    };
-    std::fs::create_dir_all(out).map_err(|e| Fault::write(out, e))?;
-    let names: Vec<String> = file.indices().map(|i| i.to_string()).collect();
-    let shown = names.iter().map(String::as_str);
-    let path = &out.join(UQFF);
-    let mut writer = TensorFileWriter::create((path, path), shown, 0)?;
-    let place = |m: &TargetModule| uqff::index(m.layer, m.kind);
-    let places: BTreeMap<usize, _> = biases.iter().map(|b| (place(b.0), b)).collect();
-    for index in file.indices() {
-        let mut entry = file.entry(index)?;
-        if let Some((module, bias)) = places.get(&index) {
+    let mut shards = Vec::new();
+    for path in from {
+        shards.extend(UqffFile::find(path)?.map(|file| (path, file)));
+    }
+    let names: Vec<String> = biases.keys().map(|m| place(m).to_string()).collect();
+    files::replace(out, |temporary| {
+        let shown = names.iter().map(String::as_str);
+        let mut writer = TensorFileWriter::create((temporary, out), shown, 0)?;
+        for (module, bias) in biases {
+            let index = place(module);
+            let mut of_index = shards.iter();
+            let shard = of_index.find(|(_, file)| file.indices().any(|i| i == index));
+            let Some((path, file)) = shard else {
+                let (what, hint) = (format!("entry {index}"), "mistral.rs wrote none");
+                return Err(Error::model(out, what, "an entry of a UQFF", "none", hint));
+            };
+            let entry = file.entry(index)?;
             let (shape, expected) = (entry.layout().shape, module.kind.shape(spec));
             if shape != expected {
                 let place = format!("tensor `{index}`");
                 let (expected, found) = (format!("{expected:?}"), format!("{shape:?}"));
                 let hint = "its linear layers are not those of its config.json";
-                return Err(Error::model(from, place, expected, found, hint));
+                return Err(Error::model(*path, place, expected, found, hint));
             }
-            entry = entry.plus_bias(bias)?;
+            let entry = entry.plus_bias(bias)?;
+            let bytes = entry.bytes();
+            writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;
         }
-        let bytes = entry.bytes();
-        writer.push(&index.to_string(), Dtype::U8, &[bytes.len()], bytes)?;
-    }
-    writer.finish(BTreeMap::new())?;
-    Ok(())
+        writer.finish(BTreeMap::new())?;
+        Ok(())
+    })
+}
+
+/// The number of a module in a UQFF.
+fn place(module: &TargetModule) -> usize {
+    uqff::index(module.layer, module.kind)
 }
 
 /// Removes what mistral.rs writes next to a UQFF: the builder finds the other weights where it

@@ -15,13 +15,13 @@
 //! ```
 //!
 //! mistral.rs itself loads the model as its builder says (quantization, dtype, adapter) and
-//! writes it as a UQFF. The biases of [`bake`](crate::bake) are set in a copy of that file, and
-//! the same builder loads the copy. So no setting has to be repeated, and what is not steered
-//! keeps its bits.
+//! writes it as a UQFF. The entries that get a bias of [`bake`](crate::bake) are copied to a small
+//! file, and the same builder loads both, of which the later one counts. So no setting has to be
+//! repeated, what is not steered keeps its bits, and doses share their weights.
 //!
 //! The files are kept in the [`Store`](crate::store::Store). The settings of a builder can be
 //! read only after it has loaded, so the first build loads twice. Later builds assume that
-//! nothing has changed, load the copy, and compare: a builder with other settings gets a file
+//! nothing has changed, load both files, and compare: a builder with other settings gets a file
 //! of its own.
 
 mod builder;

@@ -5,15 +5,11 @@ use crate::bake::{BakePlan, Baker, DoseFile, Exactness};
 use crate::error::{Error, Result};
 use crate::model::uqff::WeightType;
 use crate::model::{ModelDir, Source};
-use crate::store::{Store, StoreKey};
-use reptune_adapters::{Dose, Intervention, lora::peft};
+use crate::progress;
+use crate::store::{ADDED, Store, StoreKey};
+use reptune_adapters::{Dose, Intervention, files, lora::peft};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Steering that biases alone do is baked into a file of its own, next to a file with all
-/// weights that do not depend on the dose.
-const DOSE: &str = "dose";
-const DOSE_FILE: &str = "dose.uqff";
 
 /// What becomes of a model before it is loaded. Adapter first, then steering: the
 /// directions are added to the residual stream of the tuned model.
@@ -38,16 +34,35 @@ impl Variant {
         let Some(interventions) = self.baked(&model)? else {
             return Ok(model);
         };
-        let model_key = ModelDir::at(&model)?.key()?;
-        let mut parts = vec!["baked in two files".to_owned(), model_key];
-        parts.extend(self.quantize.map(|q| q.to_string()));
+        let plan = BakePlan::of(&Source::open(&model)?.spec, &interventions)?;
+        let mut base = vec![ModelDir::at(&model)?.key(Some(cache))?];
+        base.extend(self.quantize.map(|q| q.to_string()));
+        let mut dose = Vec::new();
         for part in self.steering.iter().flat_map(|s| &s.parts) {
-            let (layers, dose, point) = (&part.layers, part.dose()?, part.point);
-            parts.push(format!("{} {layers:?} {dose:?} {point:?}", part.hash));
+            let (layers, amount, point) = (&part.layers, part.dose()?, part.point);
+            dose.push(format!("{} {layers:?} {amount:?} {point:?}", part.hash));
         }
-        let key = StoreKey::new(format!("{}, {self}", model.display()), parts);
-        let made = cache.entry(&key, |out| self.bake(&model, &interventions, out))?;
-        Ok(loadable(made))
+        let made_from = format!("{}, {self}", model.display());
+        if !is_dose(&plan) {
+            let key = StoreKey::new(made_from, base.iter().chain(&dose));
+            return cache.entry(&key, |out| self.bake(&model, &interventions, out));
+        }
+        // all doses at the same modules share the other weights
+        base.push(format!("{:?}", plan.biases.keys().collect::<Vec<_>>()));
+        let hash = files::sha256(dose.iter().map(String::as_bytes));
+        let name = format!("{ADDED}{}", &hash[..16]);
+        let dose = || dose_file(&name, &interventions);
+        let place = cache.entry(&StoreKey::new(made_from, base), |out| {
+            let mut shown = progress::of("bake");
+            let source = Source::open(&model)?;
+            self.baker(&source)
+                .write_doses(&[dose()], out, &mut shown)?;
+            Ok(())
+        })?;
+        cache.added(&place, &format!("{name}.uqff"), |_| {
+            let source = Source::open(&model)?;
+            self.baker(&source).write_dose(&dose(), &place)
+        })
     }
 
     /// A directory or file that holds this variant steered by `coeff` instead. It is not kept
@@ -70,19 +85,20 @@ impl Variant {
         };
         let made = self.directory(model, cache)?;
         let model = self.merged(model, cache)?;
-        let is_dose = made.ends_with(DOSE_FILE) && made.starts_with(cache.root());
+        let is_dose = made.starts_with(cache.root()) && is_added(&made);
         if let (true, Some(directory), Some(steering)) = (is_dose, made.parent(), &changed.steering)
         {
             let source = Source::open(&model)?;
-            let dose = dose_file(steering.interventions(&source.spec)?);
+            let dose = dose_file(ADDED, &steering.interventions(&source.spec)?);
             link(directory, out)?;
             self.baker(&source).write_dose(&dose, out)?;
+            Ok(out.join(ADDED).with_extension("uqff"))
         } else if let Some(interventions) = changed.baked(&model)? {
             changed.bake(&model, &interventions, out)?;
+            Ok(out.to_owned())
         } else {
-            return Ok(model);
+            Ok(model)
         }
-        Ok(loadable(out.to_owned()))
     }
 
     fn merged(&self, model: &Path, cache: &Store) -> Result<PathBuf> {
@@ -95,11 +111,13 @@ impl Variant {
             return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
         }
         let update = peft::load(adapter, &source.spec)?;
-        let (key, hash) = (ModelDir::at(model)?.key()?, update.content_hash()?);
+        let key = ModelDir::at(model)?.key(Some(cache))?;
+        let hash = update.content_hash()?;
         let parts = ["merged".to_owned(), key, hash];
         let made_from = format!("{}, merged with {}", model.display(), adapter.display());
         cache.entry(&StoreKey::new(made_from, parts), |out| {
-            source.merge(&update, out, &mut |_, _, _| {})?;
+            let mut shown = progress::of("merge");
+            source.merge(&update, out, &mut |_, done, all| shown(done, all))?;
             Ok(())
         })
     }
@@ -117,12 +135,8 @@ impl Variant {
 
     fn bake(&self, model: &Path, interventions: &[Intervention], out: &Path) -> Result<()> {
         let source = Source::open(model)?;
-        let plan = BakePlan::of(&source.spec, interventions)?;
-        let baker = self.baker(&source);
-        match plan.is_biases_only() && !plan.biases.is_empty() {
-            true => baker.write_doses(&[dose_file(interventions.to_vec())], out, &mut |_, _| {})?,
-            false => baker.write(interventions, out, &mut |_, _| {})?,
-        };
+        let mut shown = progress::of("bake");
+        self.baker(&source).write(interventions, out, &mut shown)?;
         Ok(())
     }
 
@@ -135,31 +149,35 @@ impl Variant {
     }
 }
 
-fn dose_file(interventions: Vec<Intervention>) -> DoseFile {
-    let name = DOSE.to_owned();
+/// Whether biases alone do what is planned: then it is a file of its own, next to a file with
+/// all weights that do not depend on the dose.
+fn is_dose(plan: &BakePlan) -> bool {
+    plan.is_biases_only() && !plan.biases.is_empty()
+}
+
+fn dose_file(name: &str, interventions: &[Intervention]) -> DoseFile {
     DoseFile {
-        name,
-        interventions,
+        name: name.to_owned(),
+        interventions: interventions.to_vec(),
     }
 }
 
-/// What mistral.rs loads of the baked directory `made`: the dose with the file that it
-/// shares, or the directory if there is no dose.
-fn loadable(made: PathBuf) -> PathBuf {
-    let dose = made.join(DOSE_FILE);
-    match dose.is_file() {
-        true => dose,
-        false => made,
-    }
+/// Whether a file is the dose of a variant.
+fn is_added(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(ADDED)
 }
 
-/// Makes the directory `to` with links to the files of `from`, or copies where the file
+/// Makes the directory `to` with links to the files of `from` that doses share, or copies where the file
 /// system has no links.
 fn link(from: &Path, to: &Path) -> Result<()> {
     let attempt = || {
         std::fs::create_dir(to)?;
         for file in std::fs::read_dir(from)? {
             let file = file?;
+            if is_added(&file.path()) {
+                continue; // another dose
+            }
             let link = to.join(file.file_name());
             std::fs::hard_link(file.path(), &link)
                 .or_else(|_| std::fs::copy(file.path(), &link).map(|_| ()))?;

@@ -6,6 +6,7 @@ use crate::cosine_map::CosineMap;
 use crate::curves::{DoseCurve, LossCurve};
 use crate::direction::{LayerCosine, ProjectionFigure, ScatterFigure};
 use crate::error::{Error, Result};
+use crate::failure::StageFailure;
 use crate::quantized::QuantizedRow;
 use crate::result_table::{ResultTable, SeedRepeats};
 use crate::section::Section;
@@ -87,10 +88,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// The parts that are there, in the order of the page: answers, then where they come from.
+    /// The parts that are there, in the order of the page: what is missing, answers, where they
+    /// come from.
     fn sections(&self) -> Result<Vec<Section>> {
         let poles = &self.results.poles;
         let parts = [
+            StageFailure::section(&self.results.failures),
             self.results.section(),
             self.results.shares(),
             SeedRepeats::section(&self.repeats, poles),
@@ -165,6 +168,7 @@ impl Report {
         }
         let seeds = "Mean over the seeds, with the least and the largest.";
         let others = [
+            (StageFailure::section(&r.failures), None),
             (SeedRepeats::section(&self.repeats, poles), Some(seeds)),
             (Finding::section(&self.findings), None),
             (QuantizedRow::section(&self.quantized, poles), None),

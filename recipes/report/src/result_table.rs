@@ -2,6 +2,7 @@
 //! figure, and over several seeds.
 
 use crate::canvas::{Anchor, Ink, WIDTH, draw};
+use crate::failure::StageFailure;
 use crate::model_row::{Measure, ModelRow};
 use crate::number::fixed;
 use crate::outcomes::{Outcomes, Poles, Verdict};
@@ -26,6 +27,9 @@ pub struct ResultTable {
     pub sample_question: String,
     /// A row for each model.
     pub rows: Vec<ModelRow>,
+    /// What is missing because it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<StageFailure>,
 }
 
 impl ResultTable {
@@ -91,7 +95,12 @@ impl fmt::Display for ResultTable {
         let (recipe, model) = (&self.recipe, &self.model);
         writeln!(f, "{recipe}: {model} (shares with Wilson 95 % intervals)")?;
         writeln!(f, "sample: {}\n", self.sample_question)?;
-        f.write_str(&aligned(&grid(&self.columns(), &self.rows)))
+        f.write_str(&aligned(&grid(&self.columns(), &self.rows)))?;
+        if !self.failures.is_empty() {
+            f.write_str("\n\nfailed stages:")?;
+        }
+        let mut failures = self.failures.iter();
+        failures.try_for_each(|failure| write!(f, "\n  {failure}"))
     }
 }
 

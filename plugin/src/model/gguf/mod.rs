@@ -19,8 +19,8 @@ use super::uqff::{self, UQFF, UqffDirectory, UqffProvenance};
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreKey};
 use file::{GgufModel, llama_cpp_name};
-use reptune_adapters::TargetModule;
 use reptune_adapters::model::{ModuleKind, llama_cpp as llama};
+use reptune_adapters::{TargetModule, files};
 use reptune_recipes::Chat;
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,7 @@ const COMPANIONS: [&str; 4] = [
 ];
 
 /// The model in the file `gguf` as a UQFF directory of `cache`, imported if it is not there. The
-/// key contains the length and the time of change of the GGUF and of its companions, because to
-/// read their contents may take a minute.
+/// key contains the contents of the GGUF and of its companions.
 ///
 /// # Errors
 /// Those of [`import`].
@@ -45,11 +44,15 @@ pub fn imported(
 ) -> Result<PathBuf> {
     let path = gguf.canonicalize();
     let path = path.map_err(|e| reptune_adapters::Error::read(gguf, e))?;
-    let mut parts = vec![format!("{path:?}"), "companions 2".to_owned()];
-    let companions = COMPANIONS.map(|name| path.with_file_name(name));
-    for file in [path.clone()].iter().chain(&companions) {
-        let found = std::fs::metadata(file).and_then(|m| Ok((m.len(), m.modified()?)));
-        parts.push(format!("{:?}", found.ok()));
+    let mut parts = vec![
+        "import, companions 2".to_owned(),
+        cache.content_hash(&path)?,
+    ];
+    for companion in COMPANIONS.map(|name| path.with_file_name(name)) {
+        parts.push(match companion.is_file() {
+            true => cache.content_hash(&companion)?,
+            false => String::new(),
+        });
     }
     let made_from = format!("import of {}", path.display());
     let key = StoreKey::new(made_from, parts);
@@ -66,7 +69,7 @@ pub fn imported(
 /// mistral.rs does not compute with on a CPU. Nothing is left at `out` then.
 pub fn import(gguf: &Path, out: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
     let model = GgufModel::open(gguf)?;
-    let temporary = tempfile::tempdir().map_err(|e| reptune_adapters::Error::write(out, e))?;
+    let temporary = files::temporary_directory(&std::env::temp_dir())?;
     let companions = temporary.path();
     write_companions(&model, companions)?;
     let config = ModelConfig::read(companions)?;

@@ -47,18 +47,35 @@ fn other_files_and_nothing_are_refused() {
 }
 
 #[test]
-fn two_models_never_share_a_key() -> Result<()> {
-    let (one, two) = (
-        tempfile::tempdir().expect("made"),
-        tempfile::tempdir().expect("made"),
-    );
-    let key = |directory: &tempfile::TempDir| ModelDir::at(directory.path())?.key();
-    assert_ne!(key(&one)?, key(&two)?, "empty directories");
+fn a_key_is_that_of_the_content_wherever_it_lies() -> Result<()> {
+    let room = tempfile::tempdir().expect("made");
+    let memory = Store::at(room.path().join("cache"))?;
+    let [one, two] = ["one", "two"].map(|name| room.path().join(name));
+    let key = |directory: &Path| ModelDir::at(directory)?.key(Some(&memory));
+    let put = |directory: &Path, name: &str, content: &str| {
+        std::fs::write(directory.join(name), content).expect("written");
+    };
+    for directory in [&one, &two] {
+        std::fs::create_dir(directory).expect("made");
+        put(directory, "config.json", "{}");
+        put(directory, "model.safetensors", "weights");
+    }
     let before = key(&one)?;
-    assert_eq!(key(&one)?, before);
-    write(&one.path().join(LIST));
-    assert_eq!(key(&one)?, before, "the store's list does not count");
-    write(&one.path().join("config.json"));
+    assert_eq!(key(&two)?, before, "a copy");
+    assert_eq!(ModelDir::at(&one)?.key(None)?, before, "without a memory");
+    for ignored in [LIST, ".gitattributes", "pytorch_model.bin"] {
+        put(&one, ignored, "x");
+        assert_eq!(key(&one)?, before, "{ignored} does not count");
+    }
+    // one bit, with the length and the time of change of before
+    let weights = one.join("model.safetensors");
+    let time = std::fs::metadata(&weights).and_then(|m| m.modified());
+    put(&one, "model.safetensors", "Weights");
+    let file = std::fs::File::options().append(true).open(&weights);
+    let hidden = file.and_then(|file| file.set_modified(time?));
+    hidden.expect("hidden");
     assert_ne!(key(&one)?, before);
+    std::fs::rename(two.join("config.json"), two.join("config2.json")).expect("renamed");
+    assert_ne!(key(&two)?, before, "names count");
     Ok(())
 }

@@ -101,6 +101,7 @@ fn results() -> ResultTable {
             row("tuned in- & lie", 24, 176, Some([65, 135])),
             row("merged in- & lie, mistral.rs engine", 24, 176, None),
         ],
+        failures: Vec::new(),
     }
 }
 
