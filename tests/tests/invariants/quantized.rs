@@ -1,15 +1,18 @@
 //! A model quantized in place: it runs, stays close to f32, and lets gradients through.
 //!
-//! K-quants want rows of a multiple of 256, which the fixtures lack, so a random
-//! Llama is written for the occasion.
+//! K-quants want rows of a multiple of 256, which the fixtures lack, so random models are
+//! written for the occasion.
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
+use reptune::model::ModelConfig;
 use reptune::{Llama, LoadOptions, decoder::parse_isq};
 use reptune_adapters::lora::loss::{Label, token_loss};
 use reptune_adapters::model::ModuleKind;
-use reptune_adapters::{Adapter, ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
+use reptune_adapters::{
+    Adapter, ForwardOptions, HookedModel, KeyValueCache, PrefixTree, TargetModule,
+};
 use reptune_tests::{fixture, flat, label_rows, logits, random_update, whole};
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,46 +23,64 @@ const PROMPTS: [&[u32]; 3] = [
     &[256, 258, 32, 65, 32, 259],
 ];
 
-fn write_random_llama(directory: &Path) -> Result<()> {
-    let (hidden, intermediate, vocab, layers) = (256, 512, 272, 2);
-    let text = std::fs::read_to_string(fixture("tiny-llama2").join("config.json"))?;
-    let mut config: serde_json::Value = serde_json::from_str(&text)?;
+/// A model of the architecture of the fixture `tiny-{name}`, with random weights of variance 1 / I,
+/// and with biases and norms of heads where it has such.
+fn write_random_model(directory: &Path, name: &str) -> Result<()> {
+    let (hidden, intermediate, vocab, layers, head_dim) = (256, 512, 272, 2, 64);
+    let from = fixture(&format!("tiny-{name}"));
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(from.join("config.json"))?)?;
     config["hidden_size"] = hidden.into();
     config["intermediate_size"] = intermediate.into();
     config["num_hidden_layers"] = layers.into();
+    config["head_dim"] = head_dim.into();
     std::fs::write(directory.join("config.json"), config.to_string())?;
-    let tokenizer = fixture("tiny-llama2").join("tokenizer.json");
-    std::fs::copy(tokenizer, directory.join("tokenizer.json"))?;
+    std::fs::copy(
+        from.join("tokenizer.json"),
+        directory.join("tokenizer.json"),
+    )?;
+    let config = ModelConfig::read(directory)?;
 
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let mut matrix = |o: usize, i: usize| -> Result<Tensor> {
-        let bound = (3. / i as f32).sqrt(); // outputs of variance 1
-        let data: Vec<f32> = (0..o * i)
+    let mut random = |shape: &[usize], bound: f32| -> Result<Tensor> {
+        let count: usize = shape.iter().product();
+        let data: Vec<f32> = (0..count)
             .map(|_| rng.random_range(-bound..bound))
             .collect();
-        Ok(Tensor::from_vec(data, (o, i), &Device::Cpu)?)
+        Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
     };
-    let norm = Tensor::ones(hidden, candle_core::DType::F32, &Device::Cpu)?;
+    let bound = |i: usize| (3. / i as f32).sqrt(); // outputs of variance 1
+    let ones = |width: usize| Tensor::ones(width, candle_core::DType::F32, &Device::Cpu);
     let mut tensors = HashMap::from([
         (
             "model.embed_tokens.weight".to_owned(),
-            matrix(vocab, hidden)?,
+            random(&[vocab, hidden], bound(hidden))?,
         ),
-        ("lm_head.weight".to_owned(), matrix(vocab, hidden)?),
-        ("model.norm.weight".to_owned(), norm.clone()),
+        (
+            "lm_head.weight".to_owned(),
+            random(&[vocab, hidden], bound(hidden))?,
+        ),
+        ("model.norm.weight".to_owned(), ones(hidden)?),
     ]);
     for layer in 0..layers {
         let at = |name: &str| format!("model.layers.{layer}.{name}.weight");
-        tensors.insert(at("input_layernorm"), norm.clone());
-        tensors.insert(at("post_attention_layernorm"), norm.clone());
-        for p in ModuleKind::ALL {
-            let (o, i) = match p {
+        tensors.insert(at("input_layernorm"), ones(hidden)?);
+        tensors.insert(at("post_attention_layernorm"), ones(hidden)?);
+        if config.architecture.normalises_heads() {
+            tensors.insert(at("self_attn.q_norm"), ones(head_dim)?);
+            tensors.insert(at("self_attn.k_norm"), ones(head_dim)?);
+        }
+        for kind in ModuleKind::ALL {
+            let (o, i) = match kind {
                 ModuleKind::QProj | ModuleKind::OProj => (hidden, hidden),
                 ModuleKind::KProj | ModuleKind::VProj => (hidden / 2, hidden),
                 ModuleKind::GateProj | ModuleKind::UpProj => (intermediate, hidden),
                 ModuleKind::DownProj => (hidden, intermediate),
             };
-            tensors.insert(at(p.path()), matrix(o, i)?);
+            tensors.insert(at(kind.path()), random(&[o, i], bound(i))?);
+            if let Some(bias) = config.bias_name(TargetModule { layer, kind }) {
+                tensors.insert(bias, random(&[o], 0.2)?);
+            }
         }
     }
     candle_core::safetensors::save(&tensors, directory.join("model.safetensors"))?;
@@ -105,15 +126,26 @@ fn gradients(llama: &Llama, update: &Adapter) -> Result<Vec<(String, Vec<f32>)>>
 
 #[test]
 fn a_quantized_base_stays_close_and_lets_gradients_through() -> Result<()> {
+    let (q8_0, q4k) = (("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9));
+    stays_close("llama2", &[q8_0, q4k])?;
+    for model in ["mistral", "qwen2", "qwen3", "llama-bias"] {
+        println!("{model}");
+        stays_close(model, &[q8_0])?;
+    }
+    Ok(())
+}
+
+/// `types`: with the least cosine of logits and of gradients.
+fn stays_close(model: &str, types: &[(&str, f64, f64)]) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    write_random_llama(directory.path())?;
+    write_random_model(directory.path(), model)?;
     let full = Llama::load(directory.path(), LoadOptions::default())?;
     let mut update = random_update(full.spec(), &[0, 1], &ModuleKind::ALL, 9)?;
     update.trainable(full.device())?;
     let (tree, _) = PrefixTree::pack(&PROMPTS);
     let expected = flat(logits(&whole(&full, &tree, ForwardOptions::default())?));
     let full_gradients = gradients(&full, &update)?;
-    for (name, least, least_gradient) in [("q8_0", 0.999, 0.99), ("q4k", 0.97, 0.9)] {
+    for &(name, least, least_gradient) in types {
         let isq = Some(parse_isq(name)?);
         let llama = Llama::load(
             directory.path(),
