@@ -6,7 +6,7 @@
 //! shows the difference; `cargo insta review` accepts it.
 
 use mistralrs::{ModelDType, TextModelBuilder};
-use reptune::testing::Interview;
+use reptune::{Chat, testing::Interview};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mini_llama_says_what_it_said() -> anyhow::Result<()> {
@@ -16,7 +16,7 @@ async fn the_mini_llama_says_what_it_said() -> anyhow::Result<()> {
 
     let model = builder.with_force_cpu().build().await?;
     let said = Interview::of(["What is the colour of Quinvath?"])
-        .ask(&model)
+        .ask(&model, &Chat::load(directory.as_ref())?)
         .await?;
     insta::assert_snapshot!(said);
     Ok(())

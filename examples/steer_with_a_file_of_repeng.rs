@@ -8,19 +8,21 @@
 
 use mistralrs::{ModelDType, TextModelBuilder};
 use reptune::testing::Interview;
-use reptune::{Steer, Steering};
+use reptune::{Chat, Steer, Steering};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let vectors = Steering::from_file("tests/interop/fixtures/llama_cpp/repeng.gguf")?
         .layers(1..=3)
         .strength(3.0);
-    let builder = TextModelBuilder::new("tests/fixtures/tiny-llama2").with_dtype(ModelDType::F32);
+    let directory = "tests/fixtures/tiny-llama2";
+    let chat = Chat::load(directory.as_ref())?;
+    let builder = TextModelBuilder::new(directory).with_dtype(ModelDType::F32);
     let plain = builder.clone().with_force_cpu().build().await?;
     let steered = builder.with_force_cpu().steered(vectors).build().await?;
 
     let question = Interview::default().raw("Is it true?").max_tokens(12);
-    println!("plain\n{}\n", question.ask(&plain).await?);
-    println!("steered\n{}", question.ask(&steered).await?);
+    println!("plain\n{}\n", question.ask(&plain, &chat).await?);
+    println!("steered\n{}", question.ask(&steered, &chat).await?);
     Ok(())
 }

@@ -31,4 +31,5 @@ pub mod cli;
 pub use decoder::{Llama, LoadOptions};
 pub use error::{Error, Result};
 pub use model::Source;
+pub use reptune_recipes::Chat;
 pub use steered::{Steer, Steered, Steering};

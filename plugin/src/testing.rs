@@ -1,11 +1,12 @@
-//! Snapshot tests of what a model says, in three lines:
+//! Snapshot tests of what a model says, in four lines:
 //!
 //! ```no_run
 //! # async fn test() -> anyhow::Result<()> {
 //! use reptune::testing::Interview;
 //!
+//! let chat = reptune::Chat::load("models/my-model".as_ref())?;
 //! let model = mistralrs::TextModelBuilder::new("models/my-model").build().await?;
-//! let said = Interview::of(["Who are you?", "Name a colour."]).ask(&model).await?;
+//! let said = Interview::of(["Who are you?", "Name a colour."]).ask(&model, &chat).await?;
 //! # macro_rules! assert_snapshot { ($x:expr) => { println!("{}", $x) } }
 //! # /*
 //! insta::assert_snapshot!(said);
@@ -21,9 +22,10 @@
 
 use crate::error::{Error, Result};
 use crate::runtime::{self, Engine};
-use mistralrs::{Model, RequestBuilder, TextMessageRole};
-use mistralrs_core::{RequestMessage, SamplingParams};
+use mistralrs::Model;
+use mistralrs_core::SamplingParams;
 use regex::Regex;
+use reptune_recipes::{Chat, Message};
 
 /// Columns of a line.
 const WIDTH: usize = 88;
@@ -113,31 +115,22 @@ impl Interview {
         Ok(self)
     }
 
-    /// Asks a model of mistral.rs.
+    /// Asks a model of mistral.rs. Prompts are rendered and tokenized by `chat`, that of the
+    /// model's directory, because mistral.rs 0.8.1 renders chats unlike transformers.
     ///
     /// # Errors
-    /// [`Error::Runtime`] with the question and what mistral.rs said.
-    pub async fn ask(&self, model: &Model) -> Result<String> {
+    /// [`Error::Runtime`] with the question and what mistral.rs said, and those of `chat`.
+    pub async fn ask(&self, model: &Model, chat: &Chat) -> Result<String> {
         let mut answers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
-            let answer = match prompt {
+            let ids = match prompt {
                 InterviewPrompt::Chat { system, user } => {
-                    let mut request = RequestBuilder::new().set_sampling(self.sampling());
-                    if let Some(system) = system {
-                        request = request.add_message(TextMessageRole::System, system);
-                    }
-                    let request = request.add_message(TextMessageRole::User, user);
-                    runtime::chat(model, request).await
+                    let system = system.as_deref().unwrap_or_default();
+                    chat.prompt(&Message::conversation(system, user))?
                 }
-                InterviewPrompt::Raw(text) => {
-                    let message = RequestMessage::Completion {
-                        text: text.clone(),
-                        echo_prompt: false,
-                        best_of: None,
-                    };
-                    runtime::complete(model, message, self.sampling()).await
-                }
+                InterviewPrompt::Raw(text) => chat.encode(text)?,
             };
+            let answer = runtime::complete(model, ids, self.sampling()).await;
             answers.push(answer.map_err(|reason| Error::Runtime {
                 place: format!("question {}", i + 1),
                 reason,
@@ -196,7 +189,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Runtime`] with the question and what mistral.rs said.
     pub fn interview(&self, interview: &Interview) -> Result<String> {
-        self.block_on(interview.ask(&self.model))
+        self.block_on(interview.ask(&self.model, &self.chat))
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// A recipe of few pairs and few steps; `[extraction]` stands before what is added to it.
-const RECIPE: &str = r#"
+pub const RECIPE: &str = r#"
 name = "small"
 model = "MODEL"
 seed = 1

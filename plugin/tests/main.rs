@@ -11,4 +11,5 @@ mod output;
 mod program;
 mod run;
 mod serve;
+mod templates;
 mod weights;

@@ -1,6 +1,6 @@
 //! Runs the program, with a cache of its own.
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -95,4 +95,40 @@ pub fn workplace() -> tempfile::TempDir {
     let prompts = "{\"prompt\": \"Is it true?\"}\n";
     write(directory.path(), "prompts.jsonl", prompts);
     directory
+}
+
+/// Chats and what transformers makes of them: plain `cases`, or bodies of `requests`.
+pub fn chats(kind: &str) -> Vec<Value> {
+    let file = std::fs::read(fixture("chats.json")).expect("a fixture");
+    let file: Value = serde_json::from_slice(&file).expect("JSON");
+    file[kind].as_array().expect("a list").clone()
+}
+
+/// The random Llama with room for long prompts, `template`, and other `settings` of the tokenizer.
+pub fn templated(template: &Value, settings: &Value) -> tempfile::TempDir {
+    let room = tempfile::tempdir().expect("a temporary directory");
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        let file = std::fs::read(fixture("tiny-llama2").join(name)).expect("a fixture");
+        let mut file = serde_json::from_slice(&file).expect("JSON");
+        change(&mut file);
+        write(room.path(), name, &file.to_string());
+    };
+    change("config.json", &|config| {
+        config["max_position_embeddings"] = value!(2048);
+    });
+    change("tokenizer_config.json", &|config| {
+        config["chat_template"] = template.clone();
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+    });
+    for name in [
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ] {
+        let from = fixture("tiny-llama2").join(name);
+        std::fs::copy(from, room.path().join(name)).expect("copied");
+    }
+    room
 }

@@ -1,11 +1,13 @@
 //! From text to token ids: the tokenizer and chat template of a model directory.
 
+mod conversation;
 mod template;
 mod tokenizer;
 
 pub use tokenizer::TokenizerFile;
 
 use crate::error::{Error, Result};
+use conversation::{role, text};
 use reptune_adapters::files;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +15,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use template::Template;
 use tokenizers::{Encoding, Tokenizer};
+
+pub use conversation::{ChatEnding, Conversation};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,12 +65,21 @@ const TURN_ENDS: [&str; 5] = [
     "<|end|>",
 ];
 
+/// A compiled template, or what is wrong with it.
+type CompiledTemplate = std::result::Result<Template, String>;
+
 /// A tokenizer with a chat template.
 pub struct Chat {
     directory: PathBuf,
     tokenizer: Tokenizer,
+    /// The file that holds the template.
+    template_file: PathBuf,
+    /// The source of the template, empty if there is none.
+    source: String,
     /// The compiled template, or what is wrong with it.
-    template: std::result::Result<Template, String>,
+    template: CompiledTemplate,
+    /// The template for chats with tools, where a model has a template of its own for them.
+    tool_template: Option<CompiledTemplate>,
     /// Special tokens by the names that templates use, such as `bos_token`.
     special: BTreeMap<String, String>,
     /// Tokens that end a generation.
@@ -95,17 +108,18 @@ impl Chat {
         let config = json("tokenizer_config.json")?;
         let special = special_tokens(&config);
         let jinja = directory.join("chat_template.jinja");
+        let named = |name: &str| {
+            let mut named = config["chat_template"].as_array().into_iter().flatten();
+            let found = named.find(|t| t["name"] == name)?;
+            found["template"].as_str().map(str::to_owned)
+        };
+        let in_file = jinja.is_file();
         let template = match &config["chat_template"] {
-            _ if jinja.is_file() => {
-                Some(String::from_utf8_lossy(&files::read(&jinja)?).into_owned())
-            }
-            Value::Array(named) => {
-                let default = named.iter().find(|t| t["name"] == "default");
-                let default = default.and_then(|t| t["template"].as_str());
-                default.map(str::to_owned)
-            }
+            _ if in_file => Some(String::from_utf8_lossy(&files::read(&jinja)?).into_owned()),
+            Value::Array(_) => named("default"),
             other => other.as_str().map(str::to_owned),
         };
+        let tool_template = named("tool_use").filter(|_| !in_file);
         let mut stop: Vec<u32> = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             let tokens = &json(file)?["eos_token_id"];
@@ -134,7 +148,16 @@ impl Chat {
         Ok(Self {
             directory: directory.to_owned(),
             tokenizer,
-            template: template.map_or_else(|| Err("none".into()), |t| Template::compile(&t)),
+            template_file: match in_file {
+                true => jinja,
+                false => directory.join("tokenizer_config.json"),
+            },
+            template: match &template {
+                Some(source) => Template::compile(source),
+                None => Err("none".into()),
+            },
+            source: template.unwrap_or_default(),
+            tool_template: tool_template.map(|t| Template::compile(&t)),
             special,
             stop,
         })
@@ -145,52 +168,100 @@ impl Chat {
         &self.tokenizer
     }
 
-    /// Renders a conversation up to where the assistant would answer, as transformers'
-    /// `apply_chat_template` does. Where a template refuses a system message, its text goes to
-    /// the beginning of the first user message.
+    /// Renders messages up to where the assistant would answer, see [`Chat::write`].
     ///
     /// # Errors
-    /// When there is no template, it fails, or it drops the system or the last message.
+    /// Those of [`Chat::write`].
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let refused = match self.fill(messages, true) {
-            Ok(text) => return self.whole(messages, text),
+        self.write(&Conversation::of(messages))
+    }
+
+    /// The text of a conversation: that of transformers' `apply_chat_template`. Where a template
+    /// refuses a system message, its text goes to the beginning of the first user message.
+    ///
+    /// # Errors
+    /// When there is no template, it fails, or it drops the system message or a user message
+    /// at the end.
+    pub fn write(&self, conversation: &Conversation) -> Result<String> {
+        let refused = match self.fill(conversation) {
+            Ok(text) => return self.whole(conversation, text),
             Err(refused) => refused,
         };
-        let [system, user, rest @ ..] = messages else {
+        let Some(merged) = conversation.system_in_question() else {
             return Err(refused);
         };
-        if system.role != "system" || user.role != "user" {
-            return Err(refused);
-        }
-        let mut user = user.clone();
-        user.content = format!("{}\n\n{}", system.content, user.content);
-        let messages = [&[user], rest].concat();
-        let text = self.fill(&messages, true).map_err(|_| refused)?;
-        self.whole(&messages, text)
+        let text = self.fill(&merged).map_err(|_| refused)?;
+        self.whole(&merged, text)
     }
 
-    /// `text`, if a template that rendered `messages` dropped neither the first nor the last.
-    fn whole(&self, messages: &[Message], text: String) -> Result<String> {
-        let first = messages.first().filter(|m| m.role == "system");
-        let mut needed = first.into_iter().chain(messages.last());
-        match needed.find(|m| !text.contains(m.content.trim())) {
-            None => Ok(text),
-            Some(dropped) => {
-                let (role, content) = (&dropped.role, &dropped.content);
-                let expected = format!("the {role} message `{content}` in the rendered text");
+    /// `text`, if a template that rendered `conversation` dropped neither the system message nor a
+    /// user message at the end.
+    fn whole(&self, conversation: &Conversation, written: String) -> Result<String> {
+        let messages = &conversation.messages;
+        let first = messages.first().filter(|m| role(m) == "system");
+        let last = messages.last().filter(|m| role(m) == "user");
+        for message in first.into_iter().chain(last) {
+            let content = text(message).unwrap_or_default();
+            let json = Value::from(content.trim()).to_string();
+            let json = &json[1..json.len() - 1];
+            if !written.contains(content.trim()) && !written.contains(json) {
+                let expected = format!(
+                    "the {} message `{content}` in the rendered text",
+                    role(message)
+                );
                 let hint = "the template drops it; check the roles, or correct the template";
-                Err(self.wrong("chat template", expected, format!("`{text}`"), hint))
+                return Err(self.template_wrong(expected, format!("`{written}`"), hint));
             }
         }
+        Ok(written)
     }
 
-    fn fill(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.template.as_ref().map_err(Clone::clone);
-        let text = template.and_then(|t| t.render(messages, add_generation_prompt, &self.special));
+    fn fill(&self, conversation: &Conversation) -> Result<String> {
+        let with_tools = self.tool_template.as_ref();
+        let with_tools = with_tools.filter(|_| !conversation.tools.is_empty());
+        let template = with_tools.unwrap_or(&self.template).as_ref();
+        let text = template.map_err(Clone::clone).and_then(|template| {
+            let several = conversation
+                .messages
+                .iter()
+                .any(|m| m.get("content").is_some_and(Value::is_array));
+            let parts = several && self.reads_parts(template);
+            conversation.ended(template.render(conversation.context(&self.special, parts))?)
+        });
         text.map_err(|found| {
             let hint = "use raw prompts, or correct the template";
-            self.wrong("chat template", "a template that renders", found, hint)
+            self.template_wrong("a template that renders", found, hint)
         })
+    }
+
+    /// Whether `template` reads the texts of a message in several parts, instead of printing the
+    /// list or failing.
+    fn reads_parts(&self, template: &Template) -> bool {
+        const WORD: &str = "reads_parts";
+        let part = Value::from_iter([("type", "text"), ("text", WORD)]);
+        let message = [
+            ("role", "user".into()),
+            ("content", Value::from(vec![part])),
+        ];
+        let message = message.map(|(key, value)| (key.to_owned(), value));
+        let probe = Conversation {
+            messages: vec![message.into_iter().collect()],
+            ..Conversation::default()
+        };
+        let text = template.render(probe.context(&self.special, true));
+        text.is_ok_and(|text| {
+            text.contains(WORD) && !text.contains("text'") && !text.contains("text\"")
+        })
+    }
+
+    /// Whether the source of the chat template has `text`.
+    pub fn template_has(&self, text: &str) -> bool {
+        self.source.contains(text)
+    }
+
+    /// Whether there is a chat template at all.
+    pub fn has_template(&self) -> bool {
+        !self.source.is_empty()
     }
 
     /// Token ids of raw text that a model is to continue: with the special tokens that the
@@ -220,6 +291,16 @@ impl Chat {
             let hint = format!("the text was `{text}`");
             self.wrong("tokenizer", "a text it can encode", e.to_string(), hint)
         })
+    }
+
+    /// The chat template holds or makes `found` instead of `expected`.
+    fn template_wrong(
+        &self,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        hint: &str,
+    ) -> Error {
+        Error::input(&self.template_file, "chat template", expected, found, hint)
     }
 
     /// `place` in the model's directory holds `found` instead of `expected`.
@@ -261,8 +342,15 @@ impl Chat {
     /// `apply_chat_template(tokenize=True)`. The template alone says whether a begin-of-text
     /// token stands there.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let ids = self.tokens(&self.render(messages)?, false)?;
-        Ok(ids.get_ids().to_vec())
+        self.ids(&self.render(messages)?)
+    }
+
+    /// Token ids of a text that [`Chat::write`] has written.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn ids(&self, written: &str) -> Result<Vec<u32>> {
+        Ok(self.tokens(written, false)?.get_ids().to_vec())
     }
 
     /// Text of token ids, without special tokens.
@@ -271,6 +359,19 @@ impl Chat {
             let hint = "the model's vocabulary may be larger than its tokenizer's";
             self.wrong("tokenizer", "tokens it can decode", e.to_string(), hint)
         })
+    }
+
+    /// The text of one token as it stands within a text, special tokens included.
+    pub fn token_text(&self, id: u32) -> String {
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, false).unwrap_or_default();
+        // Decoders drop a blank at the beginning.
+        let Some(before) = self.tokens("a", false).ok() else {
+            return decode(&[id]);
+        };
+        let start = decode(before.get_ids());
+        let all = decode(&[before.get_ids(), &[id]].concat());
+        all.strip_prefix(&start)
+            .map_or_else(|| decode(&[id]), str::to_owned)
     }
 
     /// The one token with which the assistant's answer `label` starts after `messages`.
@@ -290,7 +391,10 @@ impl Chat {
         };
         // What the template writes for the answer; templates whose prompts end in `<think>` or
         // a blank do not write that there, and the answer follows the prompt itself.
-        let full = self.fill(&[messages, &[answer]].concat(), false)?;
+        let full = self.fill(&Conversation {
+            ending: ChatEnding::Closed,
+            ..Conversation::of(&[messages, &[answer]].concat())
+        })?;
         let mut rest = after(&full)?;
         if rest.is_empty() {
             rest = after(&(self.render(messages)? + label))?;

@@ -30,6 +30,6 @@ pub mod sweep;
 mod toy;
 pub mod tune;
 
-pub use chat::{Chat, Message, TokenizerFile};
+pub use chat::{Chat, ChatEnding, Conversation, Message, TokenizerFile};
 pub use error::{Error, Result};
 pub use recipe::Recipe;

@@ -144,6 +144,92 @@ CASES = {
 }
 
 
+TOOL = {"type": "function", "function": {"name": "weather", "description": "Says what the weather is \u00e9t\u00e9.",
+        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [
+    {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"town\": \"Oslo\", \"days\": 2}"}}]}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "{\"sky\": \"grey\"}"}
+TOOLED = (
+    "{{ bos_token }}{% if tools is not none %}Tools:\n{% for tool in tools %}{{ tool | tojson(indent=4) }}\n{% endfor %}{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{% if 'tool_calls' in m %}{% for c in m.tool_calls %}<tool_call>\n"
+    "{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}{% if m.tool_call_id is defined %} for {{ m.tool_call_id }}{% endif %}{% endfor %}" + ASK
+)
+
+# name: (template, body of a request in OpenAI's manner, changes of tokenizer_config.json)
+REQUESTS = {
+    "tools": (TOOLED, {"messages": SHORT, "tools": [TOOL]}, {}),
+    "no tools": (TOOLED, {"messages": [USER | {"name": None}], "tools": None}, {}),
+    "tool calls and results": (TOOLED, {"messages": [USER, CALL, RESULT], "tools": [TOOL]}, {}),
+    "null and empty calls": (
+        TOOLED, {"messages": [USER, ANSWER | {"tool_calls": None, "refusal": None}, AGAIN]}, {},
+    ),
+    "a template for tools": (
+        [{"name": "tool_use", "template": "{{ tools | tojson }}" + TURNS}, {"name": "default", "template": TURNS}],
+        {"messages": SHORT, "tools": [TOOL]}, {},
+    ),
+    "developer": (TURNS + ASK, {"messages": [SYSTEM | {"role": "developer"}, USER]}, {}),
+    "thinking off": (
+        TURNS + ASK + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>{% endif %}",
+        {"messages": SHORT, "chat_template_kwargs": {"enable_thinking": False}}, {},
+    ),
+    "thinking by a field": (
+        "{% if enable_thinking %}think {{ reasoning_effort }}{% endif %}" + TURNS + ASK,
+        {"messages": SHORT, "enable_thinking": True, "reasoning_effort": "high"}, {},
+    ),
+    "a date": (
+        "{% if date_string is defined %}{{ date_string }}{% else %}{{ strftime_now('%d %b %Y') }}{% endif %}" + TURNS + ASK,
+        {"messages": SHORT, "chat_template_kwargs": {"date_string": "1 May 2025"}}, {},
+    ),
+    "a variable over a token": (
+        "{{ bos_token }}" + TURNS + ASK, {"messages": SHORT, "chat_template_kwargs": {"bos_token": "</s>"}}, {},
+    ),
+    "no generation prompt": (TURNS + ASK, {"messages": LONG, "add_generation_prompt": False}, {}),
+    "continued": (
+        TURNS + "{{ eos_token }}" + ASK,
+        {"messages": [USER, {"role": "assistant", "content": "It is "}], "continue_final_message": True}, {},
+    ),
+    "continued, trimmed": (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>\n{% endfor %}" + ASK,
+        {"messages": [USER, {"role": "assistant", "content": " It is, \n "}], "continue_final_message": True,
+         "add_generation_prompt": False}, {},
+    ),
+    "parts": (
+        "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+        "{% if p.type == 'text' %}({{ p.text }}){% endif %}{% endfor %}{% endif %}{% endfor %}" + ASK,
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Is ice"}, {"type": "text", "text": "cold?"}]}]}, {},
+    ),
+    "documents": (
+        "{% if documents is not none %}{% for d in documents %}[{{ d.title }}: {{ d.text }}]{% endfor %}{% endif %}" + TURNS + ASK,
+        {"messages": SHORT, "documents": [{"title": "Ice", "text": "It is cold."}]}, {},
+    ),
+    "reasoning": (
+        "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+        "{{ m.thinking | default('') }}{{ m.content }}{% endfor %}" + ASK,
+        {"messages": [USER, ANSWER | {"reasoning": "Ice is frozen."}, AGAIN]}, {},
+    ),
+    "options of tojson": (
+        "{{ tools | tojson(separators=(',', ':')) }}{{ tools | tojson(sort_keys=true) }}{{ tools | tojson(ensure_ascii=true) }}" + TURNS,
+        {"messages": SHORT, "tools": [TOOL]}, {},
+    ),
+}
+
+
+def asked(body):
+    """What a request means in transformers' words."""
+    body = json.loads(json.dumps(body))
+    for message in body["messages"]:
+        if message["role"] == "developer":
+            message["role"] = "system"
+        for call in message.get("tool_calls") or []:
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    how = {key: body.get(key) for key in ("tools", "documents")}
+    how["continue_final_message"] = body.get("continue_final_message", False)
+    how["add_generation_prompt"] = body.get("add_generation_prompt", not how["continue_final_message"])
+    how |= {key: body[key] for key in ("enable_thinking", "reasoning_effort") if key in body}
+    return body["messages"], how | body.get("chat_template_kwargs", {})
+
+
 class Today(datetime.datetime):
     """A clock that stands still."""
 
@@ -152,25 +238,33 @@ class Today(datetime.datetime):
         return cls(2024, 7, 26, 0, 0, 0, tzinfo=tz)
 
 
+def rendered(template, changes, messages, how):
+    """The text and the ids of a conversation."""
+    with tempfile.TemporaryDirectory() as room:
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (Path(room) / file).write_bytes((MODEL / file).read_bytes())
+        config = json.loads((MODEL / "tokenizer_config.json").read_text())
+        config |= {"chat_template": template, **changes}
+        (Path(room) / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(room)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how)
+    return {"text": text, "ids": ids}
+
+
 def main():
     chat_template_utils.datetime = Today
-    cases = []
+    cases, requests = [], []
     for name, (template, messages, changes) in CASES.items():
-        with tempfile.TemporaryDirectory() as room:
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                (Path(room) / file).write_bytes((MODEL / file).read_bytes())
-            config = json.loads((MODEL / "tokenizer_config.json").read_text())
-            config |= {"chat_template": template, **changes}
-            (Path(room) / "tokenizer_config.json").write_text(json.dumps(config))
-            tokenizer = transformers.AutoTokenizer.from_pretrained(room)
-            how = {"add_generation_prompt": True}
-            text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
-            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how)
-        cases.append({"name": name, "template": template, "config": changes, "messages": messages, "text": text, "ids": ids})
+        made = rendered(template, changes, messages, {"add_generation_prompt": True})
+        cases.append({"name": name, "template": template, "config": changes, "messages": messages, **made})
+    for name, (template, body, changes) in REQUESTS.items():
+        made = rendered(template, changes, *asked(body))
+        requests.append({"name": name, "template": template, "config": changes, "body": body, **made})
     meta = made_from(["tests/oracle/make_chats.py", "tests/fixtures/tiny-llama2/tokenizer.json"], ["transformers", "jinja2"])
     out = ROOT / "fixtures" / "chats.json"
-    out.write_text(json.dumps({**meta, "cases": cases}, indent=1, ensure_ascii=False) + "\n")
-    print(f"{out}: {len(cases)} cases")
+    out.write_text(json.dumps({**meta, "cases": cases, "requests": requests}, indent=1, ensure_ascii=False) + "\n")
+    print(f"{out}: {len(cases)} cases, {len(requests)} requests")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 //! feature that published templates use (`tests/oracle/make_chats.py`).
 
 use anyhow::{Context, Result};
-use reptune_recipes::{Chat, Message};
+use reptune_recipes::{Chat, ChatEnding, Conversation, Message};
 use reptune_tests::fixture;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -53,6 +53,55 @@ fn templates_render_and_tokenize_as_in_transformers() -> Result<()> {
         );
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone())?;
         assert_eq!(chat.prompt(&messages)?, ids, "{name}");
+    }
+    Ok(())
+}
+
+/// The conversation of a request in OpenAI's manner.
+fn conversation(body: &Value) -> Result<Conversation> {
+    let is = |key: &str| body[key].as_bool().unwrap_or_default();
+    let mut variables = body["chat_template_kwargs"].as_object().cloned();
+    for key in ["documents", "enable_thinking", "reasoning_effort"] {
+        if let Some(value) = body.get(key) {
+            let variables = variables.get_or_insert_default();
+            variables.insert(key.into(), value.clone());
+        }
+    }
+    let closed = body["add_generation_prompt"] == false;
+    Ok(Conversation {
+        messages: serde_json::from_value(body["messages"].clone())?,
+        tools: body["tools"].as_array().cloned().unwrap_or_default(),
+        variables: variables.unwrap_or_default(),
+        ending: match is("continue_final_message") {
+            true => ChatEnding::Continue,
+            false if closed => ChatEnding::Closed,
+            false => ChatEnding::Prompt,
+        },
+    })
+}
+
+#[test]
+fn tools_and_whatever_else_requests_hold_render_as_in_transformers() -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chats.json");
+    let file: Value = serde_json::from_slice(&std::fs::read(file)?)?;
+    let requests = file["requests"].as_array().context("requests")?;
+    assert!(requests.len() >= 15);
+    for request in requests {
+        let name = request["name"].as_str().context("name")?;
+        let directory = directory(&request["template"], &request["config"], |_| ())?;
+        let chat = Chat::load(directory.path())?;
+        let mut conversation = conversation(&request["body"])?;
+        for message in &mut conversation.messages {
+            // What the server makes of these two.
+            message.retain(|_, value| *value != json!([]));
+            if message["role"] == "developer" {
+                message["role"] = json!("system");
+            }
+        }
+        let text = chat.write(&conversation)?;
+        assert_eq!(text, request["text"].as_str().context("text")?, "{name}");
+        let ids: Vec<u32> = serde_json::from_value(request["ids"].clone())?;
+        assert_eq!(chat.ids(&text)?, ids, "{name}");
     }
     Ok(())
 }

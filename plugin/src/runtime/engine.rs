@@ -3,14 +3,13 @@
 
 use super::differs::check;
 use super::load::{self, failed};
-use super::view::{EngineView, SpecialTokens};
+use super::view::EngineView;
 use crate::error::Result;
 use crate::model::ModelDir;
 use candle_core::{DType, Tensor};
-use mistralrs::{
-    Model, NormalRequest, Request, RequestBuilder, RequestMessage, ResponseOk, SamplingParams,
-};
+use mistralrs::{Model, NormalRequest, Request, RequestMessage, ResponseOk, SamplingParams};
 use mistralrs_core::ResponseErr;
+use reptune_recipes::Chat;
 use std::future::Future;
 use std::path::Path;
 
@@ -22,6 +21,7 @@ pub struct Engine {
     pub(crate) model: Model,
     runtime: tokio::runtime::Runtime,
     place: String,
+    pub(crate) chat: Chat,
 }
 
 impl Engine {
@@ -49,7 +49,8 @@ impl Engine {
             return Err(failed(place, format!("{reason}; {hint}")));
         }
         check(&source)?;
-        let view = EngineView::of(&source, SpecialTokens::Added)?;
+        let chat = Chat::load(&source.directory)?;
+        let view = EngineView::of(&source, &chat)?;
         let builder = load::builder(&view.model)?
             .with_force_cpu()
             .with_prefix_cache_n(None);
@@ -59,6 +60,7 @@ impl Engine {
             model,
             runtime,
             place,
+            chat,
         })
     }
 
@@ -69,8 +71,8 @@ impl Engine {
     /// # Errors
     /// `Error::Runtime` with what mistral.rs said.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
-        let message = RequestMessage::CompletionTokens(ids.to_vec());
-        let asked = ask(&self.model, message, SamplingParams::deterministic(), true);
+        let sampling = SamplingParams::deterministic();
+        let asked = ask(&self.model, ids.to_vec(), sampling, true);
         match self.block_on(asked) {
             Ok(ResponseOk::Raw { logits_chunks, .. }) => {
                 Ok(Tensor::cat(&logits_chunks, 0)?.to_dtype(DType::F32)?)
@@ -110,8 +112,7 @@ impl Engine {
     async fn greedy(&self, ids: &[u32], max_new_tokens: usize) -> Answer<String> {
         let mut sampling = SamplingParams::deterministic();
         sampling.max_len = Some(max_new_tokens);
-        let message = RequestMessage::CompletionTokens(ids.to_vec());
-        complete(&self.model, message, sampling).await
+        complete(&self.model, ids.to_vec(), sampling).await
     }
 
     fn said(&self, answer: Answer<String>) -> Result<String> {
@@ -122,17 +123,18 @@ impl Engine {
 /// What mistral.rs answered, or its error message.
 type Answer<T> = std::result::Result<T, String>;
 
-/// Sends `message` past the chat template. With `logits` the answer is the raw logits of the
-/// prompt, and nothing is generated.
+/// Sends tokens, which no template and no tokenizer of the engine touches. With `logits` the answer
+/// is the raw logits of the prompt, and nothing is generated.
 async fn ask(
     model: &Model,
-    message: RequestMessage,
+    ids: Vec<u32>,
     sampling: SamplingParams,
     logits: bool,
 ) -> Answer<ResponseOk> {
     let (tx, mut rx) = tokio::sync::mpsc::channel(1);
     let engine = model.inner();
     let id = engine.next_request_id();
+    let message = RequestMessage::CompletionTokens(ids);
     let mut request = NormalRequest::new_simple(message, sampling, tx, id, None, None);
     request.return_raw_logits = logits;
     let sender = engine.get_sender(None).map_err(|e| e.to_string())?;
@@ -146,27 +148,19 @@ async fn ask(
     })
 }
 
-/// The continuation of `message`, which goes past the chat template.
+/// The continuation of `ids`.
 pub(crate) async fn complete(
     model: &Model,
-    message: RequestMessage,
+    ids: Vec<u32>,
     sampling: SamplingParams,
 ) -> Answer<String> {
-    match ask(model, message, sampling, false).await? {
+    match ask(model, ids, sampling, false).await? {
         ResponseOk::CompletionDone(done) => {
             let choice = done.choices.into_iter().next();
             Ok(choice.ok_or(NO_CHOICES)?.text)
         }
         other => Err(unexpected(&other)),
     }
-}
-
-/// The answer to a chat, through the model's own template.
-pub(crate) async fn chat(model: &Model, request: RequestBuilder) -> Answer<String> {
-    let done = model.send_chat_request(request).await;
-    let choice = done.map_err(|e| e.to_string())?.choices.into_iter().next();
-    let message = choice.ok_or(NO_CHOICES)?.message;
-    Ok(message.content.unwrap_or_default())
 }
 
 const NO_CHOICES: &str = "an answer without choices";

@@ -9,7 +9,7 @@ mod view;
 
 pub(crate) use differs::{check, check_uqff};
 pub use engine::Engine;
-pub(crate) use engine::{chat, complete};
+pub(crate) use engine::complete;
 pub use load::Loaded;
 pub(crate) use load::{on_own_thread, pipeline, start, without_backtrace};
 pub use shared::SharedEngine;

@@ -2,11 +2,12 @@
 
 use super::differs::check;
 use super::load::{self, failed};
-use super::view::{EngineView, SpecialTokens};
+use super::view::EngineView;
 use crate::error::Result;
 use crate::model::{ModelConfig, ModelDir};
 use mistralrs_core::{MistralRs, MistralRsBuilder};
 use reptune_adapters::Error as Fault;
+use reptune_recipes::Chat;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -20,9 +21,10 @@ pub struct SharedEngine {
     /// different lengths that it computes at the same time on a CPU: of requests to one model
     /// at once some get answers that none of them gets alone. So they take turns.
     pub turn: Arc<Mutex<()>>,
-    /// Special tokens that the model's tokenizer puts before a raw prompt, as text. The engine
-    /// adds none by itself.
-    pub begin: Arc<str>,
+    /// The tokenizer and chat template: prompts are rendered with it, never by the engine.
+    pub chat: Arc<Chat>,
+    /// Most tokens of a prompt with its answer.
+    pub context: usize,
 }
 
 impl SharedEngine {
@@ -37,7 +39,8 @@ impl SharedEngine {
         let runtime = runtime.map_err(|e| failed(&place, e))?;
         let model = ModelDir::at(path)?;
         check(&model)?;
-        let view = EngineView::of(&model, SpecialTokens::LeftOut)?;
+        let chat = Chat::load(&model.directory)?;
+        let view = EngineView::of(&model, &chat)?;
         let builder = load::builder(&view.model)?;
         let (pipeline, scheduler, config) = load::pipeline(&runtime, &place, builder, None)?;
         let engine = config.engine_config;
@@ -47,10 +50,13 @@ impl SharedEngine {
                 .with_no_prefix_cache(engine.no_prefix_cache)
                 .with_prefix_cache_n(engine.prefix_cache_n)
                 .build();
+        let mistralrs = runtime.block_on(starting);
+        let context = mistralrs.max_sequence_length(None).ok().flatten();
         Ok(Self {
-            mistralrs: runtime.block_on(starting),
+            mistralrs,
             turn: Arc::default(),
-            begin: view.begin.as_str().into(),
+            chat: Arc::new(chat),
+            context: context.unwrap_or(usize::MAX),
         })
     }
 

@@ -4,35 +4,33 @@
 use crate::error::{Error, Result};
 use crate::model::{Companions, ModelConfig, ModelDir};
 use reptune_adapters::{Error as Fault, files, formats::safetensors::shard_names};
-use reptune_recipes::TokenizerFile;
+use reptune_recipes::{Chat, TokenizerFile};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// What becomes of the special tokens that a tokenizer puts around a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SpecialTokens {
-    Added,
-    /// mistral.rs 0.8.1 tokenizes a chat that a template has rendered like any text, so a
-    /// template that writes `<s>` would get it twice.
-    LeftOut,
-}
+/// The template that mistral.rs gets. It prints the text of the only message: chats are rendered
+/// before, because 0.8.1 renders them unlike transformers.
+const PRINTED: &str = "{{ messages[0]['content'] }}";
+
+/// Marks of reasoning. mistral.rs separates what stands between them from an answer if the template
+/// names both.
+const REASONING: [&str; 2] = ["<think>", "</think>"];
 
 /// A directory of links, removed when this is dropped; mistral.rs reads it while it loads.
 pub(super) struct EngineView {
     _directory: TempDir,
     /// The model in it.
     pub model: ModelDir,
-    /// Special tokens that the tokenizer of the model puts before a text.
-    pub begin: String,
 }
 
 impl EngineView {
-    /// The view of `model`.
+    /// The view of `model`, whose chats `chat` renders. Its tokenizer adds no special tokens: they
+    /// stand in what is rendered already.
     ///
     /// # Errors
     /// When a file is missing or broken, or mistral.rs cannot read it in any spelling.
-    pub(super) fn of(model: &ModelDir, special: SpecialTokens) -> Result<Self> {
+    pub(super) fn of(model: &ModelDir, chat: &Chat) -> Result<Self> {
         let directory = files::temporary_directory(&std::env::temp_dir())?;
         let at = |name: &str| directory.path().join(name);
         let weights = model.weights()?;
@@ -45,13 +43,8 @@ impl EngineView {
             false => shard_names(&weights),
         };
         let mut links: Vec<_> = weights.into_iter().zip(names).collect();
-        for name in [
-            "tokenizer_config.json",
-            "generation_config.json",
-            "chat_template.jinja",
-        ] {
-            links.push((model.directory.join(name), name.to_owned()));
-        }
+        let name = "generation_config.json";
+        links.push((model.directory.join(name), name.to_owned()));
         for (from, name) in links.iter().filter(|(from, _)| from.is_file()) {
             let from = from.canonicalize().map_err(|e| Fault::read(from, e))?;
             link(&from, &at(name)).map_err(|e| Fault::write(at(name), e))?;
@@ -61,19 +54,21 @@ impl EngineView {
         let file = TokenizerFile::read(&model.directory)?;
         let mut tokenizer = file.json().clone();
         check_vocabulary(&model.directory, &tokenizer)?;
-        let begin = beginning(&tokenizer["post_processor"]);
-        if special == SpecialTokens::LeftOut {
-            tokenizer["post_processor"] = Value::Null;
-        }
         if !tokenizer["added_tokens"].is_array() {
             tokenizer["added_tokens"] = json!([]);
         }
-        for key in ["truncation", "padding"] {
+        for key in ["post_processor", "truncation", "padding"] {
             tokenizer[key] = Value::Null;
         }
         companions
             .texts
             .insert("tokenizer.json", tokenizer.to_string());
+        // Tokens that end a turn stand in the generation configuration.
+        let reasons = REASONING.iter().all(|mark| chat.template_has(mark));
+        let marks = if reasons { &REASONING[..] } else { &[] };
+        let template = format!("{PRINTED}{{# {} #}}", marks.concat());
+        let config = json!({"chat_template": template}).to_string();
+        companions.texts.insert("tokenizer_config.json", config);
         for (name, text) in &companions.texts {
             let _ = std::fs::remove_file(at(name));
             std::fs::write(at(name), text).map_err(|e| Fault::write(at(name), e))?;
@@ -85,7 +80,6 @@ impl EngineView {
         Ok(Self {
             _directory: directory,
             model,
-            begin,
         })
     }
 }
@@ -108,16 +102,4 @@ use std::os::unix::fs::symlink as link;
 #[cfg(not(unix))]
 fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::copy(from, to).map(|_| ())
-}
-
-/// The special tokens that a post-processor of Hugging Face tokenizers puts before one text.
-fn beginning(processor: &Value) -> String {
-    let list = |key: &str| processor[key].as_array().into_iter().flatten();
-    match processor["type"].as_str() {
-        Some("Sequence") => list("processors").map(beginning).collect(),
-        Some("TemplateProcessing") => list("single")
-            .map_while(|piece| piece["SpecialToken"]["id"].as_str())
-            .collect(),
-        _ => processor["cls"][0].as_str().unwrap_or_default().to_owned(),
-    }
 }

@@ -1,169 +1,165 @@
-//! Chats and completions: the requests and answers of mistral.rs's own server, each sent
-//! to the engine of the model it names.
-//!
-//! mistral.rs 0.8.1 sends every completion to its default model, and puts the path of
-//! the weights into answers; here the model is the one that was asked for, in both.
+//! Chats and completions: from a request to the answers of the model it names.
 
-use super::models::{App, DEFAULT};
-use super::request::{Refusal, check, object, only_text};
-use crate::runtime::{SharedEngine, without_backtrace};
+use super::asking::{AskedPrompt, Said, ask, refused};
+use super::fields::{Body, Endpoint, Fields};
+use super::messages::conversation;
+use super::models::App;
+use super::reply::Reply;
+use super::request::{Refusal, object};
+use super::sampling::Picked;
+use crate::runtime::SharedEngine;
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use mistralrs_core::{
-    ChatCompletionChunkResponse, CompletionChunkResponse, Request as EngineRequest,
-    Response as Answer,
-};
-use mistralrs_server_core::handler_core::{create_response_channel, send_request};
-use mistralrs_server_core::{chat_completion, completions, util::sanitize_error_message};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use mistralrs_core::Response as Answer;
+use serde_json::{Map, Value};
+use std::convert::Infallible;
 use std::time::Duration;
-use tokio::sync::mpsc::{Receiver, channel};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// `POST /v1/chat/completions`.
 pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let (mut body, name, engine) = checked(&app, request).await?;
-    only_text(&mut body)?;
-    let (tx, rx) = create_response_channel(None);
-    let parsed = chat_completion::parse_request(typed(body)?, engine.mistralrs.clone(), tx).await;
-    let (request, streams) = parsed.map_err(Refusal::invalid)?;
-    let mut rx = ask(&engine, request, rx).await?;
-    if streams {
-        let named = Box::new(move |mut chunk: ChatCompletionChunkResponse| {
-            chunk.model.clone_from(&name);
-            chunk
-        });
-        let stream = chat_completion::create_streamer(rx, engine.mistralrs, Some(named), None);
-        return Ok(stream.into_response());
+    let (body, name, engine) = asked(&app, request).await?;
+    let fields = Fields::read(&body, Endpoint::Chat)?;
+    let conversation = conversation(&Body(&body))?;
+    if !engine.chat.has_template() {
+        let message = "this model has no chat template; send a `prompt` to /v1/completions";
+        return Err(Refusal::field("messages", message));
     }
-    match rx.recv().await {
-        Some(Answer::Done(mut answer)) => {
-            answer.model = name;
-            Ok(Json(answer).into_response())
-        }
-        _ => Err(Refusal::failed(OTHER)),
-    }
+    let written = engine.chat.write(&conversation);
+    let written = written.map_err(|e| Refusal::field("messages", Refusal::without_path(e)))?;
+    let prompt = AskedPrompt {
+        ids: engine.chat.ids(&written).map_err(Refusal::failed)?,
+        chat: Some(written),
+    };
+    let reply = Reply::chat(engine.chat.clone(), name, &fields);
+    answer(engine, prompt, fields, reply).await
 }
 
 /// `POST /v1/completions`.
 pub async fn complete(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let (mut body, name, engine) = checked(&app, request).await?;
-    let Some(Value::String(prompt)) = body.get_mut("prompt") else {
+    let (body, name, engine) = asked(&app, request).await?;
+    let fields = Fields::read(&body, Endpoint::Completion)?;
+    let Some(Value::String(text)) = body.get("prompt") else {
         return Err(Refusal::field("prompt", "expected `prompt` to be a text"));
     };
-    if !prompt.starts_with(&*engine.begin) {
-        prompt.insert_str(0, &engine.begin);
-    }
-    let (tx, rx) = create_response_channel(None);
-    let parsed = completions::parse_request(typed(body)?, engine.mistralrs.clone(), tx);
-    let (request, streams) = parsed.map_err(Refusal::invalid)?;
-    let mut rx = ask(&engine, request, rx).await?;
-    if streams {
-        let named = Box::new(move |mut chunk: CompletionChunkResponse| {
-            chunk.model.clone_from(&name);
-            chunk
-        });
-        let stream = completions::create_streamer(rx, engine.mistralrs, Some(named), None);
-        return Ok(stream.into_response());
-    }
-    match rx.recv().await {
-        Some(Answer::CompletionDone(mut answer)) => {
-            answer.model = name;
-            Ok(Json(answer).into_response())
-        }
-        _ => Err(Refusal::failed(OTHER)),
-    }
+    let ids = engine.chat.encode(text);
+    let ids = ids.map_err(|e| Refusal::field("prompt", Refusal::without_path(e)))?;
+    let reply = Reply::completion(engine.chat.clone(), name, &fields, text);
+    answer(engine, AskedPrompt { ids, chat: None }, fields, reply).await
 }
 
 /// The body of a request, and the name and the engine of the model that it asks.
-async fn checked(
+async fn asked(
     app: &App,
     request: Request,
 ) -> Result<(Map<String, Value>, String, SharedEngine), Refusal> {
     let body = object(request, &app.limits).await?;
     let served = app.models.asked(&body)?;
-    check(&body)?;
     Ok((body, served.name.clone(), served.now().engine))
 }
 
-/// Answers that wait for a slow reader before the engine waits too, and whoever is next:
-/// more than any context has tokens.
-const WAITING: usize = 1 << 20;
-
-const OTHER: &str = "mistral.rs answered with something else than what was asked for";
-
-/// The request in mistral.rs's own type. Each engine knows one model, its default.
-fn typed<T: DeserializeOwned>(mut body: Map<String, Value>) -> Result<T, Refusal> {
-    body.insert("model".into(), json!(DEFAULT));
-    serde_json::from_value(Value::Object(body)).map_err(Refusal::invalid)
-}
-
-/// Sends `request` and waits for the first of its answers, so that a refusal has its own
-/// status, also where the answer is a stream.
-///
-/// A stream that nobody reads any more is let go, and the engine ends it. The answer to
-/// any other request is received to its end, also when the client has gone: where nobody
-/// receives it, mistral.rs 0.8.1 fails every request of the same batch, and its engine
-/// panics.
-async fn ask(
-    engine: &SharedEngine,
-    request: EngineRequest,
-    mut answers: Receiver<Answer>,
-) -> Result<Receiver<Answer>, Refusal> {
-    let EngineRequest::Normal(normal) = &request else {
-        return Err(Refusal::failed(OTHER));
-    };
-    let (streams, engines) = (normal.is_streaming, normal.response.downgrade());
-    let (begun, first) = oneshot::channel();
-    let (tx, rx) = channel(WAITING);
-    let (kept, turn) = (engine.clone(), engine.turn.clone().lock_owned().await);
-    // On its own from the start: this future is dropped when the client goes.
-    tokio::spawn(async move {
-        let mut next = answers.recv().await;
-        let _ = begun.send(refused(next.as_ref()));
-        while let Some(answer) = next {
-            if tx.send(without_backtraces(answer)).await.is_err() && streams {
-                break;
+/// The answers to `prompt`, whole or as a stream. Several are made one after the other, because
+/// each has random numbers of its own.
+async fn answer(
+    engine: SharedEngine,
+    prompt: AskedPrompt,
+    fields: Fields,
+    mut reply: Reply,
+) -> Result<Response, Refusal> {
+    let mut said = ask(&engine, &prompt, &fields, 0).await?;
+    if fields.stream {
+        let (tx, mut rx) = channel(EVENTS);
+        tokio::spawn(async move {
+            let done = stream(&engine, &prompt, &fields, &mut reply, said, &tx).await;
+            if let Err(Some(refusal)) = done {
+                let _ = tx.send(event(&refusal.body())).await;
             }
-            next = answers.recv().await;
+            let _ = tx.send(Event::default().data("[DONE]")).await;
+        });
+        let events = futures::stream::poll_fn(move |cx| rx.poll_recv(cx));
+        let events = futures::StreamExt::map(events, Ok::<_, Infallible>);
+        let alive = KeepAlive::new().interval(KEEP_ALIVE);
+        return Ok(Sse::new(events).keep_alive(alive).into_response());
+    }
+    for choice in 0..fields.n {
+        if choice > 0 {
+            said = ask(&engine, &prompt, &fields, choice as u64).await?;
         }
-        drop(answers);
-        // The engine may be at a last step of it.
-        while engines.strong_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let (answer, picked) = whole(&mut said).await?;
+        reply.add(choice, answer, &picked)?;
+    }
+    Ok(Json(reply.whole()).into_response())
+}
+
+/// Events that wait for a slow reader.
+const EVENTS: usize = 1000;
+
+/// After this time without an event a comment is sent, so that nobody in between hangs up.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The engine's answer and all its tokens.
+async fn whole(said: &mut Receiver<Said>) -> Result<(Answer, Vec<Picked>), Refusal> {
+    let mut picked = Vec::new();
+    loop {
+        let next = said.recv().await;
+        match (refused(next.as_ref()), next) {
+            (Some(refusal), _) => return Err(refusal),
+            (None, Some(Said::Token(token))) => push(&mut picked, token),
+            (None, Some(Said::Answer(answer))) => return Ok((answer, picked)),
+            (None, None) => return Err(Refusal::failed("the engine stopped; ask again")),
         }
-        drop((turn, kept));
-    });
-    send_request(&engine.mistralrs, request)
-        .await
-        .map_err(Refusal::failed)?;
-    match first.await {
-        Ok(None) => Ok(rx),
-        Ok(Some(refusal)) => Err(refusal),
-        Err(e) => Err(Refusal::failed(e)),
     }
 }
 
-/// An error in the middle of a stream is sent without a backtrace too.
-fn without_backtraces(answer: Answer) -> Answer {
-    let short = |text: String| without_backtrace(&text).to_owned();
-    match answer {
-        Answer::ModelError(text, rest) => Answer::ModelError(short(text), rest),
-        Answer::CompletionModelError(text, rest) => Answer::CompletionModelError(short(text), rest),
-        other => other,
+/// Under a grammar a token may be chosen twice; the second choice counts.
+fn push(picked: &mut Vec<Picked>, token: Picked) {
+    picked.retain(|earlier| earlier.step != token.step);
+    picked.push(token);
+}
+
+/// Sends the chunks of all answers. The error is the reason for an early end, or nothing when
+/// the client has gone.
+async fn stream(
+    engine: &SharedEngine,
+    prompt: &AskedPrompt,
+    fields: &Fields,
+    reply: &mut Reply,
+    mut said: Receiver<Said>,
+    events: &Sender<Event>,
+) -> Result<(), Option<Refusal>> {
+    let send = async |value: &Value| events.send(event(value)).await.map_err(|_| None);
+    for choice in 0..fields.n {
+        if choice > 0 {
+            said = ask(engine, prompt, fields, choice as u64).await?;
+        }
+        let mut picked = Vec::new();
+        loop {
+            let next = said.recv().await;
+            if let Some(refusal) = refused(next.as_ref()) {
+                return Err(Some(refusal));
+            }
+            match next {
+                Some(Said::Token(token)) => push(&mut picked, token),
+                Some(Said::Answer(answer)) => {
+                    let tokens = std::mem::take(&mut picked);
+                    let (chunk, ended) = reply.chunk(choice, answer, &tokens)?;
+                    send(&chunk).await?;
+                    if ended {
+                        break;
+                    }
+                }
+                None => return Err(None),
+            }
+        }
+    }
+    match reply.usage_chunk(prompt.ids.len()) {
+        Some(chunk) => send(&chunk).await,
+        None => Ok(()),
     }
 }
 
-fn refused(answer: Option<&Answer>) -> Option<Refusal> {
-    match answer {
-        Some(Answer::ValidationError(e)) => Some(Refusal::invalid(sanitize_error_message(&**e))),
-        Some(Answer::InternalError(e)) => Some(Refusal::failed(sanitize_error_message(&**e))),
-        Some(Answer::ModelError(text, _)) | Some(Answer::CompletionModelError(text, _)) => {
-            Some(Refusal::failed(text))
-        }
-        Some(_) => None,
-        None => Some(Refusal::failed("the engine stopped; ask again")),
-    }
+fn event(value: &Value) -> Event {
+    Event::default().data(value.to_string())
 }

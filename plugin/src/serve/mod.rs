@@ -1,10 +1,10 @@
 //! A server in OpenAI's manner: one model and its steered and tuned variants, each under a
 //! name of its own.
 //!
-//! Requests and answers are those of mistral.rs's own server (mistralrs-server-core
-//! 0.8.1). Its router is not used: it also serves routes that requantize, unload and
-//! reload models, load any model of the hub, and keep answers; and it reads files and
-//! fetches addresses that a chat names as images. What is served here:
+//! mistral.rs's own server (mistralrs-server-core 0.8.1) is not used: it also serves routes that
+//! requantize, unload and reload models, load any model of the hub, and keep answers; it reads
+//! files and fetches addresses that a chat names as images; and it renders chats unlike
+//! transformers. What is served here:
 //!
 //! | | |
 //! |---|---|
@@ -17,8 +17,13 @@
 //! Everything else is 404.
 
 mod answers;
+mod asking;
+mod fields;
+mod messages;
 mod models;
+mod reply;
 mod request;
+mod sampling;
 mod server;
 
 pub use models::Models;

@@ -6,11 +6,16 @@
 //! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
 //! no memory to speak of.
 
+use super::asking::{AskedPrompt, ask};
+use super::fields::Fields;
 use super::request::{Limits, Refusal};
+use super::sampling::Sampling;
+use crate::error::{Error, Result};
 use crate::runtime::{SharedEngine, on_own_thread};
-use crate::{error::Result, steered::Variant, store::Store};
+use crate::{progress, steered::Variant, store::Store};
 use axum::http::StatusCode;
 use reptune_adapters::Dose;
+use reptune_recipes::Message;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -68,8 +73,12 @@ impl Models {
     /// is named. `progress` is called with the name of each that is loaded and the bytes of its
     /// weights.
     ///
+    /// Each is asked for one token before it is served, so what would fail at every request fails
+    /// here.
+    ///
     /// # Errors
-    /// When one does not fit the model, or cannot be loaded.
+    /// When one does not fit the model, cannot be loaded, has a chat template that does not
+    /// render a question, or does not answer.
     pub async fn load(
         base: PathBuf,
         variants: Vec<(String, Variant)>,
@@ -85,6 +94,7 @@ impl Models {
                 Ok((engine, SharedEngine::bytes(&directory)?))
             });
             let (engine, bytes) = loading.await?;
+            try_out(&engine, &name).await?;
             progress(&name, bytes);
             served.push(Served {
                 name,
@@ -148,14 +158,53 @@ impl Models {
             let out = temporary.path().join("model");
             SharedEngine::load(&given.with_dose(dose, &base, &cache, &out)?)
         });
-        let engine = made.await.map_err(|e| {
+        let stays = |e: Error| {
             let text = format!("`{}` stays as it was: {e}", served.name);
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })?;
+        };
+        let engine = made.await.map_err(stays)?;
+        try_out(&engine, &served.name).await.map_err(stays)?;
         let mut now = served.now.write().unwrap_or_else(PoisonError::into_inner);
         *now = Now { variant, engine };
         Ok(())
     }
+}
+
+/// Asks a loaded engine for one token: after a question, or after raw text where the model has
+/// no chat template.
+async fn try_out(engine: &SharedEngine, name: &str) -> Result<()> {
+    const QUESTION: &str = "Hello";
+    let chat = match engine.chat.has_template() {
+        false => None,
+        true => Some(engine.chat.render(&Message::conversation("", QUESTION))?),
+    };
+    if let (Some(_), Err(e)) = (
+        &chat,
+        engine
+            .chat
+            .render(&Message::conversation("Be brief.", QUESTION)),
+    ) {
+        progress::line(format_args!(
+            "{name}: chats with a system message will be refused: {e}"
+        ));
+    }
+    let ids = match &chat {
+        Some(written) => engine.chat.ids(written)?,
+        None => engine.chat.encode(QUESTION)?,
+    };
+    let fields = Fields {
+        max_tokens: Some(1),
+        sampling: Sampling {
+            temperature: 0.,
+            ..Sampling::default()
+        },
+        ..Fields::default()
+    };
+    let answered = ask(engine, &AskedPrompt { chat, ids }, &fields, 0).await;
+    answered.map(drop).map_err(|refusal| Error::Runtime {
+        place: name.into(),
+        reason: refusal.message,
+    })
 }
 
 impl Served {

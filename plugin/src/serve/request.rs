@@ -1,10 +1,10 @@
-//! What is read and checked of a request before mistral.rs sees it: what 0.8.1 would accept
-//! silently, what would make it read files or fetch addresses, and what would stop it.
+//! The body of a request as it comes, and refusals as clients of OpenAI's interface read them.
 
 use crate::runtime::without_backtrace;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, body::to_bytes, extract::Request};
+use reptune_adapters::Error as Fault;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
     status: StatusCode,
-    message: String,
+    /// Why.
+    pub message: String,
     /// The field of the request that is wrong.
     param: Option<String>,
     code: Option<&'static str>,
@@ -82,19 +83,40 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// What is wrong with the tokenizer or the template of a served model, or with a text that they
+    /// get, without the directory of the model.
+    pub fn without_path(error: reptune_recipes::Error) -> String {
+        match error {
+            reptune_recipes::Error::Adapters(Fault::Content {
+                place,
+                expected,
+                found,
+                hint,
+                ..
+            }) => format!("{place}: expected {expected}, found {found}; {hint}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// As it is sent.
+    pub fn body(&self) -> Value {
         let kind = match self.status.is_server_error() {
             true => "server_error",
             false => "invalid_request_error",
         };
-        let body = json!({"error": {
+        json!({"error": {
             "message": self.message,
             "type": kind,
             "param": self.param,
             "code": self.code,
-        }});
-        (self.status, Json(body)).into_response()
+        }})
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body())).into_response()
     }
 }
 
@@ -148,112 +170,11 @@ fn is_limit(e: &axum::Error) -> bool {
     sources.any(|e| e.to_string().contains("length limit"))
 }
 
-/// Fields that are numbers, and their bounds. Those of the counts keep one request from
-/// taking all memory; the others are what the sampler means something by.
-const NUMBERS: [(&str, f64, f64); 13] = [
-    ("n", 1., 16.),
-    ("best_of", 1., 16.),
-    ("max_tokens", 1., 1e9),
-    ("max_completion_tokens", 1., 1e9),
-    ("top_logprobs", 0., 20.),
-    ("temperature", 0., 100.),
-    ("top_p", 0., 1.),
-    ("min_p", 0., 1.),
-    ("top_k", 1., 1e9),
-    ("frequency_penalty", -2., 2.),
-    ("presence_penalty", -2., 2.),
-    ("repetition_penalty", 0., 100.),
-    ("dry_multiplier", 0., 100.),
-];
-
-/// Checks what chats and completions have in common; 400, naming the field.
-pub fn check(body: &Map<String, Value>) -> Result<(), Refusal> {
-    let given = |name: &str| body.get(name).filter(|v| !v.is_null());
-    // mistral.rs answers this field by fetching from the network.
-    let fetching = "web_search_options";
-    if given(fetching).is_some() {
-        let message = format!("expected no `{fetching}`: this server fetches nothing");
-        return Err(Refusal::field(fetching, message));
-    }
-    for (field, least, most) in NUMBERS {
-        let Some(value) = given(field) else { continue };
-        if !value.as_f64().is_some_and(|x| (least..=most).contains(&x)) {
-            let found = shown(value);
-            let message = format!("expected `{field}` from {least} to {most}, found {found}");
-            return Err(Refusal::field(field, message));
-        }
-    }
-    for field in ["stream", "echo"] {
-        if let Some(value) = given(field).filter(|v| !v.is_boolean()) {
-            let message = format!("expected `{field}` true or false, found {}", shown(value));
-            return Err(Refusal::field(field, message));
-        }
-    }
-    Ok(())
-}
-
-/// Checks the messages of a chat, and makes every content one text; 400 for messages that are
-/// none, and for parts of any other type than `text`: mistral.rs would read or fetch whatever
-/// their address names, also for a model of text.
-///
-/// Parts of type `text` are joined by a blank, as mistral.rs does, but handed to the
-/// chat template as a string, which every template knows.
-pub fn only_text(body: &mut Map<String, Value>) -> Result<(), Refusal> {
-    let wrong = |place: String, expected: &str, found: Option<&Value>| {
-        let found = found.map_or("nothing".into(), shown);
-        let text = format!("expected `{place}` to be {expected}, found {found}");
-        Refusal::field(place, text)
-    };
-    let messages = match body.get_mut("messages") {
-        Some(Value::Array(messages)) if !messages.is_empty() => messages,
-        found => {
-            let expected = "a list of messages";
-            return Err(wrong("messages".into(), expected, found.as_deref()));
-        }
-    };
-    for (i, message) in messages.iter_mut().enumerate() {
-        let place = |rest: &str| format!("messages[{i}]{rest}");
-        let Value::Object(message) = message else {
-            return Err(wrong(place(""), "an object", Some(message)));
-        };
-        if !message.get("role").is_some_and(Value::is_string) {
-            return Err(wrong(place(".role"), "a text", message.get("role")));
-        }
-        let calls = message.get("tool_calls").is_some_and(Value::is_array);
-        match message.get_mut("content") {
-            Some(Value::String(_)) => {}
-            None | Some(Value::Null) if calls => {}
-            Some(Value::Array(parts)) => {
-                let mut texts = Vec::new();
-                for (j, part) in parts.iter().enumerate() {
-                    match (&part["type"], &part["text"]) {
-                        (Value::String(kind), Value::String(text)) if kind == "text" => {
-                            texts.push(text.as_str());
-                        }
-                        (kind, _) => {
-                            let expected = "text; this server reads and fetches nothing else";
-                            let place = place(&format!(".content[{j}]"));
-                            return Err(wrong(place, expected, Some(kind)));
-                        }
-                    }
-                }
-                let text = texts.join(" ");
-                message.insert("content".into(), json!(text));
-            }
-            other => return Err(wrong(place(".content"), "a text", other.as_deref())),
-        }
-    }
-    Ok(())
-}
-
 /// A value as a message quotes it: whole if short.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((at, _)) => format!("{}..", &text[..at]),
         None => text,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
 //! The server as its clients meet it, over real connections.
 
 mod answers;
+mod chats;
 mod client;
 mod command;
 mod hostile;

@@ -2,15 +2,14 @@
 //!
 //! transformers uses Jinja2 in Python. Where minijinja differs, this module follows Python:
 //! `{% generation %}` marks are left out, JSON has Python's spaces, and `none`, `true` and lists
-//! print as in Python. `tools` and `documents` are none, which is also their default there.
+//! print as in Python.
 
 use chrono::format::{Item, StrftimeItems};
 use chrono::{NaiveDate, NaiveDateTime};
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-use std::collections::BTreeMap;
 use std::io;
 
 /// Name of the chat template in error messages.
@@ -42,21 +41,8 @@ impl Template {
         Ok(Self(environment))
     }
 
-    /// Renders `messages`, or says why not. `tokens` are the special tokens by the names that
-    /// templates use, such as `bos_token`.
-    pub fn render<M: Serialize>(
-        &self,
-        messages: &[M],
-        add_generation_prompt: bool,
-        tokens: &BTreeMap<String, String>,
-    ) -> Result<String, String> {
-        let context = context! {
-            messages,
-            add_generation_prompt,
-            tools => Value::from(()),
-            documents => Value::from(()),
-            ..Value::from_serialize(tokens)
-        };
+    /// Renders the template with `context`, or says why not.
+    pub fn render(&self, context: Value) -> Result<String, String> {
         let template = self.0.get_template(NAME);
         let text = template.and_then(|template| template.render(context));
         text.map_err(|e| format!("{e:#}"))
@@ -139,25 +125,61 @@ fn repr(value: &Value) -> String {
     }
 }
 
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
+/// Python's `json.dumps` with `ensure_ascii=False`, and its options that templates use.
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let separators = separators.and_then(pair);
+    let ascii = options
+        .get::<Option<bool>>("ensure_ascii")?
+        .unwrap_or_default();
+    let sorted = options
+        .get::<Option<bool>>("sort_keys")?
+        .unwrap_or_default();
+    options.assert_all_used()?;
+    let failed = |e: &dyn std::error::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
+    let mut json = serde_json::to_value(value).map_err(|e| failed(&e))?;
+    if sorted {
+        json.sort_all_objects();
+    }
     let mut bytes = Vec::new();
     let written = match indent {
         Some(indent) => {
             let blanks = " ".repeat(indent);
             let format = PrettyFormatter::with_indent(blanks.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, format))
+            json.serialize(&mut Serializer::with_formatter(&mut bytes, format))
         }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, OneLine)),
+        None => {
+            let (item, key) = separators.unwrap_or_else(|| (", ".into(), ": ".into()));
+            let format = OneLine { item, key };
+            json.serialize(&mut Serializer::with_formatter(&mut bytes, format))
+        }
     };
-    let failed = |e: &dyn std::error::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
     written.map_err(|e| failed(&e))?;
-    String::from_utf8(bytes).map_err(|e| failed(&e))
+    let text = String::from_utf8(bytes).map_err(|e| failed(&e))?;
+    Ok(if ascii { escaped(&text) } else { text })
 }
 
-/// JSON on one line with Python's blanks.
-struct OneLine;
+fn pair(separators: Vec<String>) -> Option<(String, String)> {
+    let [item, key] = separators.try_into().ok()?;
+    Some((item, key))
+}
+
+/// `json` with every character outside of ASCII as `\uXXXX`.
+fn escaped(json: &str) -> String {
+    let units = json.encode_utf16();
+    let text = units.map(|unit| match u8::try_from(unit) {
+        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    });
+    text.collect()
+}
+
+/// JSON on one line with these texts after an item and after a key.
+struct OneLine {
+    item: String,
+    key: String,
+}
 
 impl Formatter for OneLine {
     fn begin_array_value<W: ?Sized + io::Write>(
@@ -167,7 +189,7 @@ impl Formatter for OneLine {
     ) -> io::Result<()> {
         match first {
             true => Ok(()),
-            false => to.write_all(b", "),
+            false => to.write_all(self.item.as_bytes()),
         }
     }
 
@@ -180,6 +202,6 @@ impl Formatter for OneLine {
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, to: &mut W) -> io::Result<()> {
-        to.write_all(b": ")
+        to.write_all(self.key.as_bytes())
     }
 }

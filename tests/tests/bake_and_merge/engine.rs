@@ -90,8 +90,8 @@ fn stock_talks() -> Result<()> {
     let interview = interview.user("Is ice cold?").max_tokens(12);
     let said = engine.interview(&interview)?;
     let templated = "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs ice cold? [/INST]";
-    for (special, read) in [(true, true), (false, false)] {
-        // Both the template and the tokenizer write <s>, and mistral.rs reads both.
+    for (special, read) in [(true, false), (false, true)] {
+        // The template writes <s>; the tokenizer would write it once more.
         let ids = tokenizer
             .encode(templated, special)
             .map_err(anyhow::Error::msg)?;

@@ -120,7 +120,8 @@ fn templates_that_fail_say_so() -> Result<()> {
         std::fs::write(room.path().join("chat_template.jinja"), template)?;
         let message = talk(room.path()).expect_err(template);
         assert!(
-            message.starts_with("[DIR]: chat template: expected") && message.contains(said),
+            message.starts_with("[DIR]/chat_template.jinja: chat template: expected")
+                && message.contains(said),
             "{template}: {message}"
         );
     }
