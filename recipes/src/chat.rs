@@ -361,17 +361,23 @@ impl Chat {
         })
     }
 
-    /// The text of one token as it stands within a text, special tokens included.
-    pub fn token_text(&self, id: u32) -> String {
+    /// The text of one token as it stands within a text, special tokens included; none if it is
+    /// only a part of a character.
+    pub fn token_text(&self, id: u32) -> Option<String> {
         let decode = |ids: &[u32]| self.tokenizer.decode(ids, false).unwrap_or_default();
         // Decoders drop a blank at the beginning.
-        let Some(before) = self.tokens("a", false).ok() else {
-            return decode(&[id]);
-        };
+        let before = self.tokens("a", false).ok()?;
         let start = decode(before.get_ids());
         let all = decode(&[before.get_ids(), &[id]].concat());
-        all.strip_prefix(&start)
-            .map_or_else(|| decode(&[id]), str::to_owned)
+        let text = all.strip_prefix(&start).map(str::to_owned);
+        let text = text.unwrap_or_else(|| decode(&[id]));
+        (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text)
+    }
+
+    /// The text of one token, or its name in the vocabulary if it is only a part of a character.
+    pub fn token_name(&self, id: u32) -> String {
+        let name = || self.tokenizer.id_to_token(id).unwrap_or_default();
+        self.token_text(id).unwrap_or_else(name)
     }
 
     /// The one token with which the assistant's answer `label` starts after `messages`.

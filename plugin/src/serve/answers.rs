@@ -1,18 +1,16 @@
 //! Chats and completions: from a request to the answers of the model it names.
 
-use super::asking::{AskedPrompt, Said, ask, refused};
+use super::asking::{AskedPrompt, Said, ask, push, refused, whole};
 use super::fields::{Body, Endpoint, Fields};
 use super::messages::conversation;
 use super::models::App;
 use super::reply::Reply;
 use super::request::{Refusal, object};
-use super::sampling::Picked;
 use crate::runtime::SharedEngine;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use mistralrs_core::Response as Answer;
 use serde_json::{Map, Value};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -98,26 +96,6 @@ const EVENTS: usize = 1000;
 
 /// After this time without an event a comment is sent, so that nobody in between hangs up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// The engine's answer and all its tokens.
-async fn whole(said: &mut Receiver<Said>) -> Result<(Answer, Vec<Picked>), Refusal> {
-    let mut picked = Vec::new();
-    loop {
-        let next = said.recv().await;
-        match (refused(next.as_ref()), next) {
-            (Some(refusal), _) => return Err(refusal),
-            (None, Some(Said::Token(token))) => push(&mut picked, token),
-            (None, Some(Said::Answer(answer))) => return Ok((answer, picked)),
-            (None, None) => return Err(Refusal::failed("the engine stopped; ask again")),
-        }
-    }
-}
-
-/// Under a grammar a token may be chosen twice; the second choice counts.
-fn push(picked: &mut Vec<Picked>, token: Picked) {
-    picked.retain(|earlier| earlier.step != token.step);
-    picked.push(token);
-}
 
 /// Sends the chunks of all answers. The error is the reason for an early end, or nothing when
 /// the client has gone.

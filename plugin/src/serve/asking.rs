@@ -96,6 +96,26 @@ pub async fn ask(
     }
 }
 
+/// The engine's answer and all its tokens.
+pub async fn whole(said: &mut Receiver<Said>) -> Result<(Response, Vec<Picked>), Refusal> {
+    let mut picked = Vec::new();
+    loop {
+        let next = said.recv().await;
+        match (refused(next.as_ref()), next) {
+            (Some(refusal), _) => return Err(refusal),
+            (None, Some(Said::Token(token))) => push(&mut picked, token),
+            (None, Some(Said::Answer(answer))) => return Ok((answer, picked)),
+            (None, None) => return Err(Refusal::failed("the engine stopped; ask again")),
+        }
+    }
+}
+
+/// Under a grammar a token may be chosen twice; the second choice counts.
+pub fn push(picked: &mut Vec<Picked>, token: Picked) {
+    picked.retain(|earlier| earlier.step != token.step);
+    picked.push(token);
+}
+
 /// Why there is no answer, if there is none.
 pub fn refused(said: Option<&Said>) -> Option<Refusal> {
     let answer = match said {

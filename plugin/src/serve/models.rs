@@ -6,7 +6,7 @@
 //! Of an engine that has gone mistral.rs 0.8.1 keeps one sleeping thread (its logger's) and
 //! no memory to speak of.
 
-use super::asking::{AskedPrompt, ask};
+use super::asking::{AskedPrompt, ask, whole};
 use super::fields::Fields;
 use super::request::{Limits, Refusal};
 use super::sampling::Sampling;
@@ -200,11 +200,13 @@ async fn try_out(engine: &SharedEngine, name: &str) -> Result<()> {
         },
         ..Fields::default()
     };
-    let answered = ask(engine, &AskedPrompt { chat, ids }, &fields, 0).await;
-    answered.map(drop).map_err(|refusal| Error::Runtime {
+    let failed = |refusal: Refusal| Error::Runtime {
         place: name.into(),
         reason: refusal.message,
-    })
+    };
+    let said = ask(engine, &AskedPrompt { chat, ids }, &fields, 0).await;
+    let answer = whole(&mut said.map_err(failed)?).await;
+    answer.map(drop).map_err(failed)
 }
 
 impl Served {

@@ -222,10 +222,9 @@ impl Reply {
 
     fn chat_token(&self, picked: &Picked) -> Value {
         let entry = |token: u32, logprob: f32| {
-            let text = self.chat.token_text(token);
-            let whole = !text.contains(char::REPLACEMENT_CHARACTER);
-            let bytes = whole.then(|| text.as_bytes().to_vec());
-            json!({"token": text, "logprob": finite(logprob), "bytes": bytes})
+            let bytes = self.chat.token_text(token).map(String::into_bytes);
+            let name = self.chat.token_name(token);
+            json!({"token": name, "logprob": finite(logprob), "bytes": bytes})
         };
         let mut all = entry(picked.token, picked.logprob);
         let top = picked.top.iter().map(|(token, lp)| entry(*token, *lp));
@@ -238,10 +237,10 @@ impl Reply {
         let before = echoed.map_or(0, |prompt| prompt.chars().count());
         let (mut texts, mut offsets, mut tops) = (Vec::new(), Vec::new(), Vec::new());
         for picked in said {
-            let text = self.chat.token_text(picked.token);
+            let text = self.chat.token_name(picked.token);
             offsets.push(before + self.characters);
             self.characters += text.chars().count();
-            let entry = |(id, lp): &(u32, f32)| (self.chat.token_text(*id), finite(*lp));
+            let entry = |(id, lp): &(u32, f32)| (self.chat.token_name(*id), finite(*lp));
             let top: Map<String, Value> = picked.top.iter().map(entry).collect();
             tops.push(if top.is_empty() {
                 Value::Null

@@ -19,6 +19,10 @@
 //! file, and the same builder loads both, of which the later one counts. So no setting has to be
 //! repeated, what is not steered keeps its bits, and doses share their weights.
 //!
+//! A chat that is sent to the model as messages is rendered by mistral.rs 0.8.1. What is measured and
+//! served elsewhere has the tokens of transformers; [`Chat::prompt`](crate::Chat::prompt) gives them,
+//! and `RequestMessage::CompletionTokens` sends them.
+//!
 //! The files are kept in the [`Store`](crate::store::Store). The settings of a builder can be
 //! read only after it has loaded, so the first build loads twice. Later builds assume that
 //! nothing has changed, load both files, and compare: a builder with other settings gets a file

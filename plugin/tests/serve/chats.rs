@@ -73,7 +73,7 @@ fn follows(reply: &Value, ids: &[u32], llama: &Llama, chat: &Chat, name: &str) {
         let ours = logprobs(llama, &ids);
         let best = (0..ours.len()).max_by(|a, b| ours[*a].total_cmp(&ours[*b]));
         let best = best.expect("a token");
-        assert_eq!(said["token"], chat.token_text(best as u32), "{name}");
+        assert_eq!(said["token"], chat.token_name(best as u32), "{name}");
         assert!(
             near(&said["logprob"], ours[best]),
             "{name}: {said} {}",
@@ -324,7 +324,7 @@ fn completions_have_openais_log_probabilities() {
         let ours = self::logprobs(&llama, &ids);
         let best = (0..ours.len()).max_by(|a, b| ours[*a].total_cmp(&ours[*b]));
         let best = best.expect("a token");
-        let text = chat.token_text(best as u32);
+        let text = chat.token_name(best as u32);
         assert_eq!(said["tokens"][step], text);
         assert!(near(&said["token_logprobs"][step], ours[best]), "{said}");
         assert!(
