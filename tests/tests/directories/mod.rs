@@ -8,10 +8,12 @@ mod written;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use mistralrs::{ModelDType, TextModelBuilder, UqffTextModelBuilder};
+use mistralrs::{
+    ModelDType, TextMessageRole, TextMessages, TextModelBuilder, UqffTextModelBuilder,
+};
 use reptune::runtime::Engine;
 use reptune::testing::Interview;
-use reptune::{Llama, LoadOptions};
+use reptune::{Chat, Llama, LoadOptions};
 use reptune_adapters::{ForwardOptions, PrefixTree};
 use reptune_tests::{bits, fixture, logits, whole};
 use serde_json::{Map, Value, json};
@@ -102,7 +104,9 @@ fn said_as_it_lies(model: &Path, uqff: Option<&str>) -> Result<String> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let model = builder.with_prefix_cache_n(None).build().await?;
-        Ok(questions().ask(&model).await?)
+        let engine = builder.with_prefix_cache_n(None).build().await?;
+        let asked = TextMessages::new().add_message(TextMessageRole::User, "Is it true?");
+        engine.send_chat_request(asked).await?; // through the template that lies there
+        Ok(questions().ask(&engine, &Chat::load(model)?).await?)
     })
 }
