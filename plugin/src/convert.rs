@@ -1,7 +1,8 @@
 //! Directions, adapters and models in the formats of other programs.
 
 use crate::error::{Error, Result};
-use crate::model::{ModelDir, gguf};
+use crate::model::{ModelDir, Source, dequantize, gguf};
+use candle_core::DType;
 use reptune_adapters::files::Staging;
 use reptune_adapters::formats::gguf::Gguf;
 use reptune_adapters::lora::{delta_file, gguf as lora};
@@ -24,6 +25,8 @@ pub struct Conversion<'a> {
     pub dose: Option<Dose>,
     /// Layer i of a direction file is our layer i + this.
     pub layer_offset: i64,
+    /// Write a model as a full checkpoint in this type.
+    pub full: Option<DType>,
 }
 
 /// What was written.
@@ -40,6 +43,12 @@ impl Conversion<'_> {
     /// # Errors
     /// When the file cannot be read, or the other format cannot hold it.
     pub fn convert(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Converted> {
+        if let Some(dtype) = self.full {
+            self.no_directions()?;
+            dequantize(&Source::open(self.from)?, self.out, dtype, progress)?;
+            let what = format!("a full checkpoint in {}", dtype.as_str());
+            return converted(&what, &[]);
+        }
         if self.from.is_dir() {
             return self.adapter();
         }

@@ -19,4 +19,5 @@ mod oracle;
 mod parity;
 mod python;
 mod quantized_merge;
+mod real;
 mod steered;

@@ -2,6 +2,7 @@
 
 use super::args::{self, DoseArgs};
 use super::output::{bytes, facts, print, print_json, table};
+use crate::decoder::parse_dtype;
 use crate::store::{Store, StoreEntry};
 use crate::{convert::Conversion, inspect, progress};
 use anyhow::{Result, bail};
@@ -51,9 +52,11 @@ Examples:
   reptune convert runs/my/tuned/in_minus_lie -m DIR -o lie.gguf
   reptune convert lie.gguf -m DIR -o adapter
   reptune convert llama.gguf -o model
+  reptune convert llama.gguf --dequantize bf16 -o full
 
 Converts directions between .safetensors, .gguf (control vectors of llama.cpp) and .svec;
-adapters between PEFT directories and .gguf; a model in GGUF to a UQFF directory.
+adapters between PEFT directories and .gguf; a model in GGUF to a UQFF directory, or with
+--dequantize, which also takes a UQFF, to full weights.
 
 Without a dose, the vectors of a .gguf are unit vectors, or keep the norm that another
 program gave them. With a dose, strength 1 in llama.cpp applies that dose.")]
@@ -76,6 +79,9 @@ pub struct ConvertArgs {
         default_value_t = 0
     )]
     pub layer_offset: i64,
+    /// Write a quantized model as a full checkpoint, in f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE")]
+    pub dequantize: Option<String>,
     /// Model that the adapter belongs to
     #[arg(short, long)]
     pub model: Option<String>,
@@ -93,6 +99,7 @@ pub fn convert(a: &ConvertArgs) -> Result<()> {
         layers: a.layers.as_ref().map(|_| &parse as _),
         dose: a.dose.dose(),
         layer_offset: a.layer_offset,
+        full: a.dequantize.as_deref().map(parse_dtype).transpose()?,
     };
     let done = conversion.convert(&mut progress::of("convert"))?;
     if a.json {

@@ -14,7 +14,7 @@ mod layout;
 mod provenance;
 mod weight_type;
 
-pub(crate) use directory::{UqffDirectory, UqffWriter};
+pub(crate) use directory::{UqffDirectory, UqffWriter, companions};
 pub use entry::Entry;
 pub use file::UqffFile;
 pub(crate) use grid::Blocks;
