@@ -1,4 +1,4 @@
-//! Baking a random direction into a Q4K model, for mistral.rs itself to run.
+//! Baking a random direction into a quantized model, for mistral.rs itself to run.
 
 use crate::peak_bytes;
 use crate::workload::{directions, spec};
@@ -24,6 +24,9 @@ pub struct BakeArgs {
     /// Steering coefficient; 0 bakes nothing in
     #[arg(long, default_value_t = 4., allow_negative_numbers = true)]
     coeff: f64,
+    /// Type of the weights
+    #[arg(long, value_name = "TYPE", default_value = "q4k")]
+    quantize: String,
     /// Seed of the direction
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -41,7 +44,7 @@ pub fn run(a: &BakeArgs) -> Result<Value> {
         )?],
     };
     let started = Instant::now();
-    let quantize = WeightType::parse("q4k")?;
+    let quantize = WeightType::parse(&a.quantize)?;
     let report = reptune::bake::bake(&a.model, &steering, quantize, &a.out, &mut |_, _| {})?;
     Ok(json!({
         "work": "bake", "seconds": started.elapsed().as_secs_f64(), "bytes": report.bytes,

@@ -65,7 +65,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Merge a random LoRA adapter into a checkpoint
     Merge(merge::MergeArgs),
-    /// Write a Q4K model, with or without a random direction baked in
+    /// Write a quantized model, with or without a random direction baked in
     Bake(bake::BakeArgs),
     /// Multiply square matrices: the best rate of this machine
     Product(product::ProductArgs),

@@ -1,9 +1,12 @@
 //! A Llama of random weights.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use reptune::model::ModelDir;
+use reptune::model::uqff::{Entry, HEAD, UQFF, UqffDirectory, UqffProvenance, WeightType, index};
 use reptune_adapters::Error;
 use reptune_adapters::files::Staging;
 use reptune_adapters::model::ModuleKind;
@@ -11,7 +14,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct MakeModelArgs {
@@ -39,6 +42,10 @@ pub struct MakeModelArgs {
     /// Longest sequence
     #[arg(long, default_value_t = 2048)]
     context: usize,
+    /// Write a UQFF directory in this type, such as q8_0 or q4k, one tensor after the other;
+    /// all blocks get the weights of the first
+    #[arg(long, value_name = "TYPE")]
+    quantize: Option<String>,
     /// Seed of the weights
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -91,6 +98,16 @@ impl MakeModelArgs {
         all
     }
 
+    /// The tensor with the number `i` of [`MakeModelArgs::tensors`].
+    fn random(&self, i: usize, shape: Vec<usize>, spread: Option<f32>) -> RandomTensor {
+        RandomTensor {
+            shape,
+            spread,
+            seed: self.seed,
+            stream: i as u64,
+        }
+    }
+
     fn parameters(&self) -> usize {
         let sizes = self
             .tensors()
@@ -138,23 +155,60 @@ pub fn run(sizes: &MakeModelArgs) -> Result<Value> {
     write("tokenizer_config.json", format!("{about:#}"))?;
     let ends = json!({"bos_token_id": 1, "eos_token_id": 2});
     write("generation_config.json", format!("{ends:#}"))?;
+    if let Some(stored) = &sizes.quantize {
+        return write_quantized(sizes, stored, staging.path());
+    }
     let tensors = sizes.tensors().into_iter().enumerate();
-    let tensors = tensors.map(|(i, (name, shape, spread))| {
-        let (seed, stream) = (sizes.seed, i as u64);
-        let random = RandomTensor {
-            shape,
-            spread,
-            seed,
-            stream,
-        };
-        (name, random)
-    });
+    let tensors = tensors.map(|(i, (name, shape, spread))| (name, sizes.random(i, shape, spread)));
     let path = staging.path().join("model.safetensors");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(tensors, Some(metadata), &path)
         .map_err(|e| Error::write(staging.shown(&path), std::io::Error::other(e.to_string())))?;
     staging.commit()?;
     Ok(json!({"work": "make-model", "model": sizes.out, "parameters": sizes.parameters()}))
+}
+
+/// Writes a UQFF directory with the configuration and tokenizer of `companions`. Only one tensor
+/// is in memory in f32 at a time.
+fn write_quantized(sizes: &MakeModelArgs, stored: &str, companions: &Path) -> Result<Value> {
+    let stored = WeightType::parse(stored)?;
+    let spec = ModelDir::at(companions)?.config()?.1;
+    let all = sizes.tensors();
+    let tensor = |name: &str| -> Result<Tensor> {
+        let at = all
+            .iter()
+            .position(|(n, ..)| n == name)
+            .context(name.to_owned())?;
+        let (_, shape, spread) = &all[at];
+        let random = sizes.random(at, shape.clone(), *spread);
+        Ok(Tensor::from_raw_buffer(
+            &random.data(),
+            DType::F32,
+            shape,
+            &Device::Cpu,
+        )?)
+    };
+    let directory = UqffDirectory::create(&sizes.out)?;
+    let indices = 0..1 + 7 * sizes.layers;
+    let mut file = directory.file(UQFF, indices, UqffProvenance::of(&spec))?;
+    for kind in ModuleKind::ALL {
+        let weight = tensor(&format!("model.layers.0.{}.weight", kind.path()))?;
+        let entry = Entry::quantize(&weight, None, stored)?;
+        for layer in 0..sizes.layers {
+            file.push(index(layer, kind), &entry)?;
+        }
+    }
+    file.push(
+        HEAD,
+        &Entry::quantize(&tensor("lm_head.weight")?, None, stored)?,
+    )?;
+    let bytes = file.finish()?;
+    directory.commit(&spec, companions, |name| {
+        tensor(name).map_err(|e| Error::value("tensor", name, e.to_string(), "").into())
+    })?;
+    Ok(json!({
+        "work": "make-model", "model": sizes.out, "parameters": sizes.parameters(), "bytes": bytes,
+    }))
 }
 
 /// A tensor whose numbers are drawn when it is written.

@@ -1,10 +1,12 @@
-//! Merging an adapter into a checkpoint.
+//! Merging an adapter into a checkpoint, or into the weights of a UQFF.
 
 use crate::peak_bytes;
 use crate::workload::spec;
 use anyhow::Result;
 use candle_core::Tensor;
 use clap::Args;
+use reptune::Source;
+use reptune::quantize::{ErrorCompensation, QuantizedMerge, WeightTypes};
 use reptune_adapters::Adapter;
 use reptune_adapters::LoraInit;
 use reptune_adapters::model::ModuleKind;
@@ -14,7 +16,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub struct MergeArgs {
-    /// Model directory
+    /// Model directory, or .uqff file
     #[arg(long)]
     model: PathBuf,
     /// Directory of the merged model
@@ -47,7 +49,19 @@ pub fn run(a: &MergeArgs) -> Result<Value> {
         adapter.b = Tensor::ones(shape, adapter.b.dtype(), adapter.b.device())?;
     }
     let started = Instant::now();
-    reptune_recipes::merge::merge(&a.model, &update, &a.work, &mut |_, _, _| {})?;
+    let source = Source::open(&a.model)?;
+    if source.is_quantized() {
+        let merge = QuantizedMerge {
+            source: &source,
+            update: &update,
+            types: WeightTypes::all(None),
+            compensation: ErrorCompensation::None,
+            calibration: &[],
+        };
+        merge.write(&a.work, &mut |_, _| {})?;
+    } else {
+        reptune_recipes::merge::merge(&a.model, &update, &a.work, &mut |_, _, _| {})?;
+    }
     let seconds = started.elapsed().as_secs_f64();
     let files = std::fs::read_dir(&a.work)?.filter_map(|f| f.ok()?.metadata().ok());
     let bytes: u64 = files.map(|m| m.len()).sum();

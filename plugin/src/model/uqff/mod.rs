@@ -14,7 +14,8 @@ mod layout;
 mod provenance;
 mod weight_type;
 
-pub(crate) use directory::{UqffDirectory, UqffWriter, companions};
+pub(crate) use directory::companions;
+pub use directory::{UqffDirectory, UqffWriter};
 pub use entry::Entry;
 pub use file::UqffFile;
 pub(crate) use grid::Blocks;
