@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
+# Title of the section that `scale` writes, which `peers/compare` keeps.
+SCALE = "A model of 8 billion parameters"
 # Models that rows run on instead of the base model: arguments of `reptune-bench bake`.
 BAKED = {"q4k": ("--coeff", "0"), "q4k-steered": ("--layer", "5", "--coeff", "4")}
 
@@ -122,6 +124,17 @@ def table(head, rows):
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
 
     return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def section(file, title, text):
+    """Replaces the section `title` of a Markdown file, or adds it at the end."""
+    file, head = Path(file), f"## {title}\n"
+    before, _, rest = file.read_text(encoding="utf-8").partition(head)
+    after = rest.partition("\n## ")
+    rest = after[1][1:] + after[2] if after[1] else ""
+    new = Path(f"{file}.tmp")
+    new.write_text(f"{before.rstrip()}\n\n{head}\n{text}\n" + (f"\n{rest}" if rest else ""), encoding="utf-8")
+    new.replace(file)
 
 
 def say(words):

@@ -102,7 +102,7 @@ impl TuneArgs {
 
 pub fn run(a: &TuneArgs) -> Result<Value> {
     let (llama, load_seconds) = a.place.load(&a.work.model)?;
-    let spec = llama.spec();
+    let (spec, loaded_bytes) = (llama.spec(), peak_bytes());
     let directory = &a.work.work;
     let (work, directions) = read_or_make(directory, |directory| make(&llama, a, directory))?;
     let directions = directions.context("the workload holds no directions")?;
@@ -136,28 +136,29 @@ pub fn run(a: &TuneArgs) -> Result<Value> {
     let steps = work.steps.iter().skip(work.warm_up);
     let each = if work.label == "soft" { 2 } else { 1 };
     let done = each * steps.map(Vec::len).sum::<usize>();
-    let flop = flop_per_step(spec, &work);
+    let plan = plan(spec, &work);
+    let flop = plan.work.steps / plan.steps.max(1) as f64;
     Ok(json!({
         "work": "tune", "seconds": seconds, "steps": timed.len(),
         "seconds_per_step": median(timed), "prompts_per_second": done as f64 / seconds,
         "first_step_seconds": times.first(), "load_seconds": load_seconds,
-        "peak_bytes": peak_bytes, "losses": losses, "validation": validation,
+        "peak_bytes": peak_bytes, "loaded_bytes": loaded_bytes,
+        "planned_bytes": plan.memory.total(), "losses": losses, "validation": validation,
         "gflops": flop / median(timed) / 1e9,
     }))
 }
 
-/// Floating-point operations of a step, as `reptune tune --plan` counts them.
-fn flop_per_step(spec: &ModelSpec, work: &TuneWork) -> f64 {
+/// What the tuning takes, as `reptune tune --plan` counts it.
+fn plan(spec: &ModelSpec, work: &TuneWork) -> TuningPlan {
     let train: Vec<TuningPrompt> = work.items.iter().map(WorkItem::prompt).collect();
-    let plan = TuningPlan::of(&TuningSize {
+    TuningPlan::of(&TuningSize {
         spec,
         tuning: &work.tuning,
         reads_rows: work.representation.is_some(),
         train: &train,
         validation: &[],
         seed: work.seed,
-    });
-    plan.work.steps / plan.steps.max(1) as f64
+    })
 }
 
 fn make(llama: &Llama, a: &TuneArgs, directory: &Path) -> Result<(TuneWork, Option<DirectionSet>)> {
