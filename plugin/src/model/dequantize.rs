@@ -31,37 +31,51 @@ pub fn dequantize(
 ) -> Result<()> {
     let staging = Staging::new(out)?;
     let (config, spec) = (&source.config, &source.spec);
-    let others = embeddings_and_norms(spec).map(|(name, _)| (name, None));
-    let linears = (0..spec.layers).flat_map(|layer| {
-        ModuleKind::ALL.map(|kind| {
-            let module = TargetModule { layer, kind };
-            (config.weight_name(Some(module)), Some(module))
-        })
-    });
-    let tensors: Vec<_> = others.chain(linears).collect();
+    let others: Vec<String> = embeddings_and_norms(spec).map(|(name, _)| name).collect();
+    let modules =
+        (0..spec.layers).flat_map(|layer| ModuleKind::ALL.map(|kind| TargetModule { layer, kind }));
+    let modules: Vec<TargetModule> = modules.collect();
     let (head, _) = source.weight(None)?;
     let is_tied = config.tie_word_embeddings && is_equal(&head, &source.other(EMBEDDINGS)?)?;
     let file = staging.path().join("model.safetensors");
-    let mut names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
-    names.extend((!is_tied).then_some(HEAD));
-    let total = names.len();
+    let weights = modules.iter().map(|m| config.weight_name(Some(*m)));
+    let biases = modules.iter().filter_map(|m| config.bias_name(*m));
+    let names: Vec<String> = weights.chain(biases).chain([HEAD.to_owned()]).collect();
+    let names = others.iter().chain(&names).map(String::as_str);
+    let (mut done, total) = (0, others.len() + modules.len());
     let mut file = TensorFileWriter::create((&file, &staging.shown(&file)), names, 64)?;
     let mut write = |name: &str, tensor: Tensor| -> Result<()> {
         let (kind, mut bytes) = (stored(dtype), Vec::new());
         tensor.to_dtype(dtype)?.write_bytes(&mut bytes)?;
         Ok(file.push(name, kind, tensor.dims(), &bytes)?)
     };
-    for (done, (name, module)) in tensors.iter().enumerate() {
-        let tensor = match module {
-            Some(module) => unbiased(source, *module)?,
-            None => source.other(name)?,
-        };
-        write(name, tensor)?;
-        progress(done + 1, total);
+    let mut step = || {
+        done += 1;
+        progress(done, total);
+    };
+    for name in &others {
+        write(name, source.other(name)?)?;
+        step();
+    }
+    for module in modules {
+        let (weight, entry) = source.weight(Some(module))?;
+        write(&config.weight_name(Some(module)), weight)?;
+        let bias = entry.map(|entry| entry.bias()).transpose()?.flatten();
+        match (config.bias_name(module), bias) {
+            (None, None) => {}
+            (Some(name), Some(bias)) => write(&name, bias)?,
+            (Some(name), None) => write(&name, source.other(&name)?)?,
+            (None, Some(_)) => {
+                let (place, expected) = (module.to_string(), "a weight without a bias");
+                let hint = "steering is baked into this file; dequantize what it was made from";
+                let directory = &source.directory;
+                return Err(Error::model(directory, place, expected, "a bias", hint));
+            }
+        }
+        step();
     }
     if !is_tied {
         write(HEAD, head)?;
-        progress(total, total);
     }
     file.finish(BTreeMap::from([("format".into(), "pt".into())]))?;
     for companion in uqff::companions(&source.directory)? {
@@ -80,23 +94,6 @@ pub fn dequantize(
     let written = std::fs::write(&path, text);
     written.map_err(|e| reptune_adapters::Error::write(staging.shown(&path), e))?;
     Ok(staging.commit()?)
-}
-
-/// The weight of a module that has no bias.
-fn unbiased(source: &Source, module: TargetModule) -> Result<Tensor> {
-    let (weight, entry) = source.weight(Some(module))?;
-    if entry.is_some_and(|entry| entry.layout().bias.is_some()) {
-        let (place, expected) = (module.to_string(), "a weight without a bias");
-        let hint = "steering is baked into this file; dequantize the one that it was made from";
-        return Err(Error::model(
-            &source.directory,
-            place,
-            expected,
-            "a bias",
-            hint,
-        ));
-    }
-    Ok(weight)
 }
 
 const HEAD: &str = "lm_head.weight";
