@@ -177,13 +177,6 @@ fn into_full(a: &MergeArgs, model: &ModelDir) -> Result<()> {
     if let Some(flag) = flag {
         bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
     }
-    if model.is_quantized() {
-        let path = model.path().display();
-        bail!(
-            "{path} is quantized: add --quantize, or make full weights with `reptune convert \
-             {path} --dequantize bf16 -o DIR` and merge into them"
-        );
-    }
     let source = open_checked(model)?;
     let update = peft::load(&a.adapter, &source.spec)?;
     let report = {

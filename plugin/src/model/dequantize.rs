@@ -1,7 +1,7 @@
 //! A quantized model written as a full checkpoint, for programs and commands that need one.
 
-use super::checkpoint::embeddings_and_norms;
-use super::uqff;
+use super::checkpoint::{Checkpoint, embeddings_and_norms};
+use super::companions::Companions;
 use super::{EMBEDDINGS, Source};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -78,21 +78,22 @@ pub fn dequantize(
         write(HEAD, head)?;
     }
     file.finish(BTreeMap::from([("format".into(), "pt".into())]))?;
-    for companion in uqff::companions(&source.directory)? {
-        staging.copy(&companion)?;
-    }
-    let mut json = config.json.clone();
+    let mut config = config.clone();
     let name = match dtype {
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
         _ => "float32",
     };
-    (json["torch_dtype"], json["dtype"]) = (json!(name), json!(name));
-    json["tie_word_embeddings"] = json!(is_tied);
-    let path = staging.path().join("config.json");
-    let text = serde_json::to_vec_pretty(&json).unwrap_or_default();
-    let written = std::fs::write(&path, text);
-    written.map_err(|e| reptune_adapters::Error::write(staging.shown(&path), e))?;
+    config.tie_word_embeddings = is_tied;
+    for (key, value) in [
+        ("torch_dtype", json!(name)),
+        ("dtype", json!(name)),
+        ("tie_word_embeddings", json!(is_tied)),
+    ] {
+        config.json[key] = value;
+    }
+    Companions::of(&source.directory, &config)?.write(&staging)?;
+    Checkpoint::full(staging.path(), &config, spec)?;
     Ok(staging.commit()?)
 }
 

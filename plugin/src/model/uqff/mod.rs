@@ -14,7 +14,6 @@ mod layout;
 mod provenance;
 mod weight_type;
 
-pub(crate) use directory::companions;
 pub use directory::{UqffDirectory, UqffWriter};
 pub use entry::Entry;
 pub use file::UqffFile;
