@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Lines of a file, of tests too.
 const LONGEST: usize = 500;
 /// Most lines of all production code.
-const PRODUCTION: usize = 33_000;
+const PRODUCTION: usize = 38_000;
 
 /// Every `.rs` below `directory`, except in build directories and members of their own.
 fn sources(directory: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
