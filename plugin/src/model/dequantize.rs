@@ -35,7 +35,7 @@ pub fn dequantize(
     let modules =
         (0..spec.layers).flat_map(|layer| ModuleKind::ALL.map(|kind| TargetModule { layer, kind }));
     let modules: Vec<TargetModule> = modules.collect();
-    let (head, _) = source.weight(None)?;
+    let head = source.linear(None)?.weight;
     let is_tied = config.tie_word_embeddings && is_equal(&head, &source.other(EMBEDDINGS)?)?;
     let file = staging.path().join("model.safetensors");
     let weights = modules.iter().map(|m| config.weight_name(Some(*m)));
@@ -58,19 +58,15 @@ pub fn dequantize(
         step();
     }
     for module in modules {
-        let (weight, entry) = source.weight(Some(module))?;
-        write(&config.weight_name(Some(module)), weight)?;
-        let bias = entry.map(|entry| entry.bias()).transpose()?.flatten();
-        match (config.bias_name(module), bias) {
-            (None, None) => {}
-            (Some(name), Some(bias)) => write(&name, bias)?,
-            (Some(name), None) => write(&name, source.other(&name)?)?,
-            (None, Some(_)) => {
+        let linear = source.linear(Some(module))?;
+        write(&config.weight_name(Some(module)), linear.weight)?;
+        if let Some(bias) = linear.bias {
+            let name = config.bias_name(module).ok_or_else(|| {
                 let (place, expected) = (module.to_string(), "a weight without a bias");
                 let hint = "steering is baked into this file; dequantize what it was made from";
-                let directory = &source.directory;
-                return Err(Error::model(directory, place, expected, "a bias", hint));
-            }
+                Error::model(&source.directory, place, expected, "a bias", hint)
+            })?;
+            write(&name, bias)?;
         }
         step();
     }

@@ -203,7 +203,7 @@ fn write_quantized(sizes: &MakeModelArgs, stored: &str, companions: &Path) -> Re
         &Entry::quantize(&tensor("lm_head.weight")?, None, stored)?,
     )?;
     let bytes = file.finish()?;
-    directory.commit(&spec, companions, |name| {
+    directory.commit(&spec, companions, |name, _| {
         tensor(name).map_err(|e| Error::value("tensor", name, e.to_string(), "").into())
     })?;
     Ok(json!({
