@@ -4,7 +4,7 @@ use super::file;
 use super::inspection::{Inspection, counted, ranges};
 use crate::error::{Error, Result};
 use crate::model::{ModelDir, check};
-use crate::stages;
+use crate::{runtime, stages};
 use reptune_adapters::formats::safetensors::{TensorFile, shards};
 use reptune_adapters::{ModelSpec, WeightDelta, files, lora::delta_file, lora::peft};
 use reptune_recipes::merge::Merged;
@@ -56,6 +56,10 @@ pub(super) fn model(path: &Path, progress: &mut dyn FnMut(usize, usize)) -> Resu
     };
     for (name, found) in check.facts {
         report = report.fact(name, found);
+    }
+    // a model that it loads and computes with other numbers
+    if let Err(refused) = runtime::check(&model) {
+        report = report.fact("refused to mistral.rs 0.8.1", refused);
     }
     Ok(report.fact("corrected", check.corrected.join("; ")))
 }

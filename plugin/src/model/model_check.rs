@@ -80,11 +80,8 @@ pub fn check(model: &ModelDir) -> Result<ModelCheck> {
     ];
     let verdicts = verdicts(model, &raw, &source.config, &companions, &weights);
     facts.extend(verdicts.map(|(engine, faults)| match faults.is_empty() {
-        true => (engine, "loads it as it lies".to_owned()),
-        false => (
-            engine,
-            format!("does not load it as it lies: {}", faults.join("; ")),
-        ),
+        true => (engine, "loads as it lies".to_owned()),
+        false => (engine, format!("not as it lies: {}", faults.join("; "))),
     }));
     Ok(ModelCheck {
         source,
@@ -192,9 +189,13 @@ fn verdicts(
         let left = "config.json: quantization_config on full weights";
         old.push(left.to_owned());
         new.push(left.to_owned());
+        transformers.push("config.json: it quantizes full weights again".to_owned());
     }
     if raw["rope_theta"].is_null() {
         new.push("config.json: no rope_theta at the top".to_owned());
+        if !raw["rope_parameters"].is_null() {
+            transformers.push("config.json: version 4 ignores rope_parameters".to_owned());
+        }
     }
     for name in ["tokenizer_config.json", "generation_config.json"] {
         if companions.texts.contains_key(name) && model.directory.join(name).is_file() {
