@@ -238,8 +238,9 @@ fn a_dose_that_does_not_fit_the_others_is_refused() -> Result<()> {
         std::fs::copy(&file, renamed.join(file.file_name().unwrap_or_default()))?;
     }
     let tokenizer = renamed.join("tokenizer.json");
-    let text = std::fs::read_to_string(&tokenizer)?;
-    std::fs::write(&tokenizer, text + "\n")?;
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&tokenizer)?)?;
+    json["added_tokens"][0]["content"] = "<another>".into();
+    std::fs::write(&tokenizer, json.to_string())?;
     let other = Source::open(&renamed)?;
     let other = Baker {
         source: &other,
