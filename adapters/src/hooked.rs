@@ -69,6 +69,19 @@ pub struct ForwardOutput {
     pub logits: Option<Tensor>,
 }
 
+impl ForwardOutput {
+    /// The logits of a forward that was asked for some.
+    ///
+    /// # Errors
+    /// When the runtime returned none.
+    pub fn into_logits(self) -> Result<Tensor> {
+        self.logits.ok_or_else(|| {
+            let hint = "the model must return the logits that it is asked for";
+            Error::value("logits", "those of the tokens asked for", "none", hint)
+        })
+    }
+}
+
 /// A runtime with a model loaded.
 pub trait HookedModel {
     /// Sizes and identity.

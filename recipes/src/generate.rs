@@ -25,7 +25,7 @@ pub enum Sampling {
     Greedy,
     /// At random from `softmax(logits / temperature)`.
     Temperature {
-        /// Above 0.
+        /// 0 is greedy.
         temperature: f64,
         /// Prompt i draws from a stream of its own, seeded by this and i.
         seed: u64,
@@ -36,11 +36,13 @@ impl Sampling {
     /// The temperature, if there is one.
     fn temperature(self) -> Result<Option<f64>> {
         match self {
-            Self::Greedy => Ok(None),
+            Self::Greedy
+            | Self::Temperature {
+                temperature: 0., ..
+            } => Ok(None),
             Self::Temperature { temperature: t, .. } if t > 0. && t.is_finite() => Ok(Some(t)),
             Self::Temperature { temperature: t, .. } => {
-                let hint = "leave it out for greedy decoding";
-                let expected = "a positive number";
+                let (expected, hint) = ("0 or a positive number", "0 is greedy decoding");
                 Err(Error::value("temperature", expected, t.to_string(), hint))
             }
         }
@@ -243,11 +245,8 @@ impl<'a> VariantGroup<'a> {
             };
             let (tree, cache) = (&growing.tree, &mut growing.cache);
             let output = self.model.forward(tree, cache, &options)?;
-            let Some(logits) = output.logits else {
-                break;
-            };
+            let logits = output.into_logits()?.detach();
             growing.start = None;
-            let logits = logits.detach();
             let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
             let mut active = Vec::new();
             for mut sequence in growing.active {
@@ -266,8 +265,7 @@ impl<'a> VariantGroup<'a> {
                 }
                 let prompt = prompts[sequence.index].len();
                 let mask = self.mask(sequence.variant, sequence.index, prompt + step, prompt);
-                let last = Some(sequence.last);
-                sequence.last = growing.tree.insert(last, &[token], |_| mask)[0];
+                sequence.last = growing.tree.append(sequence.last, token, mask);
                 active.push(sequence);
             }
             growing.active = active;

@@ -56,8 +56,10 @@ impl PrefixTree {
     ) -> Vec<u32> {
         let mut parent = parent;
         let token = |(i, &id): (usize, &u32)| {
-            let known = self.children.get(&(parent, id, mask(i))).copied();
-            let token = known.unwrap_or_else(|| self.push(parent, id, mask(i)));
+            let key = (parent, id, mask(i));
+            let known = self.children.get(&key).copied();
+            let token = known.unwrap_or_else(|| self.push(key));
+            self.children.insert(key, token);
             parent = Some(token);
             token
         };
@@ -74,7 +76,13 @@ impl PrefixTree {
         ids.iter().map(token).collect()
     }
 
-    fn push(&mut self, parent: Option<u32>, id: u32, mask: TokenMask) -> u32 {
+    /// Adds a generated token below `parent`. It is a new token even where a prompt or another
+    /// continuation has the same id there: a key/value cache may hold that one already.
+    pub fn append(&mut self, parent: u32, id: u32, mask: TokenMask) -> u32 {
+        self.push((Some(parent), id, mask))
+    }
+
+    fn push(&mut self, (parent, id, mask): (Option<u32>, u32, TokenMask)) -> u32 {
         let token = self.ids.len() as u32;
         self.ids.push(id);
         self.parents.push(parent);
@@ -90,7 +98,6 @@ impl PrefixTree {
             _ => self.spans.push((token, token + 1)),
         }
         self.offsets.push(self.spans.len() as u32);
-        self.children.insert((parent, id, mask), token);
         token
     }
 

@@ -21,11 +21,14 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   reptune generate -m DIR --prompt \"The colour of Quinvath is\"
-  reptune generate -m DIR --prompts prompts.jsonl --directions honesty.safetensors --layers 14-16 --total 19
-  reptune generate -m DIR --prompts prompts.jsonl --adapter ADAPTER --temperature 0.8 --seed 1 --json
+  reptune generate -m DIR --prompts prompts.jsonl --directions honesty.safetensors \\
+      --layers 14-16 --total 19
+  reptune generate -m DIR --prompts prompts.jsonl --adapter ADAPTER \\
+      --temperature 0.8 --seed 1 --json
 
-A line {\"prompt\": \"..\"} of a prompt file is raw text; {\"messages\": [..]} is formatted by the
-chat template. With --json every prompt gives one line with prompt, text and tokens.")]
+A line {\"prompt\": \"..\"} of a prompt file is raw text; {\"messages\": [..]} is formatted
+by the chat template. With --json every prompt gives one line with prompt, text and
+tokens.")]
 pub struct GenerateArgs {
     /// Raw text to continue
     #[arg(
@@ -85,9 +88,9 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
         adapter: adapter.as_ref(),
         max_new_tokens: a.max_new_tokens,
         stop: &chat.stop,
-        sampling: match (a.temperature, a.seed) {
-            (0., _) => Sampling::Greedy,
-            (temperature, seed) => Sampling::Temperature { temperature, seed },
+        sampling: Sampling::Temperature {
+            temperature: a.temperature,
+            seed: a.seed,
         },
         cache: None,
     };
@@ -108,7 +111,8 @@ pub fn generate(a: &GenerateArgs) -> Result<()> {
 #[derive(Args)]
 #[command(after_help = "\
 Example:
-  reptune capture -m DIR --prompts prompts.jsonl --layers 1-3 --logits -o capture.safetensors
+  reptune capture -m DIR --prompts prompts.jsonl --layers 1-3 --logits \\
+      -o capture.safetensors
 
 A line {\"prompt\": \"..\"} is raw text; {\"messages\": [{\"role\": \"user\", \"content\": \"..\"}]} is
 formatted by the chat template. Tensors for prompt i with T tokens, hidden size H and

@@ -1,6 +1,7 @@
 //! What must hold whatever the numbers are.
 
 mod artefacts;
+mod company;
 mod forward;
 mod gradients;
 mod half_precision;
