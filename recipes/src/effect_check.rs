@@ -83,10 +83,8 @@ pub fn check_effect(
             ..ForwardOptions::default()
         };
         let output = model.forward(&tree, &mut KeyValueCache::none(), &options)?;
-        match output.logits {
-            Some(logits) => Ok(logits.detach().to_dtype(DType::F32)?.to_vec2()?),
-            None => Ok(Vec::new()),
-        }
+        let logits = output.into_logits()?.detach();
+        Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     };
     let (before, after) = (run(&[])?, run(interventions)?);
     let pairs = || before.iter().zip(&after);

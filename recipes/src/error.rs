@@ -18,6 +18,9 @@ pub enum Error {
     /// A number of a run is not finite, so that the run cannot go on.
     #[error(transparent)]
     NotFinite(reptune_adapters::Error),
+    /// Steering acts on no token that is scored, so its effect cannot be read there.
+    #[error(transparent)]
+    Unsteered(reptune_adapters::Error),
     /// A report could not be made.
     #[error(transparent)]
     Report(#[from] reptune_report::Error),
@@ -36,6 +39,17 @@ impl Error {
         hint: impl Into<String>,
     ) -> Self {
         reptune_adapters::Error::content(path, place, expected, found, hint).into()
+    }
+
+    /// The positions `rule` choose no token from which `what` is read.
+    pub(crate) fn unsteered(what: &str, rule: &str) -> Self {
+        Self::Unsteered(reptune_adapters::Error::value(
+            format!("{what} under steering"),
+            "positions of a token that is scored, or of one before it",
+            format!("`{rule}`: no scored position is steered"),
+            "the first token of an answer is predicted at the last prompt token; steer at \
+             `all` or `last:1`, or compare what is generated",
+        ))
     }
 
     /// The value `what` is `found` where `expected` is needed.

@@ -8,7 +8,7 @@ mod model_variant;
 pub(crate) mod toy_variants;
 
 pub use choices::{Choice, PackedChoices, log_odds};
-pub use divergence::{ReferenceLogits, divergence, kl_divergence};
+pub use divergence::{ReferenceLogits, TextKind, divergence, kl_divergence};
 pub use model_variant::ModelVariant;
 
 /// `log sum_v exp(logits_v)`, summed in f64 in the order of the vocabulary.

@@ -100,6 +100,16 @@ impl Positions {
         }
     }
 
+    /// Whether it can choose a token of the prompt, from which the first token of an answer is
+    /// read.
+    pub fn in_prompt(&self) -> bool {
+        match self {
+            Self::Generated | Self::Answer => false,
+            Self::Window { from, .. } => *from <= 0,
+            _ => true,
+        }
+    }
+
     /// Refuses forms that make no sense for `purpose`.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Dose, ForwardOptions, HookPoint, HookedModel, Intervention, KeyValueCache, Operator, PrefixTree,
 };
-use reptune_recipes::score::{ModelVariant, divergence};
+use reptune_recipes::score::{ModelVariant, TextKind, divergence};
 
 /// Additions that replace an intervention, and how much they differ from it.
 #[derive(Debug, Clone)]
@@ -56,7 +56,9 @@ pub fn approximate(
         ..ModelVariant::base(model)
     };
     let online = under(std::slice::from_ref(intervention));
-    let kl = |other: &ModelVariant| -> Result<f64> { Ok(divergence(&online, other, prompts)?) };
+    let kl = |other: &ModelVariant| -> Result<f64> {
+        Ok(divergence(&online, other, prompts, TextKind::Prompt)?)
+    };
     Ok(Approximation {
         divergence: kl(&under(&additions))?,
         effect: kl(&under(&[]))?,

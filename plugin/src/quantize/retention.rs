@@ -5,7 +5,7 @@ use crate::error::Result;
 use reptune_adapters::DirectionSet;
 use reptune_recipes::data::{Claim, claim_question, texts};
 use reptune_recipes::evaluate::{ClaimScores, alignment};
-use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
+use reptune_recipes::score::{Choice, ModelVariant, TextKind, divergence, log_odds};
 use reptune_recipes::{Chat, Recipe};
 
 /// Questions and texts on which models are compared.
@@ -71,9 +71,12 @@ impl<'a> RetentionCheck<'a> {
         let place = (tuning.all_representation_layers(), &*tuning.offsets());
         let cosine = |d| alignment(model, &self.ids, d, place);
         let divergence = match reference {
-            Some(reference) if !self.neutral.is_empty() => {
-                Some(divergence(reference, model, &self.neutral)?)
-            }
+            Some(reference) if !self.neutral.is_empty() => Some(divergence(
+                reference,
+                model,
+                &self.neutral,
+                TextKind::Generated,
+            )?),
             _ => None,
         };
         Ok(RetentionScores {

@@ -29,8 +29,8 @@ impl Windows {
 ///
 /// `-1/(T-1) sum_t log p(ids_t | window before t)`
 ///
-/// For positions a window is a prompt throughout. Refuses texts of fewer than two tokens, and
-/// windows that do not fit the model.
+/// For positions all tokens of `ids` but the first are generated ones, as if the model had written
+/// the text. Refuses texts of fewer than two tokens, and windows that do not fit the model.
 fn loss(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<f64> {
     let Windows { length, stride } = windows;
     let context = variant.model.spec().context;
@@ -54,7 +54,7 @@ fn loss(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<f64> {
     while scored < ids.len() {
         let end = ids.len().min(begin + length);
         let window = &ids[begin..end];
-        let batch = variant.pack(&[window])?;
+        let batch = variant.pack(&[window], |_, at| variant.mask(begin + at, 1))?;
         // A token is predicted by the one before it.
         let predicting = &batch.paths[0][scored - begin - 1..end - begin - 1];
         let logits = variant.logits((&batch, &[window]), predicting.to_vec(), None)?;
@@ -72,8 +72,11 @@ fn loss(variant: &ModelVariant, ids: &[u32], windows: Windows) -> Result<f64> {
 /// their tokens but the first ones.
 ///
 /// # Errors
-/// When a text has fewer than two tokens, or the model fails.
+/// When a text has fewer than two tokens, `variant` steers none that predicts another, or the
+/// model fails.
 pub fn perplexity(variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
+    let predicting = texts.iter().map(|ids| (ids.len().saturating_sub(1), 1));
+    variant.check_steered("perplexity of texts", predicting)?;
     let windows = Windows::of(variant.model.spec());
     let (mut sum, mut tokens) = (0., 0);
     for ids in texts {

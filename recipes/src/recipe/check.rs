@@ -89,7 +89,15 @@ impl Recipe {
         let plain = s.operator == Operator::Add && s.gate.is_none() && s.directions.is_none();
         let expected = "steering that adds the extracted direction: doses are measured with it";
         let found = "steering with `operator`, `gate` or `directions`";
-        Table("selection").need(self.selection.is_none() || plain, "", expected, found)
+        Table("selection").need(self.selection.is_none() || plain, "", expected, found)?;
+        let (fits, found) = (s.positions.in_prompt(), format!("`{}`", s.positions));
+        let expected = "positions of prompt tokens, after which `[selection]` scores answers";
+        Table("steering").need(
+            self.selection.is_none() || fits,
+            "positions",
+            expected,
+            found,
+        )
     }
 }
 
@@ -320,11 +328,11 @@ fn steering(s: &SteeringSettings) -> Result<()> {
         let dose = dose.unwrap_or_default();
         at.need(dose.is_finite(), key, "a finite number", dose)?;
     }
-    let fits = s.operator != Operator::Ablate;
+    let fits = s.operator.takes_dose();
     let expected = "`add`, `add-norm-preserving` or `clamp`";
     at.need(fits, "operator", expected, "`ablate`, which has no dose")?;
     // A projection is neither divided by the number of layers nor relative to a norm.
-    let fits = s.operator != Operator::Clamp || s.coeff.is_some();
+    let fits = s.operator.adds_up() || s.coeff.is_some();
     let (expected, found) = ("`coeff`, the projection to clamp to", given[0]);
     at.need(fits, "", expected, format!("`{found}`"))?;
     at.positions(&s.positions, PositionsUse::Steering)?;

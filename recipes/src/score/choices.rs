@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use reptune_adapters::ModelSpec;
 use reptune_adapters::model::prefix_tree::TokenMask;
-use reptune_adapters::steering::intervention::token_mask;
 
 /// A prompt with two or more candidate responses, one of which shows the behaviour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,23 +165,25 @@ impl<'a> PackedChoices<'a> {
     /// with the number of choices done.
     ///
     /// # Errors
-    /// When `cache` is of other weights or prompts, or the model fails.
+    /// When `variant` steers no token that is scored, `cache` is of other weights or prompts,
+    /// or the model fails.
     pub fn log_odds(
         &self,
         variant: &ModelVariant,
         cache: Option<&ActivationCache>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f64>> {
+        let prompt = |s: &Sequence| self.choices[s.choice].prompt.len();
+        let sizes = self.sequences.iter().map(|s| (s.ids.len(), prompt(s)));
+        variant.check_steered("log-odds", sizes)?;
         // For every choice, the score of each response.
         let zeros = self.choices.iter().map(|c| vec![0.; c.responses.len()]);
         let mut scores: Vec<Vec<f64>> = zeros.collect();
         for batch in &self.batches {
             let sequences = &self.sequences[batch.prompts.clone()];
             // The last token of the prompt, and those of the response.
-            let predicting = |(sequence, path): (&Sequence, &'_ Vec<u32>)| {
-                let prompt = self.choices[sequence.choice].prompt.len();
-                path[prompt - 1..].to_vec()
-            };
+            let predicting =
+                |(sequence, path): (&Sequence, &'_ Vec<u32>)| path[prompt(sequence) - 1..].to_vec();
             let paths: Vec<_> = sequences.iter().zip(&batch.paths).map(predicting).collect();
             let logits = variant.logits((batch, sequences), paths.concat(), cache)?;
             for (sequence, path) in sequences.iter().zip(&paths) {
@@ -232,7 +233,7 @@ pub fn log_odds(
     choices: &[Choice],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<f64>> {
-    let mask = |position, prompt| token_mask(variant.interventions, position, prompt);
+    let mask = |position, prompt| variant.mask(position, prompt);
     let packed = PackedChoices::new(variant.model.spec(), choices, mask)?;
     packed.log_odds(variant, None, progress)
 }

@@ -7,6 +7,25 @@ use crate::error::Result;
 use crate::score::model_variant::TokenLogits;
 use std::ops::Range;
 
+/// Which tokens of a text are generated ones for the positions of steering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextKind {
+    /// None: the text is a prompt throughout.
+    Prompt,
+    /// All but the first, as if the model had written the text.
+    Generated,
+}
+
+impl TextKind {
+    /// The prompt tokens of a text of `tokens` tokens.
+    pub(crate) fn prompt(self, tokens: usize) -> usize {
+        match self {
+            Self::Prompt => tokens,
+            Self::Generated => 1,
+        }
+    }
+}
+
 /// The mean of the divergences at some tokens.
 fn mean(kls: &[f64]) -> f64 {
     kls.iter().fold(0., |sum, kl| sum + kl) / kls.len().max(1) as f64
@@ -18,21 +37,37 @@ fn mean(kls: &[f64]) -> f64 {
 /// `1/N sum_n sum_v p_n(v) (log p_n(v) - log q_n(v))`, p of `base`, q of `variant`
 ///
 /// # Errors
-/// When a text is empty or longer than the context.
-pub fn divergence(base: &ModelVariant, variant: &ModelVariant, texts: &[Vec<u32>]) -> Result<f64> {
+/// When a text is empty or longer than the context, or steering acts on none of their tokens.
+pub fn divergence(
+    base: &ModelVariant,
+    variant: &ModelVariant,
+    texts: &[Vec<u32>],
+    kind: TextKind,
+) -> Result<f64> {
+    [base, variant]
+        .map(|v| check(v, texts, kind))
+        .into_iter()
+        .collect::<Result<()>>()?;
     let mut kls = Vec::new();
     for range in ranges(texts) {
         let texts = &texts[range];
-        let base = TextLogits::of(base, texts, None)?;
-        kls.extend(base.kls(&TextLogits::of(variant, texts, None)?));
+        let base = TextLogits::of(base, (texts, kind), None)?;
+        kls.extend(base.kls(&TextLogits::of(variant, (texts, kind), None)?));
     }
     Ok(mean(&kls))
+}
+
+/// Refuses steering that acts on no token of `texts`.
+fn check(variant: &ModelVariant, texts: &[Vec<u32>], kind: TextKind) -> Result<()> {
+    let sizes = texts.iter().map(|t| (t.len(), kind.prompt(t.len())));
+    variant.check_steered("KL divergence on texts", sizes)
 }
 
 /// The logits of a model at all tokens of some texts, from which the divergence of several
 /// variants is measured.
 pub struct ReferenceLogits {
     texts: Vec<Vec<u32>>,
+    kind: TextKind,
     batches: Vec<(Range<usize>, TextLogits)>,
 }
 
@@ -41,14 +76,18 @@ impl ReferenceLogits {
     ///
     /// # Errors
     /// When a text is empty or longer than the context, or the model fails.
-    pub fn new(base: &ModelVariant, texts: Vec<Vec<u32>>) -> Result<Self> {
+    pub fn new(base: &ModelVariant, texts: Vec<Vec<u32>>, kind: TextKind) -> Result<Self> {
         let batch = |range: Range<usize>| {
-            let logits = TextLogits::of(base, &texts[range.clone()], None)?;
+            let logits = TextLogits::of(base, (&texts[range.clone()], kind), None)?;
             Ok((range, logits))
         };
         let batches = ranges(&texts).into_iter().map(batch);
         let batches = batches.collect::<Result<_>>()?;
-        Ok(Self { texts, batches })
+        Ok(Self {
+            texts,
+            kind,
+            batches,
+        })
     }
 
     /// The texts.
@@ -56,18 +95,25 @@ impl ReferenceLogits {
         &self.texts
     }
 
+    /// Which of their tokens are generated ones.
+    pub fn kind(&self) -> TextKind {
+        self.kind
+    }
+
     /// The divergence of `variant`, whose forwards resume at rows of `cache` where they can.
     ///
     /// # Errors
-    /// When `cache` is of other weights or prompts, or the model fails.
+    /// When `variant` steers no token of the texts, `cache` is of other weights or prompts, or
+    /// the model fails.
     pub fn divergence(
         &self,
         variant: &ModelVariant,
         cache: Option<&ActivationCache>,
     ) -> Result<f64> {
+        check(variant, &self.texts, self.kind)?;
         let mut kls = Vec::new();
         for (range, base) in &self.batches {
-            let texts = &self.texts[range.clone()];
+            let texts = (&self.texts[range.clone()], self.kind);
             kls.extend(base.kls(&TextLogits::of(variant, texts, cache)?));
         }
         Ok(mean(&kls))
@@ -89,16 +135,18 @@ struct TextLogits {
 impl TextLogits {
     fn of(
         variant: &ModelVariant,
-        texts: &[Vec<u32>],
+        (texts, kind): (&[Vec<u32>], TextKind),
         cache: Option<&ActivationCache>,
     ) -> Result<Self> {
-        let batch = variant.pack(texts)?;
+        let prompt = |text: usize| kind.prompt(texts[text].len());
+        let batch = variant.pack(texts, |text, at| variant.mask(at, prompt(text)))?;
         let all = (0..batch.tree.len() as u32).collect();
         Ok(Self {
             logits: variant.logits((&batch, texts), all, cache)?,
             paths: batch.paths,
         })
     }
+
     /// The divergence of `variant` at every token of every text.
     fn kls(&self, variant: &Self) -> Vec<f64> {
         let tokens = self

@@ -4,6 +4,7 @@ use crate::activation_cache::{ActivationCache, last_unchanged, resume};
 use crate::batch::{Batch, Most, batches};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
+use reptune_adapters::model::prefix_tree::TokenMask;
 use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{Adapter, ForwardOptions, HookedModel, Intervention};
 
@@ -28,9 +29,13 @@ impl<'a> ModelVariant<'a> {
         }
     }
 
-    /// Packs texts that are prompts throughout: positions of generated tokens choose none
-    /// of their tokens. Refuses texts that are empty or longer than the context.
-    pub(crate) fn pack<P: AsRef<[u32]>>(&self, texts: &[P]) -> Result<Batch> {
+    /// Packs texts; `mask` gives the token mask at a position of one of them. Refuses texts
+    /// that are empty or longer than the context.
+    pub(crate) fn pack<P: AsRef<[u32]>>(
+        &self,
+        texts: &[P],
+        mask: impl Fn(usize, usize) -> TokenMask,
+    ) -> Result<Batch> {
         let context = self.model.spec().context;
         let length = |i: usize| texts[i].as_ref().len();
         if let Some(i) = (0..texts.len()).find(|i| !(1..=context).contains(&length(*i))) {
@@ -38,9 +43,30 @@ impl<'a> ModelVariant<'a> {
             let hint = "shorten it to the model's context, or leave it out";
             return Err(Error::value(what, expected, length(i).to_string(), hint));
         }
-        let mask = |i, position| token_mask(self.interventions, position, length(i));
         let all = batches(texts, Most::Total(usize::MAX), mask).pop();
         all.ok_or_else(|| Error::value("texts", "at least one", "none", "give a text"))
+    }
+
+    /// The token mask at `position` of a sequence with `prompt` prompt tokens.
+    pub(crate) fn mask(&self, position: usize, prompt: usize) -> TokenMask {
+        token_mask(self.interventions, position, prompt)
+    }
+
+    /// Refuses interventions that act on none of the tokens of `sequences`, each given by its
+    /// number of tokens and by how many of them are its prompt: what is read there would be
+    /// that of the model as it is, whatever the dose.
+    pub(crate) fn check_steered(
+        &self,
+        what: &str,
+        mut sequences: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<()> {
+        let acts =
+            |(tokens, prompt): (usize, usize)| (0..tokens).any(|at| self.mask(at, prompt) != 0);
+        let mut rules = self.interventions.iter().map(|x| x.rows().to_string());
+        match rules.next() {
+            Some(rule) if !sequences.any(acts) => Err(Error::unsteered(what, &rule)),
+            _ => Ok(()),
+        }
     }
 
     /// `known`, which holds the rows of `prompts`, moved to the last layer that the
@@ -78,12 +104,7 @@ impl<'a> ModelVariant<'a> {
             start: start.as_ref().map(resume),
             ..ForwardOptions::default()
         };
-        let output = batch.forward(self.model, &options)?;
-        let Some(logits) = output.logits else {
-            let expected = format!("those of {} tokens", tokens.len());
-            let hint = "the model must return the logits that it is asked for";
-            return Err(Error::value("logits", expected, "none", hint));
-        };
+        let logits = batch.forward(self.model, &options)?.into_logits()?;
         let (_, vocab) = logits.dims2()?;
         let values = logits.detach().to_dtype(DType::F32)?.flatten_all()?;
         Ok(TokenLogits {

@@ -8,7 +8,7 @@ use reptune_adapters::steering::direction::Provenance;
 use reptune_adapters::steering::intervention::token_mask;
 use reptune_adapters::{
     Adapter, Direction, DirectionSet, Dose, ForwardOptions, Intervention, KeyValueCache, Operator,
-    PrefixTree,
+    Positions, PrefixTree,
 };
 use std::collections::BTreeMap;
 
@@ -20,6 +20,12 @@ pub fn steering() -> Vec<Intervention> {
         provenance: Provenance::default(),
     };
     vec![Intervention::new(&set, &[1], Dose::Total(3.), Operator::Add).expect("an intervention")]
+}
+
+/// The same on other tokens.
+pub fn steering_on(positions: &str) -> Vec<Intervention> {
+    let rule: Positions = positions.parse().expect("positions");
+    steering().into_iter().map(|x| x.on(rule.clone())).collect()
 }
 
 /// An update of one weight of block 2, of rank 1.
@@ -46,9 +52,19 @@ pub fn adapter() -> Adapter {
 
 /// Log-probabilities (V,) of the token after `ids`, from a forward of its own.
 pub fn next(variant: &ModelVariant, ids: &[u32]) -> Vec<f64> {
+    next_at(variant, ids, |i| (i, ids.len()))
+}
+
+/// [`next`], where `place` gives the position of a token and the length of its prompt.
+pub fn next_at(
+    variant: &ModelVariant,
+    ids: &[u32],
+    place: impl Fn(usize) -> (usize, usize),
+) -> Vec<f64> {
     let mut tree = PrefixTree::new();
     let rows = tree.insert(None, ids, |i| {
-        token_mask(variant.interventions, i, ids.len())
+        let (position, prompt) = place(i);
+        token_mask(variant.interventions, position, prompt)
     });
     let options = ForwardOptions {
         interventions: variant.interventions,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::extract::{CapturedPairs, Extracted};
 use crate::grid::{GridCell, SteeringGrid};
 use crate::recipe::{Recipe, Selection};
-use crate::score::{Choice, ModelVariant, PackedChoices, ReferenceLogits};
+use crate::score::{Choice, ModelVariant, PackedChoices, ReferenceLogits, TextKind};
 use reptune_adapters::{HookedModel, Positions, files};
 use serde::{Deserialize, Serialize};
 
@@ -72,15 +72,17 @@ impl<'a> Doses<'a> {
         let questions: Vec<_> = claims.map(|c| claim_question(recipe, c)).collect();
         let system = [recipe.prompt.system.clone()];
         let choices = Choice::of_questions(chat, recipe, &system, &questions)?;
-        let texts: Vec<Vec<u32>> = match settings.texts.as_slice() {
+        let (kind, texts): (_, Vec<Vec<u32>>) = match settings.texts.as_slice() {
             // What follows the last token is the answer, which is meant to move.
             [] => {
                 let prompts = choices.iter().take(settings.neutral).map(|c| &c.prompt);
-                prompts.map(|p| p[..p.len() - 1].to_vec()).collect()
+                let begun = prompts.map(|p| p[..p.len() - 1].to_vec()).collect();
+                (TextKind::Prompt, begun)
             }
             texts => {
                 let texts = texts.iter().take(settings.neutral);
-                texts.map(|t| chat.encode(t)).collect::<Result<_>>()?
+                let texts = texts.map(|t| chat.encode(t)).collect::<Result<_>>()?;
+                (TextKind::Generated, texts)
             }
         };
         let texts: Vec<Vec<u32>> = texts.into_iter().filter(|t| !t.is_empty()).collect();
@@ -96,7 +98,7 @@ impl<'a> Doses<'a> {
             model,
             odds: crate::score::log_odds(&base, &choices, &mut |_| {})?,
             choices,
-            neutral: ReferenceLogits::new(&base, texts)?,
+            neutral: ReferenceLogits::new(&base, texts, kind)?,
             cache: None,
         })
     }
@@ -106,12 +108,12 @@ impl<'a> Doses<'a> {
     pub fn inputs(&self, positions: &Positions) -> String {
         let bits = self.odds.iter().map(|x| x.to_bits().to_string());
         let bits: Vec<String> = bits.collect();
-        let what = format!(
-            "{:?} {:?} {} {positions}",
-            self.choices,
-            self.neutral.texts(),
-            bits.join(" ")
-        );
+        let (texts, kind) = match (self.neutral.texts(), self.neutral.kind()) {
+            (texts, TextKind::Prompt) => (texts, ""),
+            (texts, TextKind::Generated) => (texts, " generated"),
+        };
+        let (choices, bits) = (&self.choices, bits.join(" "));
+        let what = format!("{choices:?} {texts:?} {bits} {positions}{kind}");
         files::sha256([what.as_bytes()])
     }
 
@@ -128,7 +130,7 @@ impl<'a> Doses<'a> {
         let cache = self.cache.as_ref();
         let steered = packed.log_odds(&variant, cache, &mut |_| {})?;
         let shifts = steered.iter().zip(&self.odds).map(|(s, b)| s - b);
-        let sign = cell.coeff.signum();
+        let sign = cell.total.signum();
         Ok(DoseScores {
             shift: sign * shifts.sum::<f64>() / self.odds.len() as f64,
             kl: self.neutral.divergence(&variant, cache)?,

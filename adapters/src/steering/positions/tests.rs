@@ -21,6 +21,24 @@ fn rules_choose_the_tokens_they_name() {
 }
 
 #[test]
+fn a_rule_is_in_the_prompt_where_it_chooses_one_of_its_tokens() {
+    for rule in [
+        "all",
+        "prompt",
+        "generated",
+        "last:2",
+        "at:-1",
+        "window:0..3",
+        "window:1..3",
+        "answer",
+    ] {
+        let chosen = chosen(rule).iter().any(|p| *p < 5);
+        let rule: Positions = rule.parse().expect(rule);
+        assert_eq!(rule.in_prompt(), chosen, "{rule}");
+    }
+}
+
+#[test]
 fn single_positions_are_those_of_the_rule() {
     let tokens = |rule: &str| -> Vec<Option<Vec<usize>>> {
         let rule: Positions = rule.parse().expect(rule);

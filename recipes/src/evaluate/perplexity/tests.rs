@@ -1,5 +1,5 @@
 use super::*;
-use crate::score::toy_variants::{adapter, next, steering, text};
+use crate::score::toy_variants::{adapter, next, next_at, steering, steering_on, text};
 use crate::toy::tiny;
 
 const SHORT: Windows = Windows {
@@ -74,4 +74,36 @@ fn windows_that_cannot_be_are_refused() {
     assert!(refused(16, 16, 9).starts_with("stride of windows: expected 1 to 15"));
     assert!(refused(16, 0, 9).contains("found 0"));
     assert!(refused(16, 8, 1).starts_with("text for perplexity: expected at least two"));
+}
+
+#[test]
+fn a_text_is_steered_as_if_it_were_generated_after_its_first_token() {
+    let toy = tiny();
+    let (base, ids) = (ModelVariant::base(&toy), text(45, 3));
+    let plain = loss(&base, &ids, SHORT).expect("a loss");
+    for rule in ["generated", "window:9..20", "last:3", "all"] {
+        let steering = steering_on(rule);
+        let steered = ModelVariant {
+            interventions: &steering,
+            ..base
+        };
+        let mut sum = 0.;
+        for t in 1..ids.len() {
+            let begin = (0..).step_by(SHORT.stride).find(|b| t < b + SHORT.length);
+            let begin = begin.expect("a window");
+            let next = next_at(&steered, &ids[begin..t], |i| (begin + i, 1));
+            sum -= next[ids[t] as usize];
+        }
+        let got = loss(&steered, &ids, SHORT).expect("a loss");
+        let expected = sum / 44.;
+        assert!((got - expected).abs() < 1e-5, "{rule}: {got} {expected}");
+        assert!((got - plain).abs() > 1e-4, "{rule}: {got} {plain}");
+    }
+    let steering = steering_on("at:9");
+    let nowhere = ModelVariant {
+        interventions: &steering,
+        ..base
+    };
+    let refused = perplexity(&nowhere, &[ids]).expect_err("nothing is steered");
+    assert!(matches!(refused, Error::Unsteered(_)), "{refused}");
 }

@@ -1,8 +1,10 @@
 use super::*;
 use crate::activation_cache::CacheStorage;
-use crate::score::toy_variants::{adapter, next, steering, text};
+use crate::generate::{Generation, generate};
+use crate::score::toy_variants::{adapter, next, steering, steering_on, text};
 use crate::toy::tiny;
-use reptune_adapters::HookedModel;
+use reptune_adapters::steering::intervention::token_mask;
+use reptune_adapters::{ForwardOptions, HookedModel, KeyValueCache, PrefixTree};
 
 fn choice(prompt: Vec<u32>, positive: u32, negative: u32) -> Choice {
     Choice {
@@ -51,7 +53,7 @@ fn one_token_responses_are_the_difference_of_two_logits_to_the_bit() {
     let base = ModelVariant::base(&toy);
     let odds = log_odds(&base, &choices, &mut |_| ()).expect("log-odds");
     let texts = choices.each_ref().map(|c| c.prompt.as_slice());
-    let batch = base.pack(&texts).expect("a batch");
+    let batch = base.pack(&texts, |_, _| 0).expect("a batch");
     let last = |i: usize| batch.paths[i][texts[i].len() - 1];
     let logits = base.logits((&batch, &texts), vec![last(0), last(1)], None);
     let logits = logits.expect("logits");
@@ -128,5 +130,101 @@ fn what_cannot_be_scored_is_refused() {
     };
     for choice in [one, none] {
         assert!(message(choice).starts_with("choice 0: expected two or more"));
+    }
+}
+
+/// Log-probability of `response` as a generation after `prompt` has it: token by token, with a
+/// key/value cache.
+fn generated(variant: &ModelVariant, prompt: &[u32], response: &[u32]) -> f64 {
+    let mut tree = PrefixTree::new();
+    let path = tree.insert(None, prompt, |i| variant.mask(i, prompt.len()));
+    let mut cache = KeyValueCache::keeping(variant.model.spec().layers, 64);
+    let (mut last, mut sum) = (path[prompt.len() - 1], 0.);
+    for (step, id) in response.iter().enumerate() {
+        let options = ForwardOptions {
+            interventions: variant.interventions,
+            logits: &[last],
+            ..ForwardOptions::default()
+        };
+        let output = variant.model.forward(&tree, &mut cache, &options);
+        let logits = output.expect("a forward").logits.expect("logits");
+        let logits: Vec<f32> = logits
+            .flatten_all()
+            .and_then(|x| x.to_vec1())
+            .expect("numbers");
+        sum += f64::from(logits[*id as usize]) - log_sum_exp(&logits);
+        last = tree.append(last, *id, variant.mask(prompt.len() + step, prompt.len()));
+    }
+    sum
+}
+
+#[test]
+fn answers_are_scored_as_a_generation_has_them_wherever_it_is_steered() {
+    let (toy, prompt) = (tiny(), text(25, 8));
+    let base = ModelVariant::base(&toy);
+    let unsteered = |r: &[u32]| generated(&base, &prompt, r);
+    for rule in ["all", "generated", "answer", "window:1..1", "last:2"] {
+        let steering = steering_on(rule);
+        let steered = ModelVariant {
+            interventions: &steering,
+            ..base
+        };
+        let how = Generation {
+            interventions: &steering,
+            max_new_tokens: 2,
+            ..Generation::default()
+        };
+        let prompts = [prompt.clone()];
+        let own = generate(&toy, &prompts, &how, &mut |_| {}).expect("two tokens");
+        let choice = Choice {
+            prompt: prompt.clone(),
+            responses: vec![own[0].clone(), vec![65, 9, 4]],
+            positive: 0,
+        };
+        let odds = log_odds(&steered, std::slice::from_ref(&choice), &mut |_| ());
+        let odds = odds.expect("log-odds")[0];
+        let [one, other] = [0, 1].map(|i| &choice.responses[i]);
+        let expected = generated(&steered, &prompt, one) - generated(&steered, &prompt, other);
+        assert!((odds - expected).abs() < 1e-5, "{rule}: {odds} {expected}");
+        let shift = odds - (unsteered(one) - unsteered(other));
+        assert!(shift.abs() > 1e-3, "{rule} changes nothing: {shift}");
+    }
+}
+
+#[test]
+fn answers_that_steering_cannot_reach_are_refused() {
+    let toy = tiny();
+    for (rule, tokens, reached) in [
+        ("generated", 1, false),
+        ("answer", 1, false),
+        ("window:1..3", 1, false),
+        ("window:2..3", 2, false),
+        ("window:2..3", 3, true),
+        ("generated", 2, true),
+        ("at:24", 1, true),
+        ("at:25", 1, false),
+    ] {
+        let steering = steering_on(rule);
+        let variant = ModelVariant {
+            interventions: &steering,
+            ..ModelVariant::base(&toy)
+        };
+        let choice = Choice {
+            prompt: text(25, 8),
+            responses: vec![vec![65; tokens], vec![66; tokens]],
+            positive: 0,
+        };
+        let odds = log_odds(&variant, &[choice], &mut |_| ());
+        match odds {
+            Ok(_) => assert!(reached, "{rule} of {tokens}"),
+            Err(e) => {
+                assert!(!reached, "{rule} of {tokens}: {e}");
+                let message = e.to_string();
+                assert!(
+                    message.contains("no scored position is steered"),
+                    "{message}"
+                );
+            }
+        }
     }
 }

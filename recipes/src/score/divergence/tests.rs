@@ -1,6 +1,6 @@
 use super::*;
 use crate::activation_cache::CacheStorage;
-use crate::score::toy_variants::{adapter, next, steering, text};
+use crate::score::toy_variants::{adapter, next, next_at, steering, steering_on, text};
 use crate::toy::tiny;
 
 /// `scipy.special.rel_entr(softmax([1, 2, 3]), softmax([3, 2, 0.5])).sum()`
@@ -26,7 +26,7 @@ fn divergence_is_the_mean_over_all_rows_of_all_texts() {
     };
     let mut texts: Vec<Vec<u32>> = (0..9).map(|seed| text(60 + seed, seed)).collect();
     texts.push(texts[0].clone());
-    let got = divergence(&base, &changed, &texts).expect("a divergence");
+    let got = divergence(&base, &changed, &texts, TextKind::Generated).expect("a divergence");
     let (mut sum, mut rows) = (0., 0);
     for ids in &texts {
         for t in 1..=ids.len() {
@@ -47,7 +47,7 @@ fn divergence_is_the_mean_over_all_rows_of_all_texts() {
 fn the_base_does_not_diverge_from_itself() {
     let toy = tiny();
     let base = ModelVariant::base(&toy);
-    let got = divergence(&base, &base, &[text(20, 1)]);
+    let got = divergence(&base, &base, &[text(20, 1)], TextKind::Generated);
     assert_eq!(got.expect("a divergence"), 0.);
 }
 
@@ -60,12 +60,60 @@ fn reference_logits_give_the_same_divergence_with_and_without_a_cache() {
         interventions: &steering,
         ..base
     };
-    let whole = divergence(&base, &steered, &texts).expect("a divergence");
+    let whole = divergence(&base, &steered, &texts, TextKind::Prompt).expect("a divergence");
     let cache = ActivationCache::at_layer(&toy, &texts, 1, None, CacheStorage::Memory);
     let cache = cache.expect("a cache");
-    let reference = ReferenceLogits::new(&base, texts).expect("logits");
+    let reference = ReferenceLogits::new(&base, texts, TextKind::Prompt).expect("logits");
     assert_eq!(reference.divergence(&steered, None).ok(), Some(whole));
     let resumed = reference.divergence(&steered, Some(&cache));
     let resumed = resumed.expect("a divergence");
     assert!((resumed - whole).abs() < 1e-6);
+}
+
+#[test]
+fn texts_are_steered_as_prompts_or_as_what_is_generated() {
+    let toy = tiny();
+    let base = ModelVariant::base(&toy);
+    let texts: Vec<Vec<u32>> = (0..4).map(|seed| text(9 + seed, seed)).collect();
+    for (rule, kind) in [
+        ("generated", TextKind::Generated),
+        ("window:2..4", TextKind::Generated),
+        ("last:2", TextKind::Prompt),
+        ("last:2", TextKind::Generated),
+    ] {
+        let steering = steering_on(rule);
+        let steered = ModelVariant {
+            interventions: &steering,
+            ..base
+        };
+        let (mut sum, mut rows) = (0., 0);
+        for ids in &texts {
+            for t in 1..=ids.len() {
+                let (p, q) = (
+                    next(&base, &ids[..t]),
+                    next_at(&steered, &ids[..t], |i| (i, kind.prompt(ids.len()))),
+                );
+                let kl = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q));
+                sum += kl.sum::<f64>();
+                rows += 1;
+            }
+        }
+        let mean = sum / f64::from(rows);
+        let got = divergence(&base, &steered, &texts, kind).expect("a divergence");
+        assert!(
+            (got - mean).abs() < 1e-5 && got > 1e-4,
+            "{rule}: {got} {mean}"
+        );
+    }
+    let steering = steering_on("generated");
+    let steered = ModelVariant {
+        interventions: &steering,
+        ..base
+    };
+    let refused = divergence(&base, &steered, &texts, TextKind::Prompt);
+    let message = refused.expect_err("nothing is steered").to_string();
+    assert!(
+        message.contains("no scored position is steered"),
+        "{message}"
+    );
 }
