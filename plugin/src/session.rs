@@ -7,7 +7,7 @@ use reptune_recipes::activation_cache::{ActivationCache, SharedActivations};
 use reptune_recipes::data::{Claim, Items, Question, claim_question, sequences, texts as texts_of};
 use reptune_recipes::effect_check::check_effect;
 use reptune_recipes::evaluate::{Answerer, OwnForward, ask, asked, perplexity, verdicts};
-use reptune_recipes::score::{Choice, ModelVariant, divergence, log_odds};
+use reptune_recipes::score::{Choice, ModelVariant, TextKind, divergence, log_odds};
 use reptune_recipes::{Chat, Message, Recipe, generate::Generation, recipe::Mode, tune::Tuner};
 use reptune_report::{ModelRow, Outcomes};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -211,19 +211,23 @@ impl Session {
         if let Some(variant) = answerer.variant().filter(readable) {
             // Labels of several tokens can be read from text, but have no log-odds.
             if let Ok(choices) = Choice::of_questions(chat, recipe, systems, &claims) {
-                odds = log_odds(&variant, &choices, &mut |_| {})?;
-                row.log_odds = Some(odds.iter().sum::<f64>() / odds.len().max(1) as f64);
+                let read = log_odds(&variant, &choices, &mut |_| {});
+                odds = or_left_out(read, model)?.unwrap_or_default();
+                let mean = odds.iter().sum::<f64>() / odds.len() as f64;
+                row.log_odds = Some(mean).filter(|_| !odds.is_empty());
             }
             // These texts have no system prompt, so a persona would change nothing.
             let plain = systems == self.plain();
             if let (Some(from), true) = (&recipe.evaluation.perplexity, plain) {
-                row.perplexity = Some(perplexity(&variant, &sequences(chat, from)?)?);
+                let read = perplexity(&variant, &sequences(chat, from)?);
+                row.perplexity = or_left_out(read, model)?;
             }
             if let (Some(from), true) = (&recipe.evaluation.neutral, plain) {
                 let (texts, encode) = (texts_of(from)?, |t: &String| chat.encode(t));
                 let ids: reptune_recipes::Result<Vec<_>> = texts.iter().map(encode).collect();
                 let base = ModelVariant::base(variant.model);
-                row.divergence = Some(divergence(&base, &variant, &ids?)?);
+                let read = divergence(&base, &variant, &ids?, TextKind::Generated);
+                row.divergence = or_left_out(read, model)?;
             }
         }
         let open = Vec::new();
@@ -257,28 +261,28 @@ impl Session {
         Ok(questions)
     }
 
-    /// `coeff` as tables show it: with the fraction of the mean residual norm that each
+    /// `total` as tables show it: with the fraction of the mean residual norm that each
     /// steered layer gets, where norms are known.
-    pub(crate) fn dose(&self, directions: &DirectionSet, coeff: f64) -> String {
+    pub(crate) fn dose(&self, directions: &DirectionSet, total: f64) -> String {
         let layers = &self.recipe.steering.layers;
         match directions.natural_coeff(layers, layers.len() as f64) {
-            Ok(whole) => format!("{coeff:+.1} ({:+.2} norm)", coeff / whole),
-            Err(_) => format!("{coeff:+.1}"),
+            Ok(whole) => format!("{total:+.1} ({:+.2} norm)", total / whole),
+            Err(_) => format!("{total:+.1}"),
         }
     }
 
-    /// The recipe's steering with `coeff`, after a check that it changes something on a few
+    /// The recipe's steering with `total`, after a check that it changes something on a few
     /// claims.
     ///
     /// # Errors
     /// When the directions lack a layer, or nothing changes.
-    pub fn steering(&self, directions: &DirectionSet, coeff: f64) -> Result<Intervention> {
+    pub fn steering(&self, directions: &DirectionSet, total: f64) -> Result<Intervention> {
         let steering = &self.recipe.steering;
         let intervention =
-            steering.intervention(directions, Dose::Total(coeff), self.llama.spec())?;
+            steering.intervention(directions, Dose::Total(total), self.llama.spec())?;
         let effect = check_effect(&self.llama, &intervention, &self.effect_prompts()?, None, 2)?;
         // A dose of zero and a gate may be meant to do nothing here.
-        if coeff != 0. && steering.gate.is_none() {
+        if total != 0. && steering.gate.is_none() {
             effect.require()?;
         }
         Ok(intervention)
@@ -291,19 +295,19 @@ impl Session {
         Ok(asked(&self.chat, &self.plain(), &questions)?)
     }
 
-    /// The coeffs for the positive and the negative direction: the recipe's own, or
+    /// The totals for the positive and the negative direction: the recipe's own, or
     /// of its fractions those under which most validation claims are answered
     /// honestly and least. `progress` is called with the number of fractions tried.
-    pub(crate) fn coeffs(
+    pub(crate) fn totals(
         &self,
         directions: &DirectionSet,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Coeffs> {
+    ) -> Result<Totals> {
         let s = &self.recipe.steering;
-        if let Some(coeff) = s.total() {
-            return Ok(Coeffs {
-                positive: coeff,
-                negative: -coeff,
+        if let Some(total) = s.total() {
+            return Ok(Totals {
+                positive: total,
+                negative: -total,
                 tried: Vec::new(),
             });
         }
@@ -313,11 +317,11 @@ impl Session {
         let (mut tried, mut variants) = (Vec::new(), Vec::new());
         for sign in [1., -1.] {
             for fraction in s.fractions.iter().map(|fraction| sign * fraction) {
-                let coeff = directions.natural_coeff(&s.layers, fraction)? * s.layers.len() as f64;
-                variants.push(vec![self.steering(directions, coeff)?]);
+                let total = directions.natural_coeff(&s.layers, fraction)? * s.layers.len() as f64;
+                variants.push(vec![self.steering(directions, total)?]);
                 let outcomes = Outcomes::default();
                 tried.push(Tried {
-                    coeff,
+                    total,
                     fraction,
                     outcomes,
                 });
@@ -336,11 +340,11 @@ impl Session {
             let side = tried.iter().filter(|t: &&Tried| t.fraction * sign > 0.);
             let best = side.max_by(|a, b| {
                 let scores = score(&a.outcomes).cmp(&score(&b.outcomes));
-                scores.then(b.coeff.abs().total_cmp(&a.coeff.abs()))
+                scores.then(b.total.abs().total_cmp(&a.total.abs()))
             });
-            best.map_or(0., |t| t.coeff)
+            best.map_or(0., |t| t.total)
         };
-        Ok(Coeffs {
+        Ok(Totals {
             positive: best(1., |o| o.positive),
             negative: best(-1., |o| o.negative),
             tried,
@@ -362,6 +366,18 @@ impl Answerer for Engine {
             progress(answers.len());
         }
         Ok(answers)
+    }
+}
+
+/// What was read of `model`; none, and a line that says so, where its steering acts on nothing
+/// that is read.
+fn or_left_out<T>(read: reptune_recipes::Result<T>, model: &str) -> Result<Option<T>> {
+    match read {
+        Err(reptune_recipes::Error::Unsteered(e)) => {
+            progress::line(format_args!("{model}: left out: {e}"));
+            Ok(None)
+        }
+        read => Ok(Some(read?)),
     }
 }
 
@@ -394,18 +410,19 @@ fn numbers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, 
     Ok(read.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect())
 }
 
-/// A coeff that was tried on the validation claims.
+/// A total that was tried on the validation claims.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tried {
-    pub coeff: f64,
-    /// The coeff as a fraction of the mean residual norm, per layer.
+    #[serde(alias = "coeff")]
+    pub total: f64,
+    /// The total as a fraction of the mean residual norm, per layer.
     pub fraction: f64,
     pub outcomes: Outcomes,
 }
 
-/// The coeffs of a run, above and below 0, and what was tried if the recipe leaves them open.
+/// The totals of a run, above and below 0, and what was tried if the recipe leaves them open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Coeffs {
+pub(crate) struct Totals {
     pub positive: f64,
     pub negative: f64,
     pub tried: Vec<Tried>,

@@ -288,4 +288,42 @@ fn a_study_repeats_controls_and_judges_the_claims() {
 fn a_plan_counts_from_sizes_alone() {
     let arguments = ["tune", "recipes/honesty-mini.toml", "--plan"];
     insta::assert_snapshot!(printed(&root(), &arguments));
+    // A mode that the recipe does not name can be tuned, and so planned.
+    let directory = workplace("");
+    let typed = ["tune", "r.toml", "--plan", "--mode", "out"];
+    let planned = printed(directory.path(), &typed);
+    let mode = |line: &str| line.starts_with("mode ") && line.ends_with(" out");
+    assert!(planned.lines().any(mode), "{planned}");
+}
+
+/// One prompt begins another, and its continuation runs into it.
+#[test]
+fn prompts_that_begin_others_are_answered_as_they_are_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (place, model) = (directory.path(), model());
+    let start = "The food of Quinvath";
+    let said = |prompts: &[String]| -> Vec<String> {
+        let line = |prompt: &String| serde_json::json!({"prompt": prompt}).to_string() + "\n";
+        let lines: String = prompts.iter().map(line).collect();
+        std::fs::write(place.join("p.jsonl"), lines).expect("writable");
+        let typed = ["generate", "-m", &model, "--prompts", "p.jsonl", "--json"];
+        let typed = [&typed[..], &["--max-new-tokens", "6"]].concat();
+        let texts = printed(place, &typed);
+        let text =
+            |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["tokens"].to_string();
+        texts.lines().map(text).collect()
+    };
+    let answer = printed(place, &["generate", "-m", &model, "--prompt", start]);
+    let words: Vec<&str> = answer.split_whitespace().collect();
+    assert!(words.len() > 2, "{answer}");
+    let begun = |n: usize| format!("{start} {}", words[..n].join(" "));
+    let prompts = [start.to_owned(), begun(1), begun(2), start.to_owned()];
+    let together = said(&prompts);
+    for (prompt, together) in prompts.iter().zip(&together) {
+        assert_eq!(
+            &said(std::slice::from_ref(prompt)),
+            std::slice::from_ref(together),
+            "{prompt}"
+        );
+    }
 }

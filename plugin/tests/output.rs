@@ -51,19 +51,52 @@ fn steering_without_effect_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn a_closed_pipe_ends_quietly() {
+fn a_closed_pipe_ends_every_command_quietly() {
+    let directory = workplace();
+    directions_of_the_model(directory.path());
+    let generate = format!("{GENERATE} --max-new-tokens 1");
+    for typed in [
+        "--completions bash",
+        "--help",
+        "--version",
+        "sweep --help",
+        "cache ls",
+        "cache gc --json",
+        "inspect d.safetensors",
+        "inspect d.safetensors --json",
+        &generate,
+        "capture --model model --prompts prompts.jsonl --layers 0 -o c.safetensors",
+        "convert d.safetensors -o d.gguf",
+        "bake -m model --directions d.safetensors --layers 1 --coeff 3 -o baked -q",
+    ] {
+        let mut child = command(directory.path())
+            .args(typed.split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        drop(child.stdout.take());
+        let mut said = String::new();
+        let stderr = child.stderr.as_mut().expect("piped");
+        stderr.read_to_string(&mut said).expect("text");
+        assert_eq!(
+            child.wait().expect("ends").code(),
+            Some(0),
+            "{typed}: {said}"
+        );
+        assert_eq!(said, "", "{typed}");
+    }
+}
+
+#[test]
+fn a_failure_whose_message_nobody_reads_is_one_too() {
     let mut child = command(&root())
-        .args(["--completions", "bash"])
-        .stdout(Stdio::piped())
+        .args(["inspect", "nowhere"])
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    drop(child.stdout.take());
-    let mut said = String::new();
-    let stderr = child.stderr.as_mut().expect("piped");
-    stderr.read_to_string(&mut said).expect("text");
-    assert_eq!(child.wait().expect("ends").code(), Some(0));
-    assert_eq!(said, "");
+    drop(child.stderr.take());
+    assert_eq!(child.wait().expect("ends").code(), Some(1));
 }
 
 #[test]

@@ -51,7 +51,8 @@ pub struct GridCell {
     #[serde(rename = "way")]
     pub kind: Option<SteeringKind>,
     /// Signed total of the coefficients of all layers; 0 of an ablation.
-    pub coeff: f64,
+    #[serde(alias = "coeff")]
+    pub total: f64,
     /// The same as a signed fraction of the mean residual norm at each layer, if the
     /// directions know that norm.
     pub fraction: Option<f64>,
@@ -77,7 +78,7 @@ impl GridCell {
             place: 0,
             layers: Vec::new(),
             kind: None,
-            coeff: 0.,
+            total: 0.,
             fraction: Some(0.),
         }
     }
@@ -102,14 +103,14 @@ impl SteeringGrid<'_> {
                 for &kind in self.kinds {
                     let doses = match kind {
                         SteeringKind::Ablate => vec![(0., None)],
-                        SteeringKind::Plus => self.coeffs(set, layers, 1.)?,
-                        SteeringKind::Minus => self.coeffs(set, layers, -1.)?,
+                        SteeringKind::Plus => self.totals(set, layers, 1.)?,
+                        SteeringKind::Minus => self.totals(set, layers, -1.)?,
                     };
-                    cells.extend(doses.into_iter().map(|(coeff, fraction)| GridCell {
+                    cells.extend(doses.into_iter().map(|(total, fraction)| GridCell {
                         place,
                         layers: layers.clone(),
                         kind: Some(kind),
-                        coeff,
+                        total,
                         fraction,
                     }));
                 }
@@ -122,7 +123,7 @@ impl SteeringGrid<'_> {
         Ok(cells)
     }
 
-    fn coeffs(&self, set: &DirectionSet, layers: &[usize], sign: f64) -> Result<Vec<Amount>> {
+    fn totals(&self, set: &DirectionSet, layers: &[usize], sign: f64) -> Result<Vec<Amount>> {
         // The total of a fraction of 1 at each layer.
         let whole = || set.natural_coeff(layers, layers.len() as f64);
         let dose = |dose: &Dose| {
@@ -156,7 +157,7 @@ impl SteeringGrid<'_> {
             _ => Operator::Add,
         };
         let set = self.directions[cell.place];
-        let all = Intervention::new(set, &cell.layers, Dose::Total(cell.coeff), operator)?;
+        let all = Intervention::new(set, &cell.layers, Dose::Total(cell.total), operator)?;
         Ok(all.on(self.positions.clone()))
     }
 
@@ -167,8 +168,8 @@ impl SteeringGrid<'_> {
 
     /// The key of `cell`, when all cells depend on `inputs`.
     pub(crate) fn key(&self, inputs: &str, cell: &GridCell) -> String {
-        let (kind, layers, coeff) = (cell.kind, &cell.layers, cell.coeff.to_bits());
-        let what = format!("{inputs} {kind:?} {layers:?} {coeff:016x}");
+        let (kind, layers, total) = (cell.kind, &cell.layers, cell.total.to_bits());
+        let what = format!("{inputs} {kind:?} {layers:?} {total:016x}");
         let set = self.directions[cell.place];
         let directions = layers.iter().filter_map(|l| set.layers.get(l));
         let numbers = directions.flat_map(|d| &d.unit);

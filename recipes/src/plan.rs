@@ -37,7 +37,7 @@ pub struct TuningPlan {
     pub largest: u64,
     /// Distinct positions of all prompts: those of the activation cache.
     pub distinct: u64,
-    /// The block whose output is cached; none where block 0 is trained or read.
+    /// The block whose output is cached; none where block 0 is trained.
     pub cache_layer: Option<usize>,
     /// Most memory in addition to the weights, in bytes, by part.
     pub memory: TuningMemory,

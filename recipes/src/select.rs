@@ -11,7 +11,6 @@ mod tests;
 pub use doses::SelectionInputs;
 
 use crate::error::{Error, Result};
-use crate::extract::Extracted;
 use crate::grid::{MeasuredCell, SteeringGrid, SteeringKind};
 use doses::{DoseScores, Doses};
 use reptune_adapters::{DirectionSet, Dose};
@@ -150,7 +149,7 @@ fn of_layer(
         let MeasuredCell { cell, scores, .. } = measured.iter().find(this)?;
         Some(MeasuredDose {
             fraction,
-            coeff: cell.coeff,
+            coeff: cell.total, // of one layer
             shift: scores.shift,
             per_fraction: scores.shift / fraction.abs(),
             kl: scores.kl,
@@ -171,17 +170,6 @@ fn places(inputs: SelectionInputs) -> Result<Vec<String>> {
     let expected = format!("the places of the directions, {sets:?}");
     let (found, hint) = (format!("{held_out:?}"), "capture both with one recipe");
     Err(Error::value("held-out rows", expected, found, hint))
-}
-
-impl Selected {
-    /// The chosen place's directions among `found`.
-    pub fn directions<'a>(&self, found: &'a [Extracted]) -> Result<&'a DirectionSet> {
-        let chosen = found.get(self.place).map(|f| &f.directions);
-        chosen.ok_or_else(|| {
-            let (expected, place) = (format!("below {}", found.len()), self.place.to_string());
-            Error::value("place", expected, place, "choose among these directions")
-        })
-    }
 }
 
 impl SelectionTable {

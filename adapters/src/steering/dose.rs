@@ -54,14 +54,13 @@ impl Dose {
             let hint = "for example `1-2`";
             return Err(Error::value("layers", "at least one", "none", hint));
         }
-        let n = norms.len() as f64;
-        let same = match (self, operator) {
-            (Self::Coeff(coeff), _) | (Self::Total(coeff), Operator::Clamp) => coeff,
-            (Self::Total(total), _) => total / n,
-            (Self::Fraction(fraction), Operator::Clamp) => set.natural_coeff(layers, fraction)?,
+        let n = if operator.adds_up() { norms.len() } else { 1 } as f64;
+        let same = match self {
+            Self::Coeff(coeff) => coeff,
+            Self::Total(total) => total / n,
             // As a total first: the same rounding as a dose given as a total.
-            (Self::Fraction(f), _) => set.natural_coeff(layers, f)? * layers.len() as f64 / n,
-            (Self::Strength(strength), _) => {
+            Self::Fraction(fraction) => set.natural_coeff(layers, fraction)? * n / n,
+            Self::Strength(strength) => {
                 let scaled = |(layer, norm)| (layer, strength * norm);
                 return Ok(norms.into_iter().map(scaled).collect());
             }

@@ -221,7 +221,7 @@ impl Intervention {
         let Some(Steered { unit: d, coeff }) = self.layers.get(&layer) else {
             return Ok(None);
         };
-        if self.operator != Operator::Add || self.gate.is_some() {
+        if !self.operator.is_constant() || self.gate.is_some() {
             let gated = match self.gate {
                 Some(_) => " with a gate",
                 None => "",

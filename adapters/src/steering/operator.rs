@@ -45,6 +45,22 @@ impl Operator {
         }
     }
 
+    /// Whether it has a coefficient.
+    pub fn takes_dose(self) -> bool {
+        self != Self::Ablate
+    }
+
+    /// Whether what it does at several layers adds up, so that a total is divided over them. The
+    /// projection that a clamp sets belongs to one layer.
+    pub fn adds_up(self) -> bool {
+        self != Self::Clamp
+    }
+
+    /// Whether it adds the same to every row: a multiple of the direction, at any length.
+    pub fn is_constant(self) -> bool {
+        self == Self::Add
+    }
+
     /// Whether `coeff` leaves every row what it is.
     pub(crate) fn is_identity(self, coeff: f64) -> bool {
         matches!(self, Self::Add | Self::AddNormPreserving) && coeff == 0.

@@ -210,7 +210,7 @@ fn check(spec: &ModelSpec, intervention: &Intervention) -> Result<()> {
         let reason = "only an ablation acts everywhere; choose resid_pre, resid_mid or resid_post";
         return Err(refused(what, reason));
     }
-    if operator != Operator::Add && !everywhere {
+    if !operator.is_constant() && !everywhere {
         let what = format!("operator {operator} at {point} of layers {layers:?}");
         let reason = "its change differs between tokens, and a bias is the same for all; use an \
              addition, ablate everywhere (--operator ablate --hook everywhere), bake the mean change \

@@ -20,9 +20,6 @@ pub struct RecipeArgs {
     /// Recipe file
     #[arg(value_name = "RECIPE.toml")]
     pub recipe: PathBuf,
-    /// Directory of the run [default: runs/NAME, with the name of the recipe]
-    #[arg(short, long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -37,10 +34,22 @@ impl RecipeArgs {
     pub fn session(&self) -> crate::Result<Session> {
         Session::open(&self.recipe, self.model.as_deref(), self.loading.options()?)
     }
+}
 
-    pub fn run(&self) -> crate::Result<Run> {
-        let (model, options) = (self.model.as_deref(), self.loading.options()?);
-        Run::open(&self.recipe, model, options, self.out.as_deref())
+/// What commands that work in the directory of a run start from.
+#[derive(Args)]
+pub struct RunArgs {
+    /// Directory of the run [default: runs/NAME, with the name of the recipe]
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+}
+
+impl RunArgs {
+    pub fn open(&self) -> crate::Result<Run> {
+        let (of, out) = (&self.recipe, self.out.as_deref());
+        Run::open(&of.recipe, of.model.as_deref(), of.loading.options()?, out)
     }
 }
 
@@ -159,14 +168,14 @@ impl SteeringArgs {
             let ablation = Intervention::ablation_everywhere(&set, layer, spec.layers);
             return Ok(Some(ablation?));
         }
-        let dose = match (operator, self.dose.dose()) {
-            (Operator::Ablate, None) => Dose::Coeff(0.),
-            (Operator::Ablate, Some(_)) => bail!("--operator ablate takes no dose; remove it"),
-            (Operator::AddNormPreserving | Operator::Clamp, Some(Dose::Strength(_))) => {
+        let dose = match (operator.takes_dose(), self.dose.dose()) {
+            (false, None) => Dose::Coeff(0.),
+            (false, Some(_)) => bail!("--operator {operator} takes no dose; remove it"),
+            (true, Some(Dose::Strength(_))) if !operator.is_constant() => {
                 bail!("--strength requires --operator add; give --coeff instead")
             }
-            (_, Some(dose)) => dose,
-            (_, None) => bail!(
+            (true, Some(dose)) => dose,
+            (true, None) => bail!(
                 "--operator {operator} needs a dose, for example --coeff 19 or --fraction 0.5"
             ),
         };

@@ -17,10 +17,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  reptune bake -m DIR --directions honesty.safetensors --layers 14-16 --total 19 --quantize q8_0 -o baked
+  reptune bake -m DIR --directions honesty.safetensors --layers 14-16 --total 19 \\
+      --quantize q8_0 -o baked
   mistralrs serve -m baked --from-uqff model.uqff
 
-  reptune bake -m DIR --directions honesty.safetensors --layers 3 --coeffs 12,19,-19 -o doses
+  reptune bake -m DIR --directions honesty.safetensors --layers 3 \\
+      --coeffs 12,19,-19 -o doses
   mistralrs serve -m doses --from-uqff \"shared.uqff;plus_19.uqff\"
 
   reptune bake -m DIR --directions refusal.safetensors --layers 3 --operator ablate \\

@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie -o merged
-  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie --quantize q4k --recipe my.toml -o q4k
-  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie --quantize auto --recipe my.toml -o small
+  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie \\
+      --quantize q4k --recipe my.toml -o q4k
+  reptune merge -m DIR --adapter runs/my/tuned/in_minus_lie \\
+      --quantize auto --recipe my.toml -o small
   reptune merge -m quantized/model.uqff --adapter runs/my/tuned/in_minus_lie -o merged
 
 A tuned change of a weight is often smaller than a quantization step, and rounding loses

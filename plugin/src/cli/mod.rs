@@ -57,10 +57,10 @@ struct Arguments {
 enum Command {
     /// Run a whole recipe: extract, tune, merge, bake and evaluate
     #[command(after_help = recipe::RUN)]
-    Run(args::RecipeArgs),
+    Run(args::RunArgs),
     /// Extract the direction of a behaviour
     #[command(after_help = recipe::EXTRACT)]
-    Extract(args::RecipeArgs),
+    Extract(args::RunArgs),
     /// Compare layers and doses of steering, or choose one with --select
     Sweep(sweep::SweepArgs),
     /// Tune a direction into the weights, search for settings, or estimate the cost

@@ -1,6 +1,6 @@
 //! Commands that take a recipe: `reptune run`, `reptune extract` and `reptune evaluate`.
 
-use super::args::{RecipeArgs, SteeringArgs};
+use super::args::{RecipeArgs, RunArgs, SteeringArgs};
 use super::output::{print, print_json, table};
 use crate::pipeline::{self, DIRECTIONS, ORDERED, RunOutcome};
 use crate::progress;
@@ -13,7 +13,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub const RUN: &str = "\
 Examples:
   reptune run recipes/honesty-mini.toml
-  reptune run recipes/honesty-llama2-13b-chat.toml -m /models/Llama-2-13b-chat-hf -o runs/13b
+  reptune run recipes/honesty-llama2-13b-chat.toml \\
+      -m /models/Llama-2-13b-chat-hf -o runs/13b
 
 Prints a table of all models: base, prompted, steered, tuned, merged and baked. The
 directory of the run also gets a report with figures. A stage whose inputs have not
@@ -21,14 +22,14 @@ changed is skipped: after Ctrl-C, run the same command again. A stage that fails
 what depends on it: the report names the failure, the exit code is 1, and the same command
 tries only what failed again.";
 
-pub fn run(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run()?;
+pub fn run(a: &RunArgs) -> Result<()> {
+    let mut run = a.open()?;
     let RunOutcome {
         results,
         quantized,
         page,
     } = pipeline::run(&mut run)?;
-    if a.json {
+    if a.recipe.json {
         print_json(&results)?;
     } else {
         print(&results)?;
@@ -43,7 +44,7 @@ pub fn run(a: &RecipeArgs) -> Result<()> {
         bail!(
             "{}: failed: {}; {} has all that succeeded and every error; \
              the same command tries only what failed again",
-            a.recipe.display(),
+            a.recipe.recipe.display(),
             failed.join(", "),
             page.display()
         );
@@ -60,11 +61,11 @@ Runs the recipe's contrastive prompts and writes directions.safetensors, with on
 direction for each layer. Prints for each layer the norm of the direction, the mean norm
 of the residual stream, and the share of training pairs that the direction orders correctly.";
 
-pub fn extract(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run()?;
+pub fn extract(a: &RunArgs) -> Result<()> {
+    let mut run = a.open()?;
     let (set, _) = run.directions()?;
     let (p, file) = (&set.provenance, run.stages.path(DIRECTIONS));
-    if a.json {
+    if a.recipe.json {
         let norms = set.layers.iter().map(|(l, d)| (l.to_string(), d.norm));
         let norms: BTreeMap<String, f64> = norms.collect();
         return print_json(&json!({
@@ -93,18 +94,19 @@ pub fn extract(a: &RecipeArgs) -> Result<()> {
 Examples:
   reptune evaluate recipes/honesty-mini.toml
   reptune evaluate my.toml --adapter runs/my/tuned/in_minus_lie --json
-  reptune evaluate my.toml --directions runs/my/directions.safetensors --layers 14-16 --total 19
+  reptune evaluate my.toml --directions runs/my/directions.safetensors \\
+      --layers 14-16 --total 19
 
 Without --adapter and steering, the base model is asked.")]
 pub struct EvaluateArgs {
+    /// System prompt, instead of the recipe's
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
     #[command(flatten)]
     pub recipe: RecipeArgs,
     /// PEFT adapter to apply
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
-    /// System prompt, instead of the recipe's
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
     #[command(flatten)]
     pub steering: SteeringArgs,
 }

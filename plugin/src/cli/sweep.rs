@@ -1,6 +1,6 @@
 //! `reptune sweep`: layers, doses and signs of steering, compared, or one of them chosen.
 
-use super::args::{self, RecipeArgs, number};
+use super::args::{self, RunArgs, number};
 use super::output::{self, print, print_json, share, signed};
 use crate::pipeline::{
     self, CHOICE_FILE, SELECTION, SWEEP_CELLS, SelectionOutcome, SweepCell as Cell,
@@ -31,8 +31,6 @@ With --select, layer, place and dose are chosen on the validation claims, as the
 directions as selection.safetensors.")]
 #[command(group = ArgGroup::new("doses").required(true))]
 pub struct SweepArgs {
-    #[command(flatten)]
-    pub recipe: RecipeArgs,
     /// Choose one layer, place and dose as the recipe's [selection] says
     #[arg(long, group = "doses", conflicts_with_all = ["layers", "directions", "on"])]
     pub select: bool,
@@ -54,6 +52,8 @@ pub struct SweepArgs {
     /// Claims that are asked
     #[arg(long, value_name = "CLAIMS", default_value = "validation", value_parser = ["validation", "test"])]
     pub on: String,
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -62,16 +62,18 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 pub fn sweep(a: &SweepArgs) -> Result<()> {
-    let file = &a.recipe.recipe;
+    let file = &a.run.recipe.recipe;
     let place = || file.display().to_string();
+    let recipe = Recipe::read(file)?;
+    recipe.steering.check_scored().with_context(place)?;
     let Some(layers) = &a.layers else {
-        return select(&a.recipe).with_context(place);
+        return select(&a.run).with_context(place);
     };
     if a.directions.is_none() {
         let hint = "choose one with `reptune sweep --select`, and give its selection.safetensors as --directions";
-        pipeline::one_place(file, &Recipe::read(file)?, hint)?;
+        pipeline::one_place(file, &recipe, hint)?;
     }
-    let mut run = a.recipe.run()?;
+    let mut run = a.run.open()?;
     let spec = run.session.llama.spec();
     let sets = layers
         .split(';')
@@ -99,7 +101,7 @@ pub fn sweep(a: &SweepArgs) -> Result<()> {
     let cells = run.sweep(&directions, &sets, &doses, claims);
     let cells = cells.with_context(place)?;
     let (n, file) = (claims.len(), run.stages.path(SWEEP_CELLS));
-    if a.recipe.json {
+    if a.run.recipe.json {
         let best = |kind| best(&cells, kind).map(|c| &c.key);
         return print_json(&json!({
             "on": on, "n": n, "directions": source, "file": file,
@@ -134,7 +136,7 @@ fn best(cells: &[Cell], kind: SteeringKind) -> Option<&Cell> {
     let of_kind = cells.iter().filter(|c| c.cell.kind == Some(kind));
     of_kind.min_by(|a, b| {
         let most = moved(b, kind).cmp(&moved(a, kind));
-        most.then(a.cell.coeff.abs().total_cmp(&b.cell.coeff.abs()))
+        most.then(a.cell.total.abs().total_cmp(&b.cell.total.abs()))
     })
 }
 
@@ -155,8 +157,8 @@ fn table(cells: &[Cell]) -> String {
         let fraction = cell.fraction.map_or("?".into(), |f| format!("{f:+.3}"));
         let (sign, total, fraction, shift) = match cell.kind {
             None => ("unsteered", "-".into(), "-".into(), String::new()),
-            Some(SteeringKind::Plus) => ("+", signed(cell.coeff), fraction, shift),
-            Some(SteeringKind::Minus) => ("-", signed(cell.coeff), fraction, shift),
+            Some(SteeringKind::Plus) => ("+", signed(cell.total), fraction, shift),
+            Some(SteeringKind::Minus) => ("-", signed(cell.total), fraction, shift),
             Some(SteeringKind::Ablate) => ("ablate", "-".into(), "-".into(), shift),
         };
         vec![
@@ -193,7 +195,7 @@ fn sentence(cells: &[Cell], kind: SteeringKind) -> String {
     format!(
         "most {what} answers: layer{several} {}, total {}{}: {}, unsteered {}{none}",
         ranges(&cell.layers),
-        signed(cell.coeff),
+        signed(cell.total),
         fraction.unwrap_or_default(),
         share(with, n),
         share(without, n)
@@ -201,13 +203,13 @@ fn sentence(cells: &[Cell], kind: SteeringKind) -> String {
 }
 
 /// `--select`: what was measured, and what was chosen.
-fn select(a: &RecipeArgs) -> Result<()> {
-    let mut run = a.run()?;
+fn select(a: &RunArgs) -> Result<()> {
+    let mut run = a.open()?;
     let places = run.session.recipe.extraction.positions.each();
     let selected = run.select(&mut |measured| {
         progress::line(format_args!("{}\n", candidates(measured, &places, None)));
     })?;
-    if a.json {
+    if a.recipe.json {
         return print_json(&selected);
     }
     let ([[kept, all], [held_out, of]], c) =

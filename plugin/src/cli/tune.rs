@@ -1,6 +1,6 @@
 //! `reptune tune`: directions tuned into weights.
 
-use super::args::{RecipeArgs, mode};
+use super::args::{RunArgs, mode};
 use super::output::{bytes, facts, print, print_json};
 use crate::pipeline::{self, ModePlan, Planned};
 use anyhow::{Context, Result};
@@ -16,7 +16,8 @@ Examples:
   reptune tune recipes/honesty-mini.toml --mode in_minus_lie
   reptune tune my.toml --mode truth --adapter-init runs/my/tuned/in_plus -o runs/second
   reptune tune my.toml --search
-  reptune tune recipes/honesty-llama2-13b-chat.toml -m Llama-2-13b-chat-hf --plan --measure
+  reptune tune recipes/honesty-llama2-13b-chat.toml -m Llama-2-13b-chat-hf \\
+      --plan --measure
 
 Extracts the directions first if they are not there yet, and writes a PEFT adapter for
 each mode. After Ctrl-C, run the same command again to continue.
@@ -28,8 +29,6 @@ modes; lower is better. Writes search.json, best.toml, and the metrics of every 
 --plan counts trained parameters, tokens, bytes and operations from config.json and the
 tokenizer; it reads no weights.")]
 pub struct TuneArgs {
-    #[command(flatten)]
-    pub recipe: RecipeArgs,
     /// Tune only this mode: truth, lie, in_plus, in_minus, in_plus_truth, in_minus_lie or out
     #[arg(long, value_parser = mode)]
     pub mode: Option<Mode>,
@@ -40,11 +39,13 @@ pub struct TuneArgs {
     #[arg(long, conflicts_with_all = ["plan", "mode"])]
     pub search: bool,
     /// Estimate memory and operations instead of tuning
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["out", "device", "dtype"])]
     pub plan: bool,
     /// With --plan: measure the speed of this machine, and estimate the time
     #[arg(long, requires = "plan")]
     pub measure: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 pub fn tune(a: &TuneArgs) -> Result<()> {
@@ -52,9 +53,9 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
         return plan(a);
     }
     if a.search {
-        return search(&a.recipe);
+        return search(&a.run);
     }
-    let mut run = a.recipe.run()?;
+    let mut run = a.run.open()?;
     let (directions, key) = run.directions()?;
     let modes = match a.mode {
         Some(mode) => vec![mode],
@@ -63,7 +64,7 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
     for mode in modes {
         let from = a.adapter_init.as_deref();
         let (path, _) = run.tuned(mode, None, &directions, &key, from)?;
-        match a.recipe.json {
+        match a.run.recipe.json {
             true => print_json(&json!({"mode": mode.name(), "adapter": path}))?,
             false => print(format_args!("{mode}: {}", path.display()))?,
         }
@@ -72,9 +73,10 @@ pub fn tune(a: &TuneArgs) -> Result<()> {
 }
 
 /// The trials, and the best settings.
-fn search(a: &RecipeArgs) -> Result<()> {
-    pipeline::check_search(&a.recipe)?;
-    let mut run = a.run()?;
+fn search(a: &RunArgs) -> Result<()> {
+    pipeline::check_search(&a.recipe.recipe)?;
+    let mut run = a.open()?;
+    let a = &a.recipe;
     let place = || a.recipe.display().to_string();
     let result = pipeline::search(&mut run, a.model.as_deref()).with_context(place)?;
     if a.json {
@@ -104,10 +106,10 @@ fn search(a: &RecipeArgs) -> Result<()> {
 
 /// What tuning needs.
 fn plan(a: &TuneArgs) -> Result<()> {
-    let (model, loading) = (a.recipe.model.as_deref(), &a.recipe.loading);
-    let quantize = loading.quantize.as_deref();
-    let planned = pipeline::plan(&a.recipe.recipe, model, a.mode, quantize, a.measure)?;
-    if a.recipe.json {
+    let recipe = &a.run.recipe;
+    let (model, quantize) = (recipe.model.as_deref(), recipe.loading.quantize.as_deref());
+    let planned = pipeline::plan(&recipe.recipe, model, a.mode, quantize, a.measure)?;
+    if recipe.json {
         return print_json(&planned);
     }
     let (name, layers, hidden) = (&planned.model, planned.spec.layers, planned.spec.hidden);
@@ -126,7 +128,7 @@ fn rows(m: &ModePlan, planned: &Planned) -> Vec<(String, String)> {
     let (plan, memory) = (&m.plan, &m.plan.memory);
     let share = 100. * plan.positions as f64 / plan.tokens.max(1) as f64;
     let cache = match (plan.cache_layer, m.cache_on_disk) {
-        (None, _) => "none: block 0 is tuned or read".to_owned(),
+        (None, _) => "none: block 0 is tuned".to_owned(),
         (Some(l), true) => format!("on disk, {} positions of layer {l}", plan.distinct),
         (Some(l), false) => {
             let cached = bytes(memory.cache);

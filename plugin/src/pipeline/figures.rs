@@ -1,7 +1,7 @@
 //! The figures of a run: what its report shows next to the table.
 
 use super::{results::place_of, run::METRICS};
-use crate::session::{Coeffs, Session};
+use crate::session::{Session, Totals};
 use crate::{error::Result, progress};
 use reptune_adapters::{DirectionSet, Positions, files};
 use reptune_recipes::extract::{CapturedPairs, extract_each};
@@ -46,15 +46,15 @@ pub fn report(session: &Session, results: &ResultTable) -> Result<Report> {
 pub fn draw(
     session: &Session,
     directions: &DirectionSet,
-    coeffs: Option<&Coeffs>,
+    totals: Option<&Totals>,
     tuned: &[(Mode, PathBuf)],
     report: &mut Report,
 ) -> Result<()> {
     let mut shown = progress::of("figures");
     report.losses = tuned.iter().map(losses).collect::<Result<_>>()?;
-    let tried = coeffs.iter().flat_map(|c| &c.tried);
+    let tried = totals.iter().flat_map(|c| &c.tried);
     let doses = tried.map(|tried| DosePoint {
-        coeff: tried.coeff,
+        total: tried.total,
         fraction: Some(tried.fraction),
         claims: tried.outcomes,
         ..DosePoint::default()

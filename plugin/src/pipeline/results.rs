@@ -2,7 +2,7 @@
 
 use super::run::{Run, Tuned};
 use crate::progress;
-use crate::session::{Coeffs, Measured, Session, StageInput};
+use crate::session::{Measured, Session, StageInput, Totals};
 use crate::{error::Result, runtime::Engine};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -16,10 +16,10 @@ use std::path::PathBuf;
 /// What the stages of a run made; what could not be made is not measured.
 #[derive(Default)]
 pub(super) struct RunModels {
-    /// The directions that steer, their coeffs, and the hash of their inputs.
-    pub steering: Option<(DirectionSet, Coeffs, String)>,
+    /// The directions that steer, their totals, and the hash of their inputs.
+    pub steering: Option<(DirectionSet, Totals, String)>,
     pub tuned: Vec<Tuned>,
-    /// Baked models with the signs and the coeffs of their doses.
+    /// Baked models with the signs and the totals of their doses.
     pub baked: Vec<(&'static str, f64, PathBuf)>,
 }
 
@@ -38,13 +38,13 @@ impl RunModels {
     pub fn rows(&self, run: &mut Run) -> Vec<ModelRow> {
         let mut measured = self.measure(run);
         judge(run, &mut measured);
-        if let (Some(_), Some((set, coeffs, key))) = (&run.session.recipe.study, &self.steering) {
+        if let (Some(_), Some((set, totals, key))) = (&run.session.recipe.study, &self.steering) {
             let Run {
                 session, stages, ..
             } = run;
             let inputs = [key, &session.evaluation_inputs()];
             let made = stages.json("answers/controls.json", inputs, || {
-                controls(session, set, coeffs)
+                controls(session, set, totals)
             });
             let skipped = ["rows of random and shuffled directions"];
             let made = run.failures.keep("controls", skipped, made);
@@ -95,13 +95,13 @@ impl RunModels {
                 ask(&s.own(&[], None))
             }));
         }
-        let dose = |run: &Run, set, coeff| run.session.dose(set, coeff);
-        if let Some((set, coeffs, key)) = &self.steering {
-            for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
-                let name = format!("steered {}", dose(run, set, coeff));
+        let dose = |run: &Run, set, total| run.session.dose(set, total);
+        if let Some((set, totals, key)) = &self.steering {
+            for (sign, total) in [("plus", totals.positive), ("minus", totals.negative)] {
+                let name = format!("steered {}", dose(run, set, total));
                 let row = row(&name, &format!("steered_{sign}"), key);
                 all.extend(ask(run, row, &plain, &|s, ask| {
-                    ask(&s.own(&[s.steering(set, coeff)?], None))
+                    ask(&s.own(&[s.steering(set, total)?], None))
                 }));
             }
         }
@@ -128,8 +128,8 @@ impl RunModels {
             .steering
             .iter()
             .flat_map(|s| self.baked.iter().map(move |b| (s, b)));
-        for ((set, _, key), (sign, coeff, directory)) in baked {
-            let name = format!("baked {}, mistral.rs", dose(run, set, *coeff));
+        for ((set, _, key), (sign, total, directory)) in baked {
+            let name = format!("baked {}, mistral.rs", dose(run, set, *total));
             let row = row(&name, &format!("baked_{sign}"), key);
             all.extend(ask(run, row, &plain, &|_, ask| {
                 ask(&Engine::load(directory, None)?)
@@ -207,9 +207,9 @@ fn judge(run: &mut Run, all: &mut [Measured]) {
     }
 }
 
-/// Steers with directions that should do nothing, at the coeffs of the run: random ones,
+/// Steers with directions that should do nothing, at the totals of the run: random ones,
 /// and those of the same pairs with positive and negative exchanged in half of them.
-fn controls(session: &Session, steering: &DirectionSet, coeffs: &Coeffs) -> Result<Vec<Measured>> {
+fn controls(session: &Session, steering: &DirectionSet, totals: &Totals) -> Result<Vec<Measured>> {
     let mut rng = ChaCha8Rng::seed_from_u64(session.recipe.seed);
     let mut sets = vec![("random", random(steering, &mut rng)?)];
     if let Some(set) = shuffled(session, steering, &mut rng)? {
@@ -219,9 +219,9 @@ fn controls(session: &Session, steering: &DirectionSet, coeffs: &Coeffs) -> Resu
     let mut shown = progress::steps("controls", questions * 2 * sets.len());
     let mut rows = Vec::new();
     for (name, set) in &sets {
-        for coeff in [coeffs.positive, coeffs.negative] {
-            let steering = [session.steering(set, coeff)?];
-            let model = format!("{name} direction {}", session.dose(set, coeff));
+        for total in [totals.positive, totals.negative] {
+            let steering = [session.steering(set, total)?];
+            let model = format!("{name} direction {}", session.dose(set, total));
             let (from, own) = (rows.len() * questions, session.own(&steering, None));
             let mut progress = |done| shown(from + done);
             rows.push(session.measure(&model, &own, &session.plain(), &mut progress)?);

@@ -5,7 +5,7 @@ use super::selection;
 use crate::decoder::LoadOptions;
 use crate::error::{Error, Result};
 use crate::progress::{self, Progress};
-use crate::session::{Coeffs, Session};
+use crate::session::{Session, Totals};
 use crate::stages::{RunLock, Stages, write_json};
 use reptune_adapters::lora::{delta_file, peft};
 use reptune_adapters::{Adapter, DirectionSet, HookedModel, ModelSpec, files, open_directions};
@@ -100,18 +100,18 @@ impl Run {
 
     /// The doses of the run, chosen where the recipe leaves them open; `key` is that of the
     /// directions.
-    pub(super) fn coeffs(
+    pub(super) fn totals(
         &mut self,
         directions: &DirectionSet,
         key: &str,
-    ) -> Result<(Coeffs, String)> {
+    ) -> Result<(Totals, String)> {
         let (session, r) = (&self.session, &self.session.recipe);
         let (prompt, claims, split) = (&r.prompt, &r.data.claims, &r.data.split);
         let new = &r.evaluation.max_new_tokens;
         let inputs = session.inputs(&[&r.seed, prompt, claims, split, &r.steering, new]);
         let doses = 2 * r.steering.fractions.len();
         self.stages.json("steering.json", &[key, &inputs], || {
-            session.coeffs(directions, &mut progress::steps("choose a dose", doses))
+            session.totals(directions, &mut progress::steps("choose a dose", doses))
         })
     }
 

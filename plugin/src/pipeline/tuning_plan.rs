@@ -5,7 +5,7 @@ use crate::{decoder::parse_isq, model::ModelDir};
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::{GradientCheckpointing, ModelSpec, model::ModuleKind};
 use reptune_recipes::data::{Claim, Items};
-use reptune_recipes::tune::{Objective, TuningPrompt, memory::TuningSize};
+use reptune_recipes::tune::{TuningPrompt, memory::TuningSize};
 use reptune_recipes::{
     Chat, Recipe, activation_cache::CacheStorage, plan::TuningPlan, recipe::Mode,
 };
@@ -75,12 +75,10 @@ pub fn plan(
         model: spec.name.clone(),
         spec,
     };
-    let wanted = |mode: &&Mode| only.is_none_or(|only| only == **mode);
-    for &mode in recipe.tuning.modes.iter().filter(wanted) {
+    for mode in only.map_or(recipe.tuning.modes.clone(), |only| vec![only]) {
         let size = TuningSize {
             spec: &planned.spec,
             tuning: &recipe.tuning,
-            reads_rows: Objective::of(mode).reads_rows(),
             train: &train,
             validation: &validation,
             seed: recipe.seed,
@@ -96,13 +94,6 @@ pub fn plan(
             cache_on_disk: within.cache == CacheStorage::Disk,
             gradient_checkpointing: within.activations == GradientCheckpointing::On,
         });
-    }
-    if planned.modes.is_empty() {
-        let names: Vec<&str> = recipe.tuning.modes.iter().map(|m| m.name()).collect();
-        let expected = format!("one of {}", names.join(", "));
-        let found = only.map_or("none".to_owned(), |mode| format!("`{mode}`"));
-        let (place, hint) = ("key `tuning.modes`", "add it to the recipe");
-        return Err(Error::model(file, place, expected, found, hint));
     }
     Ok(planned)
 }

@@ -5,10 +5,10 @@ use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
 use crate::error::{Error, Result, caught};
 use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
-use crate::session::{Coeffs, Session, StageInput};
+use crate::session::{Session, StageInput, Totals};
 use crate::stages::write_json;
 use crate::{bake, progress};
-use reptune_adapters::{DirectionSet, HookedModel, Operator, Positions, files, lora::peft};
+use reptune_adapters::{DirectionSet, HookedModel, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable, StageFailure};
 use std::path::{Path, PathBuf};
@@ -48,8 +48,8 @@ pub fn run(run: &mut Run) -> Result<RunOutcome> {
         made.tuned = tune_and_merge(run, &base, directions, key);
         quantized = merge::retention(run, (directions, key), &made.tuned);
         repeats = results::repeats(run, directions, key);
-        if let Some((steering, coeffs, key)) = &made.steering {
-            made.baked = bake_doses(run, steering, coeffs, key);
+        if let Some((steering, totals, key)) = &made.steering {
+            made.baked = bake_doses(run, steering, totals, key);
         }
     }
     let rows = made.rows(run);
@@ -65,18 +65,18 @@ pub fn run(run: &mut Run) -> Result<RunOutcome> {
         quantized,
         ..figures::report(session, &results)?
     };
-    let coeffs = made.steering.as_ref().map(|(_, coeffs, _)| coeffs);
+    let totals = made.steering.as_ref().map(|(_, totals, _)| totals);
     let directions = directions.as_ref().map(|(directions, _)| directions);
     let adapter = |t: &Tuned| (t.mode, run.stages.path(&tuned_name(t.mode)));
     let adapters: Vec<(Mode, PathBuf)> = made.tuned.iter().map(adapter).collect();
     let keys = made.tuned.iter().map(|t| t.key.clone());
-    let inputs = keys.chain([session.extraction_inputs(), coeffs.json(), report.json()]);
+    let inputs = keys.chain([session.extraction_inputs(), totals.json(), report.json()]);
     let inputs: Vec<String> = inputs.collect();
     let written = run.stages.run("report", inputs, |path| {
         // With what can be drawn, before a failure to draw the rest is one of the run.
         let drawn = caught("figures", || match directions {
             None => Ok(()),
-            Some(d) => figures::draw(session, d, coeffs, &adapters, &mut report),
+            Some(d) => figures::draw(session, d, totals, &adapters, &mut report),
         });
         if let Err(e) = &drawn {
             let (stage, error, skipped) = ("figures".to_owned(), e.to_string(), Vec::new());
@@ -122,16 +122,16 @@ pub fn run(run: &mut Run) -> Result<RunOutcome> {
     })
 }
 
-/// The directions that steer, with the coeffs of the run and the hash of their inputs.
+/// The directions that steer, with the totals of the run and the hash of their inputs.
 fn doses(
     run: &mut Run,
     directions: &DirectionSet,
     key: &str,
-) -> Result<(DirectionSet, Coeffs, String)> {
+) -> Result<(DirectionSet, Totals, String)> {
     let (settings, spec) = (&run.session.recipe.steering, run.session.llama.spec());
     let steering = settings.directions(directions, spec)?;
-    let (coeffs, key) = run.coeffs(&steering, key)?;
-    Ok((steering, coeffs, key))
+    let (totals, key) = run.totals(&steering, key)?;
+    Ok((steering, totals, key))
 }
 
 /// Tunes and merges every mode.
@@ -172,16 +172,16 @@ fn tune_and_merge(
 fn bake_doses(
     run: &mut Run,
     directions: &DirectionSet,
-    coeffs: &Coeffs,
+    totals: &Totals,
     key: &str,
 ) -> Vec<(&'static str, f64, PathBuf)> {
     let mut baked = Vec::new();
-    for (sign, coeff) in [("plus", coeffs.positive), ("minus", coeffs.negative)] {
+    for (sign, total) in [("plus", totals.positive), ("minus", totals.negative)] {
         let name = format!("baked/{sign}");
-        let made = bake_dose(run, directions, coeff, (&name, key));
-        let skipped = [format!("the row of the model baked with {coeff:+.1}")];
+        let made = bake_dose(run, directions, total, (&name, key));
+        let skipped = [format!("the row of the model baked with {total:+.1}")];
         let made = run.failures.keep(&format!("bake {sign}"), skipped, made);
-        baked.extend(made.flatten().map(|path| (sign, coeff, path)));
+        baked.extend(made.flatten().map(|path| (sign, total, path)));
     }
     baked
 }
@@ -190,18 +190,17 @@ fn bake_doses(
 fn bake_dose(
     run: &mut Run,
     directions: &DirectionSet,
-    coeff: f64,
+    total: f64,
     (name, key): (&str, &str),
 ) -> Result<Option<PathBuf>> {
     let session = &run.session;
-    let intervention = session.steering(directions, coeff)?;
-    let constant = intervention.operator() == Operator::Add && intervention.gate().is_none();
-    if !constant || *intervention.rows() != Positions::All {
+    let interventions = [session.steering(directions, total)?];
+    if BakePlan::of(session.llama.spec(), &interventions).is_err() {
         return Ok(None);
     }
     run.stages.run(name, &[key], |path| {
-        let (model, interventions) = (&session.directory, [intervention]);
-        let mut shown = progress::of(format!("bake {coeff:+.1}"));
+        let model = &session.directory;
+        let mut shown = progress::of(format!("bake {total:+.1}"));
         bake::bake(model, &interventions, WeightType::F32, path, &mut shown)?;
         Ok(())
     })?;

@@ -1,7 +1,7 @@
 //! Merging an update into quantized weights with any of the roundings that recipes name.
 
 use super::delta::QuantizedReport;
-use super::merge::{ErrorCompensation, QuantizedMerge};
+use super::quantized_merge::{ErrorCompensation, QuantizedMerge};
 use super::types::WeightTypes;
 use crate::decoder::{Llama, LoadOptions};
 use crate::error::Result;

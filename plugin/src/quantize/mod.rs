@@ -18,15 +18,15 @@
 //! One block is in memory at a time, with the residual stream of the calibration prompts.
 
 mod delta;
-mod merge;
 mod merger;
+mod quantized_merge;
 mod retention;
 mod smallest;
 mod types;
 
 pub use delta::{QuantizedReport, RoundedModule};
-pub use merge::{ErrorCompensation, QuantizedMerge};
 pub use merger::{Merger, Retuner};
+pub use quantized_merge::{ErrorCompensation, QuantizedMerge};
 pub use retention::{RetentionCheck, RetentionScores};
 pub use smallest::{SmallestMerge, TriedMerge, candidates};
 pub use types::WeightTypes;

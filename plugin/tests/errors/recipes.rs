@@ -74,6 +74,20 @@ fn keys() {
             |d| more(d, "[extraction]\npositions = \"last:2\"\n"),
             "sweep r.toml --layers 1 --coeffs 3",
         ),
+        (
+            |d| recipe(d, "coeff = 3.0", "coeff = 3.0\npositions = \"generated\""),
+            "sweep r.toml --layers 1 --coeffs 3",
+        ),
+        (
+            |d| {
+                recipe(
+                    d,
+                    "coeff = 3.0",
+                    "coeff = 3.0\npositions = \"answer\"\n[selection]",
+                )
+            },
+            "run r.toml",
+        ),
     ]);
     insta::assert_snapshot!(text);
 }
@@ -126,7 +140,6 @@ fn recipe_and_model() {
             |d| recipe(d, "[1]\nlearning", "[9]\nlearning"),
             "tune r.toml --plan",
         ),
-        (|d| more(d, ""), "tune r.toml --plan --mode truth"),
         (|d| more(d, ""), "tune r.toml --plan -m nowhere"),
         (|d| more(d, ""), "sweep r.toml --layers '1;4-6' --coeffs 3"),
         (|d| more(d, ""), "sweep r.toml --layers '1;' --coeffs 3"),

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 /// The answers under one dose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct DosePoint {
-    /// Signed coeff, as given to the intervention; 0 is the base model.
-    pub coeff: f64,
+    /// Signed total of the coefficients of all layers; 0 is the base model.
+    #[serde(alias = "coeff")]
+    pub total: f64,
     /// The same as a signed fraction of the mean residual norm.
     pub fraction: Option<f64>,
     /// Claims.
@@ -36,14 +37,14 @@ impl DoseCurve {
     /// Doses from the most negative to the most positive.
     fn sorted(&self) -> Vec<DosePoint> {
         let mut doses = self.doses.clone();
-        doses.sort_by(|a, b| a.coeff.total_cmp(&b.coeff));
+        doses.sort_by(|a, b| a.total.total_cmp(&b.total));
         doses
     }
 
-    /// The residual norm that coeffs are fractions of, read off the largest dose.
+    /// The residual norm that totals are fractions of, read off the largest dose.
     fn norm(&self) -> Option<f64> {
         let sized = self.sorted().into_iter();
-        let sized = sized.filter_map(|d| Some((d.coeff, d.fraction?)));
+        let sized = sized.filter_map(|d| Some((d.total, d.fraction?)));
         let largest = sized.max_by(|a, b| a.0.abs().total_cmp(&b.0.abs()))?;
         let norm = largest.0 / largest.1;
         (norm.is_finite() && norm > 0.).then_some(norm)
@@ -52,24 +53,24 @@ impl DoseCurve {
     /// The pictures: claims, two-choice questions, perplexity, as far as they were measured.
     fn plots(&self) -> Option<[Option<Plot>; 3]> {
         let doses = self.sorted();
-        let x = extent(doses.iter().map(|d| d.coeff))?;
+        let x = extent(doses.iter().map(|d| d.total))?;
         let axes = Axes {
             above: self.norm().map(|n| (n, "fraction of the residual norm")),
-            ..Axes::new(["coeff", "share"], x, (0., 1.))
+            ..Axes::new(["total", "share"], x, (0., 1.))
         };
         let name = layer_set(&self.layers);
         let shares = |set: &str, of: fn(&DosePoint) -> Option<Outcomes>| {
-            let outcomes = doses.iter().filter_map(|d| Some((d.coeff, of(d)?)));
+            let outcomes = doses.iter().filter_map(|d| Some((d.total, of(d)?)));
             let outcomes: Vec<_> = outcomes.collect();
             let title = format!("{set}, {name}");
             (!outcomes.is_empty()).then(|| shares(&title, axes, &outcomes))
         };
         let perplexity = |d: &DosePoint| d.perplexity.filter(|p| p.is_finite());
-        let points = doses.iter().filter_map(|d| Some((d.coeff, perplexity(d)?)));
+        let points = doses.iter().filter_map(|d| Some((d.total, perplexity(d)?)));
         let points: Vec<Point> = points.collect();
         let perplexity = extent(points.iter().map(|p| p.1)).map(|(_, highest)| {
             let axes = Axes {
-                names: ["coeff", "perplexity"],
+                names: ["total", "perplexity"],
                 y: (0., highest * 1.05),
                 ..axes
             };
@@ -92,7 +93,7 @@ impl DoseCurve {
         let rows: Vec<Row> = curves.iter().flat_map(doses).collect();
         let mut columns = vec![
             Column::plain("", "layers", |row: &Row| Some(row.0.clone())),
-            Column::data("coeff", |row: &Row| Some(row.1.coeff)),
+            Column::data("total", |row: &Row| Some(row.1.total)),
             Column::data("fraction", |row: &Row| row.1.fraction),
             Column::data("perplexity", |row: &Row| row.1.perplexity),
         ];
@@ -108,7 +109,7 @@ impl DoseCurve {
     }
 }
 
-/// Both shares over the coeff, each with the band of its Wilson intervals.
+/// Both shares over the total, each with the band of its Wilson intervals.
 fn shares(title: &str, axes: Axes<'_>, outcomes: &[(f64, Outcomes)]) -> Plot {
     let sides = [
         (Verdict::Positive, Ink::POSITIVE),

@@ -21,7 +21,9 @@ use captured_pairs::run_pairs;
 use contrast::PairSums;
 use reptune_adapters::model::Architecture;
 use reptune_adapters::steering::direction::Provenance;
-use reptune_adapters::{Direction, DirectionSet, HookedModel, ModelSpec, files};
+use reptune_adapters::{
+    Direction, DirectionSet, HookedModel, ModelSpec, Operator, files, open_directions_for,
+};
 use std::collections::BTreeMap;
 
 /// What extraction gives: the directions, and how the pairs came out.
@@ -136,7 +138,7 @@ fn sets(
 ) -> Result<Vec<Extracted>> {
     let nuisance = match &recipe.extraction.without {
         Some(Without::File(path)) => {
-            let set = DirectionSet::load(path)?;
+            let set = open_directions_for(path, Operator::Ablate)?;
             set.check_model(path, spec)?;
             Some(set)
         }

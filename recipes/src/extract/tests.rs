@@ -6,6 +6,7 @@ use crate::recipe::{ExtractionMethod, Pca, PcaRows, Probe};
 use crate::toy::{chat, recipe, tiny};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use reptune_adapters::steering::exchange::svec;
 use reptune_adapters::{Direction, ForwardOptions, KeyValueCache, PrefixTree};
 
 const METHODS: [ExtractionMethod; 4] = [
@@ -332,16 +333,17 @@ fn the_answer_token_is_taken_out_of_the_directions_of_a_model() {
         .expect("it");
     let along: f64 = v.iter().zip(&off).map(|(x, y)| (x - y).powi(2)).sum();
     assert!(along.sqrt() < 1e-6, "{along:e}");
-    // The same from a file.
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    found[0].directions.save(file.path()).expect("saved");
-    let itself = recipe(&format!(
-        "{extraction}\nwithout = '{}'",
-        file.path().display()
-    ));
-    let again = find(tiny().spec(), &itself, &captured).expect("directions");
-    let again = again[0].directions.layer(1).expect("a direction");
-    assert!(cosine(again, &v).abs() < 1e-6);
+    // The same from a file, of reptune or of another program.
+    let [own, other] = [(); 2].map(|()| tempfile::NamedTempFile::new().expect("a file"));
+    found[0].directions.save(own.path()).expect("saved");
+    svec::write(other.path(), &found[0].directions, &[0, 1, 2, 3]).expect("saved");
+    for file in [own, other] {
+        let file = file.path().display();
+        let itself = recipe(&format!("{extraction}\nwithout = '{file}'"));
+        let again = find(tiny().spec(), &itself, &captured).expect("directions");
+        let again = again[0].directions.layer(1).expect("a direction");
+        assert!(cosine(again, &v).abs() < 1e-6);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `[steering]`: how the direction is added while the model runs.
 
 use super::default::number;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use reptune_adapters::{
     Decide, DirectionSet, Dose, Gate, Intervention, ModelSpec, Operator, Positions, Side,
     open_directions,
@@ -129,14 +129,23 @@ impl SteeringSettings {
         }
     }
 
+    /// Refuses positions outside of the prompt, at which one-token answers are as without
+    /// steering.
+    pub fn check_scored(&self) -> Result<()> {
+        match self.positions.in_prompt() {
+            true => Ok(()),
+            false => Err(Error::unsteered("log-odds", &self.positions.to_string())),
+        }
+    }
+
     /// The dose as a total over the layers (for `clamp`: the projection at each of them);
     /// none where fractions are tried.
     pub fn total(&self) -> Option<f64> {
-        match (self.coeff, self.operator) {
-            (Some(coeff), Operator::Clamp) => Some(coeff),
-            (Some(coeff), _) => Some(coeff * self.layers.len() as f64),
-            (None, _) => self.total,
-        }
+        let n = match self.operator.adds_up() {
+            true => self.layers.len(),
+            false => 1,
+        };
+        self.coeff.map(|coeff| coeff * n as f64).or(self.total)
     }
 
     /// The intervention of the table with the directions `set` (of

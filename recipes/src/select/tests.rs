@@ -1,7 +1,8 @@
 use super::*;
 use crate::chat::Message;
 use crate::data::{Claim, Items};
-use crate::extract::{CapturedPairs, find};
+use crate::extract::Extracted;
+use crate::extract::{CapturedPairs, Extracted, find};
 use crate::recipe::Selection;
 use crate::score::{Choice, ModelVariant, log_odds};
 use crate::toy::{chat, recipe, tiny};
@@ -153,6 +154,4 @@ fn what_a_model_does_is_measured_on_the_layers_that_may_be_chosen() {
     assert_eq!(choice.layer, 2);
     let by = &table.candidates[2].doses;
     assert!(by[0].shift > 0. && by[1].shift > 0., "{by:?}");
-    let chosen = &found[choice.place].directions;
-    assert_eq!(choice.directions(&found).ok(), Some(chosen));
 }

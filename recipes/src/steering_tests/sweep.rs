@@ -56,19 +56,19 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
     // Layers 1 and 2 have norms 3 and 4: half at each is 2 * 0.5 * 3.5 in all.
     let both = &cells[6..];
     assert_eq!(
-        (both[0].cell.coeff, both[0].cell.fraction),
+        (both[0].cell.total, both[0].cell.fraction),
         (4., Some(4. / 7.))
     );
     assert_eq!(
-        (both[1].cell.coeff, both[1].cell.fraction),
+        (both[1].cell.total, both[1].cell.fraction),
         (3.5, Some(0.5))
     );
     assert_eq!(
-        (both[3].cell.coeff, both[3].cell.fraction),
+        (both[3].cell.total, both[3].cell.fraction),
         (-3.5, Some(-0.5))
     );
     assert_eq!(
-        (both[4].cell.kind, both[4].cell.coeff),
+        (both[4].cell.kind, both[4].cell.total),
         (Some(SteeringKind::Ablate), 0.)
     );
     // The score is that of a forward of the prompt alone.
@@ -98,6 +98,14 @@ fn a_sweep_scores_answers_and_goes_on_where_it_was_cut() -> Result<()> {
             (4, 0)
         );
     }
+    // Lines of earlier versions call the total `coeff`.
+    std::fs::write(&file, whole.replace("\"total\":", "\"coeff\":")).expect("a file");
+    assert_eq!(run(&grid, &choices(), &file, &mut |_, _| {})?, cells);
+    assert!(
+        !std::fs::read_to_string(&file)
+            .expect("the file")
+            .contains("total")
+    );
     // Cut in the middle of the fifth line: four are taken, the rest is computed again.
     let cut = whole.match_indices('\n').nth(3).expect("four lines").0 + 20;
     std::fs::write(&file, &whole[..cut]).expect("a file");

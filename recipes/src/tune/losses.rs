@@ -2,12 +2,12 @@
 //! gradients of what is trained: summed over parts of a batch, and clipped.
 
 use super::Tuner;
-use super::objective::{Losses, Outputs, plus};
+use super::objective::{Losses, Outputs};
 use super::prompts::TuningPrompt;
 use crate::activation_cache::{ActivationCache, last_unchanged, resume};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use reptune_adapters::lora::loss::LabelRow;
 use reptune_adapters::ops::in_pool;
 use reptune_adapters::{Adapter, CaptureTokens, ForwardOptions, KeyValueCache, PrefixTree};
@@ -52,9 +52,8 @@ impl Tuner<'_> {
             activations: self.memory.activations,
             ..ForwardOptions::default()
         };
-        let (mut cache, device) = (KeyValueCache::none(), self.model.device());
-        let output = self.model.forward(&tree, &mut cache, &options)?;
-        let nothing = Tensor::zeros((1, 1), DType::F32, device)?;
+        let none = &mut KeyValueCache::none();
+        let output = self.model.forward(&tree, none, &options)?;
         let mut rows = Vec::new();
         for (layer, direction) in directions {
             for position in 0..offsets.len() {
@@ -64,7 +63,7 @@ impl Tuner<'_> {
             }
         }
         let outputs = Outputs {
-            logits: output.logits.unwrap_or(nothing),
+            logits: output.into_logits()?,
             labels,
             rows,
             m: self.settings.m,
@@ -73,16 +72,13 @@ impl Tuner<'_> {
         Ok(Losses(losses.collect::<Result<_>>()?))
     }
 
-    /// The activations of all prompts below everything that `update` changes and a loss
-    /// reads, and their layer; none where layer 0 is among it. They are kept for the next
+    /// The activations of all prompts below everything that `update` changes, and their layer;
+    /// none where it changes layer 0. No loss reads a row below. They are kept for the next
     /// tuning.
     pub(super) fn cached(&self, update: &Adapter) -> Result<Option<(usize, Arc<ActivationCache>)>> {
-        let Some(below) = last_unchanged(self.model.spec(), &[], Some(update)) else {
+        let Some(layer) = last_unchanged(self.model.spec(), &[], Some(update)) else {
             return Ok(None);
         };
-        let read = self.directions.iter().map(|(layer, _)| *layer).min();
-        let read = read.filter(|_| self.objective.reads_rows());
-        let layer = read.map_or(below, |read| read.min(below));
         let mut last = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let prompts = || self.train.iter().chain(&self.validation).map(|p| &p.ids);
         if let Some(cache) = &*last
@@ -173,8 +169,8 @@ fn weighted(gradient: Option<Tensor>, weight: f64) -> Result<Option<Tensor>> {
 }
 
 fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
-    match b {
-        Some(b) => plus(a, b),
-        None => Ok(a),
-    }
+    Ok(match (a, b) {
+        (Some(a), Some(b)) => Some((a + b)?),
+        (a, b) => a.or(b),
+    })
 }

@@ -18,8 +18,6 @@ pub struct TuningSize<'a> {
     pub spec: &'a ModelSpec,
     /// How it is tuned.
     pub tuning: &'a Tuning,
-    /// Whether a term of the objective reads residual rows.
-    pub reads_rows: bool,
     /// Prompts that are trained on.
     pub train: &'a [TuningPrompt],
     /// Prompts for validation.
@@ -122,13 +120,10 @@ impl TuningSize<'_> {
         }
     }
 
-    /// The block whose output is cached; none where block 0 is trained or read.
+    /// The block whose output is cached; none where block 0 is trained.
     pub fn cache_layer(&self) -> Option<usize> {
         let trained = self.tuning.layers.iter().copied().min();
-        let below = trained.unwrap_or(self.spec.layers).checked_sub(1);
-        let read = self.tuning.all_representation_layers().iter().min();
-        let read = read.copied().filter(|_| self.reads_rows);
-        below.map(|below| read.map_or(below, |read| read.min(below)))
+        trained.unwrap_or(self.spec.layers).checked_sub(1)
     }
 
     /// Counts of all prompts together.

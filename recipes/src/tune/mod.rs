@@ -97,7 +97,6 @@ impl<'a> Tuner<'a> {
         let size = TuningSize {
             spec: model.spec(),
             tuning: settings,
-            reads_rows: objective.reads_rows(),
             train: &train,
             validation: &validation,
             seed,

@@ -4,9 +4,9 @@
 //! To add a term: add a variant to [`Term`] with its arms in `impl Term`, and name it in
 //! [`Objective::of`]. Metrics, validation, gradients and parameter groups follow.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::{Mode, ModuleSettings, Tuning};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use reptune_adapters::Adapter;
 use reptune_adapters::lora::loss::{
     Label, LabelRow, Representation, representation_loss, token_loss,
@@ -55,12 +55,9 @@ impl Term {
         match self {
             Self::Token(label) => Ok(token_loss(&of.logits, &of.labels, label)?),
             Self::Representation(kind) => {
-                let mut sum = None;
-                for (direction, h) in &of.rows {
-                    sum = plus(sum, representation_loss(h, direction, kind, of.m)?)?;
-                }
-                let sum = sum.map_or_else(|| Tensor::new(0f32, of.logits.device()), Ok)?;
-                Ok((sum / of.rows.len() as f64)?)
+                let losses = of.rows.iter();
+                let losses = losses.map(|(d, h)| Ok(representation_loss(h, d, kind, of.m)?));
+                Ok((sum(losses)? / of.rows.len() as f64)?)
             }
         }
     }
@@ -135,16 +132,10 @@ pub(super) fn module_settings(tuning: &Tuning, update: &Adapter) -> Vec<ModuleSe
 pub(super) struct Losses(pub Vec<Tensor>);
 
 impl Losses {
-    /// `sum_t weights[t] * loss[t]`; a term that is alone as it is.
+    /// `sum_t weights[t] * loss[t]`
     pub(super) fn total(&self, weights: &[f64]) -> Result<Tensor> {
-        if let [only] = self.0.as_slice() {
-            return Ok(only.clone());
-        }
-        let mut sum = None;
-        for (loss, weight) in self.0.iter().zip(weights) {
-            sum = plus(sum, (loss * *weight)?)?;
-        }
-        Ok(sum.map_or_else(|| Tensor::new(0f32, &Device::Cpu), Ok)?)
+        let terms = self.0.iter().zip(weights);
+        sum(terms.map(|(loss, weight)| Ok((loss * *weight)?)))
     }
 
     /// The losses as numbers.
@@ -154,10 +145,11 @@ impl Losses {
     }
 }
 
-/// A sum of tensors and one more.
-pub(super) fn plus(sum: Option<Tensor>, more: Tensor) -> Result<Option<Tensor>> {
-    Ok(Some(match sum {
-        Some(sum) => (sum + more)?,
-        None => more,
-    }))
+/// The sum of tensors, of which there is at least one.
+fn sum(mut terms: impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
+    let first = terms.next().unwrap_or_else(|| {
+        let hint = "name a mode and layers to tune";
+        Err(Error::value("loss", "at least one term", "none", hint))
+    });
+    terms.try_fold(first?, |sum, term| Ok((sum + term?)?))
 }

@@ -154,7 +154,6 @@ fn plan(spec: &ModelSpec, work: &TuneWork) -> TuningPlan {
     TuningPlan::of(&TuningSize {
         spec,
         tuning: &work.tuning,
-        reads_rows: work.representation.is_some(),
         train: &train,
         validation: &[],
         seed: work.seed,

@@ -168,24 +168,24 @@ fn losses(size: Size, mode: &str, representation: bool) -> LossCurve {
 }
 
 fn doses(layers: &[usize], strength: f64) -> DoseCurve {
-    let dose = |coeff: f64| {
-        let push = (coeff * strength / 30.).tanh();
-        let broken = 40. * (coeff.abs() / 47.).powi(4);
+    let dose = |total: f64| {
+        let push = (total * strength / 30.).tanh();
+        let broken = 40. * (total.abs() / 47.).powi(4);
         let honest = (100. + 62. * push.max(-0.9) - broken / 2.).round();
         let tally =
             |honest: f64| outcomes(honest as usize, (200. - honest - broken).max(0.) as usize);
         DosePoint {
-            coeff,
-            fraction: Some(coeff / 85.),
+            total,
+            fraction: Some(total / 85.),
             claims: tally(honest),
             choices: Some(tally((honest * 0.8 + 18.).round())),
             perplexity: Some(5.4 + broken * 0.3),
         }
     };
-    let coeffs = [-47., -33., -19., -12., -5., 0., 5., 12., 19., 33., 47.];
+    let totals = [-47., -33., -19., -12., -5., 0., 5., 12., 19., 33., 47.];
     DoseCurve {
         layers: layers.to_vec(),
-        doses: coeffs.map(dose).to_vec(),
+        doses: totals.map(dose).to_vec(),
     }
 }
 
