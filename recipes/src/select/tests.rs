@@ -1,7 +1,6 @@
 use super::*;
 use crate::chat::Message;
 use crate::data::{Claim, Items};
-use crate::extract::Extracted;
 use crate::extract::{CapturedPairs, Extracted, find};
 use crate::recipe::Selection;
 use crate::score::{Choice, ModelVariant, log_odds};

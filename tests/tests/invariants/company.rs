@@ -1,6 +1,6 @@
 //! What a prompt says does not depend on the prompts that it shares a batch with.
 
-use super::forward::world;
+use super::forward::{World, in_every_world};
 use anyhow::Result;
 use reptune_adapters::Positions;
 use reptune_recipes::generate::{Generation, Sampling, generate, generate_variants};
@@ -9,7 +9,10 @@ use reptune_recipes::generate::{Generation, Sampling, generate, generate_variant
 /// two and four tokens, and one stands there twice.
 #[test]
 fn a_prompt_alone_says_what_it_says_beside_any_other() -> Result<()> {
-    let w = world()?;
+    in_every_world(alone_and_together)
+}
+
+fn alone_and_together(w: &World) -> Result<()> {
     let greedy = Generation {
         max_new_tokens: 8,
         ..Generation::default()
