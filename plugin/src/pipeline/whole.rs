@@ -3,11 +3,12 @@
 use super::results::{self, RunModels};
 use super::run::{Run, Tuned, tuned_name};
 use super::{figures, merge};
+use crate::bake::{self, BakePlan};
 use crate::error::{Error, Result, caught};
 use crate::model::{ModelDir, Source, open_checked, uqff::WeightType};
+use crate::progress;
 use crate::session::{Session, StageInput, Totals};
 use crate::stages::write_json;
-use crate::{bake, progress};
 use reptune_adapters::{DirectionSet, HookedModel, files, lora::peft};
 use reptune_recipes::{recipe::Mode, report::write_report};
 use reptune_report::{ModelRow, QuantizedRow, Report, ResultTable, StageFailure};
