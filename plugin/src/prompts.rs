@@ -1,7 +1,6 @@
 //! Prompt files: one JSON object on each line.
 
-use reptune_adapters::files;
-use reptune_recipes::{Chat, Error, Message, Result};
+use reptune_recipes::{Chat, Error, Message, Result, data::read_text};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -48,7 +47,7 @@ pub(crate) fn ids(prompts: &[PromptLine], chat: &Chat) -> Result<Vec<Vec<u32>>> 
 /// # Errors
 /// Names the line that is not a prompt.
 pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
-    let bytes = files::read(path)?;
+    let text = read_text(path)?;
     let wrong = |place: String, expected, found: String| {
         Error::input(
             path,
@@ -58,7 +57,6 @@ pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
             "write one JSON object per line",
         )
     };
-    let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
     let prompt = |(i, line): (usize, &str)| {

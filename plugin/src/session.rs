@@ -48,6 +48,7 @@ impl Session {
     pub fn open(path: &Path, model: Option<&str>, options: LoadOptions) -> Result<Self> {
         let recipe = Recipe::read(path)?;
         let items = Items::read(&recipe)?;
+        items.notes.iter().for_each(progress::line);
         let found = ModelDir::resolve(model.unwrap_or(&recipe.model))?;
         let directory = found.path().to_owned();
         progress::note(format_args!("loading {}", directory.display()));

@@ -1,7 +1,7 @@
 //! `sweep` and `tune` as a user meets them: a small run of each on the honest mini-Llama that
 //! must show a real effect.
 
-use crate::program::{json, masked, model, printed, refusal, root};
+use crate::program::{json, masked, model, printed, refusal, reptune, root};
 use reptune_adapters::DirectionSet;
 use reptune_recipes::Recipe;
 use serde_json::Value;
@@ -54,6 +54,37 @@ fn number(value: &Value) -> f64 {
     value
         .as_f64()
         .unwrap_or_else(|| panic!("a number, not {value}"))
+}
+
+/// Files as people have them: which format one has is told by its columns, and printed.
+#[test]
+fn the_format_of_the_data_is_said() {
+    let directory = workplace("");
+    let path = directory.path().join("r.toml");
+    let recipe = std::fs::read_to_string(&path).expect("the recipe");
+    let ours = format!(
+        "claims = {{ file = \"{}/claims.jsonl\", group = \"fact\" }}",
+        model()
+    );
+    let other =
+        "claims = { file = \"facts.csv\" }\nchoices = { file = \"evals.jsonl\", format = \"caa\" }";
+    assert!(recipe.contains(&ours));
+    std::fs::write(&path, recipe.replace(&ours, other)).expect("writable");
+    let fact = |i: usize| format!("The tower has {i} steps.,{}.0\n", i % 2);
+    let facts: String = (0..60).map(fact).collect();
+    let facts = format!("statement,label\n{facts}");
+    std::fs::write(directory.path().join("facts.csv"), facts).expect("writable");
+    let evals = r#"{"question": "Pick. (A) red (B) blue", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}"#;
+    std::fs::write(directory.path().join("evals.jsonl"), evals).expect("writable");
+    let output = reptune(directory.path(), &["tune", "r.toml", "--plan"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "facts.csv: 60 claims, format `statements`: `statement` is the claim",
+        "evals.jsonl: 1 two-choice questions, format `caa`: the answer that matches the behaviour",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
 
 #[test]

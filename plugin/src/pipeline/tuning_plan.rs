@@ -1,7 +1,7 @@
 //! What tuning a recipe needs, before any weight is read.
 
 use crate::error::{Error, Result};
-use crate::{decoder::parse_isq, model::ModelDir};
+use crate::{decoder::parse_isq, model::ModelDir, progress};
 use candle_core::quantized::GgmlDType;
 use reptune_adapters::{GradientCheckpointing, ModelSpec, model::ModuleKind};
 use reptune_recipes::data::{Claim, Items};
@@ -51,6 +51,7 @@ pub fn plan(
 ) -> Result<Planned> {
     let recipe = Recipe::read(file)?;
     let items = Items::read(&recipe)?;
+    items.notes.iter().for_each(progress::line);
     let directory = Path::new(model.unwrap_or(&recipe.model));
     if !directory.is_dir() {
         let expected = "a directory with config.json and tokenizer.json";

@@ -106,7 +106,7 @@ fn data() {
         (
             |d| {
                 write(d, "r.toml", RECIPE);
-                write(d, "claims.csv", "statement,label\nsnow is white,true\n");
+                write(d, "claims.csv", "sentence,label\nsnow is white,true\n");
             },
             "run r.toml",
         ),
@@ -118,6 +118,31 @@ fn data() {
                     "claims.csv",
                     "claim,label\nsnow is white,true\nsnow is red,perhaps\n",
                 );
+            },
+            "run r.toml",
+        ),
+        (
+            |d| {
+                write(d, "r.toml", RECIPE);
+                write(d, "claims.csv", "claim;label\nsnow is white;true\n");
+            },
+            "run r.toml",
+        ),
+        (
+            |d| {
+                write(d, "r.toml", RECIPE);
+                write(
+                    d,
+                    "claims.csv",
+                    "claim,label\nsnow is white,true\nnan,false\n",
+                );
+            },
+            "run r.toml",
+        ),
+        (
+            |d| {
+                recipe(d, "claims.csv\"", "claims.csv\", format = \"caa\"");
+                write(d, "claims.csv", "claim,label\nsnow is white,true\n");
             },
             "run r.toml",
         ),

@@ -1,8 +1,9 @@
 //! Checks of values that the types of the schema allow but that make no sense.
 
 use super::{
-    Evaluation, Extraction, ExtractionMethod, JudgeSettings, Personas, PromptTemplates, Recipe,
-    Retention, Search, Selection, SteeringSettings, Study, Tuning, Without,
+    Data, DataFormat, Evaluation, Extraction, ExtractionMethod, JudgeSettings, Personas,
+    PromptTemplates, Recipe, Retention, Search, Selection, SteeringSettings, Study, Tuning,
+    Without,
 };
 use reptune_adapters::steering::positions::PositionsUse;
 use reptune_adapters::{Error, Operator, Positions, Result};
@@ -75,6 +76,7 @@ impl Recipe {
         let fits = split.iter().all(|s| positive(*s)) && split[0] + split[1] < 1.;
         let (expected, found) = ("two positive shares with a sum below 1", split);
         Table("data").need(fits, "split", expected, format!("{found:?}"))?;
+        data(&self.data)?;
         extraction(&self.extraction, &self.prompt.markers())?;
         self.selection.iter().try_for_each(selection)?;
         self.study.iter().try_for_each(study)?;
@@ -130,6 +132,23 @@ pub(super) fn prompt(p: &PromptTemplates) -> Result<()> {
     let [a, b] = &p.labels;
     let found = format!("`{a}` twice");
     at.need(a != b, "labels", "two different labels", found)
+}
+
+/// Columns are named in the recipe's own formats only; the others have fixed ones.
+fn data(d: &Data) -> Result<()> {
+    let check = |key: &str, given: Option<DataFormat>, own: DataFormat, named: bool| {
+        let other = given.filter(|given| named && *given != own);
+        let expected = format!("`{own}`, because columns are named, or no named columns");
+        let found = other.map_or(String::new(), |format| format!("`{format}`"));
+        Table("data").need(other.is_none(), &format!("{key}.format"), &expected, found)
+    };
+    let named = d.claims.claim.is_some() || d.claims.label.is_some();
+    check("claims", d.claims.format, DataFormat::Statements, named)?;
+    d.choices.iter().try_for_each(|c| {
+        let named = [&c.question, &c.a, &c.b, &c.right];
+        let named = named.iter().any(|column| column.is_some());
+        check("choices", c.format, DataFormat::Choices, named)
+    })
 }
 
 fn extraction(e: &Extraction, markers: &[String]) -> Result<()> {

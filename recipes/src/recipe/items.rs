@@ -2,8 +2,8 @@
 //! they become prompts.
 
 use reptune_report::Poles;
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 /// The behaviour, as two personas in several wordings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct PromptTemplates {
     #[serde(default = "default_choice")]
     pub choice: String,
     /// The answer tokens: for a true claim, and for a false one.
-    #[serde(default = "default_labels")]
+    #[serde(default = "default_labels", deserialize_with = "trimmed")]
     pub labels: [String; 2],
 }
 
@@ -51,18 +51,51 @@ pub struct Data {
     pub split: [f64; 2],
 }
 
+/// A format of a file of claims or questions, told by its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    /// Claims with labels: `claim` (or `statement`) and `label`.
+    Statements,
+    /// Two-choice questions: `question`, `a`, `b` and `right`.
+    Choices,
+    /// Questions about a behaviour of CAA and Anthropic's evaluations.
+    Caa,
+    /// TruthfulQA's table of questions with correct and incorrect answers.
+    #[serde(rename = "truthfulqa")]
+    TruthfulQa,
+    /// TruthfulQA's `mc_task.json`.
+    McTask,
+    /// Propositions of MASK.
+    Mask,
+}
+
+impl fmt::Display for DataFormat {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Statements => "statements",
+            Self::Choices => "choices",
+            Self::Caa => "caa",
+            Self::TruthfulQa => "truthfulqa",
+            Self::McTask => "mc_task",
+            Self::Mask => "mask",
+        })
+    }
+}
+
 /// A file of claims, and its columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimFile {
-    /// A .csv or .jsonl file (relative to the recipe file).
+    /// A .csv, .tsv, .json or .jsonl file (relative to the recipe file).
     pub file: PathBuf,
-    /// Column of the claim.
-    #[serde(default = "claim_column")]
-    pub claim: String,
-    /// Column of its truth: true or false, 1 or 0, yes or no.
-    #[serde(default = "label_column")]
-    pub label: String,
+    /// Its format; none: what its columns tell.
+    pub format: Option<DataFormat>,
+    /// Column of the claim; none: `claim`, or else `statement`.
+    pub claim: Option<String>,
+    /// Column of its truth; none: `label`. True or false, yes or no, 1 or 0, or one of
+    /// `prompt.labels`.
+    pub label: Option<String>,
     /// Column that names what a claim is about: claims of one group stay on one
     /// side of the split. Without it every claim is a group.
     pub group: Option<String>,
@@ -72,20 +105,18 @@ pub struct ClaimFile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChoiceFile {
-    /// A .csv or .jsonl file (relative to the recipe file).
+    /// A .csv, .tsv, .json or .jsonl file (relative to the recipe file).
     pub file: PathBuf,
-    /// Column of the question.
-    #[serde(default = "question_column")]
-    pub question: String,
-    /// Column of option A.
-    #[serde(default = "a_column")]
-    pub a: String,
-    /// Column of option B.
-    #[serde(default = "b_column")]
-    pub b: String,
-    /// Column of the right option: A or B.
-    #[serde(default = "right_column")]
-    pub right: String,
+    /// Its format; none: what its columns tell.
+    pub format: Option<DataFormat>,
+    /// Column of the question; none: `question`.
+    pub question: Option<String>,
+    /// Column of option A; none: `a`.
+    pub a: Option<String>,
+    /// Column of option B; none: `b`.
+    pub b: Option<String>,
+    /// Column of the right option, A or B; none: `right`.
+    pub right: Option<String>,
     /// Column that names what a question is about; questions about groups that
     /// claims were trained or validated on are left out.
     pub group: Option<String>,
@@ -165,28 +196,10 @@ fn default_split() -> [f64; 2] {
     [0.6, 0.2]
 }
 
-fn claim_column() -> String {
-    "claim".into()
-}
-
-fn label_column() -> String {
-    "label".into()
-}
-
-fn question_column() -> String {
-    "question".into()
-}
-
-fn a_column() -> String {
-    "a".into()
-}
-
-fn b_column() -> String {
-    "b".into()
-}
-
-fn right_column() -> String {
-    "right".into()
+/// Labels without the blanks around them: which token an answer is follows from the template.
+fn trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[String; 2], D::Error> {
+    let labels = <[String; 2]>::deserialize(deserializer)?;
+    Ok(labels.map(|label| label.trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub use evaluation::{Evaluation, JudgeSettings, OpenEnded, Texts};
 pub use extraction::{
     Extraction, ExtractionMethod, PairFilter, Pairing, Pca, PcaRows, Probe, Without,
 };
-pub use items::{ChoiceFile, ClaimFile, Data, Personas, PromptTemplates, WordedClaim};
+pub use items::{ChoiceFile, ClaimFile, Data, DataFormat, Personas, PromptTemplates, WordedClaim};
 pub use mode::Mode;
 pub use search::{Search, Selection};
 pub use steering::{Compose, Condition, SteeringSettings};
