@@ -145,13 +145,14 @@ impl Conversion<'_> {
             return Err(unfit("--out", expected, found, "rename it"));
         }
         let spec = self.spec()?;
-        let update = peft::load(self.from, &spec)?;
+        let (update, notes) = peft::load_noted(self.from, &spec)?;
         lora::write(self.out, &update, &spec)?;
         let n = update.modules.len();
-        let notes = [
+        let mut notes: Vec<&str> = notes.iter().map(String::as_str).collect();
+        notes.extend([
             "rows of B of q_proj and k_proj are in llama.cpp's order",
             "left out: keys of adapter_config.json other than rank and alpha",
-        ];
+        ]);
         converted(&format!("a LoRA of {n} weights for llama.cpp"), &notes)
     }
 

@@ -1,6 +1,6 @@
 //! `reptune convert` as it is typed, and steering with a file of another program.
 
-use crate::program::{json, printed, refusal, root};
+use crate::program::{json, printed, refusal, reptune, root};
 use reptune_adapters::lora::peft;
 use reptune_adapters::open_directions;
 use reptune_adapters::steering::direction::{Direction, DirectionSet, Provenance};
@@ -269,4 +269,76 @@ fn what_cannot_be_converted_is_refused_with_what_to_do() {
         .expect("a directory")
         .collect();
     assert_eq!(left.len(), 1, "nothing was written: {left:?}");
+}
+
+#[test]
+fn an_adapter_is_merged_once_unless_more_is_asked_for() {
+    let room = tempfile::tempdir().expect("room");
+    let adapter = shown(&root().join("tests/interop/fixtures/peft/plain"));
+    let base = shown(&model());
+    let merge = |model: &str, out: &str, more: &[&str]| -> Vec<String> {
+        let from = ["merge", "-m", model, "--adapter", &adapter, "-o", out];
+        from.iter().chain(more).map(|a| (*a).to_owned()).collect()
+    };
+    let done = |all: Vec<String>| {
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        printed(room.path(), &all)
+    };
+    let refused = |all: Vec<String>| {
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        refusal(room.path(), &all)
+    };
+    done(merge(&base, "once", &[]));
+    done(merge(&base, "quantized", &["--quantize", "q8_0"]));
+    // From full to full, from full to quantized, and from quantized to quantized.
+    for (model, more) in [
+        ("once", &[][..]),
+        ("once", &["--quantize", "q8_0"]),
+        ("quantized", &[]),
+    ] {
+        let told = refused(merge(model, "twice", more));
+        for said in ["merged adapters", "--again", model] {
+            assert!(told.contains(said), "{said}: {told}");
+        }
+        assert!(!room.path().join("twice").exists());
+    }
+    done(merge("once", "twice", &["--again"]));
+    done(merge("quantized", "quantized twice", &["--again"]));
+    done(merge("once", "mixed", &["--again", "--quantize", "q8_0"]));
+    for (name, updates) in [
+        ("once", 1),
+        ("twice", 2),
+        ("quantized twice", 2),
+        ("mixed", 2),
+    ] {
+        let found = json(room.path(), &["inspect", name]);
+        let merged = found["facts"]["merged updates"]
+            .as_str()
+            .unwrap_or_default();
+        assert_eq!(merged.split(", ").count(), updates, "{name}: {merged}");
+    }
+}
+
+#[test]
+fn a_control_vector_with_a_layer_too_many_steers_where_the_model_has_layers() {
+    let room = tempfile::tempdir().expect("room");
+    let (model, file) = (shown(&model()), theirs("types.gguf"));
+    let run = |layers: &str| {
+        let from = ["generate", "--model", &model, "--prompt", "Is it true?"];
+        let how = ["--directions", &file, "--strength", "9", "--layers", layers];
+        let all = [&from[..], &how[..], &["--max-new-tokens", "4"]].concat();
+        reptune(room.path(), &all)
+    };
+    let output = run("1-3");
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{notes}");
+    for said in ["layer 4 is left out", "made for `llama-3.1`"] {
+        assert!(notes.contains(said), "{said}: {notes}");
+    }
+    for layers in ["1-4", "4"] {
+        let output = run(layers);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("layers 0 to 3"), "{message}");
+    }
 }

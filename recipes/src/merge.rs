@@ -143,6 +143,25 @@ fn index(model: &Path, shards: &[PathBuf], names: &[String]) -> Result<String> {
     Ok(serde_json::to_string_pretty(&json).unwrap_or_default() + "\n")
 }
 
+/// Refuses to merge `update` into `model` if it is among `merged`, the hashes of what the model
+/// holds already: a second time doubles the change.
+///
+/// # Errors
+/// When it is.
+pub fn check_not_merged(model: &Path, merged: &[String], update: &Adapter) -> Result<()> {
+    let hash = update.content_hash()?;
+    if !merged.contains(&hash) {
+        return Ok(());
+    }
+    let (place, expected) = (
+        "merged adapters",
+        "an adapter that the model does not hold yet",
+    );
+    let found = format!("this one ({})", &hash[..12]);
+    let hint = "its change would be doubled; leave it out, or say so with `merge --again`";
+    Err(Error::input(model, place, expected, found, hint))
+}
+
 /// Checks before anything is copied that every module has its weight.
 fn check(model: &Path, shards: &[PathBuf], update: &Adapter) -> Result<()> {
     let files = opened(shards)?;

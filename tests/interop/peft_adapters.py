@@ -11,6 +11,7 @@ refuses there are adapters only.
 import json
 import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import peft
 import torch
 from made_from import made_from
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import CordaConfig, MontecloraConfig, VeloraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -38,12 +40,24 @@ PATTERNS = {
     "alpha_pattern": {"^model.layers.2.self_attn.v_proj": 1, "v_proj": 12, "mlp.(up|down)_proj": 6},
 }
 ALL = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+CONVERTED = {"rank_pattern": {"down_proj": 3}, "alpha_pattern": {"down_proj": 2}}
 TAKEN = {
     "patterns": dict(r=4, lora_alpha=8, target_modules=ALL, **PATTERNS),
     "rslora": dict(r=4, lora_alpha=3, target_modules=["q_proj", "v_proj"], use_rslora=True, **PATTERNS),
     "named": dict(r=2, lora_alpha=4, target_modules=["o_proj"], fan_in_fan_out=True),
     "plain": dict(r=4, lora_alpha=8, target_modules=[*ALL, "k_proj", "gate_proj"], layers_to_transform=[0, 3]),
     "bf16": dict(r=3, lora_alpha=-5, target_modules=["k_proj", "gate_proj"]),
+}
+# Kinds that differ from plain LoRA while they are trained only, and ways to name the modules.
+VARIANTS = {
+    "mica": dict(r=2, lora_alpha=4, target_modules=["o_proj"], init_lora_weights="mica"),
+    "velora": dict(r=2, lora_alpha=4, target_modules=["v_proj"], velora_config=VeloraConfig(num_groups=8)),
+    "monteclora": dict(r=2, lora_alpha=4, target_modules=["v_proj"], monteclora_config=MontecloraConfig(num_samples=2)),
+    "converted": dict(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], init_lora_weights="pissa", **CONVERTED),
+    "olora": dict(r=2, lora_alpha=3, target_modules=["v_proj"], init_lora_weights="olora", use_rslora=True),
+    "regex": dict(r=2, lora_alpha=8, target_modules=r".*\.[12]\.(self_attn|mlp)\.(k|up)_proj"),
+    "excluded": dict(r=2, lora_alpha=8, target_modules="all-linear", exclude_modules=["q_proj", "model.layers.0.mlp.up_proj"]),
+    "layer": dict(r=2, lora_alpha=8, target_modules=["o_proj", "gate_proj"], layers_to_transform=2, corda_config=CordaConfig()),
 }
 REFUSED = {
     "dora": dict(r=2, lora_alpha=4, target_modules=["o_proj"], use_dora=True),
@@ -56,9 +70,9 @@ def main():
     with safe_open(str(HERE.parent / "fixtures" / "oracle-llama2.safetensors"), framework="pt") as oracle:
         prompts = [oracle.get_tensor(f"prompt.{i}.ids").tolist() for i in range(PROMPTS)]
     logits = {}
-    for seed, (case, options) in enumerate({**TAKEN, **REFUSED}.items()):
+    for seed, (case, options) in enumerate({**TAKEN, **REFUSED, **VARIANTS}.items()):
         directory = write(case, options, seed)
-        if case in TAKEN:
+        if case not in REFUSED:
             model = PeftModel.from_pretrained(load_f32(BASE), directory).eval()
             with torch.no_grad():
                 logits |= {f"{case}.{i}": logits_of(model, ids).contiguous() for i, ids in enumerate(prompts)}
@@ -66,7 +80,7 @@ def main():
     with torch.no_grad():
         for i, ids in enumerate(prompts):
             plain = logits_of(base, ids)
-            for case in TAKEN:
+            for case in TAKEN | VARIANTS:
                 far = (logits[f"{case}.{i}"] - plain).abs().max().item()
                 if far < 0.1:
                     raise SystemExit(f"{case} changes the logits of prompt {i} by {far} only")
@@ -82,11 +96,16 @@ def write(case, options, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = get_peft_model(load_f32(BASE), LoraConfig(task_type="CAUSAL_LM", **options), adapter_name=name)
+    start = tempfile.mkdtemp()
+    model.save_pretrained(start)
     for parameter_name, parameter in model.named_parameters():
         if "lora_A" in parameter_name or "lora_B" in parameter_name:
             parameter.data = torch.randn_like(parameter) * 0.2
     model.peft_config[name].base_model_name_or_path = "tiny-llama2"
-    model.save_pretrained(OUT / case)
+    # Relative to the changed base model of PiSSA and OLoRA, unless PEFT converts it.
+    changed = options.get("init_lora_weights") in ["pissa", "olora"]
+    model.save_pretrained(OUT / case, path_initial_model_for_weight_conversion=start if changed else None)
+    shutil.rmtree(start)
     (OUT / case / "README.md").unlink(missing_ok=True)
     directory = OUT / case / ("" if name == "default" else name)
     (directory / "README.md").unlink(missing_ok=True)
@@ -100,7 +119,9 @@ def write(case, options, seed):
 def tidy(path, case):
     """Sets of the config in a fixed order; in the case "named", the key that PEFT takes back."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
+    for key in ["target_modules", "exclude_modules"]:
+        if isinstance(config[key], list):
+            config[key] = sorted(config[key])
     if case == "named":
         if config["fan_in_fan_out"]:
             raise SystemExit("PEFT keeps fan_in_fan_out for torch.nn.Linear now: look at what it means on disk")

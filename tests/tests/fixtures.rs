@@ -11,7 +11,7 @@ use std::path::Path;
 const ARCHITECTURES: &str = "tests/oracle/make_architectures.py";
 
 /// Every fixture that says what it was made from, and how it is made anew.
-const FIXTURES: [(&str, &str); 11] = [
+const FIXTURES: [(&str, &str); 12] = [
     (
         "tests/fixtures/oracle-llama2.safetensors",
         "tests/oracle/make_fixtures.py",
@@ -39,6 +39,10 @@ const FIXTURES: [(&str, &str); 11] = [
     (
         "tests/interop/fixtures/llama_cpp/repeng.safetensors",
         "tests/interop/repeng_vector.py",
+    ),
+    (
+        "tests/interop/fixtures/llama_cpp/types.safetensors",
+        "tests/interop/control_vector_types.py",
     ),
     ("tests/parity/parity.safetensors", "tests/parity/make"),
 ];

@@ -209,6 +209,23 @@ impl Adapter {
         Ok(())
     }
 
+    /// Whether every delta is zero, as before the first step of a training.
+    ///
+    /// # Errors
+    /// When a factor cannot be read from its device.
+    pub fn changes_nothing(&self) -> Result<bool> {
+        for delta in self.modules.values().filter(|delta| delta.scale != 0.) {
+            let mut zero = false;
+            for (_, factor) in delta.factors() {
+                zero |= Table::of(factor)?.data.iter().all(|x| *x == 0.);
+            }
+            if !zero {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Refuses an adapter without modules.
     pub(crate) fn check_not_empty(&self) -> Result<()> {
         let (expected, hint) = ("at least one module", "tune some modules first");

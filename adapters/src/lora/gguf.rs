@@ -6,7 +6,7 @@
 //! another one for Llama and Mistral.
 
 use crate::error::{Error, Result};
-use crate::formats::gguf::{GgmlDType, Gguf, GgufWriter, Value};
+use crate::formats::gguf::{Gguf, GgufWriter, Value};
 use crate::formats::tables::Table;
 use crate::lora::adapter::{Adapter, WeightDelta};
 use crate::model::{ModelSpec, llama_cpp as llama};
@@ -134,13 +134,7 @@ pub fn read(path: &Path, model: &ModelSpec) -> Result<Adapter> {
 
 /// A factor in f32; llama.cpp's converter writes 16 bits too, and quantizes to q8_0.
 fn numbers(file: &Gguf, name: &str) -> Result<Vec<f32>> {
-    let data = match file.tensor(name).map(|t| t.dtype) {
-        Some(GgmlDType::F32) => file.floats(name)?,
-        _ => {
-            let tensor = file.quantized(name, &Device::Cpu)?;
-            Table::of(&tensor.dequantize(&Device::Cpu)?)?.data
-        }
-    };
+    let data = file.numbers(name)?;
     match data.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(file.wrong(format!("tensor `{name}`"), "finite numbers", x.to_string())),
         None => Ok(data),

@@ -29,6 +29,9 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
 
+/// Tensors that variants use while they are trained only.
+const IGNORED: [&str; 2] = [".lora_velora_embed", ".lora_monteclora_sampler"];
+
 /// Writes `adapter` into `directory`: as PEFT where PEFT has a form for it, else as
 /// [`delta_file::FILE`]. What an earlier adapter left there in the other form is removed.
 ///
@@ -137,9 +140,65 @@ pub fn load(directory: &Path, model: &ModelSpec) -> Result<Adapter> {
         return delta_file::load(directory, model);
     }
     let directory = locate(directory)?;
-    let adapter = read_in(&directory)?;
-    adapter.check_model(&directory.join(WEIGHTS), model)?;
+    let (adapter, path) = (read_in(&directory)?, directory.join(WEIGHTS));
+    for (module, delta) in &adapter.modules {
+        let (o, i) = module.kind.shape(model);
+        let factors = [
+            ("A", &delta.a, [delta.rank(), i]),
+            ("B", &delta.b, [o, delta.rank()]),
+        ];
+        let misfit = factors.into_iter().find(|(_, f, shape)| f.dims() != shape);
+        if let Some((name, factor, shape)) = misfit {
+            let place = format!("tensor `{PREFIX}{module}.lora_{name}.weight`");
+            let expected = format!("shape {shape:?}, for {}", model.name);
+            let (found, hint) = (factor.dims(), "the adapter belongs to another model");
+            return Err(Error::content(
+                path,
+                place,
+                expected,
+                format!("{found:?}"),
+                hint,
+            ));
+        }
+    }
+    adapter.check_model(&path, model)?;
     Ok(adapter)
+}
+
+/// [`load`], with remarks for the user: that the adapter changes nothing, or says that it was
+/// made for another model.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_noted(directory: &Path, model: &ModelSpec) -> Result<(Adapter, Vec<String>)> {
+    let adapter = load(directory, model)?;
+    let (mut notes, shown) = (Vec::new(), directory.display());
+    if adapter.changes_nothing()? {
+        notes.push(format!(
+            "{shown}: every delta is zero; the adapter changes nothing"
+        ));
+    }
+    // The last part of a path or a hub id; the hub's cache has directories `models--owner--name`.
+    let last = |text: &str| {
+        let mut parts = text.trim_end_matches(['/', '\\']).rsplit(['/', '\\']);
+        let last = parts.clone().next().unwrap_or_default();
+        let cached = parts.find_map(|part| part.strip_prefix("models--")?.split("--").last());
+        cached.unwrap_or(last).to_lowercase()
+    };
+    let base = base_model(directory).filter(|base| last(base) != last(&model.name));
+    notes.extend(base.map(|base| {
+        let name = &model.name;
+        format!("{shown}: the adapter was made for {base}, as it says; used with {name}")
+    }));
+    Ok((adapter, notes))
+}
+
+/// The model that the adapter in `directory` was made for, as its configuration says.
+fn base_model(directory: &Path) -> Option<String> {
+    let config = files::read(&locate(directory).ok()?.join(CONFIG)).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+    let base = config["base_model_name_or_path"].as_str()?;
+    (!base.is_empty()).then(|| base.to_owned())
 }
 
 /// Reads a PEFT directory, whatever model it is for.
@@ -186,6 +245,12 @@ fn read_in(directory: &Path) -> Result<Adapter> {
             continue;
         };
         let bare = path.strip_prefix(PREFIX).unwrap_or(path);
+        if !config.targets(bare) {
+            let expected = "a module that its config targets";
+            let hint = "PEFT ignores this tensor; correct `target_modules`, `exclude_modules` or \
+                        `layers_to_transform`, or remove the tensor";
+            return Err(weights.wrong(&name, expected, format!("`{bare}`"), hint));
+        }
         let module = TargetModule::parse(bare).ok_or_else(|| {
             let (expected, found) = ("a linear layer of a block", format!("`{bare}`"));
             let hint = "only q, k, v, o, gate, up and down are supported";
@@ -243,7 +308,10 @@ impl Weights {
             self.wrong(name, &expected, found, hint)
         };
         let info = self.file.info(name);
-        let info = info.ok_or_else(|| misfit("nothing".into()))?;
+        let info = info.ok_or_else(|| {
+            let hint = "a factor is missing; save the adapter again";
+            self.wrong(name, "a tensor", "nothing".into(), hint)
+        })?;
         if !matches!(info.shape[..], [_, _] if info.shape[dim] == rank) {
             return Err(misfit(format!("shape {:?}", info.shape)));
         }
@@ -266,13 +334,15 @@ impl Weights {
 
     /// Refuses a file that has more than A and B.
     fn finish(&self) -> Result<()> {
-        let Some(name) = self.left.iter().next() else {
+        let used = |name: &&String| !IGNORED.iter().any(|part| name.contains(part));
+        let Some(name) = self.left.iter().find(used) else {
             return Ok(());
         };
         let kinds = [
             ("lora_magnitude_vector", "the magnitudes of DoRA"),
             ("lora_B.bias", "a bias"),
             ("lora_embedding", "a tuned embedding"),
+            ("lora_B.weight", "a B without its A"),
         ];
         let found = kinds.iter().find(|(part, _)| name.contains(part));
         let found = found.map_or("another tensor", |(_, kind)| kind).to_owned();

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::formats::tables::{self, CONTENT_HASH, Metadata, Table, Tables};
-use crate::model::{ModelSpec, llama_cpp};
+use crate::model::ModelSpec;
+use crate::steering::model_hint::{HintedModel, hinted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -249,22 +250,23 @@ impl DirectionSet {
             }
         }
         if self.is_foreign() {
-            let hint = "the vectors belong to another model";
-            if let Some(layer) = self.layers.keys().find(|l| **l >= model.layers) {
+            // Layers above are left out by whoever steers, as llama.cpp ignores them.
+            let above = self.layers.keys().next().filter(|l| **l >= model.layers);
+            if let Some(layer) = above {
                 let expected = format!("layers 0 to {} of {name}", model.layers - 1);
-                let place = format!("tensor of layer {layer}");
-                return misfit(&place, expected, format!("layer {layer}"), hint);
+                let (place, found) = (format!("tensor of layer {layer}"), format!("layer {layer}"));
+                let hint = "the vectors belong to another model";
+                return misfit(&place, expected, found, hint);
             }
-            let plain = p.model.chars().filter(char::is_ascii_alphanumeric);
-            let plain: String = plain.map(|c| c.to_ascii_lowercase()).collect();
-            let known = model.architecture;
-            let names = [known.model_type(), llama_cpp::architecture(known)];
-            let class = known.class().to_ascii_lowercase();
-            if plain.is_empty() || names.contains(&&*plain) || plain == class {
+            let (architecture, found) = (model.architecture, format!("`{}`", p.model));
+            if hinted(&p.model, architecture) != HintedModel::Other {
                 return Ok(());
             }
-            let (expected, found) = (format!("`{known}`"), format!("`{}`", p.model));
-            return misfit("kind of model", expected, found, hint);
+            let hint = format!(
+                "the vectors belong to another model; if they do belong to this one, export the \
+                 file again with the model hint `{architecture}`"
+            );
+            return misfit("kind of model", format!("`{architecture}`"), found, &hint);
         }
         if p.model_layers != model.layers {
             let expected = format!("{} layers of {name}", model.layers);
@@ -277,6 +279,34 @@ impl DirectionSet {
             return misfit("metadata `model_fingerprint`", expected, found, &again);
         }
         Ok(())
+    }
+
+    /// The set for `model`: without layers that the model does not have, and with remarks for the
+    /// user on what its file leaves open.
+    ///
+    /// # Errors
+    /// Those of [`DirectionSet::check_model`].
+    pub fn for_model(mut self, path: &Path, model: &ModelSpec) -> Result<(Self, Vec<String>)> {
+        self.check_model(path, model)?;
+        let (mut notes, file) = (Vec::new(), path.display());
+        let hinted = hinted(&self.provenance.model, model.architecture);
+        if self.is_foreign() && hinted == HintedModel::Unclear {
+            let (hint, name) = (&self.provenance.model, &model.name);
+            notes.push(format!(
+                "{file}: made for `{hint}`, as it says; used for {name}"
+            ));
+        }
+        let layers = self.layers.keys().filter(|l| **l >= model.layers);
+        let layers: Vec<String> = layers.map(usize::to_string).collect();
+        if !layers.is_empty() {
+            let (layers, last) = (layers.join(", "), model.layers - 1);
+            notes.push(format!(
+                "{file}: layer {layers} is left out: the last layer of {} is {last}",
+                model.name
+            ));
+        }
+        self.layers.retain(|layer, _| *layer < model.layers);
+        Ok((self, notes))
     }
 
     /// Whether another program made the set. Such files name at most the kind of model.

@@ -6,6 +6,7 @@ pub mod dose;
 pub mod exchange;
 pub mod gate;
 pub mod intervention;
+mod model_hint;
 pub mod operator;
 pub mod positions;
 

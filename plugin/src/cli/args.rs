@@ -154,7 +154,8 @@ impl SteeringArgs {
         };
         let operator = self.operator;
         let set = open_directions_for(file, operator)?;
-        set.check_model(file, spec)?;
+        let (set, notes) = set.for_model(file, spec)?;
+        notes.iter().for_each(progress::line);
         let layers = layers(text, spec.layers)?;
         if self.hook == HookPoint::Everywhere {
             let &[layer] = layers.as_slice() else {
@@ -193,8 +194,11 @@ impl SteeringArgs {
         prompts: &[Vec<u32>],
     ) -> Result<(Vec<Intervention>, Option<Adapter>)> {
         let interventions = Vec::from_iter(self.intervention(model.spec())?);
-        let adapter = adapter.map(|directory| peft::load(directory, model.spec()));
-        let adapter = adapter.transpose()?;
+        let adapter = adapter.map(|directory| peft::load_noted(directory, model.spec()));
+        let adapter = adapter.transpose()?.map(|(adapter, notes)| {
+            notes.iter().for_each(progress::line);
+            adapter
+        });
         let few = &prompts[..prompts.len().min(CHECKED)];
         for intervention in &interventions {
             progress::note("checking that the steering has an effect");

@@ -9,6 +9,7 @@ use crate::quantize::{QuantizedReport, TriedMerge};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reptune_adapters::lora::peft;
+use reptune_recipes::merge::check_not_merged;
 use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::quantized_table;
 use serde_json::{Value, json};
@@ -72,6 +73,9 @@ pub struct MergeArgs {
     /// unquantized tune with it
     #[arg(long, value_name = "FILE", requires = "recipe")]
     pub directions: Option<PathBuf>,
+    /// Merge the adapter although the model holds it already
+    #[arg(long)]
+    pub again: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -133,6 +137,7 @@ pub fn merge(a: &MergeArgs) -> Result<()> {
         directions: a.directions.as_deref(),
         mode: a.mode,
         growth: a.growth,
+        again: a.again,
         out: &a.out,
     })?;
     let merged = match auto {
@@ -180,7 +185,11 @@ fn into_full(a: &MergeArgs, model: &ModelDir) -> Result<()> {
         bail!("{flag} requires --quantize: a merge into full weights rounds nothing away");
     }
     let source = open_checked(model)?;
-    let update = peft::load(&a.adapter, &source.spec)?;
+    let (update, notes) = peft::load_noted(&a.adapter, &source.spec)?;
+    notes.iter().for_each(progress::line);
+    if !a.again {
+        check_not_merged(model.path(), &source.provenance()?.updates, &update)?;
+    }
     let report = {
         let mut shown = progress::of("merge");
         let mut progress = |_: &Path, done, total| shown(done, total);

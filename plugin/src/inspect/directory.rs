@@ -39,7 +39,11 @@ pub(super) fn adapter(path: &Path) -> Result<Inspection> {
     }
     let on = layers.into_iter();
     let on = on.map(|(name, layers)| format!("{name} of layers {}", ranges(layers)));
+    let note = update
+        .changes_nothing()?
+        .then_some("every delta is zero: it changes nothing");
     Ok(Inspection::new("adapter", checked)
+        .fact("note", note.unwrap_or_default())
         .fact("modules", on.collect::<Vec<_>>().join("; "))
         .fact("ranks", counted(update.modules.values().map(rank)))
         .fact("update hash", update.content_hash()?)

@@ -47,7 +47,7 @@ pub(super) fn is_control_vector(path: &Path) -> bool {
 pub(super) fn gguf(path: &Path) -> Result<Inspection> {
     let file = Gguf::open(path)?;
     let text = |key: &str| file.text(key).map(Option::unwrap_or_default);
-    let types = file.tensors().values().map(|t| format!("{:?}", t.dtype));
+    let types = file.tensors().values().map(TensorInfo::stored);
     let is_adapter = text("general.type")? == "adapter";
     let kind = match is_adapter {
         true => "GGUF adapter",

@@ -7,6 +7,7 @@ use super::uqff::{self, Entry, UqffFile, UqffProvenance};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use reptune_adapters::{ModelSpec, TargetModule};
+use reptune_recipes::merge::Merged;
 use std::path::{Path, PathBuf};
 
 /// A linear layer as it is on disk.
@@ -61,11 +62,18 @@ impl Source {
     /// Where the weights come from, as far as it is known.
     ///
     /// # Errors
-    /// When the metadata of a UQFF is broken.
+    /// When the metadata of a UQFF, or the list of merged updates, is broken.
     pub fn provenance(&self) -> Result<UqffProvenance> {
         let read = self.uqff.as_ref().map(UqffFile::provenance).transpose()?;
-        let new = || UqffProvenance::of(&self.spec);
-        let mut provenance = read.flatten().unwrap_or_else(new);
+        let mut provenance = match read.flatten() {
+            Some(read) => read,
+            None => UqffProvenance::of(&self.spec),
+        };
+        if self.uqff.is_none()
+            && let Some(merged) = Merged::read(&self.directory)?
+        {
+            provenance.updates = merged.updates;
+        }
         provenance.shared = None;
         Ok(provenance)
     }

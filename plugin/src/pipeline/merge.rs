@@ -12,6 +12,7 @@ use crate::quantize::{
 };
 use crate::session::Session;
 use reptune_adapters::{Adapter, DirectionSet, Error as Fault, HookedModel, files, lora::peft};
+use reptune_recipes::merge::check_not_merged;
 use reptune_recipes::recipe::{MergeRounding, Mode};
 use reptune_report::QuantizedRow;
 use std::cell::OnceCell;
@@ -38,6 +39,8 @@ pub struct MergeSettings<'a> {
     pub mode: Option<Mode>,
     /// Share by which mixed types may make the file larger.
     pub growth: f64,
+    /// Whether an adapter that the model holds is merged once more.
+    pub again: bool,
     pub out: &'a Path,
 }
 
@@ -61,7 +64,11 @@ impl<'a> QuantizedMerging<'a> {
     /// Reads the model and the adapter, and loads the recipe's model.
     pub fn open(settings: MergeSettings<'a>) -> Result<Self> {
         let source = open_checked(&ModelDir::at(settings.model)?)?;
-        let update = peft::load(settings.adapter, &source.spec)?;
+        let (update, notes) = peft::load_noted(settings.adapter, &source.spec)?;
+        notes.iter().for_each(progress::line);
+        if !settings.again {
+            check_not_merged(settings.model, &source.provenance()?.updates, &update)?;
+        }
         let measured = settings.recipe;
         let measured = measured.map(|recipe| Measuring::open(&settings, recipe, &source));
         Ok(Self {

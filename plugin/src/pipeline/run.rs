@@ -194,7 +194,7 @@ pub fn one_place(file: &Path, recipe: &Recipe, hint: &str) -> Result<()> {
 
 /// Reads the direction file `file`, made for the model of `spec`.
 pub fn direction_set(file: &Path, spec: &ModelSpec) -> Result<DirectionSet> {
-    let set = open_directions(file)?;
-    set.check_model(file, spec)?;
+    let (set, notes) = open_directions(file)?.for_model(file, spec)?;
+    notes.iter().for_each(progress::line);
     Ok(set)
 }

@@ -158,7 +158,8 @@ impl SteeringFile {
 
     fn intervention(&self, spec: &ModelSpec) -> Result<Intervention> {
         self.set.check_model(&self.file, spec)?;
-        let held: Vec<usize> = self.set.layers.keys().copied().collect();
+        let held = self.set.layers.keys().copied();
+        let held: Vec<usize> = held.filter(|layer| *layer < spec.layers).collect();
         let missing = self.layers.iter().find(|l| !held.contains(l));
         if self.layers.is_empty() || missing.is_some() {
             let found = missing.map_or("none".to_owned(), |l| format!("layer {l}"));

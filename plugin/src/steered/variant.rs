@@ -8,6 +8,7 @@ use crate::model::{ModelDir, Source};
 use crate::progress;
 use crate::store::{ADDED, Store, StoreKey};
 use reptune_adapters::{Dose, Intervention, files, lora::peft};
+use reptune_recipes::merge::check_not_merged;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -110,7 +111,9 @@ impl Variant {
             let hint = "merge the adapter with `reptune merge`, and serve what comes out";
             return Err(Error::model(model, "model", "full weights", "a UQFF", hint));
         }
-        let update = peft::load(adapter, &source.spec)?;
+        let (update, notes) = peft::load_noted(adapter, &source.spec)?;
+        notes.iter().for_each(progress::line);
+        check_not_merged(model, &source.provenance()?.updates, &update)?;
         let key = ModelDir::at(model)?.key(Some(cache))?;
         let hash = update.content_hash()?;
         let parts = ["merged".to_owned(), key, hash];

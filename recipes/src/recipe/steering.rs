@@ -72,9 +72,7 @@ pub struct Condition {
 }
 
 fn load(path: &Path, model: &ModelSpec) -> Result<DirectionSet> {
-    let set = open_directions(path)?;
-    set.check_model(path, model)?;
-    Ok(set)
+    Ok(open_directions(path)?.for_model(path, model)?.0)
 }
 
 impl Compose {

@@ -2,6 +2,7 @@
 //!
 //! `tests/interop/` has the scripts that asked those systems, and what they said.
 
+mod control_vectors;
 mod generator;
 mod llama_cpp;
 mod merged;

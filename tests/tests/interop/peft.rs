@@ -6,7 +6,8 @@ use candle_core::Tensor;
 use reptune::runtime::Engine;
 use reptune_adapters::{Adapter, HookedModel, TargetModule, lora::peft};
 use reptune_tests::{Oracle, Walk, bits, llama};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 /// The prompts whose logits PEFT wrote.
 const PROMPTS: usize = 2;
@@ -19,7 +20,21 @@ fn read(case: &str) -> reptune_adapters::Result<Adapter> {
 fn adapters_of_every_kind_we_take_compute_what_they_compute_in_peft() -> Result<()> {
     let model = llama("tiny-llama2")?;
     let theirs = tensors(&interop("peft/logits.safetensors"))?;
-    for case in ["plain", "patterns", "rslora", "named", "bf16"] {
+    for case in [
+        "plain",
+        "patterns",
+        "rslora",
+        "named",
+        "bf16",
+        "mica",
+        "velora",
+        "monteclora",
+        "converted",
+        "olora",
+        "regex",
+        "excluded",
+        "layer",
+    ] {
         let update = peft::load(&interop("peft").join(case), model.spec())?;
         same(
             case,
@@ -104,6 +119,224 @@ fn their_tensors_are_refused_too_where_the_config_is_silent() -> Result<()> {
         let message = peft::read(room.path()).expect_err(case).to_string();
         assert!(message.contains(kind), "{case}: {message}");
     }
+    Ok(())
+}
+
+/// A copy of an adapter of PEFT with another text in its configuration.
+fn changed(case: &str, from: &str, to: &str) -> Result<tempfile::TempDir> {
+    let room = tempfile::tempdir()?;
+    let there = interop("peft").join(case);
+    let config = std::fs::read_to_string(there.join("adapter_config.json"))?;
+    assert!(config.contains(from), "{case}: {from}");
+    std::fs::write(
+        room.path().join("adapter_config.json"),
+        config.replacen(from, to, 1),
+    )?;
+    let weights = "adapter_model.safetensors";
+    std::fs::copy(there.join(weights), room.path().join(weights))?;
+    Ok(room)
+}
+
+#[test]
+fn what_would_be_something_else_in_peft_is_refused_by_name() -> Result<()> {
+    let plain = "\"init_lora_weights\": true";
+    for (case, from, to, said) in [
+        // Relative to a base model without its largest directions.
+        (
+            "converted",
+            plain,
+            "\"init_lora_weights\": \"pissa\"",
+            "path_initial_model_for_weight_conversion",
+        ),
+        (
+            "olora",
+            plain,
+            "\"init_lora_weights\": \"olora\"",
+            "changed base model",
+        ),
+        (
+            "plain",
+            "\"use_qalora\": false",
+            "\"use_qalora\": true",
+            "it pools its inputs",
+        ),
+        ("plain", "\"use_dora\": false", "\"use_dora\": true", "DoRA"),
+        (
+            "plain",
+            "\"bias\": \"none\"",
+            "\"bias\": \"all\"",
+            "trains biases",
+        ),
+        (
+            "plain",
+            "\"use_dora\": false",
+            "\"use_next\": true",
+            "`use_next` is not supported: it is not known here",
+        ),
+        (
+            "plain",
+            "\"use_dora\": false",
+            "\"next_config\": {\"a\": 1}",
+            "`next_config`",
+        ),
+        // Tensors that PEFT would ignore.
+        (
+            "layer",
+            "\"layers_to_transform\": 2",
+            "\"layers_to_transform\": [1, 3]",
+            "layers.2.mlp.gate_proj.lora_A.weight`: expected a module that its config targets",
+        ),
+        (
+            "plain",
+            "\"k_proj\",",
+            "",
+            "k_proj.lora_A.weight`: expected a module",
+        ),
+        (
+            "regex",
+            "(k|up)_proj",
+            "(k|up)",
+            "expected a module that its config targets",
+        ),
+        (
+            "excluded",
+            "\"q_proj\"",
+            "\"k_proj\"",
+            "k_proj.lora_A.weight`: expected a module",
+        ),
+    ] {
+        let room = changed(case, from, to)?;
+        let message = peft::read(room.path()).expect_err(said).to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    // Keys of later versions that are off, and those of other programs.
+    let more =
+        "\"use_dora\": false, \"use_next\": false, \"next_config\": null, \"made_by\": \"x\"";
+    let room = changed("plain", "\"use_dora\": false", more)?;
+    assert_eq!(
+        peft::read(room.path())?.content_hash()?,
+        read("plain")?.content_hash()?
+    );
+    Ok(())
+}
+
+#[test]
+fn broken_saves_are_named_by_tensor() -> Result<()> {
+    let model = llama("tiny-llama2")?;
+    let module = "base_model.model.model.layers.2.self_attn.o_proj";
+    let (a, b) = (
+        format!("{module}.lora_A.weight"),
+        format!("{module}.lora_B.weight"),
+    );
+    type Change<'a> = &'a dyn Fn(&mut HashMap<String, Tensor>) -> Result<()>;
+    let cases: [(Change, String, &str); 6] = [
+        (
+            &|t| Ok(drop(t.remove(&b))),
+            b.clone(),
+            "expected a tensor, found nothing",
+        ),
+        (
+            &|t| Ok(drop(t.remove(&a))),
+            b.clone(),
+            "found a B without its A",
+        ),
+        (
+            &|t| {
+                Ok(drop(
+                    t.insert(b.clone(), t[&b].narrow(0, 0, 8)?.contiguous()?),
+                ))
+            },
+            b.clone(),
+            "expected shape [32, 2]",
+        ),
+        (
+            &|t| {
+                Ok(drop(
+                    t.insert(a.clone(), t[&a].narrow(1, 0, 8)?.contiguous()?),
+                ))
+            },
+            a.clone(),
+            "expected shape [2, 32]",
+        ),
+        (
+            &|t| Ok(drop(t.insert(a.clone(), (&t[&a] * f64::NAN)?))),
+            a.clone(),
+            "expected finite numbers, found NaN",
+        ),
+        (
+            &|t| {
+                for (from, factor) in [(&a, "A"), (&b, "B")] {
+                    let far = format!(
+                        "{}.lora_{factor}.weight",
+                        module.replace("layers.2", "layers.9")
+                    );
+                    let tensor = t[from].clone();
+                    t.insert(far, tensor);
+                }
+                Ok(())
+            },
+            "model.layers.9.self_attn.o_proj".into(),
+            "",
+        ),
+    ];
+    for (change, name, said) in cases {
+        let room = changed(
+            "layer",
+            "\"layers_to_transform\": 2",
+            "\"layers_to_transform\": [2, 9]",
+        )?;
+        let path = room.path().join("adapter_model.safetensors");
+        let mut all = tensors(&path)?;
+        change(&mut all)?;
+        candle_core::safetensors::save(&all, &path)?;
+        let message = peft::load(room.path(), model.spec())
+            .expect_err(said)
+            .to_string();
+        assert!(
+            message.contains(&name) && message.contains(said),
+            "{name}, {said}: {message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_adapter_that_changes_nothing_or_is_for_another_model_is_said() -> Result<()> {
+    let model = llama("tiny-llama2")?;
+    let noted = |directory: &Path| peft::load_noted(directory, model.spec());
+    assert_eq!(noted(&interop("peft/plain"))?.1, [""; 0]);
+    let base = "\"base_model_name_or_path\": \"";
+    for same in ["/home/x/Tiny-Llama2/", "owner/tiny-llama2"] {
+        let room = changed(
+            "plain",
+            &format!("{base}tiny-llama2"),
+            &format!("{base}{same}"),
+        )?;
+        assert_eq!(noted(room.path())?.1, [""; 0], "{same}");
+    }
+    let room = changed(
+        "plain",
+        &format!("{base}tiny-llama2"),
+        &format!("{base}owner/another"),
+    )?;
+    let notes = noted(room.path())?.1;
+    assert!(
+        notes.len() == 1 && notes[0].contains("was made for owner/another"),
+        "{notes:?}"
+    );
+    let path = room.path().join("adapter_model.safetensors");
+    let mut all = tensors(&path)?;
+    for (name, tensor) in &mut all {
+        if name.contains("lora_B") {
+            *tensor = tensor.zeros_like()?;
+        }
+    }
+    candle_core::safetensors::save(&all, &path)?;
+    let notes = noted(room.path())?.1;
+    assert!(
+        notes[0].ends_with("every delta is zero; the adapter changes nothing"),
+        "{notes:?}"
+    );
     Ok(())
 }
 

@@ -23,8 +23,14 @@ pub fn alignment(value: Option<&Value>) -> Result<u64, &Value> {
     }
 }
 
+/// The number of F32.
+pub const F32: u32 = 0;
+
+/// The number of F64, which candle does not have.
+pub const F64: u32 = 28;
+
 const NUMBERS: [(u32, GgmlDType); 15] = [
-    (0, GgmlDType::F32),
+    (F32, GgmlDType::F32),
     (1, GgmlDType::F16),
     (2, GgmlDType::Q4_0),
     (3, GgmlDType::Q4_1),
@@ -55,7 +61,7 @@ const FOREIGN: [(u32, &str); 22] = [
     (25, "I16"),
     (26, "I32"),
     (27, "I64"),
-    (28, "F64"),
+    (F64, "F64"),
     (29, "IQ1_M"),
     (31, "Q4_0_4_4"),
     (32, "Q4_0_4_8"),

@@ -20,8 +20,20 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// First byte in the file.
     pub offset: u64,
-    /// Bytes.
+    /// Bytes in the file.
     pub length: usize,
+    /// Whether the numbers in the file are F64, which candle does not have: they are read as F32.
+    double: bool,
+}
+
+impl TensorInfo {
+    /// The name of the type in the file.
+    pub fn stored(&self) -> String {
+        match self.double {
+            true => "F64".into(),
+            false => format!("{:?}", self.dtype),
+        }
+    }
 }
 
 /// An open GGUF file, of which only the header is in memory.
@@ -167,13 +179,19 @@ impl Gguf {
         self.tensor(name).ok_or_else(missing)
     }
 
-    /// Bytes of a tensor.
+    /// Bytes of a tensor, in its `dtype`.
     ///
     /// # Errors
     /// When it is missing, or the disk fails.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let info = self.expect(name)?;
-        read_at((&self.path, &self.file), (info.offset, info.length))
+        let bytes = read_at((&self.path, &self.file), (info.offset, info.length))?;
+        if !info.double {
+            return Ok(bytes);
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        let narrow = |word: &[u8; 8]| (f64::from_le_bytes(*word) as f32).to_le_bytes();
+        Ok(words.iter().flat_map(narrow).collect())
     }
 
     /// The numbers of a tensor that is F32.
@@ -186,6 +204,22 @@ impl Gguf {
             return Err(self.wrong(format!("tensor `{name}`"), "type F32", format!("{dtype:?}")));
         }
         Ok(floats(&self.bytes(name)?))
+    }
+
+    /// The numbers of a tensor whose type is a float of any width.
+    ///
+    /// # Errors
+    /// When it is missing or quantized, or the disk fails.
+    pub fn numbers(&self, name: &str) -> Result<Vec<f32>> {
+        match self.expect(name)?.dtype {
+            GgmlDType::F16 | GgmlDType::BF16 => {
+                let tensor = self
+                    .quantized(name, &Device::Cpu)?
+                    .dequantize(&Device::Cpu)?;
+                Ok(tensor.flatten_all()?.to_vec1()?)
+            }
+            _ => self.floats(name),
+        }
     }
 
     /// A tensor of any type as candle computes with it.
@@ -267,11 +301,15 @@ fn tensor<R: Read>(cursor: &mut Cursor<R>, place: &str) -> Result<TensorInfo> {
         shape.push(counted.ok_or_else(|| cursor.wrong(place, "dims above 0", dim.to_string()))?);
     }
     shape.reverse();
-    let dtype = layout::dtype(cursor.u32(place)?).map_err(|name| {
+    let number = cursor.u32(place)?;
+    let double = number == layout::F64;
+    let dtype = layout::dtype(if double { layout::F32 } else { number }).map_err(|name| {
         let expected = "a type that candle computes with, such as F32, F16, Q8_0, Q4K";
         cursor.wrong(place, expected, name)
     })?;
-    let length = layout::bytes(dtype, &shape).and_then(|n| usize::try_from(n).ok());
+    let length = layout::bytes(dtype, &shape);
+    let length = length.and_then(|n| n.checked_mul(if double { 2 } else { 1 }));
+    let length = length.and_then(|n| usize::try_from(n).ok());
     let length = length.ok_or_else(|| {
         let expected = format!("a shape whose rows are blocks of {}", dtype.block_size());
         cursor.wrong(place, expected, format!("{shape:?} of {dtype:?}"))
@@ -282,6 +320,7 @@ fn tensor<R: Read>(cursor: &mut Cursor<R>, place: &str) -> Result<TensorInfo> {
         shape,
         offset,
         length,
+        double,
     })
 }
 

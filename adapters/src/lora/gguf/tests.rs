@@ -1,4 +1,5 @@
 use super::*;
+use crate::formats::gguf::GgmlDType;
 use crate::lora::LoraInit;
 use crate::model::{Architecture, ModuleKind, TargetModule};
 use candle_core::quantized::QTensor;

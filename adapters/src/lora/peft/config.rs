@@ -20,6 +20,7 @@ pub(super) struct Config {
     rank_pattern: Vec<(Regex, usize)>,
     alpha_pattern: Vec<(Regex, f64)>,
     stabilised: bool,
+    targets: Targets,
 }
 
 impl Config {
@@ -44,7 +45,13 @@ impl Config {
             rank_pattern: patterns(path, "rank_pattern", &config, rank)?,
             alpha_pattern: patterns(path, "alpha_pattern", &config, alpha)?,
             stabilised,
+            targets: Targets::read(path, &config)?,
         })
+    }
+
+    /// Whether PEFT has factors for a module: it ignores tensors of others.
+    pub(super) fn targets(&self, module: &str) -> bool {
+        self.targets.contain(module)
     }
 
     /// The rank of a module.
@@ -58,6 +65,99 @@ impl Config {
         let rank = self.rank(module) as f64;
         alpha / if self.stabilised { rank.sqrt() } else { rank }
     }
+}
+
+/// Keys of what matters in training only, or before it.
+const HARMLESS: [&str; 8] = [
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "velora_config",
+    "monteclora_config",
+    "megatron_config",
+    "runtime_config",
+];
+
+/// Which modules PEFT gives factors.
+#[derive(Debug)]
+struct Targets {
+    included: Modules,
+    excluded: Modules,
+    /// Only these blocks, of modules that are named by the end of their path.
+    layers: Option<Vec<u64>>,
+}
+
+/// Modules by their paths.
+#[derive(Debug)]
+enum Modules {
+    All,
+    /// Whole paths, or ends of paths after a dot.
+    Named(Vec<String>),
+    Matching(Regex),
+}
+
+impl Targets {
+    fn read(path: &Path, config: &Value) -> Result<Self> {
+        let modules = |key: &str, none: &[&str]| {
+            let wrong = |value| wrong(path, key, "names of modules, or a pattern", value);
+            Ok(match &config[key] {
+                Value::Null => Modules::Named(none.iter().map(|n| (*n).to_owned()).collect()),
+                Value::String(all) if all == "all-linear" => Modules::All,
+                // A pattern that only Python has: then the tensors say what was targeted.
+                Value::String(pattern) => {
+                    let whole = format!("^(?:{pattern})$");
+                    let whole = RegexBuilder::new(&whole).size_limit(PATTERN_SIZE).build();
+                    whole.map_or(Modules::All, Modules::Matching)
+                }
+                value @ Value::Array(names) => {
+                    let names = names.iter().map(|n| n.as_str().map(str::to_owned));
+                    let names = names.collect::<Option<_>>();
+                    Modules::Named(names.ok_or_else(|| wrong(value))?)
+                }
+                value => return Err(wrong(value)),
+            })
+        };
+        let layers = match &config["layers_to_transform"] {
+            Value::Null => None,
+            value @ Value::Number(_) => Some(std::slice::from_ref(value)),
+            Value::Array(layers) => Some(layers.as_slice()).filter(|l| !l.is_empty()),
+            value => return Err(wrong(path, "layers_to_transform", "layers", value)),
+        };
+        let layers = layers.map(|layers| layers.iter().filter_map(Value::as_u64).collect());
+        let (default, none) = (["q_proj", "v_proj"], []);
+        Ok(Self {
+            included: modules("target_modules", &default)?,
+            excluded: modules("exclude_modules", &none)?,
+            layers,
+        })
+    }
+
+    fn contain(&self, module: &str) -> bool {
+        let excluded = match &self.excluded {
+            Modules::Named(names) => names.iter().any(|name| ends_in(module, name)),
+            Modules::Matching(pattern) => pattern.is_match(module),
+            Modules::All => false,
+        };
+        let included = match &self.included {
+            Modules::All => true,
+            Modules::Matching(pattern) => pattern.is_match(module),
+            Modules::Named(names) if names.iter().any(|name| name == module) => true,
+            Modules::Named(names) => {
+                let layer = module.split('.').find_map(|part| part.parse::<u64>().ok());
+                let layers = self.layers.as_ref();
+                names.iter().any(|name| ends_in(module, name))
+                    && layers.is_none_or(|all| layer.is_some_and(|layer| all.contains(&layer)))
+            }
+        };
+        included && !excluded
+    }
+}
+
+/// Whether `module` is `name`, or ends in it after a dot.
+fn ends_in(module: &str, name: &str) -> bool {
+    let start = module.strip_suffix(name);
+    start.is_some_and(|start| start.is_empty() || start.ends_with('.'))
 }
 
 /// The value of the first pattern that matches.
@@ -175,7 +275,6 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
         ("alora_invocation_tokens", "it is switched on by tokens"),
         ("arrow_config", "it chooses among adapters by token"),
         ("kasa_config", "it also has singular values"),
-        ("monteclora_config", "it samples its factors"),
     ];
     let only = "only plain LoRA on linear layers is supported";
     if let Some((key, reason)) = kinds.iter().find(|(key, _)| set(key)) {
@@ -186,13 +285,24 @@ fn refuse(path: &Path, config: &Value) -> Result<()> {
         let reason = format!("it also trains biases; {only}");
         return refused(format!("`bias` = {bias}"), reason);
     }
+    // What else turns a variant on, perhaps of a later PEFT.
+    let unknown = |(key, _): &(&String, &Value)| {
+        let variant = key.starts_with("use_") && *key != "use_rslora" || key.ends_with("_config");
+        variant && !HARMLESS.contains(&key.as_str()) && set(key)
+    };
+    let keys = config.as_object().into_iter().flatten();
+    if let Some((key, _)) = keys.filter(|(key, _)| set(key)).find(unknown) {
+        return refused(format!("`{key}`"), format!("it is not known here; {only}"));
+    }
     // These start from other factors; all others that have a name change the base model.
-    let plain = ["gaussian", "eva", "orthogonal"];
+    let plain = ["gaussian", "eva", "orthogonal", "mica"];
     let init = config["init_lora_weights"].as_str();
-    let Some(init) = init.filter(|init| !plain.contains(init)) else {
+    let init = init.filter(|init| !plain.contains(&init.to_lowercase().as_str()));
+    let Some(init) = init else {
         return Ok(());
     };
-    let reason = "such an adapter is relative to a changed base model; convert it with PEFT first";
+    let reason = "such an adapter is relative to a changed base model; convert it with PEFT first: \
+                  `save_pretrained(.., path_initial_model_for_weight_conversion=..)`";
     refused(format!("`init_lora_weights` = \"{init}\""), reason.into())
 }
 

@@ -131,7 +131,7 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     let hint = "this GGUF file does not hold directions";
     file.expect_text("general.architecture", ARCHITECTURE, hint)?;
     let mut notes = check(&file, offset, operator)?;
-    let vectors = vectors(&file)?;
+    let vectors = vectors(&file, &mut notes)?;
     let ours = ours(&file)?;
     if ours.is_empty() {
         // Our own hash covers these too, and fails with a better message.
@@ -163,9 +163,11 @@ pub fn read(path: &Path, offset: i64, operator: Operator) -> Result<Read> {
     Ok(read)
 }
 
-/// The vectors by the file's layer numbers.
-fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
+/// The vectors by the file's layer numbers: rows or columns of any type that is no block of
+/// quantized numbers.
+fn vectors(file: &Gguf, notes: &mut Vec<String>) -> Result<BTreeMap<u32, Vec<f32>>> {
     let mut vectors = BTreeMap::new();
+    let mut others = BTreeSet::new();
     for (name, info) in file.tensors() {
         let place = format!("tensor `{name}`");
         let wrong = |expected: &str, found: String, hint: &str| {
@@ -176,11 +178,20 @@ fn vectors(file: &Gguf) -> Result<BTreeMap<u32, Vec<f32>>> {
             let hint = "files of rank above 1 (direction.N.j) are not supported";
             wrong("a name such as `direction.3`", format!("`{name}`"), hint)
         })?;
-        if info.shape.len() != 1 {
+        if info.shape.iter().filter(|dim| **dim > 1).count() > 1 {
             let found = format!("shape {:?}", info.shape);
             return Err(wrong("one row", found, "re-export the file"));
         }
-        vectors.insert(layer, file.floats(name)?);
+        if info.shape.len() != 1 || info.stored() != "F32" {
+            others.insert(format!("{} of shape {:?}", info.stored(), info.shape));
+        }
+        vectors.insert(layer, file.numbers(name)?);
+    }
+    if !others.is_empty() {
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        notes.push(format!(
+            "its tensors are {others}; llama.cpp takes one row of F32 only, they are read here"
+        ));
     }
     Ok(vectors)
 }
@@ -240,6 +251,10 @@ fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>> {
             return refused(format!("`glp.mode` = {other}"), reason);
         }
     }
+    if let Some(component) = component(file)?.filter(|component| component != "hidden_states") {
+        let reason = "only vectors of the residual stream (`hidden_states`) can be added to it";
+        return refused(format!("directions of the component `{component}`"), reason);
+    }
     if let Some(other) = file.text("glp.hook_point")?.filter(|at| *at != HOOK) {
         let reason = "directions act on block outputs here, residual_stream_post_layer";
         return refused(format!("`glp.hook_point` = {other}"), reason);
@@ -265,6 +280,32 @@ fn check(file: &Gguf, offset: i64, operator: Operator) -> Result<Vec<String>> {
         ));
     }
     Ok(notes)
+}
+
+/// The part of a model that the vectors of EasySteer are for, if the file says it: as JSON in
+/// `controlvector.easysteer`, or in keys of its own.
+fn component(file: &Gguf) -> Result<Option<String>> {
+    const NATIVE: &str = "controlvector.easysteer";
+    if let Some(text) = file.text(NATIVE)? {
+        let native: serde_json::Value = serde_json::from_str(text).map_err(|e| {
+            let (place, expected) = (format!("metadata `{NATIVE}`"), "JSON");
+            file.wrong(place, expected, e.to_string()).caused_by(e)
+        })?;
+        return match &native["component"] {
+            serde_json::Value::Null => Ok(None),
+            component => Ok(Some(
+                component
+                    .as_str()
+                    .map_or(component.to_string(), str::to_owned),
+            )),
+        };
+    }
+    let heads = ["num_heads", "head_dim"].map(|key| file.value(&format!("controlvector.{key}")));
+    match file.text("controlvector.component")? {
+        Some(component) => Ok(Some(component.to_owned())),
+        None if heads.iter().any(Option::is_some) => Ok(Some("attention_heads".into())),
+        None => Ok(None),
+    }
 }
 
 /// Compares the vectors with the layers and the hash that the file states.

@@ -27,6 +27,10 @@ struct Svec<'a> {
     explained_variances: BTreeMap<String, IgnoredAny>,
     #[serde(default)]
     probe_accuracies: BTreeMap<String, IgnoredAny>,
+    #[serde(default)]
+    num_heads: Option<IgnoredAny>,
+    #[serde(default)]
+    head_dim: Option<IgnoredAny>,
 }
 
 /// Whether the file starts as JSON does.
@@ -61,7 +65,8 @@ pub fn write(path: &Path, set: &DirectionSet, layers: &[usize]) -> Result<()> {
 /// Reads a file; layer N of it is our layer N + `offset`.
 ///
 /// # Errors
-/// When it is not a `.svec` file, a key is not a layer, or a layer has several vectors.
+/// When it is not a `.svec` file, a key is not a layer, a layer has several vectors, or they
+/// are of attention heads.
 pub fn read(path: &Path, offset: i64) -> Result<Read> {
     let wrong = |place: String, expected: &str, found: String, hint: &str| {
         Error::content(path, place, expected, found, hint)
@@ -79,6 +84,12 @@ pub fn read(path: &Path, offset: i64) -> Result<Read> {
         let hint = "give a .svec file, a GGUF control vector, or directions of this project";
         wrong(place, "JSON with `directions`", e.to_string(), hint).caused_by(e)
     })?;
+    let of_heads = file.probe_accuracies.keys().any(|key| key.contains(':'));
+    if of_heads || file.num_heads.is_some() || file.head_dim.is_some() {
+        let what = format!("{}: vectors of attention heads", path.display());
+        let reason = "only vectors of the residual stream can be added to it";
+        return Err(Error::unsupported(what, reason));
+    }
     let mut by_layer = BTreeMap::new();
     for (key, value) in &file.directions {
         let place = format!("`directions.{key}`");

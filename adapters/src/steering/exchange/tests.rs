@@ -236,7 +236,7 @@ fn what_is_no_addition_behind_blocks_is_refused_by_name() -> Result<()> {
             "direction.1.0",
         ),
         (|f| f.floats("other", &[8], &[1.; 8]), "`other`"),
-        (|f| f.floats("direction.2", &[1, 8], &[1.; 8]), "one row"),
+        (|f| f.floats("direction.2", &[2, 4], &[1.; 8]), "one row"),
         (|f| f.floats("direction.2", &[4], &[1.; 4]), "8 numbers"),
         (
             |f| f.floats("direction.2", &[8], &[f32::NAN; 8]),
@@ -298,6 +298,95 @@ fn what_a_file_tells_truly_is_no_reason_to_refuse_it() -> Result<()> {
     assert_eq!(open_directions_for(&path, Operator::Ablate)?, read.set);
     let message = open_directions_for(&path, Operator::AddNormPreserving).expect_err("projections");
     assert!(message.to_string().contains("--operator ablate"));
+    Ok(())
+}
+
+#[test]
+fn a_hint_that_names_no_other_architecture_is_taken_with_a_note() -> Result<()> {
+    let (_directory, path) = directory();
+    let opened = |hint: Option<&str>| -> Result<(DirectionSet, Vec<String>)> {
+        theirs(&path, |file| {
+            if let Some(hint) = hint {
+                file.text("controlvector.model_hint", hint);
+            }
+            file.floats("direction.1", &[8], &[1.; 8]).expect("fits");
+            file.floats("direction.4", &[8], &[2.; 8]).expect("fits");
+        })?;
+        open_directions(&path)?.for_model(&path, &spec())
+    };
+    let (plain, notes) = opened(None)?;
+    let left = "layer 4 is left out: the last layer of small is 3";
+    assert!(notes.len() == 1 && notes[0].ends_with(left), "{notes:?}");
+    assert_eq!(plain.layers.keys().collect::<Vec<_>>(), [&1]);
+    for hint in ["unknown", "llama-3.1", "mistral", "meta-llama/Llama-3.2-1B"] {
+        let (set, notes) = opened(Some(hint))?;
+        assert_eq!(set.layers, plain.layers, "{hint}");
+        let said = format!("made for `{hint}`, as it says; used for small");
+        assert!(notes[0].ends_with(&said), "{notes:?}");
+    }
+    for hint in ["qwen2", "Qwen/Qwen2.5-7B-Instruct", "gemma2"] {
+        let message = opened(Some(hint)).expect_err(hint).to_string();
+        assert!(
+            message.contains(&format!("expected `llama`, found `{hint}`")),
+            "{message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn vectors_of_attention_heads_are_refused() -> Result<()> {
+    let (_directory, path) = directory();
+    let native =
+        |component: &str| format!("{{\"version\":1,\"component\":{component},\"metadata\":null}}");
+    let written = |key: &str, value: Value| {
+        theirs(&path, |file| {
+            file.set(key, value);
+            file.floats("direction.1", &[8], &[1.; 8]).expect("fits");
+        })
+    };
+    for component in ["\"hidden_states\"", "null"] {
+        let text = Value::String(native(component));
+        written("controlvector.easysteer", text)?;
+        assert_eq!(open_directions(&path)?.layers.len(), 1, "{component}");
+    }
+    for (key, value, said) in [
+        (
+            "easysteer",
+            Value::String(native("\"attention_heads\"")),
+            "component `attention_heads`",
+        ),
+        (
+            "easysteer",
+            Value::String(native("\"router_logits\"")),
+            "component `router_logits`",
+        ),
+        (
+            "easysteer",
+            Value::String("{".into()),
+            "metadata `controlvector.easysteer`: expected JSON",
+        ),
+        (
+            "component",
+            Value::String("attention_heads".into()),
+            "component `attention_heads`",
+        ),
+        ("num_heads", Value::U32(4), "component `attention_heads`"),
+    ] {
+        written(&format!("controlvector.{key}"), value)?;
+        let message = open_directions(&path).expect_err(said).to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    let path = path.with_extension("svec");
+    for more in [
+        "\"num_heads\": 2, \"head_dim\": 4",
+        "\"probe_accuracies\": {\"1:0\": 0.9}",
+    ] {
+        let text = format!("{{\"directions\": {{\"1\": [1, 2]}}, {more}}}");
+        std::fs::write(&path, text).expect("written");
+        let message = open_directions(&path).expect_err(more).to_string();
+        assert!(message.contains("attention heads"), "{message}");
+    }
     Ok(())
 }
 
