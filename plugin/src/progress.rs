@@ -122,7 +122,9 @@ impl Progress {
         };
         bar.set_style(style(length));
         bar.set_message(what.clone());
-        bar.enable_steady_tick(TICK);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(TICK);
+        }
         let work = Arc::new(Work {
             what: Mutex::new(what),
             done: AtomicUsize::new(0),

@@ -14,7 +14,7 @@ fn every_command_has_a_help_page() {
         assert_eq!(broken(&help), None, "{command}");
         insta::assert_snapshot!(format!("help_{command}"), help);
     }
-    for command in ["ls", "gc"] {
+    for command in ["ls", "gc", "verify"] {
         let help = printed(&root(), &["cache", command, "--help"]);
         insta::assert_snapshot!(format!("help_cache_{command}"), help);
     }
