@@ -206,20 +206,16 @@ impl Gguf {
         Ok(floats(&self.bytes(name)?))
     }
 
-    /// The numbers of a tensor whose type is a float of any width.
+    /// The numbers of a tensor of any type.
     ///
     /// # Errors
-    /// When it is missing or quantized, or the disk fails.
+    /// When it is missing, or the disk fails.
     pub fn numbers(&self, name: &str) -> Result<Vec<f32>> {
-        match self.expect(name)?.dtype {
-            GgmlDType::F16 | GgmlDType::BF16 => {
-                let tensor = self
-                    .quantized(name, &Device::Cpu)?
-                    .dequantize(&Device::Cpu)?;
-                Ok(tensor.flatten_all()?.to_vec1()?)
-            }
-            _ => self.floats(name),
+        if self.expect(name)?.dtype == GgmlDType::F32 {
+            return self.floats(name);
         }
+        let tensor = self.quantized(name, &Device::Cpu)?;
+        Ok(tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }
 
     /// A tensor of any type as candle computes with it.
