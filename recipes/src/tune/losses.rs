@@ -72,13 +72,16 @@ impl Tuner<'_> {
         Ok(Losses(losses.collect::<Result<_>>()?))
     }
 
-    /// The activations of all prompts below everything that `update` changes, and their layer;
-    /// none where it changes layer 0. No loss reads a row below. They are kept for the next
-    /// tuning.
+    /// The activations of all prompts below everything that `update` changes and a loss
+    /// reads (which may be lower: an update that tuning starts from need not have all layers),
+    /// and their layer; none where layer 0 is among it. They are kept for the next tuning.
     pub(super) fn cached(&self, update: &Adapter) -> Result<Option<(usize, Arc<ActivationCache>)>> {
-        let Some(layer) = last_unchanged(self.model.spec(), &[], Some(update)) else {
+        let Some(below) = last_unchanged(self.model.spec(), &[], Some(update)) else {
             return Ok(None);
         };
+        let read = self.directions.iter().map(|(layer, _)| *layer).min();
+        let read = read.filter(|_| self.objective.reads_rows());
+        let layer = read.map_or(below, |read| read.min(below));
         let mut last = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let prompts = || self.train.iter().chain(&self.validation).map(|p| &p.ids);
         if let Some(cache) = &*last
