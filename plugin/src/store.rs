@@ -27,15 +27,13 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-pub(crate) use self::entry::{LIST, StoreEntry};
+pub(crate) use self::entry::{ADDED, LIST, StoreEntry};
 
 /// Part of every key: what is written changes with these.
 const VERSION: &str = concat!("mistralrs-0.8.1 reptune-", env!("CARGO_PKG_VERSION"));
 
 /// Extension of notes.
 const NOTE: &str = "note";
-/// How the names of files begin that are added to an entry.
-pub(crate) const ADDED: &str = "dose_";
 /// A file that changed this shortly before it was hashed can change again without another
 /// time of change, because file systems count time in steps.
 const STEP: Duration = Duration::from_millis(100);

@@ -1,6 +1,5 @@
 //! An entry of the store: a directory with a list of its files.
 
-use super::ADDED;
 use super::held::Held;
 use reptune_adapters::files::{TEMPORARY, write_atomically};
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 /// Name of the list of an entry. Its own time of change is when the entry was last used.
 pub(crate) const LIST: &str = "files.json";
+/// How the names of files begin that are added to an entry.
+pub(crate) const ADDED: &str = "dose_";
 
 /// An entry of a [`Store`] as `reptune cache ls` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
