@@ -9,39 +9,13 @@ pub use tokenizer::TokenizerFile;
 use crate::error::{Error, Result};
 use conversation::{role, text};
 use reptune_adapters::files;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use template::Template;
 use tokenizers::{Encoding, Tokenizer};
 
-pub use conversation::{ChatEnding, Conversation};
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// Its text.
-    pub content: String,
-}
-
-impl Message {
-    /// A user message, after a system message unless `system` is empty.
-    pub fn conversation(system: &str, user: &str) -> Vec<Self> {
-        let message = |role: &str, content: &str| Self {
-            role: role.into(),
-            content: content.into(),
-        };
-        let mut messages = Vec::new();
-        if !system.is_empty() {
-            messages.push(message("system", system));
-        }
-        messages.push(message("user", user));
-        messages
-    }
-}
+pub use conversation::{ChatEnding, Conversation, Message};
 
 /// The special tokens of a `tokenizer_config.json`: texts, or objects with their content.
 fn special_tokens(config: &Value) -> BTreeMap<String, String> {

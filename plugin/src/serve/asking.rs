@@ -7,7 +7,7 @@
 
 use super::fields::Fields;
 use super::request::Refusal;
-use super::sampling::{Picked, Sampling};
+use super::sampling::{Picked, RequestSampling};
 use crate::runtime::{SharedEngine, without_backtrace};
 use candle_core::{Device, Tensor};
 use mistralrs::{Function, RequestLike, TextMessageRole, TextMessages, Tool, ToolChoice, ToolType};
@@ -191,7 +191,7 @@ fn request(
 
 /// Chooses the tokens of one answer, and reports them between the engine's own answers.
 struct Picker {
-    sampling: Sampling,
+    sampling: RequestSampling,
     prompt: Vec<u32>,
     top: Option<usize>,
     answers: Sender<Response>,
@@ -206,7 +206,7 @@ struct State {
 }
 
 impl State {
-    fn of(sampling: &Sampling, choice: u64) -> Self {
+    fn of(sampling: &RequestSampling, choice: u64) -> Self {
         let seed = sampling.seed.unwrap_or_else(rand::random);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(choice);

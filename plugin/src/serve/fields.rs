@@ -4,7 +4,7 @@
 //! but for the grammars, which are mistral.rs's.
 
 use super::request::{Refusal, shown};
-use super::sampling::Sampling;
+use super::sampling::RequestSampling;
 use mistralrs_core::{Constraint, DrySamplingParams};
 use mistralrs_server_core::openai::Grammar;
 use serde::de::DeserializeOwned;
@@ -27,7 +27,7 @@ pub struct Fields {
     /// Most tokens of an answer.
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
-    pub sampling: Sampling,
+    pub sampling: RequestSampling,
     /// A penalty on repetitions.
     pub dry: Option<DrySamplingParams>,
     /// Texts that end an answer.
@@ -51,7 +51,7 @@ impl Default for Fields {
         Self {
             n: 1,
             max_tokens: None,
-            sampling: Sampling::default(),
+            sampling: RequestSampling::default(),
             dry: None,
             stop: Vec::new(),
             stream: false,
@@ -260,8 +260,8 @@ impl Body<'_> {
         parsed.transpose().map_err(|_| self.wrong(name, expected))
     }
 
-    fn sampling(&self) -> Result<Sampling, Refusal> {
-        let off = Sampling::default();
+    fn sampling(&self) -> Result<RequestSampling, Refusal> {
+        let off = RequestSampling::default();
         let number = |name: &str, least: f64, most: f64, default: f64| {
             Ok::<f64, Refusal>(self.number(name, least, most)?.unwrap_or(default))
         };
@@ -282,7 +282,7 @@ impl Body<'_> {
             let number = seed.as_u64().or(seed.as_i64().map(|s| s as u64));
             number.ok_or_else(|| self.wrong("seed", "a whole number"))
         });
-        Ok(Sampling {
+        Ok(RequestSampling {
             temperature: number("temperature", 0., 100., off.temperature)?,
             top_k,
             top_p: number("top_p", 0., 1., off.top_p)?,

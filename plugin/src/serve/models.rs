@@ -9,7 +9,7 @@
 use super::asking::{AskedPrompt, ask, whole};
 use super::fields::Fields;
 use super::request::{Limits, Refusal};
-use super::sampling::Sampling;
+use super::sampling::RequestSampling;
 use crate::error::{Error, Result};
 use crate::runtime::{SharedEngine, on_own_thread};
 use crate::{progress, steered::Variant, store::Store};
@@ -194,9 +194,9 @@ async fn try_out(engine: &SharedEngine, name: &str) -> Result<()> {
     };
     let fields = Fields {
         max_tokens: Some(1),
-        sampling: Sampling {
+        sampling: RequestSampling {
             temperature: 0.,
-            ..Sampling::default()
+            ..RequestSampling::default()
         },
         ..Fields::default()
     };

@@ -5,12 +5,12 @@ use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-/// Sampling as a request asks for it.
+/// RequestSampling as a request asks for it.
 ///
 /// In this order: biases and penalties on the logits, temperature, `top_k`, `top_p`, `min_p`,
 /// each on what the one before has left, as in transformers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
+pub struct RequestSampling {
     /// 0 chooses the likeliest token; of equals the first.
     pub temperature: f64,
     /// Only this many of the likeliest tokens; 0 is off.
@@ -31,7 +31,7 @@ pub struct Sampling {
     pub seed: Option<u64>,
 }
 
-impl Default for Sampling {
+impl Default for RequestSampling {
     fn default() -> Self {
         Self {
             temperature: 1.,
@@ -50,7 +50,7 @@ impl Default for Sampling {
 /// Below this a temperature counts as 0, as in mistral.rs.
 const GREEDY: f64 = 1e-7;
 
-impl Sampling {
+impl RequestSampling {
     /// The token after `context`, which has these logits; none if they are not numbers.
     ///
     /// Shapes: `logits` (V,).

@@ -1,9 +1,34 @@
 //! A conversation with everything that a chat template may read: tool calls, tools, variables.
 
-use super::Message;
 use minijinja::Value as Variable;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+}
+
+impl Message {
+    /// A user message, after a system message unless `system` is empty.
+    pub fn conversation(system: &str, user: &str) -> Vec<Self> {
+        let message = |role: &str, content: &str| Self {
+            role: role.into(),
+            content: content.into(),
+        };
+        let mut messages = Vec::new();
+        if !system.is_empty() {
+            messages.push(message("system", system));
+        }
+        messages.push(message("user", user));
+        messages
+    }
+}
 
 /// What a chat template is filled with. The defaults are those of transformers.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// Lines of a file, of tests too.
 const LONGEST: usize = 500;
-/// Most lines of all production code.
-const PRODUCTION: usize = 38_000;
+/// Most lines of all production code: 33,000 of the method on one architecture, the rest for three
+/// more, for files and requests as people have them, and for runs that keep their work.
+const PRODUCTION: usize = 40_000;
 
 /// Every `.rs` below `directory`, except in build directories and members of their own.
 fn sources(directory: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {

@@ -98,7 +98,7 @@ fn null_means_not_given() {
         (fields.n, fields.max_tokens, fields.stream),
         (1, None, false)
     );
-    assert_eq!(fields.sampling, Sampling::default());
+    assert_eq!(fields.sampling, RequestSampling::default());
     assert!(fields.stop.is_empty() && fields.logprobs.is_none() && !fields.calls);
 }
 

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 /// Probabilities .5, .25, .125, .125.
 const LOGITS: [f32; 4] = [2., 1.306_852_8, 0.613_705_64, 0.613_705_64];
 
-fn shares(sampling: &Sampling, context: &[u32]) -> [f64; 4] {
+fn shares(sampling: &RequestSampling, context: &[u32]) -> [f64; 4] {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut counts = [0.; 4];
     for _ in 0..20_000 {
@@ -16,7 +16,7 @@ fn shares(sampling: &Sampling, context: &[u32]) -> [f64; 4] {
 
 #[test]
 fn tokens_are_drawn_from_what_each_setting_leaves() {
-    let off = Sampling::default();
+    let off = RequestSampling::default();
     let half = 0.5f64.sqrt();
     let warm = [half, 0.5, 0.5 * half, 0.5 * half].map(|w| w / (half + 0.5 + half));
     let third = 2. / 3.;
@@ -24,7 +24,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ("nothing", off.clone(), [0.5, 0.25, 0.125, 0.125]),
         (
             "temperature",
-            Sampling {
+            RequestSampling {
                 temperature: 2.,
                 ..off.clone()
             },
@@ -32,7 +32,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "top_k",
-            Sampling {
+            RequestSampling {
                 top_k: 2,
                 ..off.clone()
             },
@@ -40,7 +40,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "top_p",
-            Sampling {
+            RequestSampling {
                 top_p: 0.6,
                 ..off.clone()
             },
@@ -48,7 +48,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "top_p 0",
-            Sampling {
+            RequestSampling {
                 top_p: 0.,
                 ..off.clone()
             },
@@ -57,7 +57,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         // Alone, which mistral.rs 0.8.1 ignores.
         (
             "min_p",
-            Sampling {
+            RequestSampling {
                 min_p: 0.4,
                 ..off.clone()
             },
@@ -65,7 +65,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "temperature 0",
-            Sampling {
+            RequestSampling {
                 temperature: 0.,
                 ..off.clone()
             },
@@ -73,7 +73,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "bias",
-            Sampling {
+            RequestSampling {
                 logit_bias: vec![(1, 100.), (9, 1.)],
                 ..off.clone()
             },
@@ -81,7 +81,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
         ),
         (
             "both ks",
-            Sampling {
+            RequestSampling {
                 top_k: 3,
                 top_p: 0.6,
                 ..off.clone()
@@ -95,7 +95,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
     }
     // Of the text so far, each time that a token stands there counts.
     let log2 = std::f32::consts::LN_2;
-    let frequency = Sampling {
+    let frequency = RequestSampling {
         frequency_penalty: log2,
         ..off.clone()
     };
@@ -103,7 +103,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
     for (got, expected) in quarters.into_iter().zip([0.4, 0.4, 0.1, 0.1]) {
         assert!((got - expected).abs() < 0.015, "{quarters:?}");
     }
-    let presence = Sampling {
+    let presence = RequestSampling {
         presence_penalty: log2,
         ..off
     };
@@ -113,7 +113,7 @@ fn tokens_are_drawn_from_what_each_setting_leaves() {
 #[test]
 fn infinite_logits_are_drawn_and_what_is_no_number_is_not() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let warm = Sampling::default();
+    let warm = RequestSampling::default();
     let mut pick = |logits: &[f32]| warm.pick(logits, &[], &mut rng);
     assert_eq!(pick(&[0., f32::INFINITY, f32::NEG_INFINITY]), Some(1));
     assert_eq!(pick(&[f32::NEG_INFINITY, 1.]), Some(1));
