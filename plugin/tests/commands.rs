@@ -346,7 +346,7 @@ fn prompts_that_begin_others_are_answered_as_they_are_alone() {
     };
     let answer = printed(place, &["generate", "-m", &model, "--prompt", start]);
     let words: Vec<&str> = answer.split_whitespace().collect();
-    assert!(words.len() > 2, "{answer}");
+    assert!(words.len() > 1, "{answer}");
     let begun = |n: usize| format!("{start} {}", words[..n].join(" "));
     let prompts = [start.to_owned(), begun(1), begun(2), start.to_owned()];
     let together = said(&prompts);
