@@ -115,20 +115,21 @@ async fn stream(
         let mut picked = Vec::new();
         loop {
             let next = said.recv().await;
-            if let Some(refusal) = refused(next.as_ref()) {
-                return Err(Some(refusal));
-            }
-            match next {
-                Some(Said::Token(token)) => push(&mut picked, token),
-                Some(Said::Answer(answer)) => {
-                    let tokens = std::mem::take(&mut picked);
-                    let (chunk, ended) = reply.chunk(choice, answer, &tokens)?;
-                    send(&chunk).await?;
-                    if ended {
-                        break;
-                    }
+            let answer = match (refused(next.as_ref()), next) {
+                (_, Some(Said::Token(token))) => {
+                    push(&mut picked, token);
+                    continue;
                 }
-                None => return Err(None),
+                (None, Some(Said::Answer(answer))) => answer,
+                // An answer that ends within a character has no last chunk in 0.8.1.
+                (_, None) if !picked.is_empty() => reply.unsent(&picked),
+                (refusal, _) => return Err(refusal),
+            };
+            let tokens = std::mem::take(&mut picked);
+            let (chunk, ended) = reply.chunk(choice, answer, &tokens)?;
+            send(&chunk).await?;
+            if ended {
+                break;
             }
         }
     }

@@ -6,7 +6,10 @@
 use super::fields::Fields;
 use super::request::Refusal;
 use super::sampling::Picked;
-use mistralrs_core::Response;
+use mistralrs_core::{
+    ChatCompletionChunkResponse, ChunkChoice, CompletionChunkChoice, CompletionChunkResponse,
+    Delta, Response,
+};
 use reptune_recipes::Chat;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -148,6 +151,60 @@ impl Reply {
             ended = true;
         }
         Ok((chunk, ended))
+    }
+
+    /// A last chunk with the tokens `picked`, none of which was in a chunk.
+    pub fn unsent(&self, picked: &[Picked]) -> Response {
+        let stops = |token: &&Picked| self.chat.stop.contains(&token.token);
+        let said = picked.iter().filter(|token| !stops(token));
+        let ids: Vec<u32> = said.map(|token| token.token).collect();
+        let text = self.chat.decode(&ids).unwrap_or_default();
+        let reason = if picked.iter().any(|token| stops(&token)) {
+            "stop"
+        } else {
+            "length"
+        };
+        let finish_reason = Some(reason.to_owned());
+        let (id, model, system_fingerprint) = (String::new(), String::new(), "local".to_owned());
+        let created = std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |t| u128::from(t.as_secs()));
+        if self.prompt.is_some() {
+            let choice = CompletionChunkChoice {
+                text,
+                index: 0,
+                logprobs: None,
+                finish_reason,
+            };
+            return Response::CompletionChunk(CompletionChunkResponse {
+                id,
+                choices: vec![choice],
+                created,
+                model,
+                system_fingerprint,
+                object: "text_completion".into(),
+            });
+        }
+        let choice = ChunkChoice {
+            finish_reason,
+            index: 0,
+            delta: Delta {
+                content: Some(text),
+                role: "assistant".into(),
+                tool_calls: None,
+                reasoning_content: None,
+            },
+            logprobs: None,
+        };
+        Response::Chunk(ChatCompletionChunkResponse {
+            id,
+            choices: vec![choice],
+            created,
+            model,
+            system_fingerprint,
+            object: "chat.completion.chunk".into(),
+            usage: None,
+        })
     }
 
     /// What can be sent now of the text that is held back and `text` after it, and whether a text
