@@ -29,7 +29,7 @@ PIECES = [
     "الشمس تشرق من البحر", "השמש זורחת מהים", "सूरज समुद्र से उगता है", "พระอาทิตย์ขึ้นจากทะเล", "Mặt trời mọc từ biển",
     "🙂", "👩‍👩‍👧‍👦 and 🏳️‍🌈", "🇫🇷🇯🇵 5️⃣ ✌🏽", "e\u0301 is not \u00e9", "a\u200bb\u00a0c\u2003d\ufeffe", "\u202eright to left\u202c",
     "1234567890", "1,234.56 and 7e-10", "2026-11-29T08:05:00Z", "v1.2.3-rc4", "0xDEADBEEF", "½ ² ³ Ⅷ ①",
-    "    four blanks", "trailing   ", "\n\n42", "\r\n\r\nlines\r\n", "\t\ttabs\tand  blanks \n \n", " ", "\n", "",
+    "    four blanks", "trailing   ", "\n\n42", "\r\n\r\nlines\r\n", "\t\ttabs\tand  blanks \n \n", " ", "\n", ".",
     "<|im_start|>user\nhi<|im_end|>\n", "<|endoftext|>", "<|im_start|>", "<|im_end|><|im_end|>", "<|im_start", "<s>[INST] x [/INST]</s>",
     "<repo_name>a/b<file_sep>", "x<|im_end|>y", "!!!???...;;;:::", "——…«»„“”’‘", "∀x∈ℝ: x²≥0 ⇒ √x²=|x|", "→ ⟹ ≠ ≤ ∞ ∑ ∫",
     "snake_case camelCase SCREAMING_CASE kebab-case", "AAAAAAAAAAAAAAAAAAAAAAAA", "aaaa bbbb  cccc   dddd", "\x00\x01\x7f", "\\n is not a line",

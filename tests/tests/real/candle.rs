@@ -1,10 +1,10 @@
-//! The forward of a Llama in GGUF on candle's own quantized products, written out plainly: the
+//! The first block of a Llama in GGUF on candle's own quantized products, written out plainly: the
 //! reference for quantized weights. torch multiplies dequantized weights, while a quantized product
 //! on the CPU rounds its inputs to 8 bits too.
 
 use anyhow::{Context, Result};
 use candle_core::quantized::{QMatMul, gguf_file};
-use candle_core::{D, DType, Device, IndexOp, Module, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 use candle_nn::rotary_emb::rope_i;
 use std::collections::HashMap;
@@ -15,7 +15,6 @@ pub struct QuantizedLlama {
     matrices: HashMap<String, QMatMul>,
     /// Embeddings and norms.
     tensors: HashMap<String, Tensor>,
-    layers: usize,
     heads: usize,
     kv_heads: usize,
     eps: f64,
@@ -32,15 +31,13 @@ impl QuantizedLlama {
             let tensor = content.tensor(&mut file, name, &Device::Cpu)?;
             if name == "token_embd.weight" || name.contains("norm") {
                 tensors.insert(name.clone(), tensor.dequantize(&Device::Cpu)?);
-            }
-            if !name.contains("norm") {
+            } else {
                 matrices.insert(name.clone(), QMatMul::from_qtensor(tensor)?);
             }
         }
         Ok(Self {
             matrices,
             tensors,
-            layers: field("llama.block_count")?.to_u32()? as usize,
             heads: field("llama.attention.head_count")?.to_u32()? as usize,
             kv_heads: field("llama.attention.head_count_kv")?.to_u32()? as usize,
             eps: f64::from(field("llama.attention.layer_norm_rms_epsilon")?.to_f32()?),
@@ -48,31 +45,23 @@ impl QuantizedLlama {
         })
     }
 
-    /// Logits (T, V) of one sequence.
-    pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
+    /// The output (T, H) of block 0 for one sequence.
+    pub fn first_block(&self, ids: &[u32]) -> Result<Tensor> {
         let embeddings = &self.tensors["token_embd.weight"];
-        let mut x = embeddings.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        for layer in 0..self.layers {
-            let linear = |name: &str, x: &Tensor| {
-                self.matrices[&format!("blk.{layer}.{name}.weight")].forward(x)
-            };
-            let norm = |name: &str, x: &Tensor| {
-                let weight = &self.tensors[&format!("blk.{layer}.{name}.weight")];
-                rms_norm(x, weight, self.eps as f32)
-            };
-            let h = norm("attn_norm", &x)?;
-            let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(|name| linear(name, &h));
-            let y = self.attention(&q?, &k?, &v?)?;
-            x = (&x + linear("attn_output", &y)?)?;
-            let h = norm("ffn_norm", &x)?;
-            let y = (silu(&linear("ffn_gate", &h)?)? * linear("ffn_up", &h)?)?;
-            x = (&x + linear("ffn_down", &y)?)?;
-        }
-        let x = rms_norm(&x, &self.tensors["output_norm.weight"], self.eps as f32)?;
-        let head = self.matrices.get("output.weight");
-        Ok(head
-            .unwrap_or(&self.matrices["token_embd.weight"])
-            .forward(&x)?)
+        let x = embeddings.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        let linear =
+            |name: &str, x: &Tensor| self.matrices[&format!("blk.0.{name}.weight")].forward(x);
+        let norm = |name: &str, x: &Tensor| {
+            let weight = &self.tensors[&format!("blk.0.{name}.weight")];
+            rms_norm(x, weight, self.eps as f32)
+        };
+        let h = norm("attn_norm", &x)?;
+        let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(|name| linear(name, &h));
+        let y = self.attention(&q?, &k?, &v?)?;
+        let x = (&x + linear("attn_output", &y)?)?;
+        let h = norm("ffn_norm", &x)?;
+        let y = (silu(&linear("ffn_gate", &h)?)? * linear("ffn_up", &h)?)?;
+        Ok((&x + linear("ffn_down", &y)?)?)
     }
 
     /// Causal attention over neighbouring pairs of columns, as llama.cpp orders them.
@@ -112,10 +101,4 @@ impl QuantizedLlama {
         let angles = positions.matmul(&rates)?;
         Ok((angles.cos()?, angles.sin()?))
     }
-}
-
-/// The likeliest token after the last one.
-pub fn likeliest(logits: &Tensor) -> Result<u32> {
-    let last = logits.i(logits.dim(0)? - 1)?;
-    Ok(last.argmax(D::Minus1)?.to_scalar()?)
 }

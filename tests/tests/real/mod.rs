@@ -4,7 +4,7 @@ mod candle;
 
 use crate::python;
 use anyhow::{Context, Result};
-use candle::{QuantizedLlama, likeliest};
+use candle::QuantizedLlama;
 use candle_core::{DType, Device, Tensor};
 use reptune::model::uqff::WeightType;
 use reptune::model::{ModelDir, Source, dequantize};
@@ -153,19 +153,25 @@ fn logits_on_dequantized_weights_are_those_of_transformers() -> Result<()> {
     Ok(())
 }
 
-/// Both round the inputs of every product to 8 bits, and a value near the middle of a step goes
-/// either way, so they differ from each other by less than from the weights in f32.
+/// Both round the inputs of every product to 8 bits. A value near the middle of a step goes either
+/// way, and the blocks above make that as large as the rounding itself, so block 0 is compared.
 #[test]
 #[cfg_attr(not(smollm2), ignore = "needs REPTUNE_SMOLLM2, see tests/README.md")]
-fn the_quantized_forward_is_candles() -> Result<()> {
+fn the_quantized_block_is_candles() -> Result<()> {
     let (chat, theirs) = (chat()?, QuantizedLlama::load(&gguf()?)?);
     let (ours, exact) = (load(&gguf()?)?, load(full()?)?);
+    let block = |model: &Llama, ids: &Vec<u32>| -> Result<Tensor> {
+        let (tree, rows) = marked(std::slice::from_ref(ids), &[]);
+        pick(
+            &whole(model, &tree, ForwardOptions::default())?.residuals[&0],
+            &rows[0],
+        )
+    };
     for (question, ids) in QUESTIONS.iter().zip(asked(&chat, "", &QUESTIONS)?) {
-        let (a, b) = (said(&ours, &ids, &[], None)?, theirs.logits(&ids)?);
-        let rounding = off(&b, &said(&exact, &ids, &[], None)?);
-        let apart = off(&a, &b);
+        let (a, b) = (block(&ours, &ids)?, theirs.first_block(&ids)?);
+        let (apart, rounding) = (off(&a, &b), off(&b, &block(&exact, &ids)?));
         println!("{question}: {apart:.1e} apart, {rounding:.1e} from f32");
-        assert!(apart < rounding / 2., "{question}: {apart} of {rounding}");
+        assert!(apart < rounding / 20., "{question}: {apart} of {rounding}");
     }
     Ok(())
 }
@@ -290,7 +296,8 @@ fn merged_files_are_answered_by_the_engine_as_here() -> Result<()> {
     let merging = QuantizedMerge {
         source: &source,
         update: &update,
-        types: WeightTypes::all(Some(WeightType::parse("q8_0")?)),
+        // ggml's types round the inputs too, each runtime a little differently
+        types: WeightTypes::all(Some(WeightType::parse("afq8")?)),
         compensation: ErrorCompensation::None,
         calibration: &[],
     };
@@ -299,12 +306,8 @@ fn merged_files_are_answered_by_the_engine_as_here() -> Result<()> {
     for ids in &prompts {
         let (a, b) = (said(&ours, ids, &[], None)?, engine.logits(ids)?);
         let effect = off(&a, &said(&llama, ids, &[], None)?);
-        assert!(off(&a, &b) < effect / 4., "{} of {effect}", off(&a, &b));
-        println!(
-            "quantized: {:.1e} apart, effect {effect:.1e}, {}",
-            off(&a, &b),
-            likeliest(&a)? == likeliest(&b)?
-        );
+        println!("quantized: {:.1e} apart, effect {effect:.1e}", off(&a, &b));
+        assert!(off(&a, &b) < 1e-4 * effect, "{} of {effect}", off(&a, &b));
     }
     Ok(())
 }
