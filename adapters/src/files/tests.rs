@@ -83,7 +83,8 @@ fn what_ended_processes_left_is_removed_and_nothing_else() -> Result<()> {
     write_atomically(&room.path().join("new"), |w| w.write_all(b"x"))?;
     let mut expected = [&kept[..], &["new".to_owned()]].concat();
     let mut found = names(room.path());
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert_eq!(found, expected);
     Ok(())
 }
