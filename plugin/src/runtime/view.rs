@@ -47,7 +47,7 @@ impl EngineView {
         links.push((model.directory.join(name), name.to_owned()));
         for (from, name) in links.iter().filter(|(from, _)| from.is_file()) {
             let from = from.canonicalize().map_err(|e| Fault::read(from, e))?;
-            link(&from, &at(name)).map_err(|e| Fault::write(at(name), e))?;
+            link(&from, at(name)).map_err(|e| Fault::write(at(name), e))?;
         }
         let config = ModelConfig::read(&model.directory)?;
         let mut companions = Companions::of(&model.directory, &config)?;

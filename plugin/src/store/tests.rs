@@ -168,7 +168,10 @@ fn a_file_is_added_to_an_entry_once_and_verified_with_it() -> Result<()> {
     let cache = Store::at(directory.path())?;
     let place = cache.entry(&key(), write("one"))?;
     let add = |name: &str| {
-        let write = |path: &Path| Ok(std::fs::write(path, "dose").expect("written"));
+        let write = |path: &Path| {
+            std::fs::write(path, "dose").expect("written");
+            Ok(())
+        };
         cache.added(&place, name, write)
     };
     let dose = add("dose_1")?;

@@ -51,7 +51,7 @@ impl Copy {
     }
 
     /// With the configuration as transformers 5 writes it.
-    fn as_transformers_5(self) -> Result<Self> {
+    fn spelt_by_transformers_5(self) -> Result<Self> {
         self.change("config.json", |config| {
             let mut rope = config.remove("rope_scaling").unwrap_or_default();
             if rope.is_null() {

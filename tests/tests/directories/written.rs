@@ -14,7 +14,7 @@ use std::path::Path;
 /// A model in which everything is spelt as engines do not read it, and its twin.
 fn odd(model: &Path) -> Result<Copy> {
     let copy = Copy::of(model)?
-        .as_transformers_5()?
+        .spelt_by_transformers_5()?
         .change("config.json", |config| {
             for key in ["architectures", "hidden_act", "attention_bias", "mlp_bias"] {
                 config.remove(key);
