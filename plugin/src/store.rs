@@ -5,7 +5,7 @@
 //! and renamed as a whole, so that two processes that want the same entry both write it and
 //! one of them is kept. Small files may be added later: doses, next to the weights that they
 //! share. A file is hashed when it is written. Later its length and time of change are compared
-//! with the list, and it is hashed again only where they differ, or by [`Store::verify`]. An
+//! with the list, and it is hashed again only where they differ, or by `Store::verify`. An
 //! entry that is not what was written is removed and written again.
 //!
 //! What an entry is made from is named by content: two models never share a key, and a model
