@@ -153,8 +153,9 @@ fn logits_on_dequantized_weights_are_those_of_transformers() -> Result<()> {
     Ok(())
 }
 
-/// Both round the inputs of every product to 8 bits. A value near the middle of a step goes either
-/// way, and the blocks above make that as large as the rounding itself, so block 0 is compared.
+/// Both round the inputs of every product to 8 bits. The last bits of the angles of later positions
+/// differ, which turns some roundings over, and from there on a row differs by as much as rounding
+/// does. The first rows are equal.
 #[test]
 #[cfg_attr(not(smollm2), ignore = "needs REPTUNE_SMOLLM2, see tests/README.md")]
 fn the_quantized_block_is_candles() -> Result<()> {
@@ -170,8 +171,10 @@ fn the_quantized_block_is_candles() -> Result<()> {
     for (question, ids) in QUESTIONS.iter().zip(asked(&chat, "", &QUESTIONS)?) {
         let (a, b) = (block(&ours, &ids)?, theirs.first_block(&ids)?);
         let (apart, rounding) = (off(&a, &b), off(&b, &block(&exact, &ids)?));
-        println!("{question}: {apart:.1e} apart, {rounding:.1e} from f32");
-        assert!(apart < rounding / 20., "{question}: {apart} of {rounding}");
+        let first = off(&a.narrow(0, 0, 8)?, &b.narrow(0, 0, 8)?);
+        println!("{question}: {first:.1e} and {apart:.1e} apart, {rounding:.1e} from f32");
+        assert!(first < 1e-5 * rounding, "{question}: {first} of {rounding}");
+        assert!(apart < rounding, "{question}: {apart} of {rounding}");
     }
     Ok(())
 }
