@@ -1,8 +1,8 @@
 //! Files and directories, written whole or not at all, and hashes: the only place that
 //! renames and syncs.
 //!
-//! What is being written has a name with the process that writes it. Whoever writes next in the
-//! same directory removes what ended processes left there.
+//! The name of a temporary file contains the process that writes it. The next process that writes to
+//! the same directory removes the files of processes that have ended.
 
 use crate::error::{Error, Result};
 use crate::process::ProcessId;

@@ -39,7 +39,7 @@ impl Ancestors {
     }
 
     /// The same querying tokens, each of which sees only the last `window` of its ancestors, itself
-    /// included; none where nobody sees more than that.
+    /// included; none if no token sees more than that.
     pub fn within(&self, window: usize) -> Option<Self> {
         let width = |spans: &[Span]| -> usize {
             let widths = spans.iter().map(|(from, to)| (to - from) as usize);

@@ -176,9 +176,9 @@ impl ModelConfig {
 
 /// What transformers takes for keys that a `config.json` leaves out.
 struct Defaults {
-    /// Without it, as many as there are heads.
+    /// Number of key and value heads; none: the number of attention heads.
     kv_heads: Option<usize>,
-    /// Without it, the share of a head in the width.
+    /// Width of a head; none: the hidden size divided by the number of heads.
     head_dim: Option<usize>,
     context: usize,
 }

@@ -94,7 +94,8 @@ async fn answer(
 /// Events that wait for a slow reader.
 const EVENTS: usize = 1000;
 
-/// After this time without an event a comment is sent, so that nobody in between hangs up.
+/// After this time without an event the server sends a comment, so that no proxy closes the
+/// connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Sends the chunks of all answers. The error is the reason for an early end, or nothing when

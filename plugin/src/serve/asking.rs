@@ -41,8 +41,8 @@ pub enum Said {
     Answer(Response),
 }
 
-/// Answers that wait for a slow reader before the engine waits too, and whoever is next:
-/// more than any context has tokens.
+/// Number of tokens that are buffered for a slow reader: more than any context has, so a slow
+/// reader never makes the engine, or the next request, wait.
 const WAITING: usize = 1 << 20;
 
 /// Answers on their way from the engine.
